@@ -1,9 +1,9 @@
-"""Backends of attention: time of each, and the one that "auto" chooses.
+"""Time of each attention backend, and the backend that "auto" chooses.
 
     python benchmarks/attention.py [--pairs N] [--length 128 ...] [--packed]
 
-One layer's attention (8 heads of 32, 4 key-value heads) on 2048 tokens a batch (so longer rows are fewer),
-forward and backward, eager and compiled. The last column is the fastest backend's time over that of "auto":
+One layer's attention (8 heads of 32, 4 key-value heads) on batches of 2048 tokens, forward and backward,
+eager and compiled. The last column is the fastest backend's time over that of "auto":
 1.00 means that auto chose the fastest. FlexAttention has no backward on a CPU and is timed on CUDA only.
 """
 
@@ -58,14 +58,15 @@ def time_backends(
     segment_ids = None
     if packed:
         segment_ids = (torch.arange(length, device=device) * 4 // length).expand(q.shape[0], -1)
-    sides = {name: partial(gradient, backend(name, mode), q, k, v, dy, segment_ids) for name in names}
+    calls = {name: partial(gradient, backend(name, mode), q, k, v, dy, segment_ids) for name in names}
     for _ in range(2):  # warm-up
-        for side in sides.values():
-            side()
+        for call in calls.values():
+            call()
     times: dict[str, list[float]] = {name: [] for name in names}
     for i in range(rounds):
-        for name in names if i % 2 else reversed(names):
-            times[name].append(time_call(sides[name]))
+        order = names if i % 2 else names[::-1]
+        for name in order:
+            times[name].append(time_call(calls[name]))
     median = {name: statistics.median(values) * 1e3 for name, values in times.items()}
     auto = choose("auto", q, k).__name__
     cells = " ".join(f"{median[name]:8.2f}" for name in names)

@@ -47,7 +47,8 @@ Rendered = tuple[list[Span], list[str]]
 placeholder i stands for."""
 
 Hide = Callable[[Sequence[Message], Context], Hidden]
-"""See `data_pipes.chat.rendering.control_hider`."""
+"""(messages, context) -> Hidden: the same with placeholders for the control tokens that they spell; see
+`data_pipes.chat.rendering.control_hider`."""
 
 Render = Callable[[ChatTemplate, PromptCompletion, Hide, re.Pattern], Rendered]
 """(template, conversation, hide, pattern of the tokens that end a turn) -> Rendered."""

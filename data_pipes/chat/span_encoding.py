@@ -3,7 +3,8 @@
 A tokenizer encodes the text between two control tokens by itself, so the text may be cut at a control token
 without a change of ids. A span that begins elsewhere (after "assistant" and a line end) is cut by encoding
 the text around it (a stretch) twice, whole and up to the cut: if the ids of the second are a prefix of those
-of the first, the cut lies between two tokens.
+of the first, the cut lies between two tokens. If they are not, a token crosses the cut: the texts before and
+after it are then encoded separately.
 
 Shape letters: n tokens of one text.
 """
@@ -73,8 +74,8 @@ def encode_spans(
     stretches = [_split_stretches(spans, texts, controls) for spans, texts in rows]
     ids: dict[_Part, np.ndarray] = {}
     for stretch in chain.from_iterable(stretches):
-        for place in (len(stretch.text), *(place for place, _ in stretch.cuts)):
-            ids.update(dict.fromkeys(_parts(stretch.text[:place], stretch.texts), _NONE))
+        for end in (len(stretch.text), *(cut for cut, _ in stretch.cuts)):
+            ids.update(dict.fromkeys(_parts(stretch.text[:end], stretch.texts), _NONE))
     _encode_parts(tokenizer, ids)
     return [_encode_row(tokenizer, ids, row) for row in stretches]
 
@@ -86,13 +87,13 @@ def _split_stretches(spans: Sequence[Span], texts: Sequence[str], controls: re.P
     """Splits a text at the last control token before each border of two spans."""
     text = "".join(span.text for span in spans)
     borders: list[tuple[int, bool]] = []
-    place = 0
+    end = 0
     for span in spans:
-        place += len(span.text)
+        end += len(span.text)
         if borders and borders[-1][1] == span.trained:
-            borders[-1] = (place, span.trained)
+            borders[-1] = (end, span.trained)
         elif span.text:
-            borders.append((place, span.trained))
+            borders.append((end, span.trained))
     if len(borders) < 2:
         return [_Stretch(text, texts, borders, 0)] if text else []
     # Anchors are (start, end) of control tokens; (0, 0) is the beginning of the text.
@@ -105,11 +106,13 @@ def _split_stretches(spans: Sequence[Span], texts: Sequence[str], controls: re.P
     if len(anchors) > 1 and anchors[1][0] == 0:  # a control token at the beginning
         anchors = anchors[1:]
     stretches = []
-    for (start, _), (end, token_end) in zip(anchors, [*anchors[1:], (len(text), len(text))], strict=True):
-        ends = [(min(border, end) - start, trained) for border, trained in borders]
-        last = next(i for i, (cut, _) in enumerate(ends) if cut == end - start)
-        cuts = [(cut, trained) for cut, trained in ends[: last + 1] if cut > 0]
-        stretches.append(_Stretch(text[start:token_end], texts, cuts, int(token_end > end)))
+    next_anchors = [*anchors[1:], (len(text), len(text))]
+    for (start, _), (end, anchor_end) in zip(anchors, next_anchors, strict=True):
+        inside = [(border - start, trained) for border, trained in borders if start < border < end]
+        # The text between the last border inside and the next anchor belongs to the border at or after `end`.
+        last_trained = next(trained for border, trained in borders if border >= end)
+        cuts = [*inside, (end - start, last_trained)]
+        stretches.append(_Stretch(text[start:anchor_end], texts, cuts, int(anchor_end > end)))
     return stretches
 
 
@@ -124,16 +127,16 @@ def _encode_parts(tokenizer: Tokenizer, ids: dict[_Part, np.ndarray]) -> None:
     A tokenizer of characters may treat the beginning of a text differently (SentencePiece puts "▁" in front),
     so a later part is encoded with a line end before it, whose ids are then removed.
     """
-    on_characters = tokenizer.spec.kind == "character"
-    line = tokenizer.encode("\n") if on_characters else []
+    is_character = tokenizer.spec.kind == "character"
+    newline_ids = tokenizer.encode("\n") if is_character else []
     for plain, later in product((False, True), repeat=2):
         parts = [part for part in ids if part.plain == plain and part.later == later]
-        before = "\n" if on_characters and later else ""
+        before = "\n" if is_character and later else ""
         texts = [before + part.text for part in parts]
         rows = tokenizer.encode_batch(texts, special="none" if plain else "all")
         for part, row in zip(parts, rows, strict=True):
-            if before and row[: len(line)].tolist() == line:
-                row = row[len(line) :]
+            if before and row[: len(newline_ids)].tolist() == newline_ids:
+                row = row[len(newline_ids) :]
             ids[part] = row.astype(np.int64)
 
 
@@ -145,22 +148,22 @@ def _encode_row(
     for stretch in row:
         whole = _stretch_ids(tokenizer, part_ids, stretch.text, stretch.texts)
         whole = whole[: len(whole) - stretch.drop]
-        settled = _NONE  # ids before the last cut that went through a token
-        place = 0  # index of that cut in the text
-        taken = 0  # number of ids already in `ids`
+        settled = _NONE  # ids before the last cut that a token crossed
+        start = 0  # index of that cut in the text
+        count = 0  # number of ids already in `ids`
         for cut, is_trained in stretch.cuts[:-1]:
-            rest = _stretch_ids(tokenizer, part_ids, stretch.text[place:cut], stretch.texts, place > 0)
+            rest = _stretch_ids(tokenizer, part_ids, stretch.text[start:cut], stretch.texts, start > 0)
             head = np.concatenate([settled, rest])
             if whole[: len(head)].tolist() != head.tolist():  # a token crosses the cut
                 tail = _stretch_ids(tokenizer, part_ids, stretch.text[cut:], stretch.texts, True)
                 whole = np.concatenate([head, tail[: len(tail) - stretch.drop]])
-                settled, place = head, cut
-            ids.append(whole[taken : len(head)])
-            trained.append(np.full(len(head) - taken, is_trained))
-            taken = len(head)
+                settled, start = head, cut
+            ids.append(whole[count : len(head)])
+            trained.append(np.full(len(head) - count, is_trained))
+            count = len(head)
         if stretch.cuts:
-            ids.append(whole[taken:])
-            trained.append(np.full(len(whole) - taken, stretch.cuts[-1][1]))
+            ids.append(whole[count:])
+            trained.append(np.full(len(whole) - count, stretch.cuts[-1][1]))
     return np.concatenate(ids), np.concatenate(trained)
 
 

@@ -54,7 +54,7 @@ def documents(
            files that describe the build of this Python.
         2. Refuse a library that has no source.
         3. Choose files by a hash of the name (`hash_fraction`): those below `held_out` are the held-out part.
-           The topics quote each other, so all are in the training part.
+           The topics quote each other, so all are in the training split.
         4. Decode each file as Python does; cut the topics file into one document per topic.
 
     Raises:

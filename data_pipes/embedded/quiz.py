@@ -1,6 +1,6 @@
 """Generate a quiz: multiple-choice questions about Python's library, in MMLU's layout.
 
-All answers are in the training part of the embedded corpus, so the quiz measures how much of it a model
+All answers are in the training split of the embedded corpus, so the quiz measures how much of it a model
 remembers. Every set of four choices has four questions, and each choice is the answer to one of them: a model
 that looks only at the choices (their length, their style) has an accuracy of 1/4, by construction. No
 question shares an n-gram of four characters with its answer, so that comparing characters helps little.

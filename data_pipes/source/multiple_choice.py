@@ -30,16 +30,16 @@ from data_pipes.types import BadRow, OnBad, Row, stop
 EMBEDDED = "embedded"
 """The name of the quiz about Python's own library (`data_pipes/embedded/quiz.py`)."""
 
-PARTS: Mapping[str, tuple[str, ...]] = {
+SPLITS: Mapping[str, tuple[str, ...]] = {
     **WORDS,
     "validation": ("validation", "valid", "val"),
     "dev": ("dev",),
 }
-"""Part -> words in names of files and folders that mean it. Here "dev" means few-shot examples, not
+"""Split -> words in names of files and folders that mean it. Here "dev" means few-shot examples, not
 validation."""
 
-SPLITS = tuple(word for words in PARTS.values() for word in words)
-"""All words of PARTS."""
+SPLIT_WORDS = tuple(word for words in SPLITS.values() for word in words)
+"""All words of SPLITS."""
 
 ALL = "all"
 """The folder that repeats the rows of all other folders."""
@@ -63,12 +63,12 @@ def multiple_choice(
         path: MMLU's folder; a folder in the Hub's layout; a file (.csv as MMLU's or with a header, .jsonl,
             .json, .parquet, ...; .gz may follow) or a folder of such; a folder written by a data set's
             `save_to_disk`; the name of a data set on the Hugging Face hub; or "embedded".
-        split: the part with the questions. In a folder, these are the files with a word of that part in their
+        split: the split with the questions. In a folder, these are the files with a word of it in their
             names or their folders' names ("test.jsonl", "test-00000-of-00001.parquet", "anatomy_test.csv",
-            "test/a.jsonl"), or all files if no name has a word of PARTS. A single file is read whatever its
+            "test/a.jsonl"), or all files if no name has a word of SPLITS. A single file is read whatever its
             name is.
-        dev: the part with the few-shot examples; None, or a part that does not exist, gives no examples.
-        dev_path: another file or folder with the examples, read like `path`; in a folder, its part `dev`.
+        dev: the split with the few-shot examples; None, or a split that does not exist, gives no examples.
+        dev_path: another file or folder with the examples, read like `path`; in a folder, its split `dev`.
         subset: one subject (a folder, the beginning of a CSV file's name, a subject of the quiz), or the
             configuration of a data set.
         on_bad: called for each bad row (see `data_pipes.choices.read_questions`), and for each line of a CSV
@@ -79,17 +79,17 @@ def multiple_choice(
         name, or the folder below `path`.
 
     Raises:
-        FileNotFoundError: if the path does not exist, or has no file of this part or subset.
+        FileNotFoundError: if the path does not exist, or has no file of this split or subset.
         ValueError: on a bad row, if on_bad is `stop`; if there is no question at all; if a file's name has
-            the words of two parts, or of none although other names have one; if the same rows are there in
-            two formats; or if the part of "embedded" is not "test".
+            the words of two splits, or of none although other names have one; if the same rows are there in
+            two formats; or if the split of "embedded" is not "test".
     """
     if str(path) == EMBEDDED:
         return _select_quiz(split, subset)
     test = list(_read_part(path, split, subset, on_bad))
     if not test:
         raise ValueError(
-            f"multiple_choice: {path} has no question in the part {split!r}; check the path and split="
+            f"multiple_choice: {path} has no question in the split {split!r}; check the path and split="
         )
     if dev_path is not None:
         examples, source = list(_read_part(dev_path, dev or "dev", None, on_bad)), str(dev_path)
@@ -137,8 +137,8 @@ def write_csv(folder: Location, questions: Questions) -> None:
         ValueError: if a question does not have four choices, or if a subject is empty or has characters other
             than letters, digits, "_", "-", "." and spaces.
     """
-    parts = {"test": group_by_subject(questions.test), "dev": questions.dev}
-    for subject, group in (item for part in parts.values() for item in part.items()):
+    splits = {"test": group_by_subject(questions.test), "dev": questions.dev}
+    for subject, group in (item for subjects in splits.values() for item in subjects.items()):
         if re.fullmatch(r"\w[\w .-]*", subject) is None:
             raise ValueError(
                 f"write_csv: the subject {subject!r} cannot be a file's name; use letters, digits and _"
@@ -150,11 +150,11 @@ def write_csv(folder: Location, questions: Questions) -> None:
                     f"{question.name}; write JSONL instead, with the columns question, choices, answer and "
                     "subject"
                 )
-    for part, subjects in parts.items():
-        (Path(folder) / part).mkdir(parents=True, exist_ok=True)
+    for split, subjects in splits.items():
+        (Path(folder) / split).mkdir(parents=True, exist_ok=True)
         for subject, group in subjects.items():
             with open(
-                Path(folder) / part / f"{subject}_{part}.csv", "w", encoding="utf-8", newline=""
+                Path(folder) / split / f"{subject}_{split}.csv", "w", encoding="utf-8", newline=""
             ) as file:
                 csv_lines = (
                     (question.question, *question.choices, LETTERS[question.answer]) for question in group
@@ -166,7 +166,7 @@ def _select_quiz(split: str, subset: str | None) -> Questions:
     """Returns the embedded quiz, or one subject of it."""
     if split != "test":
         raise ValueError(
-            f"multiple_choice: the part of {EMBEDDED!r} must be 'test', got {split!r}; leave split= out"
+            f"multiple_choice: the split of {EMBEDDED!r} must be 'test', got {split!r}; leave split= out"
         )
     questions = quiz(key=0)
     if subset is None:
@@ -178,21 +178,21 @@ def _select_quiz(split: str, subset: str | None) -> Questions:
 
 
 def _read_examples(path: Location, dev: str, subset: str | None, on_bad: OnBad) -> tuple[list[Question], str]:
-    """Reads the questions of the part `dev`, if it exists, and describes its source for messages."""
+    """Reads the questions of the split `dev`, if it exists, and describes its source for messages."""
     if _is_folder(path):
         selected = _select_files(Path(path), dev, subset)
         is_mmlu = any(suffix(file) == ".csv" for file in files(path))
-        source = f"{Path(path) / dev}/{{subject}}_{dev}.csv" if is_mmlu else f"the part {dev!r} of {path}"
+        source = f"{Path(path) / dev}/{{subject}}_{dev}.csv" if is_mmlu else f"the split {dev!r} of {path}"
         return [question for file in selected for question in _read_file(file, Path(path), on_bad)], source
     try:
         records = rows(path, subset=subset, split=dev, on_bad=on_bad)
     except ValueError as error:
-        return [], f"the part {dev!r} of {path} ({error})"
-    return list(read_questions(records, on_bad=on_bad)), f"the part {dev!r} of {path}"
+        return [], f"the split {dev!r} of {path} ({error})"
+    return list(read_questions(records, on_bad=on_bad)), f"the split {dev!r} of {path}"
 
 
 def _read_part(path: Location, split: str, subset: str | None, on_bad: OnBad) -> Iterator[Question]:
-    """Reads one part, which must exist."""
+    """Reads one split, which must exist."""
     if Path(path).is_file():
         questions = list(_read_file(Path(path), Path(path).parent, on_bad))
         kept = [question for question in questions if subset in (None, question.subject)]
@@ -207,7 +207,7 @@ def _read_part(path: Location, split: str, subset: str | None, on_bad: OnBad) ->
         if not selected:
             names = sorted({file.name for file in files(path)})
             raise FileNotFoundError(
-                f"multiple_choice: {path} has no file of the part {split!r}"
+                f"multiple_choice: {path} has no file of the split {split!r}"
                 f"{'' if subset is None else f' of {subset!r}'}, such as "
                 f"test/{subset or 'anatomy'}_test.csv, all/test-00000-of-00001.parquet or test.jsonl; it "
                 f"has {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}; pass split= or subset="
@@ -224,44 +224,44 @@ def _is_folder(path: Location) -> bool:
 
 
 def _select_files(top: Path, split: str, subset: str | None) -> list[Path]:
-    """Selects the files of one part of a folder, sorted; only those in "all" if there are any."""
+    """Selects the files of one split of a folder, sorted; only those in "all" if there are any."""
     readable = refuse_two_formats([file for file in files(top) if is_rows(file)])
-    parts = _parts(top, readable)
-    wanted = next((name for name, words in PARTS.items() if split.lower() in words), split)
-    selected = [file for file in readable if parts.get(file, "test") == wanted]
+    splits = _splits_of_files(top, readable)
+    canonical = next((name for name, words in SPLITS.items() if split.lower() in words), split)
+    selected = [file for file in readable if splits.get(file, "test") == canonical]
     if subset is not None:
         return [file for file in selected if subset in (_stem(file), *file.relative_to(top).parts[:-1])]
     of_all_subjects = [file for file in selected if file.relative_to(top).parts[0] == ALL]
     return of_all_subjects or selected
 
 
-def _parts(top: Path, readable: list[Path]) -> dict[Path, str]:
-    """Finds the part of each file by its name and its folders' names; empty if no name has a word of PARTS.
+def _splits_of_files(top: Path, readable: list[Path]) -> dict[Path, str]:
+    """Finds the split of each file by its name and its folders' names; {} if no name has a word of SPLITS.
 
     Raises:
-        ValueError: if a file's name has words of two parts, or of none although other names have one.
+        ValueError: if a file's name has words of two splits, or of none although other names have one.
     """
-    parts = {file: find_splits(file.relative_to(top).as_posix(), PARTS) for file in readable}
-    if ambiguous := [file for file, names in parts.items() if len(names) > 1]:
+    splits = {file: find_splits(file.relative_to(top).as_posix(), SPLITS) for file in readable}
+    if ambiguous := [file for file, names in splits.items() if len(names) > 1]:
         raise ValueError(
-            f"multiple_choice: the name of {ambiguous[0]} has words of the parts "
-            f"{' and '.join(parts[ambiguous[0]])}; rename it, or pass the path of one file"
+            f"multiple_choice: the name of {ambiguous[0]} has words of the splits "
+            f"{' and '.join(splits[ambiguous[0]])}; rename it, or pass the path of one file"
         )
-    if not any(parts.values()):
+    if not any(splits.values()):
         return {}
-    if stray := [file for file, names in parts.items() if not names]:
+    if stray := [file for file, names in splits.items() if not names]:
         raise ValueError(
-            f"multiple_choice: {stray[0]} belongs to no part, but other files in the folder do; move or "
+            f"multiple_choice: {stray[0]} belongs to no split, but other files in the folder do; move or "
             "rename it, or pass the path of one file"
         )
-    return {file: names[0] for file, names in parts.items()}
+    return {file: names[0] for file, names in splits.items()}
 
 
 def _read_file(file: Path, top: Path, on_bad: OnBad) -> Iterator[Question]:
     """Reads the questions of one file; rows without a subject get that of the file's or folder's name."""
     if suffix(file) == ".csv" and not _has_header(file):
         return read_questions(csv_rows(file, on_bad=on_bad), subject=_stem(file), on_bad=on_bad)
-    folders = [name for name in file.relative_to(top).parts[:-1] if name not in (ALL, "data", *SPLITS)]
+    folders = [name for name in file.relative_to(top).parts[:-1] if name not in (ALL, "data", *SPLIT_WORDS)]
     return read_questions(rows(file, on_bad=on_bad), subject=folders[0] if folders else "", on_bad=on_bad)
 
 
@@ -279,5 +279,5 @@ def _without_suffix(file: Path) -> str:
 
 
 def _stem(file: Path) -> str:
-    """A file's name without suffixes and the word of its part: anatomy_test.csv -> anatomy."""
-    return re.sub(rf"[-_.]({'|'.join(SPLITS)})$", "", _without_suffix(file))
+    """A file's name without suffixes and the word of its split: anatomy_test.csv -> anatomy."""
+    return re.sub(rf"[-_.]({'|'.join(SPLIT_WORDS)})$", "", _without_suffix(file))

@@ -55,9 +55,9 @@ def encode_pairs(
     """Encode a context with each of its continuations.
 
     The context alone gives n ids. Context and continuation are then encoded as one text, and the ids after
-    the first n are the continuation: encoded separately, they could give a sequence that no text gives.
-    White space at the end of the context is moved to the continuation, since tokens begin with it. The tokens
-    that the tokenizer adds around a text are added to the context (`encode_text`).
+    the first n are the continuation: encoded separately, they could give ids that are not the encoding of any
+    text. White space at the end of the context is moved to the continuation, since tokens begin with it. The
+    tokens that the tokenizer adds around a text are added to the context (`encode_text`).
 
     Args:
         tokenizer: of the model.
@@ -70,8 +70,8 @@ def encode_pairs(
         One Request per continuation.
 
     Raises:
-        ValueError: if a continuation is empty, or has no token of its own, or the context is empty and there
-            is no prefix.
+        ValueError: if a continuation is empty or adds no token to the context's, or the context is empty and
+            there is no prefix.
 
     Source: lm-evaluation-harness, `TemplateLM._encode_pair` and `loglikelihood`.
     """
@@ -93,7 +93,7 @@ def encode_pairs(
         if not continuation:
             raise ValueError(
                 f"encode_pairs: the continuation {text[:40]!r} adds no token of its own to the context "
-                f"{stripped[-40:]!r}"
+                f"{stripped[-40:]!r}; make it longer, or begin it with a space"
             )
         requests.append(Request(context_ids, continuation))
     return requests

@@ -1,4 +1,4 @@
-"""Read a folder of adapters in PEFT's format: the base that it names, and the changes to it.
+"""Read a folder of adapters in PEFT's format: the base model that it names, and the adapters' weights.
 
 A folder that was written here also has `base.json`: the path of the base, how it was stored, and its digest,
 so that adapters are never merged into another base unnoticed.
@@ -51,8 +51,9 @@ def base_path(folder: Path) -> str:
     A relative path is resolved as PEFT does, from the working directory.
 
     Raises:
-        ValueError: if the file names no base, a revision of a model at huggingface.co, or the folder itself.
-        FileNotFoundError: if it names a path at which there is nothing.
+        ValueError: if adapter_config.json names no base, a revision of the base other than the newest, or the
+            folder itself as the base.
+        FileNotFoundError: if the base is a path that does not exist.
     """
     fields = files.read_json(folder / CONFIG)
     path, revision = fields.get("base_model_name_or_path"), fields.get("revision")
@@ -202,7 +203,10 @@ def merge_adapters(folder: Path, config: ModelConfig, base: Tree, path: str) -> 
     if recorded.quantized:
         base = tree.cast(materialize(quantize_layers(tree.cast(base, recorded.dtype))), torch.float32)
     weights = peft_apply.apply(adapters, hf.to_weights(base))
-    tied, rows = "lm_head.weight" not in weights, weights["model.embed_tokens.weight"].shape[0]
-    changed = dataclasses.replace(config, tie_word_embeddings=tied, vocab_size=rows)
+    changed = dataclasses.replace(
+        config,
+        tie_word_embeddings="lm_head.weight" not in weights,
+        vocab_size=weights["model.embed_tokens.weight"].shape[0],
+    )
     params = hf.from_weights(transformer(changed).spec, weights)
     return changed, tree.cast(params, dtype) if recorded.quantized else params

@@ -73,7 +73,7 @@ def build(options: Options, say: Say = print) -> Experiment:
 
     Args:
         options: of any stage, checked.
-        say: takes lines for the user.
+        say: prints a message to the user.
 
     Returns:
         Experiment.
@@ -114,7 +114,7 @@ def load_start(options: TuningOptions, say: Say) -> Start:
 
     Args:
         options: of a stage after pretraining.
-        say: takes lines for the user.
+        say: prints a message to the user.
 
     Returns:
         Start.

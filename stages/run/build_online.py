@@ -51,7 +51,7 @@ def build_grpo(options: GRPOOptions, start: Start, data: Data, say: Say) -> Expe
         options: the flags, checked.
         start: the policy to start from, which is also the reference.
         data: prompts.
-        say: takes lines for the user.
+        say: prints a message to the user.
 
     Returns:
         Experiment.
@@ -79,7 +79,7 @@ def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experi
         options: the flags, checked.
         start: the policy to start from, which is also the reference.
         data: prompts.
-        say: takes lines for the user.
+        say: prints a message to the user.
 
     Returns:
         Experiment.

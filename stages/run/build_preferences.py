@@ -34,7 +34,7 @@ def build_reward(options: RewardOptions, start: Start, data: Data, say: Say) -> 
         options: the flags, checked.
         start: the model to start from, which gets a scalar head.
         data: preference pairs.
-        say: takes lines for the user.
+        say: prints a message to the user.
 
     Returns:
         Experiment.
@@ -64,7 +64,7 @@ def build_dpo(options: DPOOptions, start: Start, data: Data, say: Say) -> Experi
         options: the flags, checked.
         start: the model to start from, which is also the reference.
         data: preference pairs.
-        say: takes lines for the user.
+        say: prints a message to the user.
 
     Returns:
         Experiment.
@@ -98,7 +98,7 @@ def build_kto(options: KTOOptions, start: Start, data: Data, say: Say) -> Experi
         options: the flags, checked.
         start: the model to start from, which is also the reference.
         data: unpaired completions, each labelled desirable or undesirable.
-        say: takes lines for the user.
+        say: prints a message to the user.
 
     Returns:
         Experiment.

@@ -37,7 +37,7 @@ def build(options: PretrainOptions, corpus: Corpus, say: Say = print) -> Experim
     Args:
         options: the flags, checked.
         corpus: the data.
-        say: takes lines for the user.
+        say: prints a message to the user.
 
     Returns:
         Experiment.
@@ -151,7 +151,7 @@ def make_pipe(
     tokens, length, max_steps = len(store.tokens), flags.max_length, flags.max_steps
     if tokens <= length:
         raise ValueError(
-            f"--data_path {data_path}: the training part has {tokens} tokens, but one row of --max_length "
+            f"--data_path {data_path}: the training split has {tokens} tokens, but one row of --max_length "
             f"{length} takes {length + 1}; give more text, or --max_length {max(tokens - 1, 1)}"
         )
     epochs = flags.num_epochs
@@ -171,10 +171,10 @@ def make_pipe(
 def _build_config(options: PretrainOptions, corpus: Corpus, say: Say) -> ModelConfig:
     """Returns the model's config with the tokenizer's ids; refuses one that differs from the checkpoints'."""
     name = _config_flag(options)
-    read = model_config.read_config(options.config, options.model_path)
+    original = model_config.read_config(options.config, options.model_path)
     shrink = model_config.may_shrink_vocabulary(options.config, options.model_path)
-    config = model_config.fit_to_tokenizer(read, corpus.tokenizer, name=name, shrink=shrink)
-    if line := model_config.describe_vocabulary(read, config, corpus.tokenizer, name=name):
+    config = model_config.fit_to_tokenizer(original, corpus.tokenizer, name=name, shrink=shrink)
+    if line := model_config.describe_vocabulary(original, config, corpus.tokenizer, name=name):
         say(line)
     config_file.refuse_other_model(Path(options.output_dir), dataclasses.asdict(config))
     return config

@@ -23,7 +23,7 @@ def build_sft(options: SFTOptions, start: Start, data: Data, say: Say) -> Experi
         options: the flags, checked.
         start: the model to start from.
         data: conversations.
-        say: takes lines for the user.
+        say: prints a message to the user.
 
     Returns:
         Experiment.

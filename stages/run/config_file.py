@@ -43,7 +43,7 @@ COMPARED_ELSEWHERE = (
     "filter",
     "on_bad",
 )
-"""Flags of which not the value is compared, but what it stands for: the model's configuration by
+"""Flags that are compared by their contents, not their values: the model's configuration by
 `refuse_other_model`, the data by `stages.run.data.provenance`."""
 
 NOT_COMPARED = (*WITHOUT_EFFECT, *MACHINE, *COMPARED_ELSEWHERE)
@@ -92,7 +92,7 @@ def flags(folder: Path) -> dict[str, Any]:
     return _fields(folder / NAME)["options"]
 
 
-def resolved(options: Any, model: ModelConfig, stage: str | None) -> dict[str, Any]:
+def describe_run(options: Any, model: ModelConfig, stage: str | None) -> dict[str, Any]:
     """Returns the contents of config.json.
 
     Args:
@@ -118,24 +118,24 @@ def write(folder: Path, fields: Mapping[str, Any]) -> None:
 
     Args:
         folder: folder of the run.
-        fields: contents of the file, from `resolved`.
+        fields: contents of the file, from `describe_run`.
     """
     files.write_json(folder / NAME, fields)
 
 
 def refuse_other_flags(folder: Path, options: Any) -> list[str]:
-    """Raises if flags differ from those with which a run that has checkpoints began.
+    """Raises if a run has checkpoints and was started with other flags.
 
     Args:
         folder: folder of the run, which need not exist.
         options: a dataclass of flags.
 
     Returns:
-        Lines for the user, one per changed flag by which results differ in rounding only.
+        Messages for the user, one for each flag of MACHINE that has changed.
 
     Raises:
-        ValueError: if a flag that changes the results differs, which the message names; or if config.json is
-            not that of a run.
+        ValueError: if a flag has changed on which results depend (the message names it), or if config.json
+            is not that of a run.
     """
     path = folder / NAME
     if not path.exists():
@@ -157,7 +157,7 @@ def refuse_other_flags(folder: Path, options: Any) -> list[str]:
 
 
 def refuse_other_model(folder: Path, model: Mapping[str, Any]) -> None:
-    """Raises if the model's configuration differs from that with which a run that has checkpoints began.
+    """Raises if a run has checkpoints and was started with another model configuration.
 
     Args:
         folder: folder of the run, which need not exist.
@@ -183,7 +183,7 @@ def refuse_other_model(folder: Path, model: Mapping[str, Any]) -> None:
 
 
 def _is_same(name: str, was: Any, now: Any) -> bool:
-    """Tells whether two values of a flag are equal, or paths whose contents are compared elsewhere."""
+    """Tests whether two values of a flag are equal; a path in PATHS may differ, its digest is compared."""
     if was == now or name not in PATHS:
         return bool(was == now)
     if name == "model_path":
@@ -204,7 +204,7 @@ def _reward_name(reward: Any) -> str:
 
 
 def _refuse_earlier(folder: Path, lacking: list[str]) -> None:
-    """Raises if the run lacks flags, as it was begun by an earlier version."""
+    """Raises if config.json lacks flags, which means that an earlier version wrote it."""
     if lacking:
         raise ValueError(
             f"{folder} holds a run of an earlier version, which had no --{', no --'.join(lacking)}; "
@@ -223,7 +223,7 @@ def _refuse(folder: Path, changes: list[str]) -> None:
 
 
 def _fields(path: Path) -> dict[str, Any]:
-    """The fields of the file, if it is of a run."""
+    """Reads config.json; raises ValueError if it is not that of a run."""
     try:
         fields = files.read_json(path)
     except FileNotFoundError:

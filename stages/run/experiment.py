@@ -24,7 +24,7 @@ from stages.run.validation import Validate
 from stages.stage import Stage
 
 Say = Callable[[str], None]
-"""Takes a line for the user."""
+"""Prints a message, one line, to the user."""
 
 
 class SaveModel(Protocol):

@@ -23,7 +23,7 @@ def write(folder: Path, result: Result, save_model: SaveModel, say: Say) -> Path
         folder: the run's folder.
         result: result of the loop.
         save_model: the experiment's function that writes the model.
-        say: takes a line for the user.
+        say: prints a message to the user.
 
     Returns:
         The folder of the model.

@@ -44,7 +44,7 @@ def json_lines(path: Path, step: int = 0, say: Callable[[str], Any] = print) -> 
     Args:
         path: path of the file.
         step: last step before the run resumes; 0 for a new run.
-        say: takes a line for the user if the last line was cut off and deleted.
+        say: prints a message to the user if the last line was cut off and deleted.
 
     Raises:
         ValueError: if a line in it is damaged.

@@ -52,7 +52,7 @@ def train(
     Args:
         options: the flags of any stage, such as `SFTOptions(model_path="runs/pretrain")`.
         before_first_step: called with the Experiment, after config.json is written.
-        say: takes lines for the user.
+        say: prints a message to the user.
 
     Returns:
         Outcome.
@@ -83,7 +83,7 @@ def train(
         experiment = build.build(options, say)
         # 3. config.json.
         stage = None if isinstance(options, PretrainOptions) else stage_name(options)
-        config = config_file.resolved(options, experiment.base.model.config, stage)
+        config = config_file.describe_run(options, experiment.base.model.config, stage)
         config_file.write(folder, config)
         if before_first_step:
             before_first_step(experiment)

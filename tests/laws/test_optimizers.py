@@ -1,4 +1,4 @@
-"""The laws of every optimizer. A new one is a row in TABLE, beside its optax twin, and inherits every law.
+"""The laws of every optimizer. A new one is a row in TABLE, with its optax twin, and inherits every law.
 
 Formulas are compared in float64 (optax under `enable_x64`), where agreement to 1e-12 leaves no room for a
 wrong term; and in float32, which is what a run sees.
@@ -36,8 +36,8 @@ class Row(NamedTuple):
     ours: Callable[[], GradientTransformation]
     peer: Callable[[], optax.GradientTransformation]
     float32: float = 1e-6
-    float64: float | None = 1e-12  # None: made of parts whose formulas other rows compare
-    whole: bool = False  # not leafwise
+    float64: float | None = 1e-12  # None: a combination of formulas that other rows compare
+    leafwise: bool = True  # see optim.is_leafwise
 
 
 def rate(library: Any) -> Callable:
@@ -52,7 +52,7 @@ def peer_matrix_mask(params: Tree) -> Tree:
     return {"embedding": False, "layers": [{"norm": False, "q": True} for _ in params["layers"]]}
 
 
-def sgd_behind_masked_adam(library: Any, mask: Any) -> Any:
+def masked_adam_then_sgd(library: Any, mask: Any) -> Any:
     return library.chain(library.masked(library.scale_by_adam(), mask), library.sgd(0.01))
 
 
@@ -70,7 +70,7 @@ def muon_for_layers(library: Any, matrices: Callable) -> Any:
 
 
 def peer_matrices(params: Tree) -> Tree:
-    """As `optim.hidden_matrices`."""
+    """The matrices that `optim.hidden_matrices` selects."""
     numbers = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
     return {"embedding": None, "layers": [{"norm": None, "q": numbers} for _ in params["layers"]]}
 
@@ -78,7 +78,7 @@ def peer_matrices(params: Tree) -> Tree:
 def muon_for_all(library: Any) -> Any:
     axes = library.MuonDimensionNumbers(reduction_axis=(1,), output_axis=(0,))
     return library.muon(
-        optax_or_ours(library).linear_schedule(0.02, 0.0, STEPS),
+        base_library(library).linear_schedule(0.02, 0.0, STEPS),
         ns_coeffs="dion",
         nesterov=False,
         adaptive=True,
@@ -91,7 +91,7 @@ def every_matrix(params: Tree, *, axes: Any) -> Tree:
     return {"embedding": axes, "layers": [{"norm": None, "q": axes} for _ in params["layers"]]}
 
 
-def optax_or_ours(library: Any) -> Any:
+def base_library(library: Any) -> Any:
     return optax if library is optax.contrib else library
 
 
@@ -149,8 +149,8 @@ def freeze(library: Any) -> Any:
 
 
 # Measured: 8e-7 at most in float32, 1.4e-15 in float64; 3e-8 where a schedule takes part, always float32
-# here. With a bfloat16 moment both sides round, at different places, and drift 1.6e-2 apart: see the laws on
-# narrow numbers.
+# here. With a bfloat16 moment both sides round, at different places, and drift 1.6e-2 apart: see the tests of
+# bfloat16 updates.
 TABLE = (
     Row("sgd", lambda: optim.sgd(0.1), lambda: optax.sgd(0.1), float64=None),
     Row("sgd momentum", lambda: optim.sgd(0.05, 0.9), lambda: optax.sgd(0.05, 0.9)),
@@ -177,7 +177,7 @@ TABLE = (
         float64=None,
     ),
     Row(
-        "adamw narrow mu",
+        "adamw bfloat16 mu",
         lambda: optim.adamw(0.01, mu_dtype=torch.bfloat16),
         lambda: optax.adamw(0.01, mu_dtype=jnp.bfloat16),
         float32=0.02,
@@ -206,7 +206,7 @@ TABLE = (
         lambda: optax.chain(optax.scale_by_adam(), optax.clip_by_global_norm(1.0), optax.sgd(0.05)),
         float32=2e-6,  # measured 1.01e-6, in nu; the params are 2.3e-7 apart
         float64=None,
-        whole=True,
+        leafwise=False,
     ),
     Row(
         "clip by value",
@@ -222,18 +222,18 @@ TABLE = (
     ),
     Row(
         "masked",
-        lambda: sgd_behind_masked_adam(optim, optim.path_mask("/q/")),
-        lambda: sgd_behind_masked_adam(optax, peer_matrix_mask),
+        lambda: masked_adam_then_sgd(optim, optim.path_mask("/q/")),
+        lambda: masked_adam_then_sgd(optax, peer_matrix_mask),
         float64=None,
     ),
     Row(
         "masked prefix",
-        lambda: sgd_behind_masked_adam(optim, {"embedding": True, "layers": False}),
-        lambda: sgd_behind_masked_adam(optax, {"embedding": True, "layers": False}),
-        whole=True,
+        lambda: masked_adam_then_sgd(optim, {"embedding": True, "layers": False}),
+        lambda: masked_adam_then_sgd(optax, {"embedding": True, "layers": False}),
+        leafwise=False,
         float64=None,
     ),
-    Row("partition", lambda: partition(optim), lambda: partition(optax), float64=None, whole=True),
+    Row("partition", lambda: partition(optim), lambda: partition(optax), float64=None, leafwise=False),
     Row(
         "inject_hyperparams",
         lambda: optim.inject_hyperparams(optim.adamw)(learning_rate=rate(optim), weight_decay=0.1),
@@ -260,7 +260,7 @@ TABLE = (
         lambda: muon_for_all(optim),
         lambda: muon_for_all(optax.contrib),
         float64=1e-7,
-        whole=True,
+        leafwise=False,
     ),
     Row("nadamw", lambda: optim.nadamw(0.01, weight_decay=0.1), lambda: optax.nadamw(0.01, weight_decay=0.1)),
     Row("rmsprop", lambda: optim.rmsprop(0.01), lambda: optax.rmsprop(0.01)),
@@ -295,7 +295,7 @@ TABLE = (
         whole=True,
     ),
 )
-every = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+for_every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 
 
 def numbers(seed: int, *leading: int, layers: int = 1) -> Tree:
@@ -309,43 +309,43 @@ def tensors(values: Tree, dtype: torch.dtype = torch.float32) -> Tree:
     return tree.map(lambda x: torch.as_tensor(x).to(dtype, copy=True), values)
 
 
-def extra_of(grads: Tree) -> dict[str, Tensor]:
+def extra_arguments(grads: Tree) -> dict[str, Tensor]:
     """Extra arguments that a training step passes to its optimizer."""
     return {"grad_norm": tree.norm(grads), "finite": optim.all_finite(grads), "value": torch.tensor(1.5)}
 
 
-def after(
+def run_updates(
     row: Row, updates: int, dtype: torch.dtype = torch.float32, layers: int = 1
 ) -> tuple[GradientTransformation, Tree, Tree]:
-    """(optimizer, params, state) after some updates, so that moments and counts are no longer zero."""
+    """Run some updates, so that moments and counts are not zero; return (optimizer, params, state)."""
     opt, params = row.ours(), tensors(numbers(0, layers=layers), dtype)
     state = opt.init(params)
     for i in range(updates):
         grads = tensors(numbers(i + 1, layers=layers), dtype)
-        steps, state = opt.update(grads, state, params, **extra_of(grads))
+        steps, state = opt.update(grads, state, params, **extra_arguments(grads))
         params = optim.apply_updates(params, steps)
     return opt, params, state
 
 
 def close(a: Tree, b: Tree, tolerance: float) -> bool:
-    """Same structure and dtypes, and each leaf within `tolerance` of its largest number."""
+    """Test for equal structure and dtypes, and errors of at most `tolerance` times each leaf's maximum."""
     if tree.structure(a) != tree.structure(b):
         return False
-    return all(near(x, y, tolerance) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True))
+    return all(leaf_close(x, y, tolerance) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True))
 
 
-def near(x: Tensor, y: Tensor, tolerance: float) -> bool:
+def leaf_close(x: Tensor, y: Tensor, tolerance: float) -> bool:
     if x.dtype != y.dtype or not x.is_floating_point():
         return torch.equal(x, y)
     size = y[y.isfinite()].double().abs().max() if y.isfinite().any() else 0.0
     return bool(((x == y) | ((x - y).double().abs() <= tolerance * size)).all())
 
 
-@every
+@for_every_row
 def test_purity(row: Row) -> None:
-    opt, params, state = after(row, 2)
+    opt, params, state = run_updates(row, 2)
     grads = tensors(numbers(9))
-    arguments = (grads, state, params, extra_of(grads))
+    arguments = (grads, state, params, extra_arguments(grads))
     before = tree.clone(arguments)
     first = opt.update(*arguments[:3], **arguments[3])
     assert all(torch.equal(a, b) for a, b in zip(tree.leaves(before), tree.leaves(arguments), strict=True))
@@ -353,38 +353,37 @@ def test_purity(row: Row) -> None:
     assert all(torch.equal(a, b) for a, b in zip(tree.leaves(first), tree.leaves(again), strict=True))
 
 
-@every
+@for_every_row
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_structure_and_dtypes_stay(row: Row, dtype: torch.dtype) -> None:
-    opt, params, state = after(row, 1, dtype)
+    opt, params, state = run_updates(row, 1, dtype)
     steps, new = opt.update(tensors(numbers(9), dtype), state, params, value=torch.tensor(1.0))
     for old, now in ((params, steps), (state, new), (opt.init(params), state)):
         assert tree.structure(old) == tree.structure(now)
         assert [x.dtype for x in tree.leaves(old)] == [x.dtype for x in tree.leaves(now)]
 
 
-@every
+@for_every_row
 @pytest.mark.parametrize("name", ["embedding", "layers/0/norm", "layers/0/q"])
 def test_gradients_of_another_shape_are_refused(row: Row, name: str) -> None:
     """A gradient [3, 1] of a parameter [3, 2] would be broadcast into every column."""
-    opt, params, state = after(row, 1)
+    opt, params, state = run_updates(row, 1)
     grads = tensors(numbers(9))
-    narrow = tree.map_with_path(lambda path, g: g[..., :1] if path == name else g, grads)
+    one_column = tree.map_with_path(lambda path, g: g[..., :1] if path == name else g, grads)
     with pytest.raises(ValueError, match=f"'{name}' has the shapes .* nothing is broadcast"):
-        opt.update(narrow, state, params, value=torch.tensor(1.0))
+        opt.update(one_column, state, params, value=torch.tensor(1.0))
 
 
-@every
+@for_every_row
 def test_no_two_leaves_of_a_state_share_storage(row: Row) -> None:
     params = tensors(numbers(0))
     pointers = [x.data_ptr() for x in tree.leaves((params, row.ours().init(params)))]
     assert len(set(pointers)) == len(pointers)
 
 
-@every
-def test_arguments_are_bound_in_the_open(row: Row) -> None:
-    """Everything is a partial of a module's function: what a fingerprint cannot see cannot differ between two
-    runs."""
+@for_every_row
+def test_no_function_is_a_closure(row: Row) -> None:
+    """All are partials of module-level functions, so a fingerprint sees every hyperparameter."""
     opt = row.ours()
     for function in functions(opt):
         plain = inspect.unwrap(function)
@@ -393,8 +392,7 @@ def test_arguments_are_bound_in_the_open(row: Row) -> None:
 
 
 def functions(x: Any) -> Iterator[Callable]:
-    """The functions in a transformation, through partials, tuples and dicts (ready masks and schedules among
-    them)."""
+    """Yield the functions in a transformation, also those in partials, tuples and dicts (masks, schedules)."""
     if isinstance(x, partial):
         yield x.func
         x = (x.args, x.keywords)
@@ -407,84 +405,91 @@ def functions(x: Any) -> Iterator[Callable]:
         yield x
 
 
-@every
+@for_every_row
 def test_leafwise(row: Row) -> None:
-    """A part of the tree, its list shortened to one layer, gets that part of the whole update."""
-    opt, params, state = after(row, 3, layers=2)
-    assert optim.is_leafwise(opt) is not row.whole
-    if row.whole:
+    """Leaves updated in a tree without the others get the same bits as in the whole tree."""
+    opt, params, state = run_updates(row, 3, layers=2)
+    assert optim.is_leafwise(opt) is row.leafwise
+    if not row.leafwise:
         return
     grads = tensors(numbers(9, layers=2))
-    extra = extra_of(grads)
+    extra = extra_arguments(grads)
     whole = (*opt.update(grads, state, params, **extra),)
     names = tree.paths(params)
-    for keep in (
+    for kept in (
         {"embedding"},
         {"layers/0/norm", "layers/0/q"},
         {"layers/1/norm", "layers/1/q"},
         {"layers/1/q"},
     ):
-        cut = partial(part, keep=keep, names=names)
-        assert close(opt.update(cut(grads), cut(state), cut(params), **extra), cut(whole), 0)
+        select = partial(select_leaves, kept=kept, names=names)
+        assert close(opt.update(select(grads), select(state), select(params), **extra), select(whole), 0)
 
 
-def part(whole: Tree, *, keep: set[str], names: list[str]) -> Tree:
-    """The leaves that belong to `keep` or to no parameter; others None, and lists without what is then
-    empty."""
+def select_leaves(whole: Tree, *, kept: set[str], names: list[str]) -> Tree:
+    """Keep the leaves of the parameters in `kept`, and those of no parameter (counts).
+
+    The other leaves become None, and items of lists that then have no leaf are dropped.
+    """
 
     def owner(path: str) -> str | None:
         return next((name for name in names if f"/{path}".endswith(f"/{name}")), None)
 
-    cut = tree.map_with_path(lambda path, x: x if owner(path) in (*keep, None) else None, whole)
-    return shorten(cut)
+    return drop_empty_items(
+        tree.map_with_path(lambda path, x: x if owner(path) in (*kept, None) else None, whole)
+    )
 
 
-def shorten(node: Tree) -> Tree:
+def drop_empty_items(node: Tree) -> Tree:
     if isinstance(node, dict):
-        return {k: shorten(v) for k, v in node.items()}
+        return {k: drop_empty_items(v) for k, v in node.items()}
     if isinstance(node, list):
         full = [x for x in node if tree.leaves(x)]
-        return [shorten(x) for x in full or node[:1]]
+        return [drop_empty_items(x) for x in full or node[:1]]
     if isinstance(node, tuple):
-        return type(node)(*map(shorten, node)) if hasattr(node, "_fields") else tuple(map(shorten, node))
+        return (
+            type(node)(*map(drop_empty_items, node))
+            if hasattr(node, "_fields")
+            else tuple(map(drop_empty_items, node))
+        )
     return node
 
 
-@every
+@for_every_row
 def test_eager_equals_compiled(row: Row) -> None:
-    opt, params, state = after(row, 2)
+    opt, params, state = run_updates(row, 2)
     grads = tensors(numbers(9))
     torch._dynamo.reset()
     compiled = torch.compile(opt.update, backend="aot_eager", fullgraph=True)
     assert close(
-        compiled(grads, state, params, **extra_of(grads)),
-        opt.update(grads, state, params, **extra_of(grads)),
+        compiled(grads, state, params, **extra_arguments(grads)),
+        opt.update(grads, state, params, **extra_arguments(grads)),
         1e-6,
     )
 
 
 @pytest.mark.slow
 def test_eager_equals_inductor() -> None:
-    """One kernel per leaf does it all, and the powers of the corrections are not in its loop."""
+    """One kernel updates a leaf; the powers of the bias correction are computed outside its loop."""
     row = Row(
         "",
         lambda: optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(rate(optim))),
         lambda: optax.sgd(0.1),
     )
-    opt, params, state = after(row, 2)
+    opt, params, state = run_updates(row, 2)
     grads = tensors(numbers(9))
     torch._dynamo.reset()
     compiled, code = run_and_get_code(
-        torch.compile(opt.update, fullgraph=True), grads, state, params, **extra_of(grads)
+        torch.compile(opt.update, fullgraph=True), grads, state, params, **extra_arguments(grads)
     )
-    assert close(compiled, opt.update(grads, state, params, **extra_of(grads)), 1e-5)
+    assert close(compiled, opt.update(grads, state, params, **extra_arguments(grads)), 1e-5)
     if grads["embedding"].device.type == "cpu":
         loops = [part for part in "".join(code).split("for(int64_t")[1:] if "Vectorized" in part]
         assert loops
         assert not any("pow(" in loop for loop in loops)
 
 
-@every
+@for_every_row
 def test_vmap_equals_a_loop(row: Row) -> None:
     opt, count = row.ours(), 3
     params, grads = tensors(numbers(0, count)), tensors(numbers(1, count))
@@ -508,15 +513,15 @@ def step_twice(step: Callable, grads: Tree, state: Tree, params: Tree, value: Te
 
 
 @pytest.mark.parametrize(
-    ("row", "width"),
-    [(row, width) for row in TABLE for width in ("float32", "float64") if getattr(row, width)],
+    ("row", "precision"),
+    [(row, precision) for row in TABLE for precision in ("float32", "float64") if getattr(row, precision)],
     ids=lambda x: x if isinstance(x, str) else x.name,
 )
-def test_goes_the_way_of_optax(row: Row, width: str) -> None:
-    """200 updates towards a target, with noise: params, and the state as flax writes it."""
-    with jax.enable_x64(width == "float64"):
-        ours, theirs = trajectories(row, getattr(torch, width), getattr(jnp, width))
-    tolerance = getattr(row, width)
+def test_follows_the_trajectory_of_optax(row: Row, precision: str) -> None:
+    """After 200 updates towards a target, with noise, params and state (as flax serializes it) are close."""
+    with jax.enable_x64(precision == "float64"):
+        ours, theirs = trajectories(row, getattr(torch, precision), getattr(jnp, precision))
+    tolerance = getattr(row, precision)
     flat = [
         jax.tree_util.tree_flatten_with_path(flax.serialization.to_state_dict(run))[0]
         for run in (ours, theirs)
@@ -529,8 +534,7 @@ def test_goes_the_way_of_optax(row: Row, width: str) -> None:
 
 
 def trajectories(row: Row, dtype: torch.dtype, peer_dtype: Any) -> tuple[Any, Any]:
-    """((params, state) of ours, of the peer's), each after 200 updates, as numpy arrays in the own
-    containers."""
+    """Run 200 updates of ours and of the peer's; return (params, state) of each, leaves as numpy arrays."""
     start, target, noise = numbers(0), numbers(1), numbers(2, STEPS)
     opt, params = row.ours(), tensors(start, dtype)
     state = opt.init(params)
@@ -542,17 +546,17 @@ def trajectories(row: Row, dtype: torch.dtype, peer_dtype: Any) -> tuple[Any, An
 
     def peer_step(carry: Any, noise: Any) -> tuple[Any, None]:
         params, state = carry
-        far = jax.tree.map(lambda p, t: p - jnp.asarray(t, p.dtype), params, target)
-        grads = jax.tree.map(lambda f, n: f + n.astype(f.dtype), far, noise)
-        value = sum(jnp.sum(f * f) for f in jax.tree.leaves(far))
+        error = jax.tree.map(lambda p, t: p - jnp.asarray(t, p.dtype), params, target)
+        grads = jax.tree.map(lambda f, n: f + n.astype(f.dtype), error, noise)
+        value = sum(jnp.sum(f * f) for f in jax.tree.leaves(error))
         steps, state = peer.update(grads, state, params, value=value)
         return (optax.apply_updates(params, steps), state), None
 
     goal = tensors(target, dtype)
     for i in range(STEPS):
-        far = tree.map(Tensor.sub, params, goal)
-        grads = tree.map(lambda f, n, i=i: f + torch.tensor(n[i], dtype=dtype), far, noise)
-        value = sum((f * f).sum() for f in tree.leaves(far))
+        error = tree.map(Tensor.sub, params, goal)
+        grads = tree.map(lambda f, n, i=i: f + torch.tensor(n[i], dtype=dtype), error, noise)
+        value = sum((f * f).sum() for f in tree.leaves(error))
         steps, state = opt.update(grads, state, params, value=value)
         params = optim.apply_updates(params, steps)
     theirs, _ = jax.lax.scan(peer_step, (peer_params, jax.tree.map(jnp.asarray, peer_state)), noise)
@@ -560,7 +564,7 @@ def trajectories(row: Row, dtype: torch.dtype, peer_dtype: Any) -> tuple[Any, An
 
 
 def arrays(values: Tree) -> Tree:
-    """Tensors as numpy arrays; bfloat16 as JAX's."""
+    """Convert tensors to numpy arrays, bfloat16 to that of JAX."""
     return tree.map(
         lambda x: (
             np.asarray(jnp.asarray(x.float().numpy(), jnp.bfloat16))
@@ -571,10 +575,10 @@ def arrays(values: Tree) -> Tree:
     )
 
 
-@every
-def test_a_state_goes_on_in_jax_and_comes_back(row: Row) -> None:
-    """Our bytes are read by flax into optax's own classes; one more update there, and back here."""
-    opt, params, state = after(row, 3)
+@for_every_row
+def test_a_state_resumes_in_jax_and_comes_back(row: Row) -> None:
+    """flax reads our bytes into optax's classes; after one more update there, we read its bytes."""
+    opt, params, state = run_updates(row, 3)
     grads = tensors(numbers(9))
     peer = optax.with_extra_args_support(row.peer())
     peer_params, peer_grads = jax.tree.map(jnp.asarray, (arrays(params), arrays(grads)))
@@ -584,21 +588,21 @@ def test_a_state_goes_on_in_jax_and_comes_back(row: Row) -> None:
     )
     back = serial.from_bytes(state, flax.serialization.to_bytes(theirs))
     _, expected = opt.update(grads, state, params, value=torch.tensor(1.5))
-    assert close(back, expected, 0.02 if row.name == "adamw narrow mu" else 1e-6)
+    assert close(back, expected, 0.02 if row.name == "adamw bfloat16 mu" else 1e-6)
 
 
-@every
-def test_narrow_numbers_round_once(row: Row) -> None:
+@for_every_row
+def test_bfloat16_updates_are_rounded_once(row: Row) -> None:
     """With bfloat16 params and gradients, the sum of 20 updates is within one bfloat16 step (2⁻⁷) of
     float64's."""
-    narrow, exact = (summed(row, dtype) for dtype in (torch.bfloat16, torch.float64))
-    assert tree.norm(tree.map(Tensor.sub, narrow, exact)) < 2**-7 * tree.norm(exact)
+    rounded, exact = (sum_updates(row, dtype) for dtype in (torch.bfloat16, torch.float64))
+    assert tree.norm(tree.map(Tensor.sub, rounded, exact)) < 2**-7 * tree.norm(exact)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd momentum", "lion refined"])
-def test_narrow_numbers_stay_closer_to_exact_than_in_optax(name: str) -> None:
+def test_bfloat16_updates_are_closer_to_exact_than_in_optax(name: str) -> None:
     row = next(row for row in TABLE if row.name == name)
-    narrow, exact = (summed(row, dtype) for dtype in (torch.bfloat16, torch.float64))
+    rounded, exact = (sum_updates(row, dtype) for dtype in (torch.bfloat16, torch.float64))
     peer = optax.with_extra_args_support(row.peer())
     params, *grads = (
         jax.tree.map(jnp.asarray, arrays(tensors(numbers(i), torch.bfloat16))) for i in range(21)
@@ -608,12 +612,12 @@ def test_narrow_numbers_stay_closer_to_exact_than_in_optax(name: str) -> None:
     for g in grads:
         steps, state = update(g, state, params)
         total = tree.map(lambda t, u: t + torch.tensor(np.asarray(u, float)), total, steps)
-    ours, theirs = (tree.norm(tree.map(Tensor.sub, x, exact)) for x in (narrow, total))
+    ours, theirs = (tree.norm(tree.map(Tensor.sub, x, exact)) for x in (rounded, total))
     assert ours <= theirs
 
 
-def summed(row: Row, dtype: torch.dtype) -> Tree:
-    """The sum, in float64, of 20 updates from bfloat16 params and gradients held in `dtype`."""
+def sum_updates(row: Row, dtype: torch.dtype) -> Tree:
+    """Sum 20 updates in float64; params and gradients have bfloat16 values, stored in `dtype`."""
     params, *grads = (tensors(tensors(numbers(i), torch.bfloat16), dtype) for i in range(21))
     opt = row.ours()
     state, total = opt.init(params), tree.zeros_like(params, dtype=torch.float64)
@@ -623,7 +627,7 @@ def summed(row: Row, dtype: torch.dtype) -> Tree:
     return total
 
 
-@every
+@for_every_row
 def test_descends_a_quadratic(row: Row) -> None:
     opt, target = row.ours(), tensors(numbers(1))
     params = tensors(numbers(0))

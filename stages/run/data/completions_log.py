@@ -63,7 +63,7 @@ def recorder(
         table_every: steps between tables; 0 shows none.
         samples: completions per prompt; each prompt's completions form a group, counted in the warnings.
         weights: weights of the K rewards in the table's sum; None weighs each with 1.
-        say: takes a line for the user.
+        say: prints a message to the user.
 
     Returns:
         Recorder.

@@ -59,13 +59,13 @@ class Corpus(NamedTuple):
 def prepare(options: PretrainOptions, vocab_size: int, say: Say = print) -> Corpus:
     """Tokenizes the text into the run's folder, or opens the tokens if the folder has them already.
 
-    The tokenizer is trained on the training part, unless one is given.
+    The tokenizer is trained on the training split, unless one is given.
 
     Args:
         options: data_path, tokenizer_path, model_path, held_out, filter, on_bad, output_dir, and how text is
             read.
         vocab_size: number of ids of the tokenizer, if one is trained.
-        say: takes a line for the user.
+        say: prints a message to the user.
 
     Returns:
         Corpus.
@@ -119,7 +119,7 @@ def reopen(folder: Path, say: Say = print) -> Corpus:
 
     Args:
         folder: the run's folder.
-        say: takes a line for the user.
+        say: prints a message to the user.
 
     Returns:
         Corpus.
@@ -208,7 +208,7 @@ def _refuse_foreign(folder: Path, options: PretrainOptions) -> None:
 def _load_or_train(
     options: PretrainOptions, vocab_size: int, split: Iterator[tuple[str, Document]], say: Say
 ) -> tokenizers.Tokenizer:
-    """Loads the tokenizer, or trains it on the training part."""
+    """Loads the tokenizer, or trains it on the training split."""
     path = provenance.tokenizer_path(options)
     if path:
         return tokenizers.load(path)

@@ -128,7 +128,7 @@ def read(
         kind: CONVERSATIONS, PREFERENCES, UNPAIRED or PROMPTS.
         source: location of the rows.
         tokenizer, template: those of the model.
-        say: takes a line for the user.
+        say: prints a message to the user.
 
     Returns:
         Data of `data_pipes.chat.chat.Encoded`, `data_pipes.preference.Pair`, `data_pipes.preference.Answer`
@@ -186,7 +186,7 @@ def training_pipe(
         examples: encoded examples.
         flags: batch_size, and num_epochs or, if it is set, max_steps.
         seed: seed of the shuffling.
-        say: takes a line for the user.
+        say: prints a message to the user.
 
     Returns:
         The pipe.
@@ -218,7 +218,7 @@ def report_lost_rows(pipe: TablePipe, say: Callable[[str], Any]) -> None:
 
     Args:
         pipe: a pipe of examples.
-        say: takes a line for the user.
+        say: prints a message to the user.
     """
     if pipe.truncated or pipe.dropped:
         say(

@@ -58,7 +58,7 @@ def scorer(
         tokenizer: the policy's tokenizer.
         device: device of the reward models.
         folder, table_every, samples: see `stages.run.data.completions_log.recorder`.
-        say: takes a line for the user.
+        say: prints a message to the user.
 
     Returns:
         Scorer.

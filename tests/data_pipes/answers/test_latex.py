@@ -1,4 +1,4 @@
-"""Numbers in LaTeX have the value that they are printed with."""
+"""Numbers written in LaTeX are extracted with the value that a reader of the typeset formula sees."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from data_pipes.answers.latex import extract_boxed, rewrite_numbers
 from data_pipes.answers.match import exact_match, extract_number
 
-WANTED = (
+CASES = (
     (r"$1{,}234$", "1234"), (r"1\,234", "1234"), (r"12\,345\,678 people", "12345678"), (r"\$1,234.50", "1234.50"),
     (r"x = \boxed{42} after 3 steps", "42"), (r"\boxed{\text{42 apples}}", "42"), (r"\boxed{\$1{,}200}", "1200"),
     (r"\frac{1}{2}", "1/2"), (r"\dfrac{3}{4}", "3/4"), (r"-\frac12", "-1/2"), (r"\frac{-3}{4}", "-3/4"),
@@ -19,13 +19,13 @@ WANTED = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "number"), WANTED)
-def test_each_is_read(text: str, number: str | None) -> None:
+@pytest.mark.parametrize(("text", "number"), CASES)
+def test_extracts_the_number(text: str, number: str | None) -> None:
     assert extract_number(text) == number
 
 
-def test_the_modes_of_the_harness_are_untouched() -> None:
-    """lm-eval knows no LaTeX: "strict" and "flexible" read what they read before."""
+def test_only_mode_number_reads_latex() -> None:
+    """The modes "strict" and "flexible" are lm-eval's, which does not read LaTeX."""
     assert not exact_match(r"#### 1{,}234", "#### 1234", mode="strict")
     assert not exact_match(r"1\,234", "#### 1234", mode="flexible")
     assert exact_match(r"so \boxed{1{,}234}", "#### 1,234", mode="number")
@@ -41,14 +41,14 @@ def test_fractions_may_touch() -> None:
     assert rewrite_numbers(r"\frac12\frac34") == "1/23/4"
 
 
-def test_the_last_closed_box_counts() -> None:
+def test_the_last_closed_box_is_extracted() -> None:
     assert extract_boxed(r"\boxed{1} \fbox {2} \boxed{3") == "2"
     assert extract_boxed(r"\boxed{a \boxed{b} c}") == "b"
     assert extract_boxed(r"} \boxed{\frac{1}{2}} }") == r"\frac{1}{2}"
 
 
 def test_boxes_that_never_close_take_linear_time() -> None:
-    """As of a model that repeats itself; quadratic time would be a quarter of an hour."""
+    """A model that repeats itself writes such text; quadratic time would be a quarter of an hour."""
     began = time.perf_counter()
     assert extract_boxed(20_000 * r"\boxed{") is None
     assert time.perf_counter() - began < 2

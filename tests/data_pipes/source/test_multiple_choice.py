@@ -1,11 +1,11 @@
-"""Multiple-choice sets of every layout, and what is wrong with those that cannot be read."""
+"""Multiple-choice sets are read from every layout; an error names the file, the line and the mistake."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,16 @@ from data_pipes.source.multiple_choice import csv_rows, multiple_choice, write_c
 from data_pipes.types import BadRow
 
 
-def put(path: Path, text: str) -> Path:
+def write_text(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode())
     return path
 
 
-def row(word: str, subject: str | None = None) -> dict[str, Any]:
-    """A question that is told by its word."""
-    own = {} if subject is None else {"subject": subject}
-    return {"question": word, "choices": ["a", "b", "c", "d"], "answer": 1} | own
+def row(question: str, subject: str | None = None) -> dict[str, Any]:
+    """A row in the hub's columns, without a column `subject` if that is None."""
+    columns = {"question": question, "choices": ["a", "b", "c", "d"], "answer": 1}
+    return columns if subject is None else {**columns, "subject": subject}
 
 
 def parquet(path: Path, *rows: dict[str, Any]) -> Path:
@@ -42,57 +42,57 @@ def parquet(path: Path, *rows: dict[str, Any]) -> Path:
 
 
 def jsonl(path: Path, *rows: dict[str, Any]) -> Path:
-    return put(path, "".join(json.dumps(values) + "\n" for values in rows))
+    return write_text(path, "".join(json.dumps(values) + "\n" for values in rows))
 
 
-def words(found: Questions) -> list[str]:
-    return [question.question for question in found.test]
+def question_texts(loaded: Questions) -> list[str]:
+    return [question.question for question in loaded.test]
 
 
 @pytest.fixture
 def mmlu(tmp_path: Path) -> Path:
     """MMLU's folder: two subjects, of which one has examples."""
-    put(
+    write_text(
         tmp_path / "test/anatomy_test.csv",
         't1,a,b,c,d,B\n"t2, with a ""quote""\nand a line","a,",b,c,d,D\r\n\n t3 ,,,,,A\n',
     )
-    put(tmp_path / "test/astronomy_test.csv", "s1,a,b,c,d,C\n")
-    put(tmp_path / "val/anatomy_val.csv", "v1,a,b,c,d,A\n")
-    put(tmp_path / "dev/anatomy_dev.csv", "d1,a,b,c,d,A\nd2,a,b,c,d,B\n")
-    put(tmp_path / "README.txt", "Hendrycks et al.")
+    write_text(tmp_path / "test/astronomy_test.csv", "s1,a,b,c,d,C\n")
+    write_text(tmp_path / "val/anatomy_val.csv", "v1,a,b,c,d,A\n")
+    write_text(tmp_path / "dev/anatomy_dev.csv", "d1,a,b,c,d,A\nd2,a,b,c,d,B\n")
+    write_text(tmp_path / "README.txt", "Hendrycks et al.")
     return tmp_path
 
 
-def test_mmlus_folder(mmlu: Path) -> None:
-    found = multiple_choice(mmlu)
+def test_the_folder_of_mmlu(mmlu: Path) -> None:
+    loaded = multiple_choice(mmlu)
     name = f"{mmlu}/test/anatomy_test.csv"
-    assert found.test == [
+    assert loaded.test == [
         Question("t1", ("a", "b", "c", "d"), 1, "anatomy", f"{name}:1"),
         Question('t2, with a "quote"\nand a line', ("a,", "b", "c", "d"), 3, "anatomy", f"{name}:2"),
         Question(" t3 ", ("", "", "", ""), 0, "anatomy", f"{name}:5"),
         Question("s1", ("a", "b", "c", "d"), 2, "astronomy", f"{mmlu}/test/astronomy_test.csv:1"),
     ]
-    assert [question.question for question in few_shot(found, "anatomy", 2)] == ["d1", "d2"]
+    assert [question.question for question in few_shot(loaded, "anatomy", 2)] == ["d1", "d2"]
     with pytest.raises(ValueError, match=r"subject 'astronomy', got 0 from .*/dev/astronomy_dev\.csv"):
-        few_shot(found, "astronomy", 1)
+        few_shot(loaded, "astronomy", 1)
 
 
 @pytest.mark.parametrize("split", ["val", "validation"])
-def test_another_part_and_one_subject(mmlu: Path, split: str) -> None:
-    assert words(multiple_choice(mmlu, split=split)) == ["v1"]
-    found = multiple_choice(mmlu, subset="anatomy", dev=split)
-    assert words(found)[0] == "t1"
-    assert {question.subject for question in found.test} == {"anatomy"}
-    assert [question.question for question in found.dev["anatomy"]] == ["v1"]
+def test_another_split_and_one_subject(mmlu: Path, split: str) -> None:
+    assert question_texts(multiple_choice(mmlu, split=split)) == ["v1"]
+    loaded = multiple_choice(mmlu, subset="anatomy", dev=split)
+    assert question_texts(loaded)[0] == "t1"
+    assert {question.subject for question in loaded.test} == {"anatomy"}
+    assert [question.question for question in loaded.dev["anatomy"]] == ["v1"]
     assert multiple_choice(mmlu, dev=None).dev == {}
 
 
-def test_a_part_or_a_subject_that_is_not_there(mmlu: Path) -> None:
+def test_a_missing_split_or_subject(mmlu: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"no file of the part 'train', such as .* it has README\.txt, anatomy_dev"
+        FileNotFoundError, match=r"no file of the split 'train', such as .* it has README\.txt, anatomy_dev"
     ):
         multiple_choice(mmlu, split="train")
-    with pytest.raises(FileNotFoundError, match=r"part 'test' of 'law', such as test/law_test\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"split 'test' of 'law', such as test/law_test\.csv"):
         multiple_choice(mmlu, subset="law")
     with pytest.raises(FileNotFoundError, match="there is no file or folder"):
         multiple_choice(mmlu / "none.csv")
@@ -100,15 +100,15 @@ def test_a_part_or_a_subject_that_is_not_there(mmlu: Path) -> None:
         multiple_choice("")
 
 
-def test_a_single_csv_file_and_where_its_examples_come_from(mmlu: Path) -> None:
-    found = multiple_choice(mmlu / "test/astronomy_test.csv")
-    assert (words(found), found.test[0].subject, found.dev) == (["s1"], "astronomy", {})
+def test_a_single_csv_file_and_the_source_of_its_examples(mmlu: Path) -> None:
+    loaded = multiple_choice(mmlu / "test/astronomy_test.csv")
+    assert (question_texts(loaded), loaded.test[0].subject, loaded.dev) == (["s1"], "astronomy", {})
     with pytest.raises(ValueError, match=r"got 0 from nowhere \(dev_path= names a file with examples\)"):
-        few_shot(found, "astronomy", 5)
-    found = multiple_choice(mmlu / "test/anatomy_test.csv", dev_path=mmlu / "dev/anatomy_dev.csv")
-    assert len(few_shot(found, "anatomy", 2)) == 2
+        few_shot(loaded, "astronomy", 5)
+    loaded = multiple_choice(mmlu / "test/anatomy_test.csv", dev_path=mmlu / "dev/anatomy_dev.csv")
+    assert len(few_shot(loaded, "anatomy", 2)) == 2
     with pytest.raises(ValueError, match=r"got 2 from .*anatomy_dev\.csv; ask for at most 2"):
-        few_shot(found, "anatomy", 3)
+        few_shot(loaded, "anatomy", 3)
     assert list(multiple_choice(mmlu / "test/anatomy_test.csv", dev_path=mmlu).dev) == ["anatomy"]
 
 
@@ -129,78 +129,78 @@ BAD_CSV = {
 
 
 @pytest.mark.parametrize(("line", "message"), BAD_CSV.values(), ids=BAD_CSV)
-def test_a_bad_line_is_named_and_the_others_go_on(tmp_path: Path, line: str, message: str) -> None:
-    path = put(tmp_path / "x_test.csv", '"t1\n",a,b,c,d,A\n' + line + "t3,a,b,c,d,B\n")
+def test_a_bad_line_is_named_and_the_others_are_read(tmp_path: Path, line: str, message: str) -> None:
+    path = write_text(tmp_path / "x_test.csv", '"t1\n",a,b,c,d,A\n' + line + "t3,a,b,c,d,B\n")
     with pytest.raises(ValueError, match=r"x_test\.csv:3: " + message):
         multiple_choice(path)
     bad: list[BadRow] = []
-    assert words(multiple_choice(path, on_bad=bad.append)) == ["t1\n", "t3"]
-    assert [found.name for found in bad] == [f"{path}:3"]
+    assert question_texts(multiple_choice(path, on_bad=bad.append)) == ["t1\n", "t3"]
+    assert [bad_row.name for bad_row in bad] == [f"{path}:3"]
 
 
 def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:
-    path = put(tmp_path / "x_test.csv", 't1,a,b,c,d,A\n"t2,a,b,c,d,B\nt3,a,b,c,d,B\n')
+    path = write_text(tmp_path / "x_test.csv", 't1,a,b,c,d,A\n"t2,a,b,c,d,B\nt3,a,b,c,d,B\n')
     bad: list[BadRow] = []
-    assert words(multiple_choice(path, on_bad=bad.append)) == ["t1"]
+    assert question_texts(multiple_choice(path, on_bad=bad.append)) == ["t1"]
     assert bad[0].name == f"{path}:2"
     assert "unexpected end of data" in bad[0].reason
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"caf\xe9,a,b,c,d,A\n")
     with pytest.raises(ValueError, match=r"x\.csv: byte 0xe9 at offset 3 is not utf-8"):
         list(csv_rows(tmp_path / "x.csv"))
 
 
-def test_packed_and_with_a_byte_order_mark(tmp_path: Path) -> None:
+def test_gzip_and_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "law_test.csv.gz"
     path.write_bytes(gzip.compress("\ufefft1,a,b,c,d,A".encode()))
-    found = multiple_choice(path)
-    assert (words(found), found.test[0].subject) == (["t1"], "law")
+    loaded = multiple_choice(path)
+    assert (question_texts(loaded), loaded.test[0].subject) == (["t1"], "law")
 
 
-def test_nothing_to_ask(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"x\.csv has no question in the part 'test'"):
-        multiple_choice(put(tmp_path / "x.csv", "\n\n"))
+def test_a_file_without_questions(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"x\.csv has no question in the split 'test'"):
+        multiple_choice(write_text(tmp_path / "x.csv", "\n\n"))
 
 
-def test_the_hubs_layout(tmp_path: Path) -> None:
+def test_the_layout_of_the_hub(tmp_path: Path) -> None:
     parquet(tmp_path / "all/test-00000-of-00002.parquet", row("a1", "anatomy"))
     parquet(tmp_path / "all/test-00001-of-00002.parquet", row("l1", "law"))
     parquet(tmp_path / "all/dev-00000-of-00001.parquet", row("d1", "law"))
     parquet(tmp_path / "law/test-00000-of-00001.parquet", row("l1", "law"))
     parquet(tmp_path / "law/dev-00000-of-00001.parquet", row("d1", "law"), row("d2", "law"))
     parquet(tmp_path / "auxiliary_train/train-00000-of-00001.parquet", row("x", "none"))
-    found = multiple_choice(tmp_path)
-    assert words(found) == ["a1", "l1"]
-    assert found.test[1].name == f"{tmp_path}/all/test-00001-of-00002.parquet:1"
-    assert len(few_shot(found, "law", 1)) == 1
-    with pytest.raises(ValueError, match=f"'anatomy', got 0 from the part 'dev' of {tmp_path}; ask"):
-        few_shot(found, "anatomy", 1)
-    found = multiple_choice(tmp_path, subset="law")
-    assert (words(found), len(found.dev["law"])) == (["l1"], 2)
+    loaded = multiple_choice(tmp_path)
+    assert question_texts(loaded) == ["a1", "l1"]
+    assert loaded.test[1].name == f"{tmp_path}/all/test-00001-of-00002.parquet:1"
+    assert len(few_shot(loaded, "law", 1)) == 1
+    with pytest.raises(ValueError, match=f"'anatomy', got 0 from the split 'dev' of {tmp_path}; ask"):
+        few_shot(loaded, "anatomy", 1)
+    loaded = multiple_choice(tmp_path, subset="law")
+    assert (question_texts(loaded), len(loaded.dev["law"])) == (["l1"], 2)
 
 
 def test_folders_of_subjects_give_rows_their_subject(tmp_path: Path) -> None:
     for subject in ("law", "anatomy"):
         jsonl(tmp_path / subject / "test.jsonl", row(f"of {subject}"))
         jsonl(tmp_path / subject / "dev.jsonl", row(f"example of {subject}"))
-    found = multiple_choice(tmp_path)
-    assert [(question.question, question.subject) for question in found.test] == [
+    loaded = multiple_choice(tmp_path)
+    assert [(question.question, question.subject) for question in loaded.test] == [
         ("of anatomy", "anatomy"),
         ("of law", "law"),
     ]
-    assert few_shot(found, "law", 1)[0].question == "example of law"
+    assert few_shot(loaded, "law", 1)[0].question == "example of law"
 
 
 @pytest.mark.parametrize("folder", [".", "data"])
 def test_a_flat_folder_has_no_subject(tmp_path: Path, folder: str) -> None:
     jsonl(tmp_path / folder / "hellaswag_val.jsonl", {"ctx": "x", "endings": ["a", "b"], "label": "1"})
     jsonl(tmp_path / folder / "hellaswag_train.jsonl", {"ctx": "y", "endings": ["a", "b"], "label": "1"})
-    found = multiple_choice(tmp_path, split="validation", dev="train")
-    assert (words(found), found.test[0].subject) == (["x"], "")
-    assert few_shot(found, "", 1)[0].question == "y"
-    with pytest.raises(FileNotFoundError, match="no file of the part 'test'"):
+    loaded = multiple_choice(tmp_path, split="validation", dev="train")
+    assert (question_texts(loaded), loaded.test[0].subject) == (["x"], "")
+    assert few_shot(loaded, "", 1)[0].question == "y"
+    with pytest.raises(FileNotFoundError, match="no file of the split 'test'"):
         multiple_choice(tmp_path)
 
 
@@ -216,16 +216,16 @@ def test_a_flat_folder_has_no_subject(tmp_path: Path, folder: str) -> None:
             "train",
             "auxiliary_train/arc_easy.jsonl",
         ),
-        (("test.jsonl", "more.jsonl"), "test", "more.jsonl belongs to no part"),
+        (("test.jsonl", "more.jsonl"), "test", "more.jsonl belongs to no split"),
         (
             ("a_test.jsonl", "test_train.jsonl"),
             "test",
-            "test_train.jsonl has words of the parts train and test",
+            "test_train.jsonl has words of the splits train and test",
         ),
         (("test.jsonl", "test.json"), "test", "would both be read"),
     ],
 )
-def test_the_parts_of_a_folder(tmp_path: Path, names: tuple[str, ...], split: str, expected: str) -> None:
+def test_the_splits_of_a_folder(tmp_path: Path, names: tuple[str, ...], split: str, expected: str) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(
@@ -238,14 +238,14 @@ def test_the_parts_of_a_folder(tmp_path: Path, names: tuple[str, ...], split: st
             multiple_choice(tmp_path, split=split)
 
 
-def test_a_folder_without_parts_is_read_as_a_whole(tmp_path: Path) -> None:
+def test_all_files_are_read_of_a_folder_without_splits(tmp_path: Path) -> None:
     jsonl(tmp_path / "one.jsonl", row("1"))
     parquet(tmp_path / "two.parquet", row("2"))
-    put(tmp_path / "three.json", json.dumps([row("3")]))
-    found = multiple_choice(tmp_path)
-    assert words(found) == ["1", "3", "2"]
-    assert found.dev == {}
-    with pytest.raises(FileNotFoundError, match="no file of the part 'dev'"):
+    write_text(tmp_path / "three.json", json.dumps([row("3")]))
+    loaded = multiple_choice(tmp_path)
+    assert question_texts(loaded) == ["1", "3", "2"]
+    assert loaded.dev == {}
+    with pytest.raises(FileNotFoundError, match="no file of the split 'dev'"):
         multiple_choice(tmp_path, split="dev")
 
 
@@ -253,9 +253,9 @@ def test_a_folder_without_parts_is_read_as_a_whole(tmp_path: Path) -> None:
 def test_a_single_file_of_rows(tmp_path: Path, write: Callable) -> None:
     path = write(tmp_path / f"x.{'jsonl' if write is jsonl else 'parquet'}", row("1", "law"), row("2", "law"))
     dev = jsonl(tmp_path / "examples.jsonl", row("3", "law"))
-    found = multiple_choice(path, dev_path=dev)
-    assert words(found) == ["1", "2"]
-    assert few_shot(found, "law", 1)[0].name == f"{dev}:1"
+    loaded = multiple_choice(path, dev_path=dev)
+    assert question_texts(loaded) == ["1", "2"]
+    assert few_shot(loaded, "law", 1)[0].name == f"{dev}:1"
     with pytest.raises(ValueError, match=r"examples\.jsonl:1: expected the columns question"):
         multiple_choice(path, dev_path=jsonl(dev, {"text": "x"}))
 
@@ -264,26 +264,26 @@ def test_a_saved_data_set(tmp_path: Path) -> None:
     datasets.disable_progress_bars()
     one = datasets.Dataset.from_list([row("1", "law"), row("2", "law")])
     datasets.DatasetDict({"test": one, "dev": one.select([1])}).save_to_disk(tmp_path / "both")
-    found = multiple_choice(tmp_path / "both")
-    assert (words(found), few_shot(found, "law", 1)[0].question) == (["1", "2"], "2")
+    loaded = multiple_choice(tmp_path / "both")
+    assert (question_texts(loaded), few_shot(loaded, "law", 1)[0].question) == (["1", "2"], "2")
     datasets.DatasetDict({"test": one}).save_to_disk(tmp_path / "one")
-    found = multiple_choice(tmp_path / "one")
-    with pytest.raises(ValueError, match=r"got 0 from the part 'dev' .* has no split 'dev'; it has test"):
-        few_shot(found, "law", 1)
+    loaded = multiple_choice(tmp_path / "one")
+    with pytest.raises(ValueError, match=r"got 0 from the split 'dev' .* has no split 'dev'; it has test"):
+        few_shot(loaded, "law", 1)
     with pytest.raises(ValueError, match=r"one has no split 'train'; it has test"):
         multiple_choice(tmp_path / "one", split="train")
 
 
-def test_a_name_goes_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_name_is_loaded_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def load(name: str, subset: str | None, split: str, streaming: bool) -> Iterator[dict]:
         return iter([row(f"{name} {subset} {split}", "law")])
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "explain_unreachable", lambda name: None)
     monkeypatch.setattr(datasets, "load_dataset", load)
-    found = multiple_choice("owner/name", subset="all")
-    assert words(found) == ["owner/name all test"]
-    assert few_shot(found, "law", 1)[0].question == "owner/name all dev"
+    loaded = multiple_choice("owner/name", subset="all")
+    assert question_texts(loaded) == ["owner/name all test"]
+    assert few_shot(loaded, "law", 1)[0].question == "owner/name all dev"
     assert multiple_choice("owner/name", dev=None).dev == {}
 
 
@@ -298,18 +298,18 @@ def test_the_embedded_quiz(monkeypatch: pytest.MonkeyPatch) -> None:
     keys: list[Any] = []
     monkeypatch.setattr(module, "quiz", lambda *, key: keys.append(key) or QUIZ)
     assert multiple_choice("embedded") == QUIZ
-    found = multiple_choice("embedded", subset="y")
-    assert (words(found), list(found.dev)) == (["q1", "q3"], ["y"])
+    loaded = multiple_choice("embedded", subset="y")
+    assert (question_texts(loaded), list(loaded.dev)) == (["q1", "q3"], ["y"])
     with pytest.raises(ValueError, match="subset must be one of x, y, got 'z'"):
         multiple_choice("embedded", subset="z")
-    with pytest.raises(ValueError, match="part of 'embedded' must be 'test', got 'val'"):
+    with pytest.raises(ValueError, match="split of 'embedded' must be 'test', got 'val'"):
         multiple_choice("embedded", split="val")
     assert set(keys) == {0}
 
 
 TEXT = st.text(st.sampled_from("ab ,\"\n\r;'\t\u2028\u00e9"), max_size=8)
 SUBJECTS = st.sampled_from(["law", "high_school_physics", "a b"])
-ASKED = st.builds(
+QUESTIONS = st.builds(
     Question,
     TEXT.filter(str.strip),
     st.tuples(TEXT, TEXT, TEXT, TEXT),
@@ -319,22 +319,20 @@ ASKED = st.builds(
 )
 
 
-@given(st.lists(ASKED, min_size=1, max_size=5), st.lists(ASKED, max_size=5))
-def test_what_was_written_is_read(test: list[Question], dev: list[Question]) -> None:
+@given(st.lists(QUESTIONS, min_size=1, max_size=5), st.lists(QUESTIONS, max_size=5))
+def test_write_csv_round_trips(test: list[Question], dev: list[Question]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_csv(folder, Questions(test, group_by_subject(dev), ""))
-        found = multiple_choice(folder)
-    unnamed = {
-        subject: [q._replace(name="") for q in asked]
-        for subject, asked in group_by_subject(found.test).items()
-    }
-    assert unnamed == group_by_subject(test)
-    assert {
-        subject: [q._replace(name="") for q in asked] for subject, asked in found.dev.items()
-    } == group_by_subject(dev)
+        loaded = multiple_choice(folder)
+    assert without_names(group_by_subject(loaded.test)) == group_by_subject(test)
+    assert without_names(loaded.dev) == group_by_subject(dev)
 
 
-def test_what_cannot_be_written(tmp_path: Path) -> None:
+def without_names(questions: Mapping[str, list[Question]]) -> dict[str, list[Question]]:
+    return {subject: [q._replace(name="") for q in group] for subject, group in questions.items()}
+
+
+def test_write_csv_refuses(tmp_path: Path) -> None:
     three = Question("x", ("a", "b", "c"), 0, "law", "here:1")
     with pytest.raises(ValueError, match=r"has 4 choices, got 3 in here:1; write JSONL"):
         write_csv(tmp_path, Questions([three], {}, ""))
@@ -344,7 +342,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_other_tools_read(tmp_path: Path) -> None:
+def test_the_bytes_of_write_csv(tmp_path: Path) -> None:
     write_csv(tmp_path / "new", QUIZ)
     assert (tmp_path / "new/test/x_test.csv").read_bytes() == b"q0,a,b,c,d,A\r\nq2,a,b,c,d,C\r\n"
     assert (tmp_path / "new/dev/y_dev.csv").read_bytes() == b"dy,a,b,c,d,A\r\n"
@@ -352,7 +350,7 @@ def test_what_other_tools_read(tmp_path: Path) -> None:
 
 def test_a_subset_of_one_file_is_a_subject(tmp_path: Path) -> None:
     rows = [{"question": "Q", "choices": ["a", "b"], "answer": 0, "subject": name} for name in ("law", "art")]
-    path = put(tmp_path / "q.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    path = write_text(tmp_path / "q.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     assert [question.subject for question in multiple_choice(path, subset="law").test] == ["law"]
     with pytest.raises(ValueError, match="no subset 'tax'; it has art, law"):
         multiple_choice(path, subset="tax")

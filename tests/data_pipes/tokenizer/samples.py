@@ -23,7 +23,7 @@ SAMPLES = (
 )
 """Scripts, emoji, control characters, code, long runs, special tokens spelt out."""
 
-_APART = (
+_SPECIAL_CASES = (
     *" \n\t\r'.,-09aZsStTrReEvVlLdDmMſ½²\u00a0\u3000\x85\x1c",
     "  ",
     "\r\n",
@@ -32,16 +32,16 @@ _APART = (
     "abc",
     "<|pad|>",
 )
-"""What split patterns treat apart."""
+"""Special cases of the split patterns."""
 
 
-def texts(old: bool = False) -> st.SearchStrategy[str]:
-    """Text of any characters, in half of the places those that split patterns treat apart.
+def texts(unicode_3_2: bool = False) -> st.SearchStrategy[str]:
+    """Texts of arbitrary characters, half of them from the special cases of split patterns.
 
     Args:
-        old: only characters that were assigned in Unicode 3.2, which every library knows alike.
+        unicode_3_2: only characters of Unicode 3.2, whose categories are the same in every library.
     """
     any_character = st.characters(exclude_categories=["Cs"])
-    if old:
+    if unicode_3_2:
         any_character = any_character.filter(lambda c: unicodedata.ucd_3_2_0.category(c) != "Cn")
-    return st.lists(st.one_of(st.sampled_from(_APART), any_character), max_size=40).map("".join)
+    return st.lists(st.one_of(st.sampled_from(_SPECIAL_CASES), any_character), max_size=40).map("".join)

@@ -31,7 +31,7 @@ def test_words_are_hugging_faces(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@given(text=texts(old=True))
+@given(text=texts(unicode_3_2=True))
 def test_words_are_hugging_faces_on_any_text(name: str, text: str) -> None:
     assert split_words(splitter(name), text) == cut(peer(name), text)
 

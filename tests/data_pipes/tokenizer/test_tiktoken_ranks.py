@@ -45,7 +45,7 @@ def test_ids_are_tiktokens() -> None:
         assert_same_ids(text)
 
 
-@given(text=texts(old=True))
+@given(text=texts(unicode_3_2=True))
 def test_ids_are_tiktokens_on_any_text(text: str) -> None:
     assert_same_ids(text)
 

@@ -1,4 +1,4 @@
-"""A module of torch, and one of transformers, as a Model: every stage trains it, and it is never changed."""
+"""A torch module or a transformers model, wrapped as a Model: the stages train it and never change it."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def test_equals_the_module_in_value_and_gradient_and_leaves_it_alone() -> None:
     before = {name: x.clone() for name, x in module.state_dict().items()}
     model = from_module(module, forward=hugging_face)
     params = model.init(random.key(0))
-    wanted = module(tokens()).logits
-    torch.testing.assert_close(model.forward(params, tokens()), wanted, rtol=1e-4, atol=1e-5)
-    wanted.square().mean().backward()
+    expected = module(tokens()).logits
+    torch.testing.assert_close(model.forward(params, tokens()), expected, rtol=1e-4, atol=1e-5)
+    expected.square().mean().backward()
     grads = torch.func.grad(lambda p: model.forward(p, tokens()).square().mean())(params)
     for name, x in module.named_parameters():
         torch.testing.assert_close(tree.get(grads, name.replace(".", "/")), x.grad, rtol=1e-3, atol=1e-6)
@@ -82,7 +82,7 @@ def test_equals_the_module_in_value_and_gradient_and_leaves_it_alone() -> None:
 def test_packed_documents_do_not_see_each_other() -> None:
     model = from_module(llama(), forward=hugging_face)
     params = model.init(random.key(0))
-    one, two = tokens(1, 5), tokens(1, 7) + 0
+    one, two = tokens(1, 5), tokens(1, 7)
     row = torch.cat([one, two], 1)
     segments = torch.tensor([[0] * 5 + [1] * 7])
     positions = torch.tensor([[*range(5), *range(7)]])
@@ -96,9 +96,9 @@ def test_generates_as_transformers() -> None:
     model = from_module(module, forward=hugging_face)
     params = model.init(random.key(0))
     prompts = [tokens(1, 5)[0].tolist(), tokens(1, 3)[0].tolist()]
-    found = generate(model, params, prompts, Sampling(6, temperature=0.0), key=random.key(0))
-    for prompt, row in zip(prompts, found.tokens, strict=True):
-        wanted = module.generate(
+    generated = generate(model, params, prompts, Sampling(6, temperature=0.0), key=random.key(0))
+    for prompt, row in zip(prompts, generated.tokens, strict=True):
+        expected = module.generate(
             torch.tensor([prompt]),
             max_new_tokens=6,
             do_sample=False,
@@ -106,33 +106,33 @@ def test_generates_as_transformers() -> None:
             pad_token_id=0,
             attention_mask=torch.ones(1, len(prompt)),
         )
-        assert row.tolist() == wanted[0, len(prompt) :].tolist()
+        assert row.tolist() == expected[0, len(prompt) :].tolist()
 
 
-def test_gradients_one_by_one() -> None:
+def test_per_sample_gradients() -> None:
     model = from_module(llama("eager"), forward=hugging_face)
     params = model.init(random.key(0))
 
     def loss(p: Any, row: torch.Tensor) -> torch.Tensor:
         return model.forward(p, row[None]).square().mean()
 
-    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(params, tokens(3))
-    alone = torch.func.grad(loss)(params, tokens(3)[1])
-    for x, y in zip(tree.leaves(each), tree.leaves(alone), strict=True):
+    batched = torch.func.vmap(torch.func.grad(loss), (None, 0))(params, tokens(3))
+    single = torch.func.grad(loss)(params, tokens(3)[1])
+    for x, y in zip(tree.leaves(batched), tree.leaves(single), strict=True):
         torch.testing.assert_close(x[1], y, rtol=1e-3, atol=1e-5)
 
 
 def test_trains_through_sft_dpo_and_grpo() -> None:
     model = from_module(llama(), forward=hugging_face)
     params = model.init(random.key(0))
-    rows, labels, places = tokens(4), tokens(4), torch.arange(4)
-    sft_batch = {"tokens": rows, "labels": labels, "batch_position": places}
+    rows, labels, positions = tokens(4), tokens(4), torch.arange(4)
+    sft_batch = {"tokens": rows, "labels": labels, "batch_position": positions}
     pairs = {
         "chosen_tokens": rows,
         "chosen_labels": labels,
         "rejected_tokens": rows,
         "rejected_labels": rows.flip(1),
-        "batch_position": places,
+        "batch_position": positions,
     }
     prompts = {"prompts": rows[:2, :5], "lengths": torch.full((2,), 5), "row": torch.arange(2)}
 
@@ -140,24 +140,24 @@ def test_trains_through_sft_dpo_and_grpo() -> None:
         return (rollouts.tokens % 2 == 0).float().mean(-1)[:, None]
 
     descent = optim.adamw(1e-2)
-    for made, batch, better in (
+    for stage, batch, falling in (
         (sft(model, descent), sft_batch, "loss"),
         (dpo(model, descent, reference=params), pairs, "loss"),
         (grpo(model, descent, score=score, samples=4, sampling=Sampling(5), beta=0.0), prompts, None),
     ):
-        state = made.init(random.key(1), params)
-        first = state = made.step(state, batch)
+        state = stage.init(random.key(1), params)
+        first = state = stage.step(state, batch)
         for _ in range(3):
-            state = made.step(state, batch)
+            state = stage.step(state, batch)
         moved = [
             not torch.equal(x, y) for x, y in zip(tree.leaves(state.params), tree.leaves(params), strict=True)
         ]
         assert all(moved)
-        if better:
-            assert state.metrics[better] < first.metrics[better]
+        if falling:
+            assert state.metrics[falling] < first.metrics[falling]
 
 
-def test_what_a_plain_call_cannot_do_is_refused() -> None:
+def test_segment_ids_and_missing_sizes_are_refused() -> None:
     model = from_module(Bigram(), vocab_size=7, max_length=8)
     with pytest.raises(ValueError, match="module\\(tokens\\) takes neither; give from_module a forward"):
         model.forward(model.init(None), tokens() % 7, segment_ids=torch.zeros(2, 12, dtype=torch.int64))

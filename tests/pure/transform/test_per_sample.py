@@ -1,4 +1,4 @@
-"""Each example's own gradient, beside a loop over batches of one and beside Opacus' hooks."""
+"""Per-sample gradients equal those of a loop over batches of one, and Opacus'."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ BATCH = {"tokens": TOKENS[:, :-1].contiguous(), "labels": TOKENS[:, 1:].contiguo
 
 
 def loss(params: Any, batch: dict[str, Tensor], key: Tensor) -> tuple[Tensor, Tensor, dict]:
-    """With dropout, whose masks come from the example's row."""
+    """Cross-entropy with dropout; an example's masks depend on its batch_position."""
     keys = torch.func.vmap(random.fold_in, (None, 0))(key, batch["batch_position"])
     return (*cross_entropy(MODEL.forward(params, batch["tokens"], key=keys), batch["labels"]), {})
 
 
 def assert_same(ours: Any, theirs: Any) -> None:
-    """Within 1e-5 of each leaf's largest number."""
+    """Assert that leaves differ by at most 1e-5 of the leaf's largest magnitude."""
     assert tree.paths(ours) == tree.paths(theirs)
     for path, a, b in zip(tree.paths(ours), tree.leaves(ours), tree.leaves(theirs), strict=True):
         assert a.shape == b.shape
         assert (a - b).abs().max() <= 1e-5 * b.abs().max(), path
 
 
-def loop() -> Any:
+def gradients_in_a_loop() -> Any:
+    """Gradients of batches of one, stacked."""
     rows = [
         {**tree.map(lambda x, i=i: x[i : i + 1], BATCH), "batch_position": torch.tensor([i])}
         for i in range(5)
@@ -51,35 +52,37 @@ def loop() -> Any:
 
 @pytest.mark.parametrize("chunk", [None, 1, 2, 5, 9])
 def test_equals_a_loop_over_batches_of_one(chunk: int | None) -> None:
-    assert_same(per_sample_grad(loss, chunk=chunk)(PARAMS, BATCH, KEY), loop())
+    assert_same(per_sample_grad(loss, chunk=chunk)(PARAMS, BATCH, KEY), gradients_in_a_loop())
 
 
-def test_adds_up_to_the_gradient_of_the_batch() -> None:
-    whole = accumulate(loss)(PARAMS, {**BATCH, "batch_position": torch.arange(5)}, KEY).grads
-    assert_same(tree.map(lambda g: g.sum(0), per_sample_grad(loss)(PARAMS, BATCH, KEY)), whole)
+def test_the_sum_is_the_gradient_of_the_batch() -> None:
+    batch_gradient = accumulate(loss)(PARAMS, {**BATCH, "batch_position": torch.arange(5)}, KEY).grads
+    assert_same(tree.map(lambda g: g.sum(0), per_sample_grad(loss)(PARAMS, BATCH, KEY)), batch_gradient)
 
 
-def test_rows_that_are_given_choose_the_masks() -> None:
-    """Two examples taken out of a batch of five have the gradients that they had there."""
-    some = {
+def test_dropout_masks_depend_on_the_batch_position() -> None:
+    """Two examples of a batch of five, with their positions, have the gradients that they had there."""
+    subset = {
         "tokens": BATCH["tokens"][[1, 3]],
         "labels": BATCH["labels"][[1, 3]],
         "batch_position": torch.tensor([1, 3]),
     }
-    assert_same(per_sample_grad(loss)(PARAMS, some, KEY), tree.map(lambda g: g[[1, 3]], loop()))
+    assert_same(
+        per_sample_grad(loss)(PARAMS, subset, KEY), tree.map(lambda g: g[[1, 3]], gradients_in_a_loop())
+    )
 
 
 @pytest.mark.parametrize(("chunk", "regions"), [(None, False), (1, True)])
 def test_compiles(chunk: int | None, regions: bool) -> None:
     compiled = jit(per_sample_grad(loss, chunk=chunk), regions=regions, backend="aot_eager")
-    assert_same(compiled(PARAMS, BATCH, KEY), loop())
+    assert_same(compiled(PARAMS, BATCH, KEY), gradients_in_a_loop())
 
 
 def test_runs_under_vmap_over_models() -> None:
     two = tree.stack([PARAMS, tree.map(lambda x: x * 1.5, PARAMS)])
     for chunk in (None, 1, 2):
         both = torch.func.vmap(per_sample_grad(loss, chunk=chunk), (0, None, None))(two, BATCH, KEY)
-        assert_same(tree.unstack(both)[0], loop())
+        assert_same(tree.unstack(both)[0], gradients_in_a_loop())
 
 
 def test_equals_opacus() -> None:
@@ -88,40 +91,43 @@ def test_equals_opacus() -> None:
     module = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
     params = {"w": [module[0].weight, module[2].weight], "b": [module[0].bias, module[2].bias]}
     params = tree.map(lambda p: p.detach().clone(), params)
-    x, up = random.normal(random.key(0), (5, 7, 4)), random.normal(random.key(1), (5, 7, 3))
+    x, cotangent = random.normal(random.key(0), (5, 7, 4)), random.normal(random.key(1), (5, 7, 3))
 
     def ours(params: Any, batch: dict[str, Tensor], key: Tensor) -> tuple[Tensor, Tensor, dict]:
         inner = (batch["x"] @ params["w"][0].T + params["b"][0]).tanh()
-        return ((inner @ params["w"][1].T + params["b"][1]) * batch["up"]).sum(), torch.tensor(1.0), {}
+        return ((inner @ params["w"][1].T + params["b"][1]) * batch["cotangent"]).sum(), torch.tensor(1.0), {}
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         hooked = GradSampleModule(module, loss_reduction="sum")
-        (hooked(x) * up).sum().backward()
-    found = per_sample_grad(ours)(params, {"x": x, "up": up}, KEY)
+        (hooked(x) * cotangent).sum().backward()
+    grads = per_sample_grad(ours)(params, {"x": x, "cotangent": cotangent}, KEY)
     for leaf, parameter in zip(
-        (found["w"][0], found["b"][0], found["w"][1], found["b"][1]), hooked.parameters(), strict=True
+        (grads["w"][0], grads["b"][0], grads["w"][1], grads["b"][1]), hooked.parameters(), strict=True
     ):
         torch.testing.assert_close(leaf, parameter.grad_sample, rtol=1e-5, atol=1e-5)
 
 
 def test_a_fold_sees_each_gradient_in_order() -> None:
-    """The whole, and differential privacy's sum of clipped gradients, beside the gradients held all at
-    once."""
-    found = per_sample_fold(loss, lambda seen, g: [*seen, g])(PARAMS, BATCH, KEY, [])
-    assert_same(tree.stack(found), loop())
-    norms = torch.stack([x.flatten(1).square().sum(1) for x in tree.leaves(loop())]).sum(0).sqrt()
+    """A list of all gradients, and the sum of clipped gradients as in DP-SGD, equal those of the loop."""
+    grads = per_sample_fold(loss, lambda seen, g: [*seen, g])(PARAMS, BATCH, KEY, [])
+    assert_same(tree.stack(grads), gradients_in_a_loop())
+    norms = (
+        torch.stack([x.flatten(1).square().sum(1) for x in tree.leaves(gradients_in_a_loop())]).sum(0).sqrt()
+    )
     limit = norms.median()
 
     def clip(total: Any, g: Any) -> Any:
         norm = torch.stack([x.square().sum() for x in tree.leaves(g)]).sum().sqrt()
         return tree.map(lambda t, x: t + x * (limit / norm).clamp(max=1), total, g)
 
-    summed = per_sample_fold(loss, clip)(PARAMS, BATCH, KEY, tree.zeros_like(PARAMS))
+    clipped_sum = per_sample_fold(loss, clip)(PARAMS, BATCH, KEY, tree.zeros_like(PARAMS))
     weights = (limit / norms).clamp(max=1)
-    assert_same(summed, tree.map(lambda g: torch.einsum("b,b...->...", weights, g), loop()))
-    regions = jit(per_sample_fold(loss, clip), regions=True, backend="aot_eager")
-    assert_same(regions(PARAMS, BATCH, KEY, tree.zeros_like(PARAMS)), summed)
+    assert_same(
+        clipped_sum, tree.map(lambda g: torch.einsum("b,b...->...", weights, g), gradients_in_a_loop())
+    )
+    compiled = jit(per_sample_fold(loss, clip), regions=True, backend="aot_eager")
+    assert_same(compiled(PARAMS, BATCH, KEY, tree.zeros_like(PARAMS)), clipped_sum)
 
 
 def test_refusals() -> None:

@@ -1,7 +1,8 @@
-"""A trained model continues texts: the same seed the same text, to the end of a document."""
+"""`intro2llm generate`: prompts are continued up to eos, reproducibly by seed; bad flags are refused."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -25,24 +26,21 @@ def generate(model: Path, *arguments: str) -> int:
     return main(["generate", "--model_path", str(model), "--max_new_tokens", "6", *arguments])
 
 
-def test_every_prompt_is_continued_and_the_seed_decides(
-    model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shown = []
+def test_every_prompt_is_continued_by_the_seed(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = []
     for seed in ("0", "0", "1"):
         assert generate(model, "--prompt", "def add", "--prompt", "return", "--seed", seed) == 0
-        shown.append(capsys.readouterr().out)
-    assert shown[0] == shown[1] != shown[2]
-    first, second = shown[0].split("\n\n")[:2] if shown[0].count("\n\n") >= 2 else (shown[0], shown[0])
-    assert first.startswith("def add")
-    assert "return" in second
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] != outputs[2]
+    assert outputs[0].startswith("def add")
+    assert "\n\nreturn" in outputs[0]
 
 
 @pytest.mark.parametrize("command", ["generate", "chat"])
-def test_rows_beyond_the_tokenizer_are_never_drawn(
+def test_ids_beyond_the_tokenizer_are_never_sampled(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The model prefers them: each of its 100 padded rows is likelier than any token."""
+    """The vocabulary is padded by 100 ids, and the model gives each a higher logit than any token."""
     made = make(vocab_size=390, tie_word_embeddings=False, max_position_embeddings=128)
     head = torch.zeros_like(made.params["head"])
     head[290:] = 9 * made.params["norm"]["scale"]
@@ -55,7 +53,7 @@ def test_rows_beyond_the_tokenizer_are_never_drawn(
     assert loaded.tokenizer.decode([300, 5, 389]) == loaded.tokenizer.decode([5])
 
 
-def test_without_temperature_it_is_the_likeliest_token(model: Path) -> None:
+def test_temperature_0_is_greedy(model: Path) -> None:
     loaded = language_model.load(model)
     options = GenerateOptions(model_path="", prompt=("def add",), max_new_tokens=3, temperature=0.0)
     ids = loaded.tokenizer.encode("def add")
@@ -64,30 +62,29 @@ def test_without_temperature_it_is_the_likeliest_token(model: Path) -> None:
     assert generate_texts(loaded, options) == [loaded.tokenizer.decode(ids[-3:])]
 
 
-def test_it_stops_at_the_end_of_a_document_and_does_not_show_it() -> None:
-    """A model whose next token is always the end."""
+def test_generation_stops_at_eos_and_does_not_print_it() -> None:
+    """A model whose next token is always eos."""
     made = make(tie_word_embeddings=False)
-    end = made.model.config.eos_token_id
-    assert end is not None
+    eos = made.model.config.eos_token_id
+    assert eos is not None
     params = tree.map(lambda x: x.clone(), made.params)
     params["embedding"].fill_(1.0)
     params["head"].zero_()
-    params["head"][end] = 1.0
-    options = GenerateOptions(model_path="", prompt=("a", "bc"), temperature=0.0)
-    short = GenerateOptions(**{**vars(options), "max_new_tokens": 20})
-    assert generate_texts(made._replace(params=params), short) == ["", ""]
+    params["head"][eos] = 1.0
+    options = GenerateOptions(model_path="", prompt=("a", "bc"), temperature=0.0, max_new_tokens=20)
+    assert generate_texts(made._replace(params=params), options) == ["", ""]
 
 
-def test_a_model_without_an_end_writes_on() -> None:
+def test_a_model_without_eos_generates() -> None:
     made = make()
-    endless = transformer(type(made.model.config)(**{**vars(made.model.config), "eos_token_id": None}))
+    endless = transformer(dataclasses.replace(made.model.config, eos_token_id=None))
     options = GenerateOptions(model_path="", prompt=("a",), max_new_tokens=5)
     texts = generate_texts(Pretrained(endless, endless.init(random.key(0)), made.tokenizer), options)
     assert len(texts) == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "there is nothing to continue; give --prompt TEXT"),
         (["--prompt", ""], "--prompt is empty; give some text to continue"),
@@ -99,16 +96,16 @@ def test_a_model_without_an_end_writes_on() -> None:
         (["--prompt", "a", "--device", "tpu"], "--device tpu: expected auto, cpu or cuda"),
     ],
 )
-def test_bad_flags_are_one_line(
-    arguments: list[str], told: str, model: Path, capsys: pytest.CaptureFixture[str]
+def test_bad_flags_are_refused_in_one_line(
+    arguments: list[str], message: str, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert generate(model, *arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("intro2llm generate: ")
-    assert told in line
+    assert message in line
 
 
-def test_who_waits_at_a_terminal_is_told_at_once(
+def test_a_terminal_shows_that_the_model_is_loading(
     model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)

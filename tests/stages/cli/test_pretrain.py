@@ -259,7 +259,7 @@ def test_a_bad_configuration_is_one_line(
         (
             "a.txt",
             b"short",
-            "the training part has . tokens, but one row of --max_length 16 takes 17; give more text",
+            "the training split has . tokens, but one row of --max_length 16 takes 17; give more text",
         ),
     ],
 )

@@ -10,12 +10,12 @@ from stages.models import hardware
 CPU = torch.device("cpu")
 
 
-def test_bfloat16_only_where_the_processor_multiplies_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for has in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
+def test_auto_is_bfloat16_only_if_the_processor_multiplies_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for supported in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-        assert hardware.pick_dtype("auto", CPU) == (torch.bfloat16 if has else torch.float32)
+        assert hardware.pick_dtype("auto", CPU) == (torch.bfloat16 if supported else torch.float32)
         assert hardware.pick_dtype("bfloat16", CPU) == torch.bfloat16
 
 

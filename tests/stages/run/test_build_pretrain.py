@@ -91,7 +91,7 @@ def test_steps_and_epochs(base: PretrainOptions, corpus: Corpus) -> None:
 def test_a_corpus_too_short_for_one_row_says_what_fits(base: PretrainOptions, corpus: Corpus) -> None:
     short = corpus._replace(train=memory_store([[1, 2, 3, 4]], vocab_size=264))
     with pytest.raises(
-        ValueError, match=r"--data_path embedded: the training part has 4 tokens.*or --max_length 3$"
+        ValueError, match=r"--data_path embedded: the training split has 4 tokens.*or --max_length 3$"
     ):
         build(base, short)
     assert len(make_pipe(with_(base, max_length=3), short)) == 1
@@ -164,7 +164,7 @@ def test_the_resolved_configuration_is_plain(base: PretrainOptions, corpus: Corp
     import json
 
     made = build(base, corpus)
-    told = json.loads(json.dumps(config_file.resolved(base, made.base.model.config, None)))
+    told = json.loads(json.dumps(config_file.describe_run(base, made.base.model.config, None)))
     assert told["options"]["batch_size"] == 4
     assert told["model"]["hidden_size"] == 16
     assert told["torch"] == torch.__version__

@@ -1,4 +1,4 @@
-"""The filter, run by an interpreter of BPF that is written here from its definition."""
+"""The filter's decisions, computed by a BPF interpreter that is written here from the definition of BPF."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from stages.sandbox import syscalls
 from stages.sandbox.seccomp import ALLOW, ERROR, KILL, build_filter
 from tests.stages.sandbox.child_process import run_in_child
 
+LOAD_WORD, AND, JUMP_IF_EQUAL, JUMP_IF_AT_LEAST, RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+"""Opcodes of BPF."""
+
 DENY, ABSENT = ERROR | errno.EPERM, ERROR | errno.ENOSYS
 MACHINES = syscalls.MACHINES
 
@@ -23,84 +26,82 @@ def decide(machine: str, number: int, *arguments: int, architecture: int | None 
         "=IIQ6Q", number & 0xFFFFFFFF, architecture, 0, *arguments, *[0] * (6 - len(arguments))
     )
     program = list(struct.iter_unpack("=HBBI", build_filter(machine)))
-    place = word = 0
+    counter = word = 0
     while True:
-        code, yes, no, value = program[place]
-        place += 1
-        if code == 0x20:
+        opcode, jump_if_true, jump_if_false, value = program[counter]
+        counter += 1
+        if opcode == LOAD_WORD:
             (word,) = struct.unpack_from("=I", data, value)
-        elif code == 0x54:
+        elif opcode == AND:
             word &= value
-        elif code in (0x15, 0x35):
-            holds = word == value if code == 0x15 else word >= value
-            place += yes if holds else no
+        elif opcode in (JUMP_IF_EQUAL, JUMP_IF_AT_LEAST):
+            holds = word == value if opcode == JUMP_IF_EQUAL else word >= value
+            counter += jump_if_true if holds else jump_if_false
         else:
-            assert code == 0x06
+            assert opcode == RETURN
             return value
 
 
-def bounded(machine: str, name: str, *arguments: int) -> int:
+def decide_named(machine: str, name: str, *arguments: int) -> int:
+    """Run the filter on a call of syscalls.BOUNDED, given by its name."""
     return decide(machine, syscalls.number(machine, name), *arguments)
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_every_number_is_decided_as_the_table_says(machine: str) -> None:
+def test_exactly_the_calls_of_the_table_are_allowed(machine: str) -> None:
     allowed = set(syscalls.numbers(machine))
-    some = {syscalls.number(machine, name) for name, _, _ in syscalls.BOUNDED}
+    bounded = {syscalls.number(machine, name) for name, _, _ in syscalls.BOUNDED}
     for number in [*range(600), 2**30 - 1, 2**31, 2**32 - 1]:
-        if number not in some:
+        if number not in bounded:
             assert decide(machine, number, 1, 2, 3) == (ALLOW if number in allowed else DENY), number
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_calls_of_another_machine_kill(machine: str) -> None:
+def test_calls_of_another_architecture_kill(machine: str) -> None:
     for architecture in (0x40000003, 0x40000028, 0, 0xC00000B7 if machine == "x86_64" else 0xC000003E):
         assert decide(machine, 0, architecture=architecture) == KILL
 
 
-def test_the_second_numbering_is_refused() -> None:
+def test_x32_numbers_are_refused() -> None:
     for number in (0, 1, 2, 59, 520, 2**30 - 1):
         assert decide("x86_64", 0x40000000 + number) == DENY
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_threads_only(machine: str) -> None:
-    thread = (
-        0x003D0F00  # what glibc asks for: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, ...
-    )
-    assert bounded(machine, "clone", thread) == ALLOW
-    assert bounded(machine, "clone3", 0, 88) == ABSENT
+def test_clone_makes_threads_only(machine: str) -> None:
+    # The flags of glibc: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, ...
+    thread = 0x003D0F00
+    assert decide_named(machine, "clone", thread) == ALLOW
+    assert decide_named(machine, "clone3", 0, 88) == ABSENT
     for flags in (17, 0, 0x100, 0x4111, *(thread | 1 << bit for bit in (13, 14, 17, 25, 26, 27, 28, 29, 30))):
-        assert bounded(machine, "clone", flags) == DENY, hex(flags)
+        assert decide_named(machine, "clone", flags) == DENY, hex(flags)
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_some_requests_only(machine: str) -> None:
-    assert [bounded(machine, "ioctl", 1, request) for request in (0x5401, 0x5450, 0x5412)] == [
-        ALLOW,
-        ALLOW,
-        DENY,
-    ]
-    assert [bounded(machine, "prctl", option) for option in (15, 16, 1, 4, 22, 38)] == [
-        ALLOW,
-        ALLOW,
-        *[DENY] * 4,
-    ]
-    assert [bounded(machine, "fcntl", 3, command) for command in (1, 6, 8, 1024, 1031)] == [
-        ALLOW,
-        ALLOW,
-        *[DENY] * 3,
-    ]
-    assert [bounded(machine, "prlimit64", pid) for pid in (0, 1, 4711)] == [ALLOW, DENY, DENY]
+def test_requests_of_ioctl_prctl_fcntl_and_prlimit64(machine: str) -> None:
+    for request in (0x5401, 0x5450):  # TCGETS, FIONCLEX
+        assert decide_named(machine, "ioctl", 1, request) == ALLOW
+    assert decide_named(machine, "ioctl", 1, 0x5412) == DENY  # TIOCSTI
+    for option in (15, 16):  # PR_SET_NAME, PR_GET_NAME
+        assert decide_named(machine, "prctl", option) == ALLOW
+    for option in (1, 4, 22, 38):  # PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS
+        assert decide_named(machine, "prctl", option) == DENY
+    for command in (1, 6):  # F_GETFD, F_SETLK
+        assert decide_named(machine, "fcntl", 3, command) == ALLOW
+    for command in (8, 1024, 1031):  # F_SETOWN, F_SETLEASE, F_SETPIPE_SZ
+        assert decide_named(machine, "fcntl", 3, command) == DENY
+    assert decide_named(machine, "prlimit64", 0) == ALLOW  # the process itself
+    for pid in (1, 4711):
+        assert decide_named(machine, "prlimit64", pid) == DENY
 
 
-def test_it_is_short_enough_for_the_kernel() -> None:
+def test_the_filter_is_short_enough_for_the_kernel() -> None:
     assert all(len(build_filter(machine)) // 8 <= 4096 for machine in MACHINES)
     with pytest.raises(OSError, match="s390x"):
         build_filter("s390x")
 
 
-def test_the_kernel_takes_it() -> None:
+def test_the_kernel_accepts_the_filter() -> None:
     code = """
 import os
 from stages.sandbox import seccomp

@@ -1,4 +1,4 @@
-"""The held-out text is the same on every machine, never in the training part, and never missing."""
+"""The held-out text is the same on every machine, never in the training split, and never missing."""
 
 from __future__ import annotations
 
