@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from operator import index
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,6 +95,85 @@ def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
             raise ValueError(f"random.fold_in: data must be in [0, 2**32), got {data}; take it modulo 2**32")
         data = torch.full((), index(data), dtype=torch.int64, device=device_of(key))
     return as_keys(*threefry2x32(*key_words(key), 0, _as_word(data, "fold_in: data").to(device_of(key))))
+
+
+def clone(key: Tensor) -> Tensor:
+    """Copies a key, so that a second draw of the same numbers is visibly intended.
+
+    Args:
+        key: [2] uint32.
+
+    Returns:
+        [2] uint32, equal to `key`, with storage of its own.
+
+    Raises:
+        TypeError: if it is not one raw key.
+    """
+    device_of(key)
+    return key.clone()
+
+
+def key_data(keys: Tensor) -> Tensor:
+    """Returns the words of keys, which are the keys themselves: JAX's raw form.
+
+    Here for programs written for JAX, whose typed keys hide their words.
+
+    Args:
+        keys: [..., 2] uint32.
+
+    Returns:
+        [..., 2] uint32: `keys`.
+
+    Raises:
+        TypeError: if they are not raw keys; a typed key of JAX is converted by pure.interop.jax.key_to_torch.
+
+    Example:
+        >>> key_data(key(42)).tolist()
+        [0, 42]
+    """
+    if not isinstance(keys, Tensor) or keys.dtype != torch.uint32 or keys.shape[-1:] != (2,):
+        raise TypeError(
+            f"random.key_data: keys are a torch.uint32 tensor [..., 2], got {_describe(keys)}; convert keys "
+            "of JAX by pure.interop.jax.key_to_torch(key)"
+        )
+    return keys
+
+
+def wrap_key_data(key_bits_array: Any, *, impl: str | None = None) -> Tensor:
+    """Makes keys from their words, such as `jax.random.key_data` gives and checkpoints hold.
+
+    Args:
+        key_bits_array: [..., 2] uint32, a tensor, or what NumPy reads as an array: one of JAX, for example.
+        impl: None or "threefry2x32", the one generator.
+
+    Returns:
+        [..., 2] uint32.
+
+    Raises:
+        ValueError: for another generator.
+        TypeError: if the words are of another dtype or shape.
+
+    Example:
+        >>> import numpy as np
+        >>> wrap_key_data(np.array([0, 42], np.uint32)).tolist()
+        [0, 42]
+    """
+    if impl not in (None, "threefry2x32"):
+        raise ValueError(f'random.wrap_key_data: impl must be "threefry2x32", JAX\'s default, got {impl!r}')
+    words = key_bits_array
+    if not isinstance(words, Tensor) and hasattr(words, "__array__") and str(words.dtype) == "uint32":
+        words = torch.from_numpy(np.array(words))
+    if not isinstance(words, Tensor) or words.dtype != torch.uint32 or words.shape[-1:] != (2,):
+        raise TypeError(
+            f"random.wrap_key_data: the words of keys are uint32 [..., 2], got {_describe(words)}; for typed "
+            "keys of JAX give jax.random.key_data(key), for other integers words.to(torch.uint32)"
+        )
+    return words
+
+
+def _describe(x: Any) -> str:
+    """Returns the dtype and shape of an array, or the type's name."""
+    return f"{x.dtype} {list(x.shape)}" if hasattr(x, "dtype") and hasattr(x, "shape") else type(x).__name__
 
 
 def _as_word(x: Tensor, name: str) -> Tensor:

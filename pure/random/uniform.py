@@ -105,6 +105,30 @@ def bernoulli(
     return low * 2.0 ** -MANTISSA[p.dtype] < p - high
 
 
+def rademacher(key: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.int32) -> Tensor:
+    """Draws signs: -1 or 1 with equal probabilities, 2 bernoulli(key, 0.5) - 1.
+
+    Args:
+        key: [2] uint32.
+        shape: shape of the result.
+        dtype: any that holds -1: a signed integer, or a float.
+
+    Returns:
+        [...] of `shape` and `dtype`.
+
+    Raises:
+        ValueError: if dtype does not hold -1.
+
+    Example:
+        >>> from pure import random
+        >>> rademacher(random.key(42), (2,)).tolist()  # True and False, see `bernoulli`
+        [1, -1]
+    """
+    if not dtype.is_signed:
+        raise ValueError(f"random.rademacher: dtype must hold -1, got {dtype}; use int32 or float32")
+    return 2 * bernoulli(key, 0.5, shape).to(dtype) - 1
+
+
 def bits_to_unit(x0: Tensor, x1: Tensor, dtype: torch.dtype) -> Tensor:
     """Converts random words to numbers in [0, 1): two int32 [...] -> [...] of `dtype`, multiples of 2⁻ᵐ.
 

@@ -100,10 +100,11 @@ def own_init(module: Module) -> Iterator[str]:
 
 def exports(module: Module) -> Iterator[str]:
     """An __init__ holds a docstring, imports of public names, and __all__, which lists exactly these. It may
-    first try an import, to say what to install."""
+    first try an import, to say what to install, and import a `__getattr__`, which answers the names of another
+    library that the package does not have."""
     if not module.package:
         return
-    public = bound(module) - {"annotations", "__all__"}
+    public = bound(module) - {"annotations", "__all__", "__getattr__"}
     listed: set[str] = set()
     for node in module.tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":

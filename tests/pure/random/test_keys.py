@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
 import torch
 
-from pure.random.keys import fold_in, key, split
+from pure.random.keys import clone, fold_in, key, key_data, split, wrap_key_data
 
 MILLION = 1 << 20
 
@@ -58,3 +61,30 @@ def test_splitting_is_folding_in_a_count() -> None:
 
 def test_splits_do_not_depend_on_their_number() -> None:
     assert torch.equal(split(key(7), 3).long(), split(key(7), 9)[:3].long())
+
+
+def test_words_of_keys_in_and_out() -> None:
+    typed = jax.random.split(jax.random.key(7), (2, 3))
+    ours = wrap_key_data(jax.random.key_data(typed))
+    assert np.array_equal(ours, split(key(7), (2, 3)))
+    assert key_data(ours) is ours
+    copy = clone(key(7))
+    assert torch.equal(copy, key(7))
+    assert np.array_equal(jax.random.key_data(jax.random.wrap_key_data(copy.numpy())), key(7))
+
+
+@pytest.mark.parametrize(
+    ("words", "impl", "message"),
+    [
+        (torch.zeros(2, dtype=torch.int64), None, r"uint32 \[..., 2\], got torch.int64 \[2\]"),
+        (np.zeros(3, np.uint32), None, r"got torch.uint32 \[3\]"),
+        (jax.random.key(7), None, r"got key<fry> \[\]; for typed keys of JAX give jax.random.key_data"),
+        (np.zeros(4, np.uint32), "rbg", 'impl must be "threefry2x32"'),
+    ],
+)
+def test_words_that_are_no_key_are_refused(words: Any, impl: str | None, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        inspect.unwrap(wrap_key_data)(words, impl=impl)
+    if impl is None:
+        with pytest.raises(TypeError, match=r"keys are a torch.uint32 tensor"):
+            inspect.unwrap(key_data)(words)

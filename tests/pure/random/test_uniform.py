@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pure.random.keys import key
-from pure.random.uniform import bernoulli, uniform
+from pure.random.uniform import bernoulli, rademacher, uniform
 
 MILLION = 1 << 20
 OURS, THEIRS = key(7), jax.random.PRNGKey(7)
@@ -85,3 +85,12 @@ def test_coins_have_the_shape_of_p() -> None:
     p = torch.tensor([[0.1], [0.9]])
     assert bernoulli(OURS).shape == ()
     assert np.array_equal(bernoulli(OURS, p), jax.random.bernoulli(THEIRS, p.numpy()))
+
+
+@pytest.mark.parametrize("name", ["int32", "int8", "float32", "bfloat16"])
+def test_rademacher(name: str) -> None:
+    ours = rademacher(OURS, (1000,), getattr(torch, name))
+    assert ours.dtype == getattr(torch, name)
+    assert np.array_equal(exact(ours), np.asarray(jax.random.rademacher(THEIRS, (1000,), name), np.float64))
+    with pytest.raises(ValueError, match=r"dtype must hold -1, got torch.uint8"):
+        rademacher(OURS, (3,), torch.uint8)
