@@ -11,7 +11,8 @@ within 3 units in the last place (99% of all values are equal); `exponential` an
 `gumbel` within 2.4e-7 max(1, |value|), so that `categorical`, and `choice` with probabilities but without
 replacement, differ only where two elements are that close. float16 and bfloat16 are equal throughout; but
 Inductor, unlike XLA and eager PyTorch, does not round between their operations. float64 agrees with JAX with
-64-bit types on, `normal` within 2e-12 relative, `exponential` and `laplace` within 3e-14. `python benchmarks/random_equal.py` compares 10 million of each.
+64-bit types on, `normal` within 2e-12 relative, `exponential` and `laplace` within 3e-14.
+`python benchmarks/random_equal.py` compares 10 million of each.
 
 Names of jax.random that are not here (`gamma`, `PRNGKey`, ...) raise an AttributeError with the line to write.
 

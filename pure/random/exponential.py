@@ -66,11 +66,11 @@ def laplace(
         ValueError: if dtype is not one of those listed.
 
     Example:
-        The uniform number is 0.4887 (see `uniform`), so u = -0.0226 and -ln 0.9774 = 0.0229.
+        The uniform number is 0.4887 (see `uniform`), so u = -0.02258 and -ln 0.97742 = 0.0228.
 
         >>> from pure import random
         >>> round(laplace(random.key(42)).item(), 4)
-        0.0229
+        0.0228
     """
     device = device_of(key)
     low = as_tensor(torch.finfo(dtype).eps / 2 - 1, dtype, device)
