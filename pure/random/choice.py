@@ -91,7 +91,7 @@ def choice(
         index = randint(key, shape, 0, size).long()
     else:
         p = _check_probabilities(p, size, 0 if replace else draws)
-        index = _draw(key, p, shape) if replace else _draw_distinct(key, p, draws, mode)
+        index = _draw_with_replacement(key, p, shape) if replace else _draw_distinct(key, p, draws, mode)
     return elements.index_select(axis, index.flatten()).reshape(result_shape)
 
 
@@ -123,7 +123,7 @@ def cumulative_sum(x: Tensor) -> Tensor:
     return within.flatten()[:size]
 
 
-def _draw(key: Tensor, p: Tensor, shape: Sequence[int]) -> Tensor:
+def _draw_with_replacement(key: Tensor, p: Tensor, shape: Sequence[int]) -> Tensor:
     """Draws indices with replacement, by the inverse distribution function: int64 of `shape`."""
     sums = cumulative_sum(p).clone(memory_format=torch.contiguous_format)
     return torch.searchsorted(sums, sums[-1] * (1 - uniform(key, shape, p.dtype)))
