@@ -136,7 +136,7 @@ def main() -> None:
 
 
 def compare(row: Row, draws: int) -> tuple[float, str, bool]:
-    """Draw from both; return the share of equal numbers, the largest distance and if it is within the bound."""
+    """Draw from both; return the share of equal numbers, the largest distance and if it is in bounds."""
     ours = np.asarray(row.ours(random.key(7), draws))
     theirs = np.asarray(row.theirs(jax.random.PRNGKey(7), draws))
     if ours.shape != theirs.shape:

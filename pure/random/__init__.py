@@ -6,15 +6,17 @@ numbers on every device, alone or vmapped, in JAX and here. Never draw twice fro
 the host.
 
 Agreement with JAX (threefry2x32, `jax_threefry_partitionable`, 64-bit types off) on a CPU: keys, bits,
-integers, permutations, choices, signs and uniform numbers bit for bit; float32 `normal` and `truncated_normal`
-within 3 units in the last place (99% of all values are equal); `exponential` and `laplace` within 1 (93%);
+integers, permutations, choices, signs and uniform numbers bit for bit; float32 `normal` and
+`truncated_normal` within 3 units in the last place (99% of all values are equal); `exponential` and `laplace`
+within 1 (93%);
 `gumbel` within 2.4e-7 max(1, |value|), so that `categorical`, and `choice` with probabilities but without
 replacement, differ only where two elements are that close. float16 and bfloat16 are equal throughout; but
 Inductor, unlike XLA and eager PyTorch, does not round between their operations. float64 agrees with JAX with
 64-bit types on, `normal` within 2e-12 relative, `exponential` and `laplace` within 3e-14.
 `python benchmarks/random_equal.py` compares 10 million of each.
 
-Names of jax.random that are not here (`gamma`, `PRNGKey`, ...) raise an AttributeError with the line to write.
+Names of jax.random that are not here (`gamma`, `PRNGKey`, ...) raise an AttributeError with the line to
+write.
 
 Many keys at once, [n, 2], each with its own numbers:
 
