@@ -1,6 +1,6 @@
 """Conversion of a `torch.nn.Module` to a Model: a tree of parameters, and a pure function of them.
 
-Shape letters: B batch, T tokens, V vocabulary, S positions.
+Shape letters: B batch, T tokens, V vocabulary.
 
 Source: `torch.func.functional_call`.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pure import tree
+from pure.interop.token_cache import decode_again, empty_cache
 from pure.types import Hidden, Model, ParamSpec, Tree
 
 
@@ -51,18 +52,6 @@ class ModuleConfig(NamedTuple):
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     pad_token_id: int | None = None
-
-
-class TokenCache(NamedTuple):
-    """The cache of a model without a KV cache: the tokens, from which every step recomputes the row.
-
-    Fields:
-        tokens: [B, S] int64.
-        length: [B] int64, filled positions of each row.
-    """
-
-    tokens: Tensor
-    length: Tensor
 
 
 def from_module(
@@ -131,8 +120,8 @@ def from_module(
         hidden=hidden,
         logits=_identity_logits,
         forward=hidden,
-        cache=_empty_cache,
-        decode=partial(_decode, hidden=hidden),
+        cache=empty_cache,
+        decode=partial(decode_again, forward=hidden),
     )
 
 
@@ -256,29 +245,6 @@ def _identity_logits(params: Tree, hidden: Tensor) -> Tensor:
 def _init(key: Tensor | None, *, initial: Tree) -> Tree:
     """Copies the module's initial parameters, to the key's device."""
     return tree.map(lambda x: x.clone() if key is None else x.to(key.device, copy=True), initial)
-
-
-def _empty_cache(
-    batch: int, length: int, dtype: torch.dtype = torch.float32, device: Any = "cpu"
-) -> TokenCache:
-    """Makes an empty cache."""
-    tokens = torch.zeros(batch, length, dtype=torch.int64, device=device)
-    return TokenCache(tokens, torch.zeros(batch, dtype=torch.int64, device=device))
-
-
-def _decode(
-    params: Tree, tokens: Tensor, cache: TokenCache, *, last: bool | Tensor = False, hidden: Hidden
-) -> tuple[Tensor, TokenCache]:
-    """Writes the tokens after those in the cache, and recomputes the rows."""
-    positions = cache.length[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-    rows = cache.tokens.scatter(1, positions, tokens.long())
-    all_logits = hidden(params, rows)
-    if isinstance(last, Tensor):
-        positions = positions.gather(1, last[:, None])
-    elif last:
-        positions = positions[:, -1:]
-    logits = all_logits.gather(1, positions[..., None].expand(-1, -1, all_logits.shape[-1]))
-    return logits, TokenCache(rows, cache.length + tokens.shape[1])
 
 
 def _first_id(value: Any) -> int | None:

@@ -36,8 +36,8 @@ def choice(
     """Draws elements of a tensor along an axis, or of the numbers 0 ... a - 1.
 
     With p and replacement: element i with c[i - 1] < r <= c[i], c = cumsum(p), r = c[N - 1] (1 - u), u
-    uniform in [0, 1). With p and without replacement: the elements of the largest ln p + Gumbel noise, in descending
-    order. Without p: random integers, or the first elements of a random permutation.
+    uniform in [0, 1). With p and without replacement: the elements of the largest ln p + Gumbel noise, in
+    descending order. Without p: random integers, or the first elements of a random permutation.
 
     Args:
         key: [2] uint32.
@@ -136,7 +136,7 @@ def _draw_distinct(key: Tensor, p: Tensor, draws: int, mode: str) -> Tensor:
 
 
 def _check_probabilities(p: Any, size: int, distinct: int) -> Tensor:
-    """Converts probabilities to floats; refuses other types and shapes, and bad values where reading is free."""
+    """Converts probabilities to floats; refuses wrong types, shapes and, where reading is free, values."""
     if not isinstance(p, Tensor):
         raise TypeError(f"random.choice: p must be a tensor, got {type(p).__name__}; write torch.tensor(p)")
     if p.shape != (size,):
