@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pure import tree
 from pure.interop.token_cache import decode_again, empty_cache
-from pure.types import Hidden, Model, ParamSpec, Tree
+from pure.types import Model, ParamSpec, Tree
 
 
 @runtime_checkable
