@@ -68,7 +68,6 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/cli/mistakes.py": "tests/stages/cli/test_flags.py",
     "stages/evaluate/build.py": "tests/stages/cli/test_evaluate.py",
     "stages/evaluate/options.py": "tests/stages/cli/test_evaluate.py",
-    "pure/interop/token_cache.py": "tests/pure/interop/test_module.py",
     "pure/interop/gguf.py": "tests/stages/models/test_gguf.py",
     "pure/interop/jax/leaf_checks.py": "tests/pure/interop/jax/test_arrays.py",
     "pure/interop/peft.py": "tests/stages/models/test_adapter.py",
