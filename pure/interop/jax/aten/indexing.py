@@ -1,0 +1,210 @@
+"""Reading and writing at indices.
+
+An index out of range raises in torch; compiled code cannot. Here it never gives a number that could be taken
+for a right one: what is read, or written, is NaN (of an integer dtype: its lowest number; of bool: True).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from pure.interop.jax.aten.result import Out, is_float, to_dtype
+
+
+def embedding(
+    out: Out, weight: Any, index: Any, padding: int = -1, scaled: bool = False, sparse: bool = False
+) -> Any:
+    """Reads rows of a matrix.
+
+    Args:
+        out: the traced result, [..., D].
+        weight: [V, D].
+        index: rows, [...].
+        padding: a row without a gradient, or -1.
+        scaled: the gradient divided by how often a row is read; refused.
+        sparse: not used.
+
+    Returns:
+        [..., D].
+
+    Raises:
+        NotImplementedError: for `scaled`.
+    """
+    del out, sparse
+    if scaled:
+        raise NotImplementedError(
+            "embedding: expected scale_grad_by_freq=False, got True; scale the gradient"
+        )
+    rows = weight.at[_unsigned(index)].get(mode="fill")
+    if padding < 0:
+        return rows
+    return jnp.where((index == padding)[..., None], lax.stop_gradient(rows), rows)
+
+
+def embedding_backward(out: Out, g: Any, index: Any, count: int, padding: int, scaled: bool) -> Any:
+    """Adds the gradients of rows up; the row `padding` (-1: none) gets none.
+
+    Args:
+        out: the traced result, [count, D].
+        g: gradients, [..., D].
+        index: rows, [...].
+        count: rows of the matrix.
+        padding: a row without a gradient, or -1.
+        scaled: divides by how often a row was read.
+
+    Returns:
+        The gradient of the matrix.
+    """
+    rows, flat = jnp.reshape(index, -1), jnp.reshape(g, (-1, g.shape[-1]))
+    if scaled:
+        often = jnp.zeros(count, out.dtype).at[rows].add(1)
+        flat = flat / often[rows][:, None]
+    if padding >= 0:
+        flat = jnp.where((rows == padding)[:, None], 0, flat)
+    return jnp.zeros(out.shape, out.dtype).at[rows].add(flat)
+
+
+def gather(out: Out, x: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Any:
+    """Reads along an axis at indices of the same number of axes."""
+    del sparse_grad
+    if not x.ndim:
+        return jnp.broadcast_to(x, out.shape)
+    return x.at[_grid(_unsigned(index), dim)].get(mode="fill")
+
+
+def index_select(out: Out, x: Any, dim: int, index: Any) -> Any:
+    """Reads whole slices along an axis."""
+    del out
+    if not x.ndim:
+        return x
+    where: list[Any] = [slice(None)] * x.ndim
+    where[dim] = _unsigned(jnp.reshape(index, -1))
+    return x.at[tuple(where)].get(mode="fill")
+
+
+def index(out: Out, x: Any, indices: Sequence[Any]) -> Any:
+    """Reads at index arrays, one an axis; None keeps an axis. Negative indices count from the end."""
+    return jnp.reshape(x.at[_places(x, indices)].get(mode="fill"), out.shape)
+
+
+def index_put(out: Out, x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Any:
+    """Writes at index arrays, or adds. Written twice without adding, a place keeps one of the values.
+
+    Args:
+        out: the traced result.
+        x: array.
+        indices: one an axis, None keeps the axis; or a mask, with one value for all its places.
+        values: what is written; broadcast.
+        accumulate: adds.
+
+    Returns:
+        x with the values. With any index out of range, all that is written is NaN.
+
+    Raises:
+        NotImplementedError: for a mask and several values: how many places it has is not known when compiling.
+    """
+    values = values.astype(out.dtype)
+    masks = [i for i in indices if i is not None and i.dtype == bool]
+    if masks:
+        if len(indices) > 1 or values.size != 1:
+            raise NotImplementedError(
+                "index_put: expected one mask and one value, got several; write torch.where(mask, values, x)"
+            )
+        mask = jnp.reshape(masks[0], masks[0].shape + (1,) * (x.ndim - masks[0].ndim))
+        value = jnp.reshape(values, ())
+        return jnp.where(mask, x + value if accumulate else value, x)
+    places, bad = _clip_places(x, indices)
+    values = _poison(values, jnp.any(bad))
+    return x.at[places].add(values) if accumulate else x.at[places].set(values)
+
+
+def scatter(out: Out, x: Any, dim: int, index: Any, source: Any) -> Any:
+    """Writes along an axis at indices. Written twice, a place keeps one of the values."""
+    return _scatter(out, x, dim, index, source, "set")
+
+
+def scatter_add(out: Out, x: Any, dim: int, index: Any, source: Any) -> Any:
+    """Adds along an axis at indices."""
+    return _scatter(out, x, dim, index, source, "add")
+
+
+def _scatter(out: Out, x: Any, dim: int, index: Any, source: Any, how: str) -> Any:
+    """Writes or adds `source` (an array of at least the shape of the index, or a number)."""
+    if not x.ndim:
+        x, index = jnp.reshape(x, 1), jnp.reshape(index, -1)
+        source = source if not hasattr(source, "ndim") else jnp.reshape(source, -1)
+        dim = 0
+    value = (
+        jnp.broadcast_to(to_dtype(source, out.dtype), index.shape)
+        if not getattr(source, "ndim", 0)
+        else (source[tuple(slice(0, n) for n in index.shape)].astype(out.dtype))
+    )
+    bad = (index < 0) | (index >= x.shape[dim])
+    places = _grid(jnp.where(bad, 0, index), dim)
+    at = x.at[places]
+    value = _poison(value, bad)
+    return jnp.reshape(at.add(value) if how == "add" else at.set(value), out.shape)
+
+
+def _unsigned(index: Any) -> Any:
+    """Indices for which a negative number is out of range, and not counted from the end."""
+    return index.astype(np.dtype(f"uint{8 * index.dtype.itemsize}"))
+
+
+def _grid(index: Any, dim: int) -> tuple:
+    """Index arrays of every axis: the index on `dim`, else positions."""
+    axis = dim % index.ndim
+    places = list(jnp.ogrid[tuple(slice(0, n) for n in index.shape)])
+    places[axis] = index
+    return tuple(places)
+
+
+def _places(x: Any, indices: Sequence[Any]) -> tuple:
+    """The key of an index of jax for torch's list of arrays and None."""
+    del x
+    return tuple(slice(None) if i is None else i for i in indices)
+
+
+def _clip_places(x: Any, indices: Sequence[Any]) -> tuple[tuple, Any]:
+    """Index arrays within range, and where they were not."""
+    bad: Any = np.zeros((), bool)
+    places: list[Any] = []
+    for axis, i in enumerate(indices):
+        if i is None:
+            places.append(slice(None))
+            continue
+        wrong = (i < -x.shape[axis]) | (i >= x.shape[axis])
+        bad = bad | wrong
+        places.append(jnp.where(wrong, 0, i))
+    return tuple(places), bad
+
+
+def _poison(values: Any, bad: Any) -> Any:
+    """Replaces values whose index is out of range by NaN, the lowest integer, or True."""
+    if is_float(values.dtype):
+        worst = np.asarray(np.nan, values.dtype)
+    else:
+        worst = (
+            np.asarray(True) if values.dtype == bool else np.asarray(np.iinfo(values.dtype).min, values.dtype)
+        )
+    return jnp.where(bad, worst, values)
+
+
+INDEXING = MappingProxyType({
+    "embedding.default": embedding,
+    "embedding_dense_backward.default": embedding_backward,
+    "gather.default": gather,
+    "index_select.default": index_select,
+    "index.Tensor": index,
+    "index_put.default": index_put,
+    "scatter.src": scatter,
+    "scatter.value": scatter,
+    "scatter_add.default": scatter_add,
+})  # fmt: skip
+"""Operation -> entry."""

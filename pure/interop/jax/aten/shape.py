@@ -1,0 +1,215 @@
+"""Operations on shapes: views, joins, slices and their backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from pure.interop.jax.aten.result import Out, axes_of, to_dtype
+
+
+def reshape(out: Out, x: Any, shape: Sequence[int]) -> Any:
+    """Reshapes to the traced shape."""
+    del shape
+    return jnp.reshape(x, out.shape)
+
+
+def view_dtype(out: Out, x: Any, dtype: Any) -> Any:
+    """Reads the bits of x as another dtype; the last axis grows or shrinks by the ratio of the widths."""
+    del dtype
+    old, new = np.dtype(x.dtype).itemsize, np.dtype(out.dtype).itemsize
+    if new > old:
+        x = jnp.reshape(x, (*out.shape, new // old))
+    return jnp.reshape(lax.bitcast_convert_type(x, out.dtype), out.shape)
+
+
+def expand(out: Out, x: Any, shape: Sequence[int], *, implicit: bool = False) -> Any:
+    """Broadcasts to the traced shape."""
+    del shape, implicit
+    return jnp.broadcast_to(x, out.shape)
+
+
+def as_strided(
+    out: Out, x: Any, size: Sequence[int], stride: Sequence[int], offset: int | None = None
+) -> Any:
+    """Keeps x, the one case in which strides mean something here: the same shape, in x's own order.
+
+    Args:
+        out: the traced result.
+        x: array.
+        size, stride, offset: as in torch.
+
+    Returns:
+        x.
+
+    Raises:
+        NotImplementedError: for any other size or offset, or strides of another layout than row by row.
+    """
+    own = [int(np.prod(size[i + 1 :])) for i in range(len(size))]
+    alike = all(s == o or n == 1 for s, o, n in zip(stride, own, size, strict=True))
+    if tuple(size) != tuple(x.shape) or not alike or offset:
+        raise NotImplementedError(
+            f"as_strided: expected a view of the same shape, row by row, got shape {tuple(x.shape)} as "
+            f"{tuple(size)} with strides {tuple(stride)}; write view, expand or slices instead"
+        )
+    return x.astype(out.dtype)
+
+
+def squeeze_dims(out: Out, x: Any, dim: Any = None) -> Any:
+    """Drops axes of length 1: the traced shape says which."""
+    del dim
+    return jnp.reshape(x, out.shape)
+
+
+def slice_axis(out: Out, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
+    """Takes a slice of one axis."""
+    del out
+    first, last, step = slice(start, end, step).indices(x.shape[dim])
+    return lax.slice_in_dim(x, first, max(first, last), step, dim)
+
+
+def split(out: Sequence[Out], x: Any, size: Any, dim: int = 0) -> tuple:
+    """Cuts one axis into pieces; the traced shapes say where."""
+    del size
+    lengths = [piece.shape[dim] for piece in out]
+    ends = np.cumsum(lengths)
+    return tuple(
+        lax.slice_in_dim(x, int(end - n), int(end), 1, dim) for n, end in zip(lengths, ends, strict=True)
+    )
+
+
+def unbind(out: Sequence[Out], x: Any, dim: int = 0) -> tuple:
+    """Takes an axis apart."""
+    return tuple(lax.index_in_dim(x, i, dim, keepdims=False) for i in range(len(out)))
+
+
+def cat(out: Out, arrays: Sequence[Any], dim: int = 0) -> Any:
+    """Joins arrays along an axis; empty arrays of one axis count for nothing, as in torch."""
+    parts = [x.astype(out.dtype) for x in arrays if x.shape != (0,)]
+    return jnp.concatenate(parts, dim) if parts else jnp.zeros(out.shape, out.dtype)
+
+
+def stack(out: Out, arrays: Sequence[Any], dim: int = 0) -> Any:
+    """Joins arrays along a new axis."""
+    return jnp.stack([x.astype(out.dtype) for x in arrays], dim)
+
+
+def pad(out: Out, x: Any, widths: Sequence[int], value: Any = 0) -> Any:
+    """Pads with a constant: pairs of widths from the last axis backwards; a negative width cuts."""
+    pairs = [(widths[i], widths[i + 1], 0) for i in range(0, len(widths), 2)]
+    every = [(0, 0, 0)] * (x.ndim - len(pairs)) + pairs[::-1]
+    return lax.pad(x, to_dtype(value, out.dtype), every)
+
+
+def slice_backward(out: Out, g: Any, shape: Sequence[int], dim: int, start: int, end: int, step: int) -> Any:
+    """Puts the gradient of a slice into zeros.
+
+    Args:
+        out: the traced result.
+        g: the gradient of the slice.
+        shape: the shape of what was sliced.
+        dim, start, end, step: the slice.
+
+    Returns:
+        The gradient of what was sliced.
+    """
+    first, _, step = slice(start, end, step).indices(shape[dim])
+    count = g.shape[dim]
+    used = first + max(0, (count - 1) * step + 1) if count else first
+    widths = [(0, 0, 0)] * len(shape)
+    widths[dim] = (first, shape[dim] - used, step - 1)
+    return lax.pad(g, np.zeros((), out.dtype), widths)
+
+
+def select_backward(out: Out, g: Any, shape: Sequence[int], dim: int, index: int) -> Any:
+    """Puts the gradient of one index into zeros."""
+    index = index % shape[dim]
+    return slice_backward(out, jnp.expand_dims(g, dim), shape, dim, index, index + 1, 1)
+
+
+def slice_scatter(
+    out: Out, x: Any, source: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Any:
+    """Replaces a slice of one axis.
+
+    Args:
+        out: the traced result.
+        x: array.
+        source: what stands in the slice afterwards.
+        dim, start, end, step: the slice.
+
+    Returns:
+        x with the slice replaced.
+    """
+    where: list[Any] = [slice(None)] * x.ndim
+    where[dim] = slice(*slice(start, end, step).indices(x.shape[dim]))
+    return x.at[tuple(where)].set(source.astype(out.dtype))
+
+
+def select_scatter(out: Out, x: Any, source: Any, dim: int, index: int) -> Any:
+    """Replaces what stands at one index of an axis."""
+    where: list[Any] = [slice(None)] * x.ndim
+    where[dim] = index
+    return x.at[tuple(where)].set(source.astype(out.dtype))
+
+
+def _identity(out: Out, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """x; arrays of jax are never written, so a copy is the array."""
+    del out, args, kwargs
+    return x
+
+
+def _detach(out: Out, x: Any) -> Any:
+    """x, whose gradient stops."""
+    del out
+    return lax.stop_gradient(x)
+
+
+def _triangle(function: Any) -> Any:
+    """Builds the entry of tril or triu."""
+    return lambda out, x, diagonal=0: function(x, diagonal)
+
+
+SHAPE = MappingProxyType({
+    "view.default": reshape,
+    "_unsafe_view.default": reshape,
+    "reshape.default": reshape,
+    "view.dtype": view_dtype,
+    "expand.default": expand,
+    "as_strided.default": as_strided,
+    "t.default": lambda out, x: x.T,
+    "transpose.int": lambda out, x, a, b: jnp.swapaxes(x, a, b) if x.ndim else x,
+    "permute.default": lambda out, x, dims: jnp.transpose(x, axes_of(dims, x.ndim) if dims else ()),
+    "unsqueeze.default": lambda out, x, dim: jnp.expand_dims(x, dim),
+    "squeeze.default": squeeze_dims,
+    "squeeze.dim": squeeze_dims,
+    "squeeze.dims": squeeze_dims,
+    "select.int": lambda out, x, dim, index: lax.index_in_dim(x, index, dim, keepdims=False),
+    "slice.Tensor": slice_axis,
+    "split.Tensor": split,
+    "unsafe_split.Tensor": split,
+    "split_with_sizes.default": split,
+    "unbind.int": unbind,
+    "cat.default": cat,
+    "stack.default": stack,
+    "flip.default": lambda out, x, dims: jnp.flip(x, axes_of(dims, x.ndim) if dims else ()),
+    "repeat.default": lambda out, x, repeats: jnp.tile(x, repeats),
+    "constant_pad_nd.default": pad,
+    "tril.default": _triangle(jnp.tril),
+    "triu.default": _triangle(jnp.triu),
+    "clone.default": _identity,
+    "alias.default": _identity,
+    "contiguous.default": _identity,
+    "lift_fresh_copy.default": _identity,
+    "detach.default": _detach,
+    "slice_backward.default": slice_backward,
+    "select_backward.default": select_backward,
+    "slice_scatter.default": slice_scatter,
+    "select_scatter.default": select_scatter,
+})  # fmt: skip
+"""Operation -> entry."""
