@@ -22,6 +22,11 @@ WORLD = (
 LONG_FILES: Mapping[str, str] = {}
 """path -> why it has more than 300 lines."""
 
+DEEP: Mapping[str, str] = {
+    "pure/interop/jax/aten": "a table of its own inside the JAX border, one file a kind of operation",
+}
+"""folder -> why it is five levels deep."""
+
 LONG_FUNCTIONS: Mapping[str, str] = {}
 """module.function -> why it has more than 50 lines of code."""
 

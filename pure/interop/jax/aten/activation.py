@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pure.interop.jax.aten.result import Out, compute_dtype, pointwise
+from pure.interop.jax.aten.result import Entry, Out, compute_dtype, pointwise
 
 
 def gelu(out: Out, x: Any, *, approximate: str = "none") -> Any:
@@ -45,11 +46,17 @@ def softplus_backward(out: Out, g: Any, x: Any, beta: Any, threshold: Any) -> An
 
 
 def log_sigmoid(out: tuple[Out, Out], x: Any) -> tuple[Any, Any]:
-    """Computes log(sigmoid(x)), and torch's buffer, exp(-abs(x)) or empty, which the backward does not use."""
+    """Computes log(sigmoid(x)) and torch's buffer, exp(-abs(x)) or empty, which no backward here reads."""
     wide = x.astype(compute_dtype(out[0].dtype))
     buffer = lax.stop_gradient(jnp.exp(-jnp.abs(wide)).astype(out[1].dtype))
     buffer = buffer if out[1].shape == x.shape else jnp.zeros(out[1].shape, out[1].dtype)
     return jax.nn.log_sigmoid(wide).astype(out[0].dtype), buffer
+
+
+def log_sigmoid_backward(out: Out, g: Any, x: Any, buffer: Any) -> Any:
+    """Computes the gradient of log-sigmoid: g sigmoid(-x)."""
+    del buffer
+    return pointwise(lambda g, x: g * jax.nn.sigmoid(-x))(out, g, x)
 
 
 def softmax(out: Out, x: Any, dim: int, half_to_float: bool) -> Any:
@@ -96,7 +103,7 @@ def _axis(x: Any, dim: int) -> int | None:
     return dim if x.ndim else None
 
 
-ACTIVATION = MappingProxyType({
+ACTIVATION: Mapping[str, Entry] = MappingProxyType({
     "relu.default": pointwise(lambda x: jnp.where(x <= 0, jnp.zeros_like(x), x)),
     "silu.default": pointwise(lambda x: x * jax.nn.sigmoid(x)),
     "gelu.default": gelu,
@@ -110,7 +117,7 @@ ACTIVATION = MappingProxyType({
     "gelu_backward.default": gelu_backward,
     "threshold_backward.default": threshold_backward,
     "softplus_backward.default": softplus_backward,
-    "log_sigmoid_backward.default": lambda out, g, x, _: pointwise(lambda g, x: g * jax.nn.sigmoid(-x))(out, g, x),
+    "log_sigmoid_backward.default": log_sigmoid_backward,
     "_softmax_backward_data.default": softmax_backward,
     "_log_softmax_backward_data.default": log_softmax_backward,
 })  # fmt: skip

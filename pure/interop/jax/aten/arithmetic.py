@@ -6,6 +6,7 @@ gives XLA's result (quotient -1, remainder the dividend), since compiled code ca
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pure.interop.jax.aten.result import NUMBERS, Out, compute_dtype, is_float, pointwise, to_dtype
+from pure.interop.jax.aten.result import NUMBERS, Entry, Out, compute_dtype, is_float, pointwise, to_dtype
 
 
 def add(out: Out, a: Any, b: Any, *, alpha: Any = 1) -> Any:
@@ -132,7 +133,7 @@ def _within_width(x: Any, count: Any) -> Any:
 
 _MULTIPLY, _LEFT, _RIGHT = pointwise(jnp.multiply), pointwise(_shift_left), pointwise(_shift_right)
 
-ARITHMETIC = MappingProxyType({
+ARITHMETIC: Mapping[str, Entry] = MappingProxyType({
     "add.Tensor": add,
     "add.Scalar": add,
     "sub.Tensor": sub,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -70,7 +70,7 @@ _LT, _LE = _compare(jnp.less), _compare(jnp.less_equal)
 _GT, _GE = _compare(jnp.greater), _compare(jnp.greater_equal)
 _AND, _OR, _XOR = pointwise(jnp.bitwise_and), pointwise(jnp.bitwise_or), pointwise(jnp.bitwise_xor)
 
-COMPARISON = MappingProxyType({
+COMPARISON: Mapping[str, Entry] = MappingProxyType({
     "eq.Tensor": _EQ,
     "eq.Scalar": _EQ,
     "ne.Tensor": _NE,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from pure.interop.jax.aten.result import NUMBERS, Out, to_dtype
+from pure.interop.jax.aten.result import NUMBERS, Entry, Out, to_dtype
 
 
 def arange(out: Out, *bounds: Any, **kwargs: Any) -> Any:
@@ -57,7 +58,7 @@ def _constant(number: int) -> Any:
 
 _ZEROS, _ONES = _constant(0), _constant(1)
 
-CREATION = MappingProxyType({
+CREATION: Mapping[str, Entry] = MappingProxyType({
     "arange.default": arange,
     "arange.start": arange,
     "arange.start_step": arange,

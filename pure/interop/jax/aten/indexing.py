@@ -6,7 +6,7 @@ for a right one: what is read, or written, is NaN (of an integer dtype: its lowe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pure.interop.jax.aten.result import Out, is_float, to_dtype
+from pure.interop.jax.aten.result import Entry, Out, is_float, to_dtype
 
 
 def embedding(
@@ -107,7 +107,7 @@ def index_put(out: Out, x: Any, indices: Sequence[Any], values: Any, accumulate:
         x with the values. With any index out of range, all that is written is NaN.
 
     Raises:
-        NotImplementedError: for a mask and several values: how many places it has is not known when compiling.
+        NotImplementedError: for a mask and several values, whose number is not known when compiling.
     """
     values = values.astype(out.dtype)
     masks = [i for i in indices if i is not None and i.dtype == bool]
@@ -196,7 +196,7 @@ def _poison(values: Any, bad: Any) -> Any:
     return jnp.where(bad, worst, values)
 
 
-INDEXING = MappingProxyType({
+INDEXING: Mapping[str, Entry] = MappingProxyType({
     "embedding.default": embedding,
     "embedding_dense_backward.default": embedding_backward,
     "gather.default": gather,

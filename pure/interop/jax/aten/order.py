@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -83,7 +83,7 @@ def _accumulate(function: Callable) -> Entry:
     return accumulate
 
 
-ORDER = MappingProxyType({
+ORDER: Mapping[str, Entry] = MappingProxyType({
     "sort.default": sort,
     "sort.stable": sort_stable,
     "argsort.default": argsort,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 
-from pure.interop.jax.aten.result import Out, compute_dtype, is_float, to_dtype
+from pure.interop.jax.aten.result import Entry, Out, compute_dtype, is_float, to_dtype
 
 
 def matmul(out: Out, a: Any, b: Any) -> Any:
@@ -46,7 +47,7 @@ def linear(out: Out, x: Any, weight: Any, bias: Any = None) -> Any:
     return addmm(out, bias, x, jnp.swapaxes(weight, -1, -2))
 
 
-PRODUCT = MappingProxyType({
+PRODUCT: Mapping[str, Entry] = MappingProxyType({
     "mm.default": matmul,
     "bmm.default": matmul,
     "mv.default": matmul,

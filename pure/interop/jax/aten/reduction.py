@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -128,7 +128,7 @@ def _pick(function: Callable, out: tuple[Out, Out], x: Any, dim: int, keepdim: b
 _SUM, _MEAN, _PROD, _NANSUM = _reduce(jnp.sum), _reduce(jnp.mean), _reduce(jnp.prod), _reduce(jnp.nansum)
 _MAX, _MIN, _ALL, _ANY = _reduce(jnp.max), _reduce(jnp.min), _test(jnp.all), _test(jnp.any)
 
-REDUCTION = MappingProxyType({
+REDUCTION: Mapping[str, Entry] = MappingProxyType({
     "sum.default": _SUM,
     "sum.dim_IntList": _SUM,
     "nansum.default": _NANSUM,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pure.interop.jax.aten.result import Out, axes_of, to_dtype
+from pure.interop.jax.aten.result import Entry, Out, axes_of, to_dtype
 
 
 def reshape(out: Out, x: Any, shape: Sequence[int]) -> Any:
@@ -175,7 +175,7 @@ def _triangle(function: Any) -> Any:
     return lambda out, x, diagonal=0: function(x, diagonal)
 
 
-SHAPE = MappingProxyType({
+SHAPE: Mapping[str, Entry] = MappingProxyType({
     "view.default": reshape,
     "_unsafe_view.default": reshape,
     "reshape.default": reshape,

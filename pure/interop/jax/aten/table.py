@@ -1,8 +1,8 @@
 """The table of operations: for each ATen overload, a function of jax that computes it.
 
-The graph that an entry serves is functional (no operation writes into its arguments) and has torch's shapes and
-dtypes on every node; `entry(out, *args, **kwargs)` returns exactly these. Arguments are those of the graph:
-arrays of jax for nodes, numbers, lists of them, and the names of dtypes and devices.
+The graph that an entry serves is functional (no operation writes into its arguments) and has torch's shapes
+and dtypes on every node; `entry(out, *args, **kwargs)` returns exactly these. Arguments are those of the
+graph: arrays of jax for nodes, numbers, lists of them, and the names of dtypes and devices.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pure.interop.jax.aten.result import Out, compute_dtype, is_float, pointwise, to_dtype
+from pure.interop.jax.aten.result import Entry, Out, compute_dtype, is_float, pointwise, to_dtype
 
 
 def cast(out: Out, x: Any, **kwargs: Any) -> Any:
@@ -51,7 +52,7 @@ def _round_integers(function: Any) -> Any:
     return pointwise(lambda x: function(x) if is_float(x.dtype) else x)
 
 
-UNARY = MappingProxyType({
+UNARY: Mapping[str, Entry] = MappingProxyType({
     "_to_copy.default": cast,
     "abs.default": pointwise(absolute),
     "neg.default": pointwise(jnp.negative),

@@ -62,7 +62,7 @@ def case(op: str, *args: Any, grad: bool = True, loose: float = 1.0, **kwargs: A
     return Case(op, args, kwargs, grad and op.split(".")[0] not in NO_DERIVATIVE, loose)
 
 
-def each(ops: str, *args: Any, **kwargs: Any) -> list[Case]:
+def each_op(ops: str, *args: Any, **kwargs: Any) -> list[Case]:
     """The same arguments for several overloads, named in one text."""
     return [case(op, *args, **kwargs) for op in ops.split()]
 
@@ -102,87 +102,92 @@ BYTES = i([0, 1, 200, 255], dtype=torch.uint8)
 def arithmetic() -> Iterator[Case]:
     """Operands of every kind: arrays, broadcast, 0-d, numbers, integers, special values."""
     both = "add.Tensor sub.Tensor rsub.Tensor mul.Tensor div.Tensor maximum.default minimum.default"
-    plain = each(both, X, Y)
+    plain = each_op(both, X, Y)
     yield from [
         *plain,
         *narrow(plain, *HALF),
-        *each(both, X, ROW),
-        *each(both, SCALAR, X),
-        *each(both, EMPTY, ROW),
+        *each_op(both, X, ROW),
+        *each_op(both, SCALAR, X),
+        *each_op(both, EMPTY, ROW),
     ]
     real = SPECIAL[
         [1, 2, 4, 5, 6, 7, 8, 9, 11]
     ]  # of equal zeros, and of NaN, either operand may be the larger
-    yield from each("maximum.default minimum.default", real[:, None], real)
-    yield from each("maximum.default minimum.default", COLUMN, real, grad=False)
+    yield from each_op("maximum.default minimum.default", real[:, None], real)
+    yield from each_op("maximum.default minimum.default", torch.tensor([[NAN], [1.0]]), real, grad=False)
     yield from [
-        *each(" ".join(both.split()[:5]), COLUMN, SPECIAL),
-        *each(both, X[:2, :3], INTS),
-        *each(both, i(3, 4), SCALAR),
+        *each_op(" ".join(both.split()[:5]), COLUMN, SPECIAL),
+        *each_op(both, X[:2, :3], INTS),
+        *each_op(both, i(3, 4), SCALAR),
     ]
-    yield from each(
+    yield from each_op(
         "add.Tensor sub.Tensor rsub.Tensor mul.Tensor maximum.default minimum.default",
         EXTREMES[:, None],
         EXTREMES,
     )
-    yield from each("add.Tensor mul.Tensor maximum.default minimum.default", FLAGS, FLAGS[0])
-    scaled = each("add.Tensor sub.Tensor rsub.Tensor", X, Y, alpha=0.3)
-    yield from [*scaled, *narrow(scaled, *HALF), *each("add.Tensor sub.Tensor", INTS, INTS, alpha=3)]
+    yield from each_op("add.Tensor mul.Tensor maximum.default minimum.default", FLAGS, FLAGS[0])
+    scaled = each_op("add.Tensor sub.Tensor rsub.Tensor", X, Y, alpha=0.3)
+    yield from [*scaled, *narrow(scaled, *HALF), *each_op("add.Tensor sub.Tensor", INTS, INTS, alpha=3)]
     numbers = [
-        c for n in (0.1, 3, -1) for c in each("add.Scalar sub.Scalar rsub.Scalar mul.Scalar div.Scalar", X, n)
+        c
+        for n in (0.1, 3, -1)
+        for c in each_op("add.Scalar sub.Scalar rsub.Scalar mul.Scalar div.Scalar", X, n)
     ]
     yield from [
         *numbers,
         *narrow(numbers, *HALF),
-        *each("add.Scalar sub.Scalar rsub.Scalar mul.Scalar div.Scalar", INTS, 2),
+        *each_op("add.Scalar sub.Scalar rsub.Scalar mul.Scalar div.Scalar", INTS, 2),
     ]
-    yield from each("add.Scalar mul.Scalar div.Scalar", INTS, 0.5)
+    yield from each_op("add.Scalar mul.Scalar div.Scalar", INTS, 0.5)
     for mode in ("trunc", "floor", None):
-        yield from each("div.Tensor_mode", COLUMN, SPECIAL, rounding_mode=mode)
-        yield from each("div.Tensor_mode", EXTREMES[1:], DIVISORS, rounding_mode=mode)
-        yield from narrow(each("div.Tensor_mode", X, Y, rounding_mode=mode), torch.float32, *HALF)
+        yield from each_op("div.Tensor_mode", COLUMN, SPECIAL, rounding_mode=mode)
+        yield from each_op("div.Tensor_mode", EXTREMES[1:], DIVISORS, rounding_mode=mode)
+        yield from narrow(each_op("div.Tensor_mode", X, Y, rounding_mode=mode), torch.float32, *HALF)
         yield from [
-            *each("div.Scalar_mode", X, 0.1, rounding_mode=mode),
-            *each("div.Scalar_mode", INTS, -4, rounding_mode=mode),
+            *each_op("div.Scalar_mode", X, 0.1, rounding_mode=mode),
+            *each_op("div.Scalar_mode", INTS, -4, rounding_mode=mode),
         ]
     rest = "floor_divide.default remainder.Tensor fmod.Tensor"
     yield from [
-        *narrow(each(rest, X, Y), torch.float32, *HALF),
-        *each(rest, COLUMN, SPECIAL),
-        *each(rest, EXTREMES[1:], DIVISORS),
+        *narrow(each_op(rest, X, Y), torch.float32, *HALF),
+        *each_op(rest, COLUMN, SPECIAL),
+        *each_op(rest, EXTREMES[1:], DIVISORS),
     ]
-    yield from [*each(rest, f(4) * 10, i(3, -3, 4, 7)), *each(rest, EMPTY, ROW)]
+    yield from [*each_op(rest, f(4) * 10, i(3, -3, 4, 7)), *each_op(rest, EMPTY, ROW)]
     yield from [
-        c for n in (0.3, -2, 5) for c in each("floor_divide.Scalar remainder.Scalar fmod.Scalar", X, n)
-    ]
-    yield from [
-        c for n in (3, -2) for c in each("floor_divide.Scalar remainder.Scalar fmod.Scalar", EXTREMES, n)
+        c for n in (0.3, -2, 5) for c in each_op("floor_divide.Scalar remainder.Scalar fmod.Scalar", X, n)
     ]
     yield from [
-        *each("remainder.Scalar_Tensor", 5.5, Y, grad=False),
-        *each("remainder.Scalar_Tensor", -7, DIVISORS),
+        c for n in (3, -2) for c in each_op("floor_divide.Scalar remainder.Scalar fmod.Scalar", EXTREMES, n)
+    ]
+    yield from [
+        *each_op("remainder.Scalar_Tensor", 5.5, Y, grad=False),
+        *each_op("remainder.Scalar_Tensor", -7, DIVISORS),
     ]
     for n in (-2, -1, 0, 1, 2, 3, 5, 0.5, -0.5, 2.5):
         yield from [
-            *each("pow.Tensor_Scalar", SPECIAL, n, grad=n != -0.5),
-            *narrow(each("pow.Tensor_Scalar", POSITIVE, n), *HALF),
+            *each_op("pow.Tensor_Scalar", SPECIAL, n, grad=n != -0.5),
+            *narrow(each_op("pow.Tensor_Scalar", POSITIVE, n), *HALF),
         ]
     yield from [
-        *each("pow.Tensor_Tensor", POSITIVE, Y),
-        *each("pow.Tensor_Tensor", COLUMN, SPECIAL),
-        *each("pow.Scalar", 2.5, X),
+        *each_op("pow.Tensor_Tensor", POSITIVE, Y),
+        *each_op("pow.Tensor_Tensor", COLUMN, SPECIAL),
+        *each_op("pow.Scalar", 2.5, X),
     ]
     yield from [
-        *each("pow.Scalar", 0.0, SPECIAL, grad=False),
-        *each("pow.Scalar", 2, i(0, 1, 5, 30)),
-        *each("pow.Tensor_Scalar", INTS, 3),
+        *each_op("pow.Scalar", 0.0, SPECIAL, grad=False),
+        *each_op("pow.Scalar", 2, i(0, 1, 5, 30)),
+        *each_op("pow.Tensor_Scalar", INTS, 3),
     ]
-    yield from [*each("pow.Tensor_Tensor", INTS, i(0, 2, 3)), *each("pow.Tensor_Tensor", POSITIVE, i(2))]
+    yield from [
+        *each_op("pow.Tensor_Tensor", INTS, i(0, 2, 3)),
+        *each_op("pow.Tensor_Tensor", POSITIVE, i(2)),
+    ]
     shifts = "bitwise_left_shift.Tensor bitwise_right_shift.Tensor __lshift__.Tensor __rshift__.Tensor"
     numbers = "bitwise_left_shift.Tensor_Scalar bitwise_right_shift.Tensor_Scalar __lshift__.Scalar __rshift__.Scalar"
-    yield from each(shifts, EXTREMES[:, None], i(0, 1, 31, 32, 33, -1))
-    yield from [c for n in (0, 5, 31, 32) for c in each(numbers, EXTREMES, n)]
-    yield from each(shifts, BYTES, i(1, 7, 8, 0, dtype=torch.uint8))
+    yield from each_op(shifts, EXTREMES[:, None], i(0, 1, 31, 32, 33, -1))
+    yield from [c for n in (0, 5, 31, 32) for c in each_op(numbers, EXTREMES, n)]
+    yield from each_op(shifts, BYTES, i(1, 7, 8, 0, dtype=torch.uint8))
 
 
 def unary() -> Iterator[Case]:
@@ -197,9 +202,9 @@ def unary() -> Iterator[Case]:
         yield case(op, bounded, grad=op != "rsqrt.default")  # at -0.0 the gradient has another sign
         yield from narrow([case(op, f(3, 4, low=0.05, high=0.95))], torch.float32, *HALF)
         yield from [case(op, SCALAR.abs()), case(op, EMPTY), case(op, i(1, 2, 3))]
-    yield from each("abs.default neg.default sign.default bitwise_not.default", EXTREMES)
-    yield from each("logical_not.default", SPECIAL, grad=False) + each("logical_not.default", INTS)
-    yield from each("bitwise_not.default logical_not.default", FLAGS)
+    yield from each_op("abs.default neg.default sign.default bitwise_not.default", EXTREMES)
+    yield from each_op("logical_not.default", SPECIAL, grad=False) + each_op("logical_not.default", INTS)
+    yield from each_op("bitwise_not.default logical_not.default", FLAGS)
     halves = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, 0.125, 12.345, -3.675])
     for decimals in (0, 2, -1):
         yield case("round.decimals", halves * 10, decimals=decimals)
@@ -214,7 +219,7 @@ def comparison() -> Iterator[Case]:
     """Equality, order, logic, choices and bounds."""
     names = ["eq", "ne", "lt", "le", "gt", "ge"]
     for x, y in ((X, X.roll(1, 0)), (COLUMN, SPECIAL), (INTS, INTS[0]), (X[:2, :3], INTS), (FLAGS, FLAGS[0])):
-        yield from each(" ".join(f"{n}.Tensor" for n in names), x, y)
+        yield from each_op(" ".join(f"{n}.Tensor" for n in names), x, y)
     near = torch.tensor([0.1, 0.2]).bfloat16()
     for x, y in (
         (SPECIAL, 0.5),
@@ -225,31 +230,31 @@ def comparison() -> Iterator[Case]:
         (near, 0.1),
         (EMPTY, 0),
     ):
-        yield from each(" ".join(f"{n}.Scalar" for n in names), x, y)
-    yield from each(" ".join(f"{n}.Tensor" for n in names), near, torch.tensor(0.1))
+        yield from each_op(" ".join(f"{n}.Scalar" for n in names), x, y)
+    yield from each_op(" ".join(f"{n}.Tensor" for n in names), near, torch.tensor(0.1))
     logic = "logical_and.default logical_or.default logical_xor.default"
     yield from [
-        *each(logic, FLAGS, FLAGS[0]),
-        *each(logic, SPECIAL, SPECIAL.flip(0), grad=False),
-        *each(logic, INTS, INTS[0]),
+        *each_op(logic, FLAGS, FLAGS[0]),
+        *each_op(logic, SPECIAL, SPECIAL.flip(0), grad=False),
+        *each_op(logic, INTS, INTS[0]),
     ]
     bits = "bitwise_and.Tensor bitwise_or.Tensor bitwise_xor.Tensor"
-    yield from [*each(bits, EXTREMES[:, None], EXTREMES), *each(bits, FLAGS, FLAGS[0])]
-    yield from each("bitwise_and.Scalar bitwise_or.Scalar bitwise_xor.Scalar", EXTREMES, 12)
-    yield from narrow(each("where.self", FLAGS[0, :, None].expand(3, 4), X, Y), torch.float32, *HALF)
-    yield from [*each("where.self", FLAGS, SCALAR, INTS), *each("where.ScalarOther", FLAGS, f(2, 3), 2)]
+    yield from [*each_op(bits, EXTREMES[:, None], EXTREMES), *each_op(bits, FLAGS, FLAGS[0])]
+    yield from each_op("bitwise_and.Scalar bitwise_or.Scalar bitwise_xor.Scalar", EXTREMES, 12)
+    yield from narrow(each_op("where.self", FLAGS[0, :, None].expand(3, 4), X, Y), torch.float32, *HALF)
+    yield from [*each_op("where.self", FLAGS, SCALAR, INTS), *each_op("where.ScalarOther", FLAGS, f(2, 3), 2)]
     yield from [
-        *each("where.ScalarSelf", FLAGS, 2, f(2, 3)),
-        *each("where.Scalar", FLAGS, 1.5, 2),
-        *each("where.Scalar", FLAGS, 1, 2),
+        *each_op("where.ScalarSelf", FLAGS, 2, f(2, 3)),
+        *each_op("where.Scalar", FLAGS, 1.5, 2),
+        *each_op("where.Scalar", FLAGS, 1, 2),
     ]
     yield from [
-        *each("masked_fill.Scalar", f(2, 3), FLAGS, -INF),
-        *each("masked_fill.Scalar", INTS, FLAGS[0], 7),
+        *each_op("masked_fill.Scalar", f(2, 3), FLAGS, -INF),
+        *each_op("masked_fill.Scalar", INTS, FLAGS[0], 7),
     ]
     yield from [
-        *each("masked_fill.Tensor", f(2, 3), FLAGS, SCALAR),
-        *each("masked_fill.Scalar", SCALAR, FLAGS[0], 1),
+        *each_op("masked_fill.Tensor", f(2, 3), FLAGS, SCALAR),
+        *each_op("masked_fill.Scalar", SCALAR, FLAGS[0], 1),
     ][:-1]
     ties = torch.tensor([-2.0, -1, 0, 1, 2, NAN, -0.0])
     for low, high in ((-1, 1), (-1.0, None), (None, 1), (1, -1)):
@@ -260,8 +265,8 @@ def comparison() -> Iterator[Case]:
         case("clamp.Tensor", ties, None, torch.zeros(7)),
     ]
     yield from [
-        *each("clamp_min.default clamp_max.default", ties, 0),
-        *each("clamp_min.Tensor clamp_max.Tensor", ties, ROW[:1]),
+        *each_op("clamp_min.default clamp_max.default", ties, 0),
+        *each_op("clamp_min.Tensor clamp_max.Tensor", ties, ROW[:1]),
     ]
 
 
@@ -282,7 +287,9 @@ def activation() -> Iterator[Case]:
     )
     yield case("log_sigmoid_backward.default", g, x, torch.exp(-x.abs()))
     y = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])
-    yield from narrow(each("sigmoid_backward.default tanh_backward.default", g[:5], y), torch.float32, *HALF)
+    yield from narrow(
+        each_op("sigmoid_backward.default tanh_backward.default", g[:5], y), torch.float32, *HALF
+    )
     masked = torch.tensor([[1.0, -INF, 2.0], [-INF, -INF, -INF], [1e4, -1e4, 0.0]])
     for op in ("_softmax.default", "_log_softmax.default"):
         yield from [
@@ -375,7 +382,7 @@ def shape() -> Iterator[Case]:
     yield from [
         case(op, x, k) for op in ("tril.default", "triu.default") for x in (X, CUBE) for k in (0, 1, -2)
     ]
-    yield from each(
+    yield from each_op(
         "clone.default alias.default contiguous.default detach.default lift_fresh_copy.default", X
     )
     yield from [case("select_backward.default", f(2, 4), [2, 3, 4], 1, n) for n in (0, -1)]
@@ -413,13 +420,13 @@ def creation() -> Iterator[Case]:
         case("fill.Tensor", X, SCALAR),
         case("fill.Scalar", INTS, 2),
     ]
-    yield from each("zeros.default ones.default", [2, 3]) + each(
+    yield from each_op("zeros.default ones.default", [2, 3]) + each_op(
         "zeros.default ones.default", [], dtype=torch.int32
     )
-    yield from each("zeros_like.default ones_like.default", X) + each(
+    yield from each_op("zeros_like.default ones_like.default", X) + each_op(
         "zeros_like.default ones_like.default", X, dtype=torch.bool
     )
-    yield from each("new_zeros.default new_ones.default", X, [2, 0])
+    yield from each_op("new_zeros.default new_ones.default", X, [2, 0])
     yield from [
         case("copy.default", X, ROW),
         case("copy.default", INTS, f(2, 3, low=0.0)),
