@@ -17,22 +17,22 @@ from jax import lax
 from pure.interop.jax.aten.result import NUMBERS, Entry, Out, compute_dtype, is_float, pointwise, to_dtype
 
 
-def add(out: Out, a: Any, b: Any, *, alpha: Any = 1) -> Any:
+def _add(out: Out, a: Any, b: Any, *, alpha: Any = 1) -> Any:
     """Computes a + alpha b; of bools, logical or."""
     return _add_scaled(out, a, b, alpha)
 
 
-def sub(out: Out, a: Any, b: Any, *, alpha: Any = 1) -> Any:
+def _sub(out: Out, a: Any, b: Any, *, alpha: Any = 1) -> Any:
     """Computes a - alpha b."""
     return _add_scaled(out, a, b, -alpha)
 
 
-def rsub(out: Out, a: Any, b: Any, alpha: Any = 1) -> Any:
+def _rsub(out: Out, a: Any, b: Any, alpha: Any = 1) -> Any:
     """Computes b - alpha a."""
     return _add_scaled(out, b, a, -alpha)
 
 
-def div(out: Out, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
+def _div(out: Out, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
     """Divides a by b.
 
     Args:
@@ -58,26 +58,26 @@ def div(out: Out, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
     return (_floor_quotient(x, y) if rounding_mode == "floor" else jnp.trunc(x / y)).astype(out.dtype)
 
 
-def floor_divide(out: Out, a: Any, b: Any) -> Any:
+def _floor_divide(out: Out, a: Any, b: Any) -> Any:
     """Divides and rounds down."""
-    return div(out, a, b, rounding_mode="floor")
+    return _div(out, a, b, rounding_mode="floor")
 
 
-def remainder(out: Out, a: Any, b: Any) -> Any:
+def _remainder(out: Out, a: Any, b: Any) -> Any:
     """Computes the remainder with the divisor's sign."""
     if not is_float(out.dtype):
         _check_divisor(b)
     return pointwise(jnp.remainder)(out, a, b)
 
 
-def fmod(out: Out, a: Any, b: Any) -> Any:
+def _fmod(out: Out, a: Any, b: Any) -> Any:
     """Computes the remainder with the dividend's sign."""
     if not is_float(out.dtype):
         _check_divisor(b)
     return pointwise(jnp.fmod)(out, a, b)
 
 
-def power(out: Out, a: Any, b: Any) -> Any:
+def _power(out: Out, a: Any, b: Any) -> Any:
     """Computes a to the power b; small whole exponents by products, 0.5 and -0.5 by the root."""
     dtype = compute_dtype(out.dtype)
     x = to_dtype(a, dtype)
@@ -134,28 +134,28 @@ def _within_width(x: Any, count: Any) -> Any:
 _MULTIPLY, _LEFT, _RIGHT = pointwise(jnp.multiply), pointwise(_shift_left), pointwise(_shift_right)
 
 ARITHMETIC: Mapping[str, Entry] = MappingProxyType({
-    "add.Tensor": add,
-    "add.Scalar": add,
-    "sub.Tensor": sub,
-    "sub.Scalar": sub,
-    "rsub.Tensor": rsub,
-    "rsub.Scalar": rsub,
+    "add.Tensor": _add,
+    "add.Scalar": _add,
+    "sub.Tensor": _sub,
+    "sub.Scalar": _sub,
+    "rsub.Tensor": _rsub,
+    "rsub.Scalar": _rsub,
     "mul.Tensor": _MULTIPLY,
     "mul.Scalar": _MULTIPLY,
-    "div.Tensor": div,
-    "div.Scalar": div,
-    "div.Tensor_mode": div,
-    "div.Scalar_mode": div,
-    "floor_divide.default": floor_divide,
-    "floor_divide.Scalar": floor_divide,
-    "remainder.Tensor": remainder,
-    "remainder.Scalar": remainder,
-    "remainder.Scalar_Tensor": remainder,
-    "fmod.Tensor": fmod,
-    "fmod.Scalar": fmod,
-    "pow.Tensor_Scalar": power,
-    "pow.Tensor_Tensor": power,
-    "pow.Scalar": power,
+    "div.Tensor": _div,
+    "div.Scalar": _div,
+    "div.Tensor_mode": _div,
+    "div.Scalar_mode": _div,
+    "floor_divide.default": _floor_divide,
+    "floor_divide.Scalar": _floor_divide,
+    "remainder.Tensor": _remainder,
+    "remainder.Scalar": _remainder,
+    "remainder.Scalar_Tensor": _remainder,
+    "fmod.Tensor": _fmod,
+    "fmod.Scalar": _fmod,
+    "pow.Tensor_Scalar": _power,
+    "pow.Tensor_Tensor": _power,
+    "pow.Scalar": _power,
     "maximum.default": pointwise(jnp.maximum),
     "minimum.default": pointwise(jnp.minimum),
     "bitwise_left_shift.Tensor": _LEFT,

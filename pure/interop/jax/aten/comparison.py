@@ -12,17 +12,17 @@ from jax import lax
 from pure.interop.jax.aten.result import Entry, Out, pointwise, promote_operands, to_dtype
 
 
-def where(out: Out, condition: Any, a: Any, b: Any) -> Any:
+def _where(out: Out, condition: Any, a: Any, b: Any) -> Any:
     """Chooses a where the condition holds, else b."""
     return jnp.where(condition.astype(bool), to_dtype(a, out.dtype), to_dtype(b, out.dtype))
 
 
-def masked_fill(out: Out, x: Any, mask: Any, value: Any) -> Any:
+def _masked_fill(out: Out, x: Any, mask: Any, value: Any) -> Any:
     """Replaces x by a value where the mask holds."""
     return jnp.where(mask, to_dtype(value, out.dtype), x)
 
 
-def clamp(out: Out, x: Any, low: Any = None, high: Any = None, **bounds: Any) -> Any:
+def _clamp(out: Out, x: Any, low: Any = None, high: Any = None, **bounds: Any) -> Any:
     """Limits x to [low, high]; where low > high the result is high.
 
     Args:
@@ -45,9 +45,9 @@ def clamp(out: Out, x: Any, low: Any = None, high: Any = None, **bounds: Any) ->
     return jnp.where(inside, x, y)
 
 
-def clamp_max(out: Out, x: Any, high: Any) -> Any:
+def _clamp_max(out: Out, x: Any, high: Any) -> Any:
     """Limits x from above."""
-    return clamp(out, x, None, high)
+    return _clamp(out, x, None, high)
 
 
 def _compare(function: Callable) -> Entry:
@@ -92,17 +92,17 @@ COMPARISON: Mapping[str, Entry] = MappingProxyType({
     "bitwise_or.Scalar": _OR,
     "bitwise_xor.Tensor": _XOR,
     "bitwise_xor.Scalar": _XOR,
-    "where.self": where,
-    "where.Scalar": where,
-    "where.ScalarOther": where,
-    "where.ScalarSelf": where,
-    "masked_fill.Scalar": masked_fill,
-    "masked_fill.Tensor": masked_fill,
-    "clamp.default": clamp,
-    "clamp.Tensor": clamp,
-    "clamp_min.default": clamp,
-    "clamp_min.Tensor": clamp,
-    "clamp_max.default": clamp_max,
-    "clamp_max.Tensor": clamp_max,
+    "where.self": _where,
+    "where.Scalar": _where,
+    "where.ScalarOther": _where,
+    "where.ScalarSelf": _where,
+    "masked_fill.Scalar": _masked_fill,
+    "masked_fill.Tensor": _masked_fill,
+    "clamp.default": _clamp,
+    "clamp.Tensor": _clamp,
+    "clamp_min.default": _clamp,
+    "clamp_min.Tensor": _clamp,
+    "clamp_max.default": _clamp_max,
+    "clamp_max.Tensor": _clamp_max,
 })  # fmt: skip
 """Operation -> entry."""

@@ -12,7 +12,7 @@ import numpy as np
 from pure.interop.jax.aten.result import NUMBERS, Entry, Out, to_dtype
 
 
-def arange(out: Out, *bounds: Any, **kwargs: Any) -> Any:
+def _arange(out: Out, *bounds: Any, **kwargs: Any) -> Any:
     """Counts from start (0) below end by step (1); the traced shape says how many."""
     del kwargs
     start, step = (bounds[0], (*bounds, 1, 1)[2]) if len(bounds) > 1 else (0, 1)
@@ -20,26 +20,26 @@ def arange(out: Out, *bounds: Any, **kwargs: Any) -> Any:
     return jnp.asarray(np.arange(count) * np.asarray(step) + np.asarray(start), out.dtype)
 
 
-def full(out: Out, *args: Any, **kwargs: Any) -> Any:
+def _full(out: Out, *args: Any, **kwargs: Any) -> Any:
     """Fills the traced shape with one value, the last argument."""
     del kwargs
     value = args[-1]
     return jnp.broadcast_to(to_dtype(value, out.dtype), out.shape)
 
 
-def scalar_tensor(out: Out, value: Any, **kwargs: Any) -> Any:
+def _scalar_tensor(out: Out, value: Any, **kwargs: Any) -> Any:
     """Makes a 0-d array of a number."""
     del kwargs
     return jnp.asarray(to_dtype(value, out.dtype))
 
 
-def linspace(out: Out, start: Any, end: Any, steps: int, **kwargs: Any) -> Any:
+def _linspace(out: Out, start: Any, end: Any, steps: int, **kwargs: Any) -> Any:
     """Makes evenly spaced numbers, both ends included."""
     del kwargs
     return jnp.linspace(start, end, steps, dtype=out.dtype)
 
 
-def copy(out: Out, x: Any, source: Any, non_blocking: bool = False) -> Any:
+def _copy(out: Out, x: Any, source: Any, non_blocking: bool = False) -> Any:
     """Gives the source, in the shape and dtype of x."""
     del x, non_blocking
     value = to_dtype(source, out.dtype) if isinstance(source, NUMBERS) else source.astype(out.dtype)
@@ -59,16 +59,16 @@ def _constant(number: int) -> Any:
 _ZEROS, _ONES = _constant(0), _constant(1)
 
 CREATION: Mapping[str, Entry] = MappingProxyType({
-    "arange.default": arange,
-    "arange.start": arange,
-    "arange.start_step": arange,
-    "linspace.default": linspace,
-    "scalar_tensor.default": scalar_tensor,
-    "full.default": full,
-    "full_like.default": full,
-    "new_full.default": full,
-    "fill.Scalar": full,
-    "fill.Tensor": full,
+    "arange.default": _arange,
+    "arange.start": _arange,
+    "arange.start_step": _arange,
+    "linspace.default": _linspace,
+    "scalar_tensor.default": _scalar_tensor,
+    "full.default": _full,
+    "full_like.default": _full,
+    "new_full.default": _full,
+    "fill.Scalar": _full,
+    "fill.Tensor": _full,
     "zeros.default": _ZEROS,
     "zeros_like.default": _ZEROS,
     "new_zeros.default": _ZEROS,
@@ -79,6 +79,6 @@ CREATION: Mapping[str, Entry] = MappingProxyType({
     "ones.default": _ONES,
     "ones_like.default": _ONES,
     "new_ones.default": _ONES,
-    "copy.default": copy,
+    "copy.default": _copy,
 })  # fmt: skip
 """Operation -> entry. An array that torch leaves uninitialised is zeros."""

@@ -17,7 +17,7 @@ from jax import lax
 from pure.interop.jax.aten.result import Entry, Out, is_float, to_dtype
 
 
-def embedding(
+def _embedding(
     out: Out, weight: Any, index: Any, padding: int = -1, scaled: bool = False, sparse: bool = False
 ) -> Any:
     """Reads rows of a matrix.
@@ -47,7 +47,7 @@ def embedding(
     return jnp.where((index == padding)[..., None], lax.stop_gradient(rows), rows)
 
 
-def embedding_backward(out: Out, g: Any, index: Any, count: int, padding: int, scaled: bool) -> Any:
+def _embedding_backward(out: Out, g: Any, index: Any, count: int, padding: int, scaled: bool) -> Any:
     """Adds the gradients of rows up; the row `padding` (-1: none) gets none.
 
     Args:
@@ -70,7 +70,7 @@ def embedding_backward(out: Out, g: Any, index: Any, count: int, padding: int, s
     return jnp.zeros(out.shape, out.dtype).at[rows].add(flat)
 
 
-def gather(out: Out, x: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Any:
+def _gather(out: Out, x: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Any:
     """Reads along an axis at indices of the same number of axes."""
     del sparse_grad
     if not x.ndim:
@@ -78,7 +78,7 @@ def gather(out: Out, x: Any, dim: int, index: Any, *, sparse_grad: bool = False)
     return x.at[_grid(_unsigned(index), dim)].get(mode="fill")
 
 
-def index_select(out: Out, x: Any, dim: int, index: Any) -> Any:
+def _index_select(out: Out, x: Any, dim: int, index: Any) -> Any:
     """Reads whole slices along an axis."""
     del out
     if not x.ndim:
@@ -88,12 +88,12 @@ def index_select(out: Out, x: Any, dim: int, index: Any) -> Any:
     return x.at[tuple(where)].get(mode="fill")
 
 
-def index(out: Out, x: Any, indices: Sequence[Any]) -> Any:
+def _index(out: Out, x: Any, indices: Sequence[Any]) -> Any:
     """Reads at index arrays, one an axis; None keeps an axis. Negative indices count from the end."""
     return jnp.reshape(x.at[_places(x, indices)].get(mode="fill"), out.shape)
 
 
-def index_put(out: Out, x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Any:
+def _index_put(out: Out, x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Any:
     """Writes at index arrays, or adds. Written twice without adding, a place keeps one of the values.
 
     Args:
@@ -124,17 +124,17 @@ def index_put(out: Out, x: Any, indices: Sequence[Any], values: Any, accumulate:
     return x.at[places].add(values) if accumulate else x.at[places].set(values)
 
 
-def scatter(out: Out, x: Any, dim: int, index: Any, source: Any) -> Any:
+def _scatter(out: Out, x: Any, dim: int, index: Any, source: Any) -> Any:
     """Writes along an axis at indices. Written twice, a place keeps one of the values."""
-    return _scatter(out, x, dim, index, source, "set")
+    return _write_along(out, x, dim, index, source, "set")
 
 
-def scatter_add(out: Out, x: Any, dim: int, index: Any, source: Any) -> Any:
+def _scatter_add(out: Out, x: Any, dim: int, index: Any, source: Any) -> Any:
     """Adds along an axis at indices."""
-    return _scatter(out, x, dim, index, source, "add")
+    return _write_along(out, x, dim, index, source, "add")
 
 
-def _scatter(out: Out, x: Any, dim: int, index: Any, source: Any, how: str) -> Any:
+def _write_along(out: Out, x: Any, dim: int, index: Any, source: Any, how: str) -> Any:
     """Writes or adds `source` (an array of at least the shape of the index, or a number)."""
     if not x.ndim:
         x, index = jnp.reshape(x, 1), jnp.reshape(index, -1)
@@ -197,14 +197,14 @@ def _poison(values: Any, bad: Any) -> Any:
 
 
 INDEXING: Mapping[str, Entry] = MappingProxyType({
-    "embedding.default": embedding,
-    "embedding_dense_backward.default": embedding_backward,
-    "gather.default": gather,
-    "index_select.default": index_select,
-    "index.Tensor": index,
-    "index_put.default": index_put,
-    "scatter.src": scatter,
-    "scatter.value": scatter,
-    "scatter_add.default": scatter_add,
+    "embedding.default": _embedding,
+    "embedding_dense_backward.default": _embedding_backward,
+    "gather.default": _gather,
+    "index_select.default": _index_select,
+    "index.Tensor": _index,
+    "index_put.default": _index_put,
+    "scatter.src": _scatter,
+    "scatter.value": _scatter,
+    "scatter_add.default": _scatter_add,
 })  # fmt: skip
 """Operation -> entry."""

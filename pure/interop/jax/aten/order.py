@@ -12,15 +12,15 @@ from jax import lax
 from pure.interop.jax.aten.result import Entry, Out, compute_dtype
 
 
-def sort(out: tuple[Out, Out], x: Any, dim: int = -1, descending: bool = False) -> tuple[Any, Any]:
+def _sort(out: tuple[Out, Out], x: Any, dim: int = -1, descending: bool = False) -> tuple[Any, Any]:
     """Sorts along an axis: values and indices. Equal elements keep their order; NaN is the largest."""
     if not x.ndim:
         return x, jnp.zeros((), out[1].dtype)
-    index = _argsort(x, dim, descending)
+    index = _sorting_index(x, dim, descending)
     return jnp.take_along_axis(x, index, dim), index.astype(out[1].dtype)
 
 
-def sort_stable(
+def _sort_stable(
     out: tuple[Out, Out], x: Any, *, stable: bool | None = None, dim: int = -1, descending: bool = False
 ) -> tuple[Any, Any]:
     """Sorts as `sort` does, which is stable.
@@ -36,15 +36,15 @@ def sort_stable(
         (values, indices).
     """
     del stable
-    return sort(out, x, dim, descending)
+    return _sort(out, x, dim, descending)
 
 
-def argsort(out: Out, x: Any, dim: int = -1, descending: bool = False) -> Any:
+def _argsort(out: Out, x: Any, dim: int = -1, descending: bool = False) -> Any:
     """Finds the indices that sort along an axis."""
-    return _argsort(x, dim, descending).astype(out.dtype) if x.ndim else jnp.zeros((), out.dtype)
+    return _sorting_index(x, dim, descending).astype(out.dtype) if x.ndim else jnp.zeros((), out.dtype)
 
 
-def topk(
+def _topk(
     out: tuple[Out, Out], x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
 ) -> tuple[Any, Any]:
     """Finds the k largest (or smallest) along an axis, in order; of equals, the first.
@@ -63,11 +63,11 @@ def topk(
     del sorted
     if not x.ndim:
         return jnp.reshape(x, out[0].shape), jnp.zeros(out[1].shape, out[1].dtype)
-    index = lax.slice_in_dim(_argsort(x, dim, largest), 0, k, 1, dim)
+    index = lax.slice_in_dim(_sorting_index(x, dim, largest), 0, k, 1, dim)
     return jnp.take_along_axis(x, index, dim), index.astype(out[1].dtype)
 
 
-def _argsort(x: Any, dim: int, descending: bool) -> Any:
+def _sorting_index(x: Any, dim: int, descending: bool) -> Any:
     """A stable argsort; NaN is the largest."""
     return jnp.argsort(x, dim, stable=True, descending=descending)
 
@@ -84,10 +84,10 @@ def _accumulate(function: Callable) -> Entry:
 
 
 ORDER: Mapping[str, Entry] = MappingProxyType({
-    "sort.default": sort,
-    "sort.stable": sort_stable,
-    "argsort.default": argsort,
-    "topk.default": topk,
+    "sort.default": _sort,
+    "sort.stable": _sort_stable,
+    "argsort.default": _argsort,
+    "topk.default": _topk,
     "cumsum.default": _accumulate(jnp.cumsum),
     "cumprod.default": _accumulate(jnp.cumprod),
 })  # fmt: skip

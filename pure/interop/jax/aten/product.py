@@ -12,12 +12,12 @@ from jax import lax
 from pure.interop.jax.aten.result import Entry, Out, compute_dtype, is_float, to_dtype
 
 
-def matmul(out: Out, a: Any, b: Any) -> Any:
+def _matmul(out: Out, a: Any, b: Any) -> Any:
     """Multiplies matrices, or stacks of them."""
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST).astype(out.dtype)
 
 
-def addmm(out: Out, c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+def _addmm(out: Out, c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """Computes beta c + alpha a b, rounded once; c broadcasts, and with beta = 0 is not read.
 
     Args:
@@ -40,22 +40,22 @@ def addmm(out: Out, c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) ->
     return (rest + product).astype(out.dtype)
 
 
-def linear(out: Out, x: Any, weight: Any, bias: Any = None) -> Any:
+def _linear(out: Out, x: Any, weight: Any, bias: Any = None) -> Any:
     """Computes x weight^T + bias."""
     if bias is None:
-        return matmul(out, x, jnp.swapaxes(weight, -1, -2))
-    return addmm(out, bias, x, jnp.swapaxes(weight, -1, -2))
+        return _matmul(out, x, jnp.swapaxes(weight, -1, -2))
+    return _addmm(out, bias, x, jnp.swapaxes(weight, -1, -2))
 
 
 PRODUCT: Mapping[str, Entry] = MappingProxyType({
-    "mm.default": matmul,
-    "bmm.default": matmul,
-    "mv.default": matmul,
-    "dot.default": matmul,
-    "matmul.default": matmul,
-    "linear.default": linear,
-    "addmm.default": addmm,
-    "addmv.default": addmm,
-    "baddbmm.default": addmm,
+    "mm.default": _matmul,
+    "bmm.default": _matmul,
+    "mv.default": _matmul,
+    "dot.default": _matmul,
+    "matmul.default": _matmul,
+    "linear.default": _linear,
+    "addmm.default": _addmm,
+    "addmv.default": _addmm,
+    "baddbmm.default": _addmm,
 })  # fmt: skip
 """Operation -> entry."""

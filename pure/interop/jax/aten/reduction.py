@@ -13,17 +13,17 @@ from pure.interop.jax.aten.result import Entry, Out, axes_of, compute_dtype
 from pure.interop.jax.aten.unary import absolute
 
 
-def largest_along(out: tuple[Out, Out], x: Any, dim: int, keepdim: bool = False) -> tuple[Any, Any]:
+def _largest_along(out: tuple[Out, Out], x: Any, dim: int, keepdim: bool = False) -> tuple[Any, Any]:
     """Finds the largest along an axis, and its first index; the gradient goes to that one."""
     return _pick(jnp.argmax, out, x, dim, keepdim)
 
 
-def smallest_along(out: tuple[Out, Out], x: Any, dim: int, keepdim: bool = False) -> tuple[Any, Any]:
+def _smallest_along(out: tuple[Out, Out], x: Any, dim: int, keepdim: bool = False) -> tuple[Any, Any]:
     """Finds the smallest along an axis, and its first index; the gradient goes to that one."""
     return _pick(jnp.argmin, out, x, dim, keepdim)
 
 
-def vector_norm(
+def _vector_norm(
     out: Out, x: Any, order: Any = 2, dim: Any = None, keepdim: bool = False, **kwargs: Any
 ) -> Any:
     """Computes the norm of vectors along axes.
@@ -55,7 +55,7 @@ def vector_norm(
     return _map_nonzero(root, total).astype(out.dtype)
 
 
-def variance(out: Out, x: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = False) -> Any:
+def _variance(out: Out, x: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = False) -> Any:
     """Computes the variance along axes, divided by the count minus the correction (1)."""
     wide = x.astype(compute_dtype(out.dtype))
     axes = axes_of(dim, x.ndim)
@@ -67,14 +67,14 @@ def variance(out: Out, x: Any, dim: Any = None, *, correction: Any = 1, keepdim:
     return (jnp.sum(centred * centred, axes, keepdims=keepdim) / divisor).astype(out.dtype)
 
 
-def deviation(out: Out, x: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = False) -> Any:
+def _deviation(out: Out, x: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = False) -> Any:
     """Computes the standard deviation along axes; where it is 0 its gradient is 0."""
     wide = Out(out.shape, compute_dtype(out.dtype))
-    square = variance(wide, x, dim, correction=correction, keepdim=keepdim)
+    square = _variance(wide, x, dim, correction=correction, keepdim=keepdim)
     return _map_nonzero(jnp.sqrt, square).astype(out.dtype)
 
 
-def logsumexp(out: Out, x: Any, dim: Any, keepdim: bool = False) -> Any:
+def _logsumexp(out: Out, x: Any, dim: Any, keepdim: bool = False) -> Any:
     """Computes log(sum(exp(x))) along axes."""
     wide = x.astype(compute_dtype(out.dtype))
     return jax.nn.logsumexp(wide, axes_of(dim, x.ndim), keepdims=keepdim).astype(out.dtype)
@@ -140,8 +140,8 @@ REDUCTION: Mapping[str, Entry] = MappingProxyType({
     "amin.default": _MIN,
     "max.default": _MAX,
     "min.default": _MIN,
-    "max.dim": largest_along,
-    "min.dim": smallest_along,
+    "max.dim": _largest_along,
+    "min.dim": _smallest_along,
     "argmax.default": _index_of(jnp.argmax),
     "argmin.default": _index_of(jnp.argmin),
     "all.default": _ALL,
@@ -150,9 +150,9 @@ REDUCTION: Mapping[str, Entry] = MappingProxyType({
     "any.default": _ANY,
     "any.dim": _ANY,
     "any.dims": _ANY,
-    "linalg_vector_norm.default": vector_norm,
-    "var.correction": variance,
-    "std.correction": deviation,
-    "logsumexp.default": logsumexp,
+    "linalg_vector_norm.default": _vector_norm,
+    "var.correction": _variance,
+    "std.correction": _deviation,
+    "logsumexp.default": _logsumexp,
 })  # fmt: skip
 """Operation -> entry."""

@@ -13,13 +13,13 @@ from jax import lax
 from pure.interop.jax.aten.result import Entry, Out, axes_of, to_dtype
 
 
-def reshape(out: Out, x: Any, shape: Sequence[int]) -> Any:
+def _reshape(out: Out, x: Any, shape: Sequence[int]) -> Any:
     """Reshapes to the traced shape."""
     del shape
     return jnp.reshape(x, out.shape)
 
 
-def view_dtype(out: Out, x: Any, dtype: Any) -> Any:
+def _view_dtype(out: Out, x: Any, dtype: Any) -> Any:
     """Reads the bits of x as another dtype; the last axis grows or shrinks by the ratio of the widths."""
     del dtype
     old, new = np.dtype(x.dtype).itemsize, np.dtype(out.dtype).itemsize
@@ -28,13 +28,13 @@ def view_dtype(out: Out, x: Any, dtype: Any) -> Any:
     return jnp.reshape(lax.bitcast_convert_type(x, out.dtype), out.shape)
 
 
-def expand(out: Out, x: Any, shape: Sequence[int], *, implicit: bool = False) -> Any:
+def _expand(out: Out, x: Any, shape: Sequence[int], *, implicit: bool = False) -> Any:
     """Broadcasts to the traced shape."""
     del shape, implicit
     return jnp.broadcast_to(x, out.shape)
 
 
-def as_strided(
+def _as_strided(
     out: Out, x: Any, size: Sequence[int], stride: Sequence[int], offset: int | None = None
 ) -> Any:
     """Keeps x, the one case in which strides mean something here: the same shape, in x's own order.
@@ -60,20 +60,20 @@ def as_strided(
     return x.astype(out.dtype)
 
 
-def squeeze_dims(out: Out, x: Any, dim: Any = None) -> Any:
+def _squeeze_dims(out: Out, x: Any, dim: Any = None) -> Any:
     """Drops axes of length 1: the traced shape says which."""
     del dim
     return jnp.reshape(x, out.shape)
 
 
-def slice_axis(out: Out, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
+def _slice_axis(out: Out, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
     """Takes a slice of one axis."""
     del out
     first, last, step = slice(start, end, step).indices(x.shape[dim])
     return lax.slice_in_dim(x, first, max(first, last), step, dim)
 
 
-def split(out: Sequence[Out], x: Any, size: Any, dim: int = 0) -> tuple:
+def _split(out: Sequence[Out], x: Any, size: Any, dim: int = 0) -> tuple:
     """Cuts one axis into pieces; the traced shapes say where."""
     del size
     lengths = [piece.shape[dim] for piece in out]
@@ -83,30 +83,30 @@ def split(out: Sequence[Out], x: Any, size: Any, dim: int = 0) -> tuple:
     )
 
 
-def unbind(out: Sequence[Out], x: Any, dim: int = 0) -> tuple:
+def _unbind(out: Sequence[Out], x: Any, dim: int = 0) -> tuple:
     """Takes an axis apart."""
     return tuple(lax.index_in_dim(x, i, dim, keepdims=False) for i in range(len(out)))
 
 
-def cat(out: Out, arrays: Sequence[Any], dim: int = 0) -> Any:
+def _cat(out: Out, arrays: Sequence[Any], dim: int = 0) -> Any:
     """Joins arrays along an axis; empty arrays of one axis count for nothing, as in torch."""
     parts = [x.astype(out.dtype) for x in arrays if x.shape != (0,)]
     return jnp.concatenate(parts, dim) if parts else jnp.zeros(out.shape, out.dtype)
 
 
-def stack(out: Out, arrays: Sequence[Any], dim: int = 0) -> Any:
+def _stack(out: Out, arrays: Sequence[Any], dim: int = 0) -> Any:
     """Joins arrays along a new axis."""
     return jnp.stack([x.astype(out.dtype) for x in arrays], dim)
 
 
-def pad(out: Out, x: Any, widths: Sequence[int], value: Any = 0) -> Any:
+def _pad(out: Out, x: Any, widths: Sequence[int], value: Any = 0) -> Any:
     """Pads with a constant: pairs of widths from the last axis backwards; a negative width cuts."""
     pairs = [(widths[i], widths[i + 1], 0) for i in range(0, len(widths), 2)]
     every = [(0, 0, 0)] * (x.ndim - len(pairs)) + pairs[::-1]
     return lax.pad(x, to_dtype(value, out.dtype), every)
 
 
-def slice_backward(out: Out, g: Any, shape: Sequence[int], dim: int, start: int, end: int, step: int) -> Any:
+def _slice_backward(out: Out, g: Any, shape: Sequence[int], dim: int, start: int, end: int, step: int) -> Any:
     """Puts the gradient of a slice into zeros.
 
     Args:
@@ -126,13 +126,13 @@ def slice_backward(out: Out, g: Any, shape: Sequence[int], dim: int, start: int,
     return lax.pad(g, np.zeros((), out.dtype), widths)
 
 
-def select_backward(out: Out, g: Any, shape: Sequence[int], dim: int, index: int) -> Any:
+def _select_backward(out: Out, g: Any, shape: Sequence[int], dim: int, index: int) -> Any:
     """Puts the gradient of one index into zeros."""
     index = index % shape[dim]
-    return slice_backward(out, jnp.expand_dims(g, dim), shape, dim, index, index + 1, 1)
+    return _slice_backward(out, jnp.expand_dims(g, dim), shape, dim, index, index + 1, 1)
 
 
-def slice_scatter(
+def _slice_scatter(
     out: Out, x: Any, source: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Any:
     """Replaces a slice of one axis.
@@ -151,7 +151,7 @@ def slice_scatter(
     return x.at[tuple(where)].set(source.astype(out.dtype))
 
 
-def select_scatter(out: Out, x: Any, source: Any, dim: int, index: int) -> Any:
+def _select_scatter(out: Out, x: Any, source: Any, dim: int, index: int) -> Any:
     """Replaces what stands at one index of an axis."""
     where: list[Any] = [slice(None)] * x.ndim
     where[dim] = index
@@ -176,30 +176,30 @@ def _triangle(function: Any) -> Any:
 
 
 SHAPE: Mapping[str, Entry] = MappingProxyType({
-    "view.default": reshape,
-    "_unsafe_view.default": reshape,
-    "reshape.default": reshape,
-    "view.dtype": view_dtype,
-    "expand.default": expand,
-    "as_strided.default": as_strided,
+    "view.default": _reshape,
+    "_unsafe_view.default": _reshape,
+    "reshape.default": _reshape,
+    "view.dtype": _view_dtype,
+    "expand.default": _expand,
+    "as_strided.default": _as_strided,
     "t.default": lambda out, x: x.T,
     "transpose.int": lambda out, x, a, b: jnp.swapaxes(x, a, b) if x.ndim else x,
     "permute.default": lambda out, x, dims: jnp.transpose(x, axes_of(dims, x.ndim) if dims else ()),
     "unsqueeze.default": lambda out, x, dim: jnp.expand_dims(x, dim),
-    "squeeze.default": squeeze_dims,
-    "squeeze.dim": squeeze_dims,
-    "squeeze.dims": squeeze_dims,
+    "squeeze.default": _squeeze_dims,
+    "squeeze.dim": _squeeze_dims,
+    "squeeze.dims": _squeeze_dims,
     "select.int": lambda out, x, dim, index: lax.index_in_dim(x, index, dim, keepdims=False),
-    "slice.Tensor": slice_axis,
-    "split.Tensor": split,
-    "unsafe_split.Tensor": split,
-    "split_with_sizes.default": split,
-    "unbind.int": unbind,
-    "cat.default": cat,
-    "stack.default": stack,
+    "slice.Tensor": _slice_axis,
+    "split.Tensor": _split,
+    "unsafe_split.Tensor": _split,
+    "split_with_sizes.default": _split,
+    "unbind.int": _unbind,
+    "cat.default": _cat,
+    "stack.default": _stack,
     "flip.default": lambda out, x, dims: jnp.flip(x, axes_of(dims, x.ndim) if dims else ()),
     "repeat.default": lambda out, x, repeats: jnp.tile(x, repeats),
-    "constant_pad_nd.default": pad,
+    "constant_pad_nd.default": _pad,
     "tril.default": _triangle(jnp.tril),
     "triu.default": _triangle(jnp.triu),
     "clone.default": _identity,
@@ -207,9 +207,9 @@ SHAPE: Mapping[str, Entry] = MappingProxyType({
     "contiguous.default": _identity,
     "lift_fresh_copy.default": _identity,
     "detach.default": _detach,
-    "slice_backward.default": slice_backward,
-    "select_backward.default": select_backward,
-    "slice_scatter.default": slice_scatter,
-    "select_scatter.default": select_scatter,
+    "slice_backward.default": _slice_backward,
+    "select_backward.default": _select_backward,
+    "slice_scatter.default": _slice_scatter,
+    "select_scatter.default": _select_scatter,
 })  # fmt: skip
 """Operation -> entry."""

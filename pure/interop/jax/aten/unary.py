@@ -13,7 +13,7 @@ from jax import lax
 from pure.interop.jax.aten.result import Entry, Out, compute_dtype, is_float, pointwise, to_dtype
 
 
-def cast(out: Out, x: Any, **kwargs: Any) -> Any:
+def _cast(out: Out, x: Any, **kwargs: Any) -> Any:
     """Converts to the traced dtype; device and layout have no meaning in jax."""
     del kwargs
     return jnp.asarray(to_dtype(x, out.dtype))
@@ -24,7 +24,7 @@ def absolute(x: Any) -> Any:
     return x * jnp.sign(x)
 
 
-def round_decimals(out: Out, x: Any, *, decimals: int = 0) -> Any:
+def _round_decimals(out: Out, x: Any, *, decimals: int = 0) -> Any:
     """Rounds half to even, at a number of decimals."""
     dtype = compute_dtype(out.dtype)
     scale = jnp.asarray(10.0 ** abs(decimals), dtype)
@@ -53,7 +53,7 @@ def _round_integers(function: Any) -> Any:
 
 
 UNARY: Mapping[str, Entry] = MappingProxyType({
-    "_to_copy.default": cast,
+    "_to_copy.default": _cast,
     "abs.default": pointwise(absolute),
     "neg.default": pointwise(jnp.negative),
     "sign.default": pointwise(_sign),
@@ -80,7 +80,7 @@ UNARY: Mapping[str, Entry] = MappingProxyType({
     "ceil.default": _round_integers(jnp.ceil),
     "trunc.default": _round_integers(jnp.trunc),
     "round.default": _round_integers(jnp.round),
-    "round.decimals": round_decimals,
+    "round.decimals": _round_decimals,
     "isnan.default": _float_test(jnp.isnan, False),
     "isinf.default": _float_test(jnp.isinf, False),
     "isfinite.default": _float_test(jnp.isfinite, True),
