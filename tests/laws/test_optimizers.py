@@ -29,26 +29,26 @@ STEPS = 200
 
 
 class Row(NamedTuple):
-    """An optimizer, its twin, and how far they may be apart after 200 updates, relative to the largest
+    """An optimizer, its twin in optax, and how far they may differ after 200 updates, relative to the largest
     parameter."""
 
     name: str
     ours: Callable[[], GradientTransformation]
     peer: Callable[[], optax.GradientTransformation]
     float32: float = 1e-6
-    float64: float | None = 1e-12  # None: a combination of formulas that other rows compare
+    float64: float | None = 1e-12  # None: not compared, as other rows compare each of its formulas
     leafwise: bool = True  # see optim.is_leafwise
 
 
-def rate(library: Any) -> Callable:
+def warmup_cosine(library: Any) -> Callable:
     return library.warmup_cosine_decay_schedule(0.0, 0.02, 10, 180, 0.002)
 
 
-def peer_mask(params: Tree) -> Tree:
+def optax_decay_mask(params: Tree) -> Tree:
     return {"embedding": True, "layers": [{"norm": False, "q": True} for _ in params["layers"]]}
 
 
-def peer_matrix_mask(params: Tree) -> Tree:
+def optax_matrix_mask(params: Tree) -> Tree:
     return {"embedding": False, "layers": [{"norm": False, "q": True} for _ in params["layers"]]}
 
 
@@ -69,10 +69,10 @@ def muon_for_layers(library: Any, matrices: Callable) -> Any:
     return library.muon(0.02, weight_decay=0.1, consistent_rms=0.2, muon_weight_dimension_numbers=matrices)
 
 
-def peer_matrices(params: Tree) -> Tree:
+def optax_matrices(params: Tree) -> Tree:
     """The matrices that `optim.hidden_matrices` selects."""
-    numbers = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
-    return {"embedding": None, "layers": [{"norm": None, "q": numbers} for _ in params["layers"]]}
+    random_arrays = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
+    return {"embedding": None, "layers": [{"norm": None, "q": random_arrays} for _ in params["layers"]]}
 
 
 def muon_for_all(library: Any) -> Any:
@@ -95,11 +95,11 @@ def base_library(library: Any) -> Any:
     return optax if library is optax.contrib else library
 
 
-def rmsprop(library: Any) -> Any:
+def momentum_rmsprop(library: Any) -> Any:
     return library.rmsprop(0.01, 0.95, initial_scale=1.0, eps_in_sqrt=False, centered=True, momentum=0.9)
 
 
-def corrected_rmsprop(library: Any) -> Any:
+def bias_corrected_rmsprop(library: Any) -> Any:
     means = library.scale_by_rms(0.9, 1e-3, bias_correction=True)
     return library.chain(
         means, library.scale_by_stddev(0.9, 1e-3, 1.0, bias_correction=True), library.sgd(0.01)
@@ -107,9 +107,9 @@ def corrected_rmsprop(library: Any) -> Any:
 
 
 def adafactor(library: Any) -> Any:
-    """With factored matrices, and every part that is optional."""
+    """Adafactor with factored matrices and every optional part."""
     options = {"min_dim_size_to_factor": 3, "momentum": 0.9, "dtype_momentum": None}
-    return library.adafactor(rate(library), weight_decay_rate=1e-3, **options)
+    return library.adafactor(warmup_cosine(library), weight_decay_rate=1e-3, **options)
 
 
 def factored_rms(library: Any) -> Any:
@@ -141,16 +141,16 @@ def skip_norm_above(library: Any, large: Callable) -> Any:
 
 
 def freeze(library: Any) -> Any:
-    """The embedding has no state; the layers' norms move, but not their matrices."""
-    frozen = {"embedding": False, "layers": [{"norm": False, "q": True}]}
-    whole = {"embedding": True, "layers": False}
-    trained = library.selective_transform(library.adam(0.2), freeze_mask=whole)
-    return library.chain(trained, library.freeze(frozen))
+    """Adam without state for the embedding, then a mask that stops the layers' matrices, not their norms."""
+    frozen_matrices = {"embedding": False, "layers": [{"norm": False, "q": True}]}
+    frozen_embedding = {"embedding": True, "layers": False}
+    adam = library.selective_transform(library.adam(0.2), freeze_mask=frozen_embedding)
+    return library.chain(adam, library.freeze(frozen_matrices))
 
 
-# Measured: 8e-7 at most in float32, 1.4e-15 in float64; 3e-8 where a schedule takes part, always float32
-# here. With a bfloat16 moment both sides round, at different places, and drift 1.6e-2 apart: see the tests of
-# bfloat16 updates.
+# Measured differences: 8e-7 at most in float32, 1.4e-15 in float64; 3e-8 with a schedule, as schedules are
+# computed in float32. With a bfloat16 moment both libraries round, at different places, and drift 1.6e-2
+# apart: see the tests of bfloat16 updates.
 TABLE = (
     Row("sgd", lambda: optim.sgd(0.1), lambda: optax.sgd(0.1), float64=None),
     Row("sgd momentum", lambda: optim.sgd(0.05, 0.9), lambda: optax.sgd(0.05, 0.9)),
@@ -163,7 +163,12 @@ TABLE = (
     Row("adam nesterov", lambda: optim.adam(0.01, nesterov=True), lambda: optax.adam(0.01, nesterov=True)),
     Row("adam eps_root", lambda: optim.adam(0.01, eps_root=1e-6), lambda: optax.adam(0.01, eps_root=1e-6)),
     Row("adamw", lambda: optim.adamw(0.01, weight_decay=0.1), lambda: optax.adamw(0.01, weight_decay=0.1)),
-    Row("adamw rate", lambda: optim.adamw(rate(optim)), lambda: optax.adamw(rate(optax)), float64=None),
+    Row(
+        "adamw rate",
+        lambda: optim.adamw(warmup_cosine(optim)),
+        lambda: optax.adamw(warmup_cosine(optax)),
+        float64=None,
+    ),
     Row(
         "adamw decay",
         lambda: optim.adamw(0.01, weight_decay=optim.linear_schedule(0.1, 0.0, 100)),
@@ -173,7 +178,7 @@ TABLE = (
     Row(
         "adamw mask",
         lambda: optim.adamw(0.01, weight_decay=0.1, mask=optim.path_mask(exclude=("norm",))),
-        lambda: optax.adamw(0.01, weight_decay=0.1, mask=peer_mask),
+        lambda: optax.adamw(0.01, weight_decay=0.1, mask=optax_decay_mask),
         float64=None,
     ),
     Row(
@@ -223,7 +228,7 @@ TABLE = (
     Row(
         "masked",
         lambda: masked_adam_then_sgd(optim, optim.path_mask("/q/")),
-        lambda: masked_adam_then_sgd(optax, peer_matrix_mask),
+        lambda: masked_adam_then_sgd(optax, optax_matrix_mask),
         float64=None,
     ),
     Row(
@@ -236,8 +241,8 @@ TABLE = (
     Row("partition", lambda: partition(optim), lambda: partition(optax), float64=None, leafwise=False),
     Row(
         "inject_hyperparams",
-        lambda: optim.inject_hyperparams(optim.adamw)(learning_rate=rate(optim), weight_decay=0.1),
-        lambda: optax.inject_hyperparams(optax.adamw)(learning_rate=rate(optax), weight_decay=0.1),
+        lambda: optim.inject_hyperparams(optim.adamw)(learning_rate=warmup_cosine(optim), weight_decay=0.1),
+        lambda: optax.inject_hyperparams(optax.adamw)(learning_rate=warmup_cosine(optax), weight_decay=0.1),
         float64=None,
     ),
     Row(
@@ -253,7 +258,7 @@ TABLE = (
     Row(
         "muon",
         lambda: muon_for_layers(optim, optim.hidden_matrices),
-        lambda: muon_for_layers(optax.contrib, peer_matrices),
+        lambda: muon_for_layers(optax.contrib, optax_matrices),
     ),
     Row(
         "muon for all",
@@ -264,17 +269,17 @@ TABLE = (
     ),
     Row("nadamw", lambda: optim.nadamw(0.01, weight_decay=0.1), lambda: optax.nadamw(0.01, weight_decay=0.1)),
     Row("rmsprop", lambda: optim.rmsprop(0.01), lambda: optax.rmsprop(0.01)),
-    Row("rmsprop centered", lambda: rmsprop(optim), lambda: rmsprop(optax)),
-    Row("rmsprop corrected", lambda: corrected_rmsprop(optim), lambda: corrected_rmsprop(optax)),
+    Row("rmsprop centered", lambda: momentum_rmsprop(optim), lambda: momentum_rmsprop(optax)),
+    Row("rmsprop corrected", lambda: bias_corrected_rmsprop(optim), lambda: bias_corrected_rmsprop(optax)),
     Row("adagrad", lambda: optim.adagrad(0.5), lambda: optax.adagrad(0.5)),
     Row("adafactor", lambda: adafactor(optim), lambda: adafactor(optax), float64=None),
     Row("factored rms", lambda: factored_rms(optim), lambda: factored_rms(optax)),
     Row(
         "lamb",
         lambda: lamb(optim, optim.path_mask(exclude=("norm",))),
-        lambda: lamb(optax, peer_mask),
+        lambda: lamb(optax, optax_decay_mask),
     ),
-    Row("freeze", lambda: freeze(optim), lambda: freeze(optax), float64=None, whole=True),
+    Row("freeze", lambda: freeze(optim), lambda: freeze(optax), float64=None, leafwise=False),
     Row(
         "zero_nans",
         lambda: optim.chain(optim.zero_nans(), optim.sgd(0.1)),
@@ -285,23 +290,26 @@ TABLE = (
         "MultiSteps",
         lambda: skip_norm_above(optim, optim.skip_large_updates),
         lambda: skip_norm_above(optax, optax.transforms.skip_large_updates),
-        whole=True,
+        leafwise=False,
     ),
     Row(
         "MultiSteps sum",
         lambda: multi_steps(optim, 3, use_grad_mean=False, should_skip_update_fn=optim.skip_not_finite),
         lambda: multi_steps(optax, 3, use_grad_mean=False, should_skip_update_fn=optax.skip_not_finite),
         float64=None,
-        whole=True,
+        leafwise=False,
     ),
 )
 for_every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 
 
-def numbers(seed: int, *leading: int, layers: int = 1) -> Tree:
+def random_arrays(seed: int, *leading: int, layers: int = 1) -> Tree:
     """A tree with an embedding, and a norm and a matrix in each layer, as float64 arrays."""
     rng = np.random.default_rng(seed)
-    layer = lambda: {"norm": rng.normal(size=(*leading, 4)), "q": rng.normal(size=(*leading, 4, 3))}  # noqa: E731
+
+    def layer() -> Tree:
+        return {"norm": rng.normal(size=(*leading, 4)), "q": rng.normal(size=(*leading, 4, 3))}
+
     return {"embedding": rng.normal(size=(*leading, 6, 4)), "layers": [layer() for _ in range(layers)]}
 
 
@@ -318,10 +326,10 @@ def run_updates(
     row: Row, updates: int, dtype: torch.dtype = torch.float32, layers: int = 1
 ) -> tuple[GradientTransformation, Tree, Tree]:
     """Run some updates, so that moments and counts are not zero; return (optimizer, params, state)."""
-    opt, params = row.ours(), tensors(numbers(0, layers=layers), dtype)
+    opt, params = row.ours(), tensors(random_arrays(0, layers=layers), dtype)
     state = opt.init(params)
     for i in range(updates):
-        grads = tensors(numbers(i + 1, layers=layers), dtype)
+        grads = tensors(random_arrays(i + 1, layers=layers), dtype)
         steps, state = opt.update(grads, state, params, **extra_arguments(grads))
         params = optim.apply_updates(params, steps)
     return opt, params, state
@@ -342,9 +350,9 @@ def leaf_close(x: Tensor, y: Tensor, tolerance: float) -> bool:
 
 
 @for_every_row
-def test_purity(row: Row) -> None:
+def test_update_leaves_its_arguments_and_repeats_its_result(row: Row) -> None:
     opt, params, state = run_updates(row, 2)
-    grads = tensors(numbers(9))
+    grads = tensors(random_arrays(9))
     arguments = (grads, state, params, extra_arguments(grads))
     before = tree.clone(arguments)
     first = opt.update(*arguments[:3], **arguments[3])
@@ -355,9 +363,9 @@ def test_purity(row: Row) -> None:
 
 @for_every_row
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_structure_and_dtypes_stay(row: Row, dtype: torch.dtype) -> None:
+def test_update_keeps_structures_and_dtypes(row: Row, dtype: torch.dtype) -> None:
     opt, params, state = run_updates(row, 1, dtype)
-    steps, new = opt.update(tensors(numbers(9), dtype), state, params, value=torch.tensor(1.0))
+    steps, new = opt.update(tensors(random_arrays(9), dtype), state, params, value=torch.tensor(1.0))
     for old, now in ((params, steps), (state, new), (opt.init(params), state)):
         assert tree.structure(old) == tree.structure(now)
         assert [x.dtype for x in tree.leaves(old)] == [x.dtype for x in tree.leaves(now)]
@@ -368,7 +376,7 @@ def test_structure_and_dtypes_stay(row: Row, dtype: torch.dtype) -> None:
 def test_gradients_of_another_shape_are_refused(row: Row, name: str) -> None:
     """A gradient [3, 1] of a parameter [3, 2] would be broadcast into every column."""
     opt, params, state = run_updates(row, 1)
-    grads = tensors(numbers(9))
+    grads = tensors(random_arrays(9))
     one_column = tree.map_with_path(lambda path, g: g[..., :1] if path == name else g, grads)
     with pytest.raises(ValueError, match=f"'{name}' has the shapes .* nothing is broadcast"):
         opt.update(one_column, state, params, value=torch.tensor(1.0))
@@ -376,7 +384,7 @@ def test_gradients_of_another_shape_are_refused(row: Row, name: str) -> None:
 
 @for_every_row
 def test_no_two_leaves_of_a_state_share_storage(row: Row) -> None:
-    params = tensors(numbers(0))
+    params = tensors(random_arrays(0))
     pointers = [x.data_ptr() for x in tree.leaves((params, row.ours().init(params)))]
     assert len(set(pointers)) == len(pointers)
 
@@ -392,7 +400,7 @@ def test_no_function_is_a_closure(row: Row) -> None:
 
 
 def functions(x: Any) -> Iterator[Callable]:
-    """Yield the functions in a transformation, also those in partials, tuples and dicts (masks, schedules)."""
+    """Yield the functions in a transformation, also in partials, tuples and dicts (masks, schedules)."""
     if isinstance(x, partial):
         yield x.func
         x = (x.args, x.keywords)
@@ -406,13 +414,13 @@ def functions(x: Any) -> Iterator[Callable]:
 
 
 @for_every_row
-def test_leafwise(row: Row) -> None:
-    """Leaves updated in a tree without the others get the same bits as in the whole tree."""
+def test_leafwise_updates_of_some_leaves_equal_those_in_the_whole_tree(row: Row) -> None:
+    """Bit for bit; and `is_leafwise` knows for which optimizers this holds."""
     opt, params, state = run_updates(row, 3, layers=2)
     assert optim.is_leafwise(opt) is row.leafwise
     if not row.leafwise:
         return
-    grads = tensors(numbers(9, layers=2))
+    grads = tensors(random_arrays(9, layers=2))
     extra = extra_arguments(grads)
     whole = (*opt.update(grads, state, params, **extra),)
     names = tree.paths(params)
@@ -433,32 +441,31 @@ def select_leaves(whole: Tree, *, kept: set[str], names: list[str]) -> Tree:
     """
 
     def owner(path: str) -> str | None:
+        """The parameter that a path in a state ends with, as moments are trees like the parameters."""
         return next((name for name in names if f"/{path}".endswith(f"/{name}")), None)
 
-    return drop_empty_items(
-        tree.map_with_path(lambda path, x: x if owner(path) in (*kept, None) else None, whole)
-    )
+    def select(path: str, leaf: Tensor) -> Tensor | None:
+        return leaf if owner(path) in (*kept, None) else None
+
+    return drop_empty_items(tree.map_with_path(select, whole))
 
 
 def drop_empty_items(node: Tree) -> Tree:
     if isinstance(node, dict):
         return {k: drop_empty_items(v) for k, v in node.items()}
     if isinstance(node, list):
-        full = [x for x in node if tree.leaves(x)]
-        return [drop_empty_items(x) for x in full or node[:1]]
+        not_empty = [x for x in node if tree.leaves(x)]
+        return [drop_empty_items(x) for x in not_empty or node[:1]]
     if isinstance(node, tuple):
-        return (
-            type(node)(*map(drop_empty_items, node))
-            if hasattr(node, "_fields")
-            else tuple(map(drop_empty_items, node))
-        )
+        items = map(drop_empty_items, node)
+        return type(node)(*items) if hasattr(node, "_fields") else tuple(items)
     return node
 
 
 @for_every_row
 def test_eager_equals_compiled(row: Row) -> None:
     opt, params, state = run_updates(row, 2)
-    grads = tensors(numbers(9))
+    grads = tensors(random_arrays(9))
     torch._dynamo.reset()
     compiled = torch.compile(opt.update, backend="aot_eager", fullgraph=True)
     assert close(
@@ -470,14 +477,14 @@ def test_eager_equals_compiled(row: Row) -> None:
 
 @pytest.mark.slow
 def test_eager_equals_inductor() -> None:
-    """One kernel updates a leaf; the powers of the bias correction are computed outside its loop."""
+    """And no vectorised loop over elements computes the powers of the bias correction."""
     row = Row(
         "",
-        lambda: optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(rate(optim))),
+        lambda: optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(warmup_cosine(optim))),
         lambda: optax.sgd(0.1),
     )
     opt, params, state = run_updates(row, 2)
-    grads = tensors(numbers(9))
+    grads = tensors(random_arrays(9))
     torch._dynamo.reset()
     compiled, code = run_and_get_code(
         torch.compile(opt.update, fullgraph=True), grads, state, params, **extra_arguments(grads)
@@ -492,7 +499,7 @@ def test_eager_equals_inductor() -> None:
 @for_every_row
 def test_vmap_equals_a_loop(row: Row) -> None:
     opt, count = row.ours(), 3
-    params, grads = tensors(numbers(0, count)), tensors(numbers(1, count))
+    params, grads = tensors(random_arrays(0, count)), tensors(random_arrays(1, count))
     state = torch.vmap(opt.init)(params)
     value = torch.arange(1.0, 4.0)
 
@@ -517,8 +524,8 @@ def step_twice(step: Callable, grads: Tree, state: Tree, params: Tree, value: Te
     [(row, precision) for row in TABLE for precision in ("float32", "float64") if getattr(row, precision)],
     ids=lambda x: x if isinstance(x, str) else x.name,
 )
-def test_follows_the_trajectory_of_optax(row: Row, precision: str) -> None:
-    """After 200 updates towards a target, with noise, params and state (as flax serializes it) are close."""
+def test_training_for_200_steps_equals_optax(row: Row, precision: str) -> None:
+    """Noisy gradients of a quadratic; params and states, as flax serializes them, are compared at the end."""
     with jax.enable_x64(precision == "float64"):
         ours, theirs = trajectories(row, getattr(torch, precision), getattr(jnp, precision))
     tolerance = getattr(row, precision)
@@ -535,7 +542,7 @@ def test_follows_the_trajectory_of_optax(row: Row, precision: str) -> None:
 
 def trajectories(row: Row, dtype: torch.dtype, peer_dtype: Any) -> tuple[Any, Any]:
     """Run 200 updates of ours and of the peer's; return (params, state) of each, leaves as numpy arrays."""
-    start, target, noise = numbers(0), numbers(1), numbers(2, STEPS)
+    start, target, noise = random_arrays(0), random_arrays(1), random_arrays(2, STEPS)
     opt, params = row.ours(), tensors(start, dtype)
     state = opt.init(params)
     peer = optax.with_extra_args_support(row.peer())
@@ -564,22 +571,21 @@ def trajectories(row: Row, dtype: torch.dtype, peer_dtype: Any) -> tuple[Any, An
 
 
 def arrays(values: Tree) -> Tree:
-    """Convert tensors to numpy arrays, bfloat16 to that of JAX."""
-    return tree.map(
-        lambda x: (
-            np.asarray(jnp.asarray(x.float().numpy(), jnp.bfloat16))
-            if x.dtype == torch.bfloat16
-            else x.numpy()
-        ),
-        values,
-    )
+    """Convert tensors to numpy arrays; bfloat16 to JAX's bfloat16, as numpy has none."""
+
+    def to_numpy(x: Tensor) -> np.ndarray:
+        if x.dtype == torch.bfloat16:
+            return np.asarray(jnp.asarray(x.float().numpy(), jnp.bfloat16))
+        return x.numpy()
+
+    return tree.map(to_numpy, values)
 
 
 @for_every_row
-def test_a_state_resumes_in_jax_and_comes_back(row: Row) -> None:
+def test_a_state_is_exchanged_with_optax_in_both_directions(row: Row) -> None:
     """flax reads our bytes into optax's classes; after one more update there, we read its bytes."""
     opt, params, state = run_updates(row, 3)
-    grads = tensors(numbers(9))
+    grads = tensors(random_arrays(9))
     peer = optax.with_extra_args_support(row.peer())
     peer_params, peer_grads = jax.tree.map(jnp.asarray, (arrays(params), arrays(grads)))
     peer_state = flax.serialization.from_bytes(peer.init(peer_params), serial.to_bytes(state))
@@ -592,7 +598,7 @@ def test_a_state_resumes_in_jax_and_comes_back(row: Row) -> None:
 
 
 @for_every_row
-def test_bfloat16_updates_are_rounded_once(row: Row) -> None:
+def test_bfloat16_updates_are_close_to_float64(row: Row) -> None:
     """With bfloat16 params and gradients, the sum of 20 updates is within one bfloat16 step (2⁻⁷) of
     float64's."""
     rounded, exact = (sum_updates(row, dtype) for dtype in (torch.bfloat16, torch.float64))
@@ -605,7 +611,7 @@ def test_bfloat16_updates_are_closer_to_exact_than_in_optax(name: str) -> None:
     rounded, exact = (sum_updates(row, dtype) for dtype in (torch.bfloat16, torch.float64))
     peer = optax.with_extra_args_support(row.peer())
     params, *grads = (
-        jax.tree.map(jnp.asarray, arrays(tensors(numbers(i), torch.bfloat16))) for i in range(21)
+        jax.tree.map(jnp.asarray, arrays(tensors(random_arrays(i), torch.bfloat16))) for i in range(21)
     )
     state, total = peer.init(params), tree.zeros_like(exact)
     update = jax.jit(peer.update)
@@ -618,7 +624,7 @@ def test_bfloat16_updates_are_closer_to_exact_than_in_optax(name: str) -> None:
 
 def sum_updates(row: Row, dtype: torch.dtype) -> Tree:
     """Sum 20 updates in float64; params and gradients have bfloat16 values, stored in `dtype`."""
-    params, *grads = (tensors(tensors(numbers(i), torch.bfloat16), dtype) for i in range(21))
+    params, *grads = (tensors(tensors(random_arrays(i), torch.bfloat16), dtype) for i in range(21))
     opt = row.ours()
     state, total = opt.init(params), tree.zeros_like(params, dtype=torch.float64)
     for g in grads:
@@ -628,9 +634,9 @@ def sum_updates(row: Row, dtype: torch.dtype) -> Tree:
 
 
 @for_every_row
-def test_descends_a_quadratic(row: Row) -> None:
-    opt, target = row.ours(), tensors(numbers(1))
-    params = tensors(numbers(0))
+def test_sixty_steps_on_a_quadratic_come_closer_to_its_minimum(row: Row) -> None:
+    opt, target = row.ours(), tensors(random_arrays(1))
+    params = tensors(random_arrays(0))
     state = opt.init(params)
     start = tree.norm(tree.map(Tensor.sub, params, target))
     for _ in range(60):

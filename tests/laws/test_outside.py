@@ -1,4 +1,4 @@
-"""Input of other libraries is right or refused: one test a form of the table in `tests/outside`."""
+"""Input of other libraries is read as they mean it, or refused: a test for each form in `tests/outside`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORMS = every()
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.kind}: {form.name}")
-def test_a_form_is_right_or_refused(form: Form, tmp_path: Path) -> None:
+def test_a_form_is_read_right_or_refused(form: Form, tmp_path: Path) -> None:
     verdict = judge(form, tmp_path)
     assert verdict.outcome == ("refused" if form.refused else "right"), verdict.detail
 
@@ -23,7 +23,7 @@ def test_every_form_has_a_name_of_its_own() -> None:
     assert len(names) == len(set(names))
 
 
-def test_a_difference_is_seen() -> None:
+def test_the_judge_reports_differences_and_errors() -> None:
     assert not difference({"a": [1.0, "x"]}, {"a": [1.0, "x"]})
     for ours in ({"a": [1.1, "x"]}, {"a": [1.0, "y"]}, {"a": [1.0]}, {"b": [1.0, "x"]}, [1.0, "x"], None):
         assert difference(ours, {"a": [1.0, "x"]}), ours

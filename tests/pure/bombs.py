@@ -1,6 +1,7 @@
-"""Inputs of megabytes that cost a reader as much as they can; run as a program, it measures how much.
+"""Serialized inputs of a few megabytes that try to cost `pure.serial.reader` the most time and memory.
 
-A program of its own, as the test suite checks types at every call, which takes longer than the reader.
+Run as a program, it prints their costs; `tests/pure/serial/test_reader.py` runs it in another process, as the
+checks of types at every call of the test suite would take longer than the reader.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pure.serial.reader import read
 from pure.serial.writer import SerialError
 
 
-def ext(code: int, inside: bytes) -> bytes:
-    return msgpack.packb(msgpack.ExtType(code, inside))
+def ext(code: int, payload: bytes) -> bytes:
+    return msgpack.packb(msgpack.ExtType(code, payload))
 
 
 def array(shape: Any, dtype: Any, data: bytes) -> bytes:
@@ -38,13 +39,15 @@ def chunked(shape: Any, chunks: list[bytes], keys: str = "0123456789") -> bytes:
 
 
 def entries(count: int, value: bytes, size: int = 4) -> bytes:
-    """A map that claims 2^31 entries and has `count`, each with a key of its own of `size` bytes."""
-    letters = [bytes([65 + (i >> shift & 15) for shift in (16, 12, 8, 4, 0)]) for i in range(count)]
-    return b"\xdf\x80\0\0\0" + b"".join(
-        b"\xda" + size.to_bytes(2, "big") + x.rjust(size, b"k") + value for x in letters
-    )
+    """A map whose header claims 2^31 entries and that has `count`, with different keys of `size` bytes."""
+    body = []
+    for i in range(count):
+        hex_digits = bytes([65 + (i >> shift & 15) for shift in (16, 12, 8, 4, 0)])
+        body.append(b"\xda" + size.to_bytes(2, "big") + hex_digits.rjust(size, b"k") + value)
+    return b"\xdf\x80\0\0\0" + b"".join(body)
 
 
+# Opcodes of msgpack: c0 nil; 80 an empty map, 81 one of one entry, df of 2^16 or more; a1 and da strings.
 BOMBS: Mapping[str, Callable[[], bytes]] = {
     "entries": lambda: entries(2**17, b"\xc0", 5),
     "maps": lambda: entries(2**17, b"\x80", 5),
@@ -68,7 +71,7 @@ BOMBS: Mapping[str, Callable[[], bytes]] = {
 
 
 def read_bomb(name: str) -> dict[str, Any]:
-    """Reads a bomb: seconds of CPU, the most memory held beyond the input, and the message of the error."""
+    """Read a bomb; return seconds of CPU, peak memory beyond the input in bytes, and the error's message."""
     data, message = BOMBS[name](), ""
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is held now
     before, start = resident("VmRSS"), time.process_time()
@@ -81,8 +84,7 @@ def read_bomb(name: str) -> dict[str, Any]:
 
 
 def yardstick() -> float:
-    """Seconds that this machine takes for 131,072 small tensors, which is what the worst of the bombs asks
-    for."""
+    """Seconds that this machine takes to make 131,072 small tensors, as many as the worst bomb has."""
     start = time.process_time()
     for i in range(2**17):
         torch.from_numpy(np.frombuffer(b"1", "int8").copy()).reshape(1), str(i)
@@ -90,7 +92,7 @@ def yardstick() -> float:
 
 
 def resident(field: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM at the most."""
+    """Bytes of memory of this process: VmRSS is the current value, VmHWM the peak."""
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
     return int(line.split()[1]) * 1024
 

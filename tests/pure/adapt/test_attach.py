@@ -1,4 +1,4 @@
-"""Nodes beside matrices, and matrices again."""
+"""`pure.adapt.attach`: LoRA nodes in place of matrices, and their merging back into matrices."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from pure import random, tree
 from pure.adapt.attach import materialize
 from pure.adapt.lora import lora
 from pure.nn.linear import LoRA
-from tests.pure.adapt.peer import moved, small
+from tests.pure.adapt.peer import perturb, small_model
 
 
-def test_what_has_no_adapter_is_the_base_itself() -> None:
-    model, base = small()
+def test_matrices_without_an_adapter_are_the_same_objects_as_in_the_base() -> None:
+    model, base = small_model()
     ours = lora(model, base, targets=["q"])
-    attached = ours.hidden.keywords["attached"](moved(ours.init(random.key(0))))  # type: ignore[attr-defined]
+    adapters = perturb(ours.init(random.key(0)))
+    attached = ours.hidden.keywords["attached"](adapters)  # type: ignore[attr-defined]
     assert len(tree.nodes(LoRA, attached)) == 2
     assert attached["embedding"] is base["embedding"]
     assert attached["layers"][0]["attention"]["k"] is base["layers"][0]["attention"]["k"]
 
 
-def test_whole_is_w_plus_ba() -> None:
+def test_materialize_returns_w_plus_ba() -> None:
     base, a, b = (random.normal(random.key(i), s) for i, s in enumerate([(5, 6), (2, 6), (5, 2)]))
-    made = materialize({"w": LoRA(base, a, b), "n": [base]})
+    materialized = materialize({"w": LoRA(base, a, b), "n": [base]})
     torch.testing.assert_close(
-        made["w"].double(), base.double() + b.double() @ a.double(), rtol=1e-5, atol=1e-5
+        materialized["w"].double(), base.double() + b.double() @ a.double(), rtol=1e-5, atol=1e-5
     )
-    assert made["n"][0] is base
+    assert materialized["n"][0] is base

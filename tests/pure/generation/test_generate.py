@@ -1,4 +1,4 @@
-"""Generation against the model's own forward pass, alone and in company, eager and compiled."""
+"""`generate` compared with the model's forward pass, for single prompts and batches, eager and compiled."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ CONFIGS = {
 
 
 def generate_with(model: Model, params: Tree, prompts: Any, **options: Any) -> Generated:
-    """`generate`, its sampling parameters and its other options in one."""
+    """Call `generate`, with fields of Sampling and its other options in one dictionary."""
     sampling = Sampling(**{name: options.pop(name) for name in Sampling._fields if name in options})
     return generate(model, params, prompts, sampling, **options)
 
 
-def make(**changes: object) -> tuple[Model, Tree]:
-    """A small model whose logits differ widely, so that it has something to say."""
+def make_model(**changes: object) -> tuple[Model, Tree]:
+    """A small model whose logits differ widely, so that greedy and sampled texts are not constant."""
     shape = {
         "vocab_size": 37,
         "hidden_size": 16,
@@ -63,16 +63,16 @@ def make(**changes: object) -> tuple[Model, Tree]:
 
 @pytest.fixture(scope="module")
 def small() -> tuple[Model, Tree]:
-    return make()
+    return make_model()
 
 
-def alone(model: Model, params: Tree, prompt: list[int], tokens: Tensor) -> Tensor:
-    """The logits that the forward pass gives at each place of a completion, [M, V]."""
+def forward_logits(model: Model, params: Tree, prompt: list[int], tokens: Tensor) -> Tensor:
+    """Return the logits of the forward pass at each position of a completion, [M, V]."""
     text = torch.cat([torch.tensor(prompt), tokens])[None]
     return model.forward(params, text)[0, len(prompt) - 1 : -1]
 
 
-def same(a: Generated, b: Generated) -> None:
+def assert_generated_close(a: Generated, b: Generated) -> None:
     assert torch.equal(a.tokens, b.tokens)
     assert torch.equal(a.lengths, b.lengths)
     torch.testing.assert_close(a.logprobs, b.logprobs, atol=1e-4, rtol=0)
@@ -80,72 +80,78 @@ def same(a: Generated, b: Generated) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_greedy_takes_the_largest_logit_of_the_forward_pass(name: str) -> None:
-    model, params = make(**CONFIGS[name])
+    model, params = make_model(**CONFIGS[name])
     found = generate_with(model, params, PROMPTS, key=KEY, max_new_tokens=10, temperature=0.0)
     for prompt, tokens, logprobs in zip(PROMPTS, found.tokens, found.logprobs, strict=True):
-        logits = alone(model, params, prompt, tokens)
+        logits = forward_logits(model, params, prompt, tokens)
         assert torch.equal(tokens, logits.argmax(-1))
         torch.testing.assert_close(logprobs, sample.log_probability(logits, tokens), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_ragged_rows_are_each_prompt_alone(name: str) -> None:
-    model, params = make(**CONFIGS[name])
+def test_a_row_of_a_ragged_batch_equals_its_prompt_alone(name: str) -> None:
+    model, params = make_model(**CONFIGS[name])
     together = generate_with(model, params, PROMPTS, key=KEY, max_new_tokens=12)
     for row, prompt in enumerate(PROMPTS):
         own = random.fold_in(KEY, row)[None]
         single = generate_with(model, params, [prompt], key=own, max_new_tokens=12)
-        same(single, tree.map(lambda x, row=row: x[row : row + 1], together))
+        assert_generated_close(single, tree.map(lambda x, row=row: x[row : row + 1], together))
 
 
-@pytest.mark.parametrize("heat", [0.7, 1.0, 1.5])
-def test_log_probabilities_are_the_forward_passes(small: tuple[Model, Tree], heat: float) -> None:
-    """At the temperature, and whatever was truncated or penalised."""
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
+def test_log_probabilities_equal_those_of_the_forward_pass(
+    small: tuple[Model, Tree], temperature: float
+) -> None:
+    """Those at the temperature, but without truncation and penalty."""
     found = generate_with(
-        *small, PROMPTS, key=KEY, max_new_tokens=12, temperature=heat, top_k=5, repetition_penalty=1.2
+        *small, PROMPTS, key=KEY, max_new_tokens=12, temperature=temperature, top_k=5, repetition_penalty=1.2
     )
     for prompt, tokens, logprobs in zip(PROMPTS, found.tokens, found.logprobs, strict=True):
-        logits = alone(*small, prompt, tokens) / heat
+        logits = forward_logits(*small, prompt, tokens) / temperature
         torch.testing.assert_close(logprobs, sample.log_probability(logits, tokens), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_row_is_the_same_bit_for_bit_in_any_company(small: tuple[Model, Tree], dtype: torch.dtype) -> None:
+def test_a_row_has_the_same_bits_in_any_batch(small: tuple[Model, Tree], dtype: torch.dtype) -> None:
     model, params = small[0], tree.cast(small[1], dtype)
     keys = torch.stack([random.fold_in(KEY, i) for i in range(8)])
-    alike = partial(
+    generate_rows = partial(
         generate_with, model, params, max_new_tokens=20, shape=(8, 20), compact=False, stop_tokens=[4]
     )
-    every = alike([*PROMPTS, [9], [8, 7], [6] * 18], key=keys)
+    prompts = [*PROMPTS, [9], [8, 7], [6] * 18]
+    whole_batch = generate_rows(prompts, key=keys)
     for order in ([3], [1, 0], [7, 6, 5, 4, 3, 2, 1, 0]):
-        prompts = [[*PROMPTS, [9], [8, 7], [6] * 18][i] for i in order]
-        found = alike(prompts, key=keys[order])
-        assert all(torch.equal(a, b[order]) for a, b in zip(found, every, strict=True))
+        found = generate_rows([prompts[i] for i in order], key=keys[order])
+        assert all(torch.equal(a, b[order]) for a, b in zip(found, whole_batch, strict=True))
 
 
-def test_the_key_decides(small: tuple[Model, Tree]) -> None:
-    draw = partial(generate_with, *small, PROMPTS, max_new_tokens=12)
-    first, again, other = draw(key=KEY), draw(key=KEY), draw(key=random.key(8))
+def test_the_same_key_gives_the_same_tokens_and_another_key_others(small: tuple[Model, Tree]) -> None:
+    run = partial(generate_with, *small, PROMPTS, max_new_tokens=12)
+    first, again, other = run(key=KEY), run(key=KEY), run(key=random.key(8))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.tokens, other.tokens)
 
 
-def test_a_tensor_of_prompts_is_a_list_of_them(small: tuple[Model, Tree]) -> None:
+def test_a_padded_tensor_of_prompts_equals_a_list(small: tuple[Model, Tree]) -> None:
     lengths = torch.tensor([len(prompt) for prompt in PROMPTS])
     padded = torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(p) for p in PROMPTS], batch_first=True, padding_value=30
     )
     listed = generate_with(*small, PROMPTS, key=KEY, max_new_tokens=8)
-    same(generate_with(*small, padded, lengths=lengths, key=KEY, max_new_tokens=8), listed)
-    same(
+    assert_generated_close(generate_with(*small, padded, lengths=lengths, key=KEY, max_new_tokens=8), listed)
+    assert_generated_close(
         generate_with(*small, padded[3:4], key=random.fold_in(KEY, 3)[None], max_new_tokens=8),
         Generated(*(x[3:4] for x in listed)),
     )
 
 
-def truncated(found: Generated, ends: list[list[bool]]) -> list[int]:
-    """Rows that end at their first True."""
-    return [row.index(True) + 1 if True in row else len(row) for row in ends]
+def lengths_to_stop(tokens: Tensor, stop_tokens: tuple[int, ...]) -> list[int]:
+    """Length of each row up to its first stop token, or of the whole row without one."""
+    lengths = []
+    for row in tokens.tolist():
+        stops = [position for position, token in enumerate(row) if token in stop_tokens]
+        lengths.append(stops[0] + 1 if stops else len(row))
+    return lengths
 
 
 @pytest.mark.parametrize("compact", [True, False])
@@ -154,9 +160,9 @@ def test_stop_tokens_end_a_row_and_change_no_other(
     small: tuple[Model, Tree], compact: bool, count: int
 ) -> None:
     prompts = (PROMPTS * 4)[:count]
-    draw = partial(generate_with, *small, prompts, key=KEY, max_new_tokens=40)
-    whole, cut = draw(), draw(stop_tokens=[4, 9], pad=36, compact=compact)
-    lengths = truncated(whole, [[t in (4, 9) for t in row] for row in whole.tokens.tolist()])
+    run = partial(generate_with, *small, prompts, key=KEY, max_new_tokens=40)
+    whole, cut = run(), run(stop_tokens=[4, 9], pad=36, compact=compact)
+    lengths = lengths_to_stop(whole.tokens, (4, 9))
     assert cut.lengths.tolist() == lengths
     for row, length in enumerate(lengths):
         assert torch.equal(cut.tokens[row, :length], whole.tokens[row, :length])
@@ -167,7 +173,7 @@ def test_stop_tokens_end_a_row_and_change_no_other(
         assert cut.logprobs[row, length:].eq(0).all()
 
 
-def test_a_stop_function_sees_all_rows_in_the_prompts_order(small: tuple[Model, Tree]) -> None:
+def test_a_stop_function_receives_all_rows_in_the_order_of_the_prompts(small: tuple[Model, Tree]) -> None:
     prompts = PROMPTS * 3
     limits = torch.tensor([(7 * row) % 30 + 1 for row in range(15)])
     seen: list[int] = []
@@ -185,8 +191,8 @@ def test_a_stop_function_sees_all_rows_in_the_prompts_order(small: tuple[Model, 
         assert torch.equal(found.tokens[row, :length], whole.tokens[row, :length])
 
 
-def counted(model: Model) -> tuple[Model, list[int]]:
-    """The model, and a list to which each decoding of one token adds its rows."""
+def count_decoded_rows(model: Model) -> tuple[Model, list[int]]:
+    """Return the model, and a list to which each decoding of one token appends its number of rows."""
     sizes: list[int] = []
 
     def decode(params: Tree, tokens: Tensor, cache: Tree, **options: bool) -> tuple[Tensor, Tree]:
@@ -196,9 +202,9 @@ def counted(model: Model) -> tuple[Model, list[int]]:
     return model._replace(decode=decode), sizes
 
 
-def test_finished_rows_cost_no_time(small: tuple[Model, Tree]) -> None:
+def test_finished_rows_are_removed_from_the_batch(small: tuple[Model, Tree]) -> None:
     """The number of rows halves as they finish, and generation ends with the last."""
-    model, sizes = counted(small[0])
+    model, sizes = count_decoded_rows(small[0])
     limits = torch.tensor([2] * 16 + [10] * 8 + [20] * 7 + [30])
     generate_with(
         model,
@@ -211,14 +217,14 @@ def test_finished_rows_cost_no_time(small: tuple[Model, Tree]) -> None:
     assert sizes == [32] * 8 + [16] * 8 + [8] * 8 + [4] * 8
 
 
-def test_without_a_way_to_stop_nothing_is_looked_at(small: tuple[Model, Tree]) -> None:
-    model, sizes = counted(small[0])
+def test_without_a_stop_condition_every_step_decodes_all_rows(small: tuple[Model, Tree]) -> None:
+    model, sizes = count_decoded_rows(small[0])
     generate_with(model, small[1], [[1]] * 6, key=KEY, max_new_tokens=9)
-    assert sizes == [8] * 9
+    assert sizes == [8] * 9  # 6 rows, rounded up
 
 
 def test_repetition_penalty_counts_prompt_and_completion(small: tuple[Model, Tree]) -> None:
-    """So high a penalty, greedy: nothing is said twice while there is anything else with a positive logit."""
+    """Greedy tokens are the argmax of the penalised logits of the forward pass on the text so far."""
     model, params = small
     found = generate_with(
         model, params, [[3, 5]], key=KEY, max_new_tokens=8, temperature=0.0, repetition_penalty=1.7
@@ -231,20 +237,25 @@ def test_repetition_penalty_counts_prompt_and_completion(small: tuple[Model, Tre
         text.append(token)
 
 
-def test_each_row_has_its_own_numbers(small: tuple[Model, Tree]) -> None:
-    heats, ks = torch.tensor([0.0, 0.5, 1.0, 2.0, 1.0]), torch.tensor([37, 5, 1, 10, 3])
-    together = generate_with(*small, PROMPTS, key=KEY, max_new_tokens=9, temperature=heats, top_k=ks)
+def test_each_row_has_its_own_temperature_and_top_k(small: tuple[Model, Tree]) -> None:
+    temperatures, top_ks = torch.tensor([0.0, 0.5, 1.0, 2.0, 1.0]), torch.tensor([37, 5, 1, 10, 3])
+    together = generate_with(
+        *small, PROMPTS, key=KEY, max_new_tokens=9, temperature=temperatures, top_k=top_ks
+    )
     for row, prompt in enumerate(PROMPTS):
-        own = {"temperature": heats[row].item(), "top_k": int(ks[row]), "key": random.fold_in(KEY, row)[None]}
-        same(
+        own = {
+            "temperature": temperatures[row].item(),
+            "top_k": int(top_ks[row]),
+            "key": random.fold_in(KEY, row)[None],
+        }
+        assert_generated_close(
             generate_with(*small, [prompt], max_new_tokens=9, **own),
             Generated(*(x[row : row + 1] for x in together)),
         )
 
 
-def test_tokens_are_drawn_from_the_models_distribution(small: tuple[Model, Tree]) -> None:
-    """Chi-square over 4,000 first tokens, against the forward pass: 36 degrees of freedom, 1 in 1,000 exceed
-    68."""
+def test_first_tokens_follow_the_distribution_of_the_forward_pass(small: tuple[Model, Tree]) -> None:
+    """Chi-square over 4,000 first tokens; with 36 degrees of freedom, 1 in 1,000 samples exceeds 68."""
     model, params = small
     found = generate_with(model, params, [[2, 4]] * 4000, key=KEY, max_new_tokens=1, temperature=1.5)
     expected = (model.forward(params, torch.tensor([[2, 4]]))[0, -1] / 1.5).softmax(-1) * 4000
@@ -262,21 +273,26 @@ def test_tokens_are_drawn_from_the_models_distribution(small: tuple[Model, Tree]
     ],
     ids=["plain", "greedy", "all", "stop"],
 )
-def test_compiled_is_eager(small: tuple[Model, Tree], options: dict) -> None:
+def test_compiled_generation_equals_eager(small: tuple[Model, Tree], options: dict) -> None:
     compiled = stepper(small[0], backend="aot_eager")
-    draw = partial(generate_with, *small, PROMPTS, key=KEY, max_new_tokens=12, **options)
-    same(draw(compile=compiled), draw())
+    run = partial(generate_with, *small, PROMPTS, key=KEY, max_new_tokens=12, **options)
+    assert_generated_close(run(compile=compiled), run())
 
 
 @pytest.mark.slow
-def test_compiled_with_inductor_is_eager() -> None:
-    draw = partial(
-        generate_with, *make(num_hidden_layers=1), PROMPTS[:3], key=KEY, max_new_tokens=6, temperature=0.9
+def test_generation_compiled_with_inductor_equals_eager() -> None:
+    run = partial(
+        generate_with,
+        *make_model(num_hidden_layers=1),
+        PROMPTS[:3],
+        key=KEY,
+        max_new_tokens=6,
+        temperature=0.9,
     )
-    same(draw(compile=True), draw())
+    assert_generated_close(run(compile=True), run())
 
 
-def test_params_and_prompts_are_left_as_they_were(small: tuple[Model, Tree]) -> None:
+def test_params_and_prompts_are_not_changed(small: tuple[Model, Tree]) -> None:
     model, params = small
     before, prompts = tree.clone(params), torch.tensor([[1, 2, 3]])
     generate_with(
@@ -290,12 +306,12 @@ def test_no_prompts_give_no_rows(small: tuple[Model, Tree]) -> None:
     assert generate_with(*small, [], key=KEY, max_new_tokens=3).tokens.shape == (0, 3)
 
 
-def test_a_text_may_fill_the_context(small: tuple[Model, Tree]) -> None:
+def test_prompt_and_completion_may_fill_the_context(small: tuple[Model, Tree]) -> None:
     assert generate_with(*small, [[1] * 63, [1]], key=KEY, max_new_tokens=1).lengths.tolist() == [1, 1]
     assert generate_with(*small, [[1]], key=KEY, max_new_tokens=63).lengths.tolist() == [63]
 
 
-def test_nan_is_reported_once_at_the_end(small: tuple[Model, Tree]) -> None:
+def test_nan_in_logits_is_reported_with_its_prompt_and_token(small: tuple[Model, Tree]) -> None:
     model, params = small
     broken = {**params, "embedding": params["embedding"].clone()}
     broken["embedding"][5] = math.nan
@@ -327,12 +343,12 @@ def test_bad_input_is_refused(small: tuple[Model, Tree], name: str) -> None:
         call(model=small[0], params=small[1], **({"key": KEY, "max_new_tokens": 5} | call.keywords))
 
 
-def test_what_is_donated_shares_no_storage(small: tuple[Model, Tree]) -> None:
-    """The compiled stepper does not look; this one does, before every step, and refuses what is shared."""
+def test_leaves_that_a_step_donates_share_no_storage(small: tuple[Model, Tree]) -> None:
+    """`jit` with donation refuses leaves that share storage at every step; the compiled stepper does not."""
     model, params = small
-    looking = jit(partial(step, model=model), donate=True, backend="aot_eager")
+    checking_step = jit(partial(step, model=model), donate=True, backend="aot_eager")
     limits = torch.tensor([3] * 5 + [12])
-    draw = partial(
+    run = partial(
         generate_with,
         model,
         params,
@@ -344,4 +360,4 @@ def test_what_is_donated_shares_no_storage(small: tuple[Model, Tree]) -> None:
         stop=lambda tokens, lengths: lengths >= limits,
     )
     plain = stepper(model, compile=False)
-    same(draw(compile=plain._replace(bind=lambda *arguments: looking)), draw())
+    assert_generated_close(run(compile=plain._replace(bind=lambda *arguments: checking_step)), run())

@@ -1,4 +1,4 @@
-"""Prompts in every form become one tensor; what cannot be continued is refused in words."""
+"""`pure.generation.inputs`: prompts of every form become one padded tensor; invalid arguments are refused."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pure.generation import inputs as module
 CPU = torch.device("cpu")
 pad_prompts = inspect.unwrap(module.pad_prompts)
 check_inputs = inspect.unwrap(module.check_inputs)
-FORMS = (
+PROMPT_FORMS = (
     [[1], [2, 3]],
     [torch.tensor([1]), np.array([2, 3], np.uint16)],
     torch.tensor([[1, 0], [2, 3]], dtype=torch.int32),
 )
 
 
-@pytest.mark.parametrize("form", range(len(FORMS)))
-def test_every_form_is_one_tensor(form: int) -> None:
-    prompts: Any = FORMS[form]
+@pytest.mark.parametrize("form", range(len(PROMPT_FORMS)))
+def test_prompts_of_every_form_become_one_padded_tensor(form: int) -> None:
+    prompts: Any = PROMPT_FORMS[form]
     tokens, lengths = pad_prompts(
         prompts, torch.tensor([1, 2]) if isinstance(prompts, torch.Tensor) else None, CPU
     )
@@ -35,7 +35,7 @@ def test_every_form_is_one_tensor(form: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompts", "error", "words"),
+    ("prompts", "error", "message"),
     [
         ([1, 2], ValueError, r"got 1 for prompt 0; a single prompt is \[\["),
         ([[1.5]], TypeError, "must be integers, ids of tokens, got torch.float32"),
@@ -43,13 +43,15 @@ def test_every_form_is_one_tensor(form: int) -> None:
         (["word"], TypeError, "prompt 0 is text, 'word'; encode it"),
     ],
 )
-def test_what_is_no_list_of_ids_is_refused(prompts: Any, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words):
+def test_prompts_that_are_not_lists_of_ids_are_refused(
+    prompts: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
         pad_prompts(prompts, None, CPU)
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "words"),
+    ("changes", "error", "message"),
     [
         ({"key": 0}, TypeError, "key must be a tensor .*; make one with pure.random.key"),
         ({"max_new_tokens": 2.5}, TypeError, "max_new_tokens must be integers, got 2.5"),
@@ -58,11 +60,11 @@ def test_what_is_no_list_of_ids_is_refused(prompts: Any, error: type[Exception],
         ({"special_ids": ["</s>"]}, TypeError, "stop_tokens and pad must be integers, got '</s>'"),
     ],
 )
-def test_what_cannot_be_written_with_is_refused(
-    changes: dict[str, Any], error: type[Exception], words: str
+def test_a_bad_key_length_or_special_id_is_refused(
+    changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     config = ModelConfig(vocab_size=10, hidden_size=8, num_attention_heads=2, num_key_value_heads=1)
     good: dict[str, Any] = {"key": random.key(0), "max_new_tokens": 5, "special_ids": (1,)}
     check_inputs(*pad_prompts([[1]], None, CPU), config=config, **good)
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         check_inputs(*pad_prompts([[1]], None, CPU), config=config, **(good | changes))

@@ -1,4 +1,4 @@
-"""Sampling against oracles written for reading, in numpy and float64."""
+"""`pure.generation.sample` compared with simple versions in numpy and float64."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor
 from pure.generation import sample
 
 NEVER = -math.inf
-numbers = st.integers(-12, 12).map(lambda n: n / 4)  # ties are frequent
-rows = st.lists(numbers, min_size=1, max_size=12)
+quarters = st.integers(-12, 12).map(lambda n: n / 4)  # so that ties are frequent
+rows = st.lists(quarters, min_size=1, max_size=12)
 temperatures = st.sampled_from([0.0, 0.3, 1.0, 2.5])
 
 
@@ -27,18 +27,27 @@ def softmax(logits: list[float]) -> np.ndarray:
 
 def naive_top_k(logits: list[float], k: int) -> list[float]:
     kth = sorted(logits, reverse=True)[min(k, len(logits)) - 1]
-    return [l if l >= kth else NEVER for l in logits]  # noqa: E741
+    return [x if x >= kth else NEVER for x in logits]
+
+
+def probability_above(logits: list[float]) -> list[float]:
+    """For each token, the total probability of the tokens with larger logits."""
+    probabilities = softmax(logits)
+    sums = []
+    for x in logits:
+        sums.append(sum(q for q, other in zip(probabilities, logits, strict=True) if other > x))
+    return sums
 
 
 def naive_top_p(logits: list[float], p: float) -> list[float]:
-    probabilities = softmax(logits)
-    before = [sum(q for q, m in zip(probabilities, logits, strict=True) if m > l) for l in logits]  # noqa: E741
-    return [l if b < p else NEVER for l, b in zip(logits, before, strict=True)]  # noqa: E741
+    before = probability_above(logits)
+    return [x if b < p else NEVER for x, b in zip(logits, before, strict=True)]
 
 
 def naive_min_p(logits: list[float], p: float) -> list[float]:
     probabilities = softmax(logits)
-    return [l if q >= p * max(probabilities) else NEVER for l, q in zip(logits, probabilities, strict=True)]  # noqa: E741
+    least = p * max(probabilities)
+    return [x if q >= least else NEVER for x, q in zip(logits, probabilities, strict=True)]
 
 
 @given(rows, st.integers(1, 15))
@@ -50,9 +59,7 @@ def test_top_k_is_the_naive_one(logits: list[float], k: int) -> None:
 
 @given(rows, st.floats(0.05, 0.999))
 def test_top_p_is_the_naive_one(logits: list[float], p: float) -> None:
-    probabilities = softmax(logits)
-    sums = [sum(q for q, m in zip(probabilities, logits, strict=True) if m > l) for l in logits]  # noqa: E741
-    if min(abs(s - p) for s in sums) > 1e-5:  # else rounding decides
+    if min(abs(s - p) for s in probability_above(logits)) > 1e-5:  # else rounding decides
         assert torch.equal(sample.top_p(torch.tensor(logits), p), torch.tensor(naive_top_p(logits, p)))
 
 
@@ -67,16 +74,19 @@ def test_min_p_is_the_naive_one(logits: list[float], p: float) -> None:
 def test_repetition_penalty_is_the_naive_one(logits: list[float], data: st.DataObject) -> None:
     seen = data.draw(st.lists(st.booleans(), min_size=len(logits), max_size=len(logits)))
     rate = data.draw(st.sampled_from([0.5, 1.0, 1.25, 2.0]))
-    naive = [(l / rate if l > 0 else l * rate) if s else l for l, s in zip(logits, seen, strict=True)]  # noqa: E741
+    naive = []
+    for logit, was_seen in zip(logits, seen, strict=True):
+        penalised = logit / rate if logit > 0 else logit * rate
+        naive.append(penalised if was_seen else logit)
     found = sample.repetition_penalty(torch.tensor(logits), torch.tensor(seen), rate)
     torch.testing.assert_close(found, torch.tensor(naive))
 
 
 @given(rows, temperatures)
-def test_temperature_is_the_naive_one(logits: list[float], heat: float) -> None:
-    cold = [l if l == max(logits) else NEVER for l in logits]  # noqa: E741
-    naive = [l / heat for l in logits] if heat else cold  # noqa: E741
-    torch.testing.assert_close(sample.temperature(torch.tensor(logits), heat), torch.tensor(naive))
+def test_temperature_is_the_naive_one(logits: list[float], temperature: float) -> None:
+    greedy = [x if x == max(logits) else NEVER for x in logits]
+    naive = [x / temperature for x in logits] if temperature else greedy
+    torch.testing.assert_close(sample.temperature(torch.tensor(logits), temperature), torch.tensor(naive))
 
 
 @given(rows, st.integers(0, 2**23 - 1))
@@ -89,16 +99,16 @@ def test_sample_inverts_the_distribution_function(logits: list[float], n: int) -
 
 
 @given(rows, st.data())
-def test_sample_never_draws_what_is_dropped(logits: list[float], data: st.DataObject) -> None:
-    """Not even at the ends of the unit interval, wherever the dropped words stand."""
+def test_sample_never_returns_a_masked_token(logits: list[float], data: st.DataObject) -> None:
+    """Not even at the ends of the unit interval, wherever the masked tokens are."""
     kept = data.draw(st.lists(st.booleans(), min_size=len(logits), max_size=len(logits)).filter(any))
     masked = torch.where(torch.tensor(kept), torch.tensor(logits), NEVER)
     for uniform in (0.0, 2.0**-23, 0.5, 1 - 2.0**-23):
         assert kept[int(sample.sample(masked, torch.tensor(uniform)))]
 
 
-def test_sample_draws_each_word_as_often_as_it_should() -> None:
-    """Over an even grid of uniforms the counts are the probabilities, to one grid point a word."""
+def test_sample_counts_over_a_grid_equal_the_probabilities() -> None:
+    """Over an even grid of uniforms, a token is sampled in proportion to its probability."""
     logits = torch.randn(50, generator=torch.Generator().manual_seed(0)) * 2
     points = 100_000
     uniform = (torch.arange(points) + 0.5) / points
@@ -106,20 +116,20 @@ def test_sample_draws_each_word_as_often_as_it_should() -> None:
     assert (counts - logits.double().softmax(-1) * points).abs().max() <= 1.5
 
 
-def test_sample_over_a_large_vocabulary_reaches_its_last_word() -> None:
-    """Float32 sums over a whole vocabulary still end where they should."""
+def test_sample_over_a_large_vocabulary_reaches_its_last_token() -> None:
+    """Cumulative sums in float32 over 151,936 tokens are exact enough at both ends."""
     logits = torch.zeros(2, 151_936)
     assert sample.sample(logits, torch.tensor([0.0, 1 - 2.0**-23])).tolist() == [0, 151_935]
 
 
 @given(rows, st.data())
 def test_log_probability_is_the_naive_one(logits: list[float], data: st.DataObject) -> None:
-    word = data.draw(st.integers(0, len(logits) - 1))
-    found = sample.log_probability(torch.tensor(logits), torch.tensor(word))
-    assert found.item() == pytest.approx(math.log(softmax(logits)[word]), abs=1e-5)
+    token = data.draw(st.integers(0, len(logits) - 1))
+    found = sample.log_probability(torch.tensor(logits), torch.tensor(token))
+    assert found.item() == pytest.approx(math.log(softmax(logits)[token]), abs=1e-5)
 
 
-def test_a_row_of_nan_is_seen_in_its_log_probability() -> None:
+def test_a_row_with_nan_has_a_log_probability_of_nan() -> None:
     logits = torch.tensor([[0.0, math.nan], [0.0, 1.0]])
     ids = sample.sample(logits, torch.tensor([0.5, 0.5]))
     assert sample.log_probability(logits, ids).isnan().tolist() == [True, False]
@@ -139,46 +149,48 @@ PARAMETERS: dict[str, tuple[Callable, list]] = {
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_one_parameter_per_row_is_one_call_per_row(name: str) -> None:
+def test_one_parameter_per_row_equals_one_call_per_row(name: str) -> None:
     function, values = PARAMETERS[name]
     logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(1)) * 2
     single = torch.stack([function(logits, value)[i] for i, value in enumerate(values)])
     assert torch.equal(function(logits, torch.tensor(values)), single)
 
 
-def pipeline(
-    logits: Tensor, seen: Tensor, uniform: Tensor, heat: Tensor, k: Tensor, p: Tensor, least: Tensor
+def chain_samplers(
+    logits: Tensor, seen: Tensor, uniform: Tensor, temperature: Tensor, k: Tensor, p: Tensor, least: Tensor
 ) -> Tensor:
-    free = sample.temperature(sample.repetition_penalty(logits, seen, 1.3), heat)
+    free = sample.temperature(sample.repetition_penalty(logits, seen, 1.3), temperature)
     return sample.sample(sample.min_p(sample.top_p(sample.top_k(free, k), p), least), uniform)
 
 
-def arguments() -> tuple[Tensor, ...]:
+def chain_arguments() -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(2)
     per_row = [torch.tensor(PARAMETERS[name][1]) for name in ("temperature", "top_k", "top_p", "min_p")]
     return (torch.randn(4, 10, generator=generator), SEEN, torch.rand(4, generator=generator), *per_row)
 
 
-def test_the_functions_vmap() -> None:
-    assert torch.equal(torch.func.vmap(pipeline)(*arguments()), pipeline(*arguments()))
+def test_vmap_over_chained_samplers_equals_a_batch() -> None:
+    assert torch.equal(
+        torch.func.vmap(chain_samplers)(*chain_arguments()), chain_samplers(*chain_arguments())
+    )
 
 
-def test_the_functions_compile() -> None:
-    compiled = torch.compile(pipeline, backend="aot_eager", fullgraph=True)
-    assert torch.equal(compiled(*arguments()), pipeline(*arguments()))
+def test_compiled_chained_samplers_equal_eager() -> None:
+    compiled = torch.compile(chain_samplers, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(*chain_arguments()), chain_samplers(*chain_arguments()))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_the_functions_keep_the_dtype(dtype: torch.dtype) -> None:
+def test_samplers_keep_the_dtype(dtype: torch.dtype) -> None:
     logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(3)).to(dtype)
     for function, values in PARAMETERS.values():
         assert function(logits, torch.tensor(values)).dtype == dtype
 
 
-def test_a_nucleus_of_nothing_is_the_likeliest_word() -> None:
+def test_top_p_of_zero_leaves_the_likeliest_token() -> None:
     assert sample.top_p(torch.tensor([1.0, 3.0, 2.0]), 0.0).isfinite().tolist() == [False, True, False]
 
 
-def test_what_is_almost_frozen_is_frozen() -> None:
-    for heat in (1e-7, 1e-45):
-        assert sample.temperature(torch.tensor([2.0, 4.0]), heat).tolist() == [-torch.inf, 4.0]
+def test_a_tiny_temperature_leaves_the_likeliest_token() -> None:
+    for temperature in (1e-7, 1e-45):
+        assert sample.temperature(torch.tensor([2.0, 4.0]), temperature).tolist() == [-torch.inf, 4.0]

@@ -1,4 +1,4 @@
-"""Sampling: one value with defaults, that changes by `_replace` and never by itself."""
+"""`Sampling`: an immutable value with defaults; `_replace` returns a changed one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def test_the_defaults_sample_the_models_own_distribution() -> None:
     assert set(rest) == {None}
 
 
-def test_every_number_has_a_range() -> None:
+def test_every_sampling_parameter_has_a_range_in_limits() -> None:
     assert set(Sampling._fields) - set(LIMITS) == {"max_new_tokens", "vocabulary", "stop_tokens"}
 
 
-def test_it_is_a_value() -> None:
+def test_sampling_is_immutable_and_compared_by_value() -> None:
     greedy = Sampling(temperature=0.0)
     assert greedy._replace(temperature=1.0) == Sampling()
     with pytest.raises(AttributeError):
