@@ -1,4 +1,4 @@
-"""Patterns match as Python's engine does, and never run for long."""
+"""`pure.interop.bounded_regex`: patterns match as in Python's `re`, but in bounded time."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ NAMES = (
     "",
     "Q_PROJ",
 )
-SOURCES = (
+PATTERNS = (
     r".*\.(q|v)_proj", r"^(?!.*mlp).*(q_proj|up_proj)$", r"(?i)q_proj", r"(?i:Q)_PROJ",
     r".*?(?:self_attn|mlp).*?(?:q_proj|up_proj).*?",
     r"(.*\.)?(q_proj)$", r"(^|.*\.)lm_head($|\..*)", r"(?:^|.*?\.)layers\.(?P<idx>\d+)\.",
     r"model\.layers\.[\d]{1,}\..*", r".*\.1{2}\..*",
     r"[^.]+", r"[a-z_.]+[0-9]*.*", r"\bmodel\b.*", r".*(?<=self_attn)\.q_proj", r".*(?<!mlp\.)up_proj",
     r"(a*)*", r"(|lm_head)", r"\w+\W\D*.*",
-    r".{6,7}", r"(?:.|..){3,4}d?", r"(?s).*", r"\Amodel.*\Z", r"lm_head$", r".*[^\w.].*", r"(lm|model)(?=_).*",
-    r"(?x) lm_ head # name",
+    r".{6,7}", r"(?:.|..){3,4}d?", r"(?s).*", r"\Amodel.*\Z", r"lm_head$", r".*[^\w.].*",
+    r"(lm|model)(?=_).*", r"(?x) lm_ head # name",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_it_matches_as_python_does(source: str) -> None:
+@pytest.mark.parametrize("source", PATTERNS)
+def test_patterns_match_as_in_re(source: str) -> None:
     for name in NAMES:
-        found = bounded_regex.compile(source)
-        assert bounded_regex.fullmatch(found, name) == bool(re.fullmatch(source, name)), name
-        assert bounded_regex.match(found, name) == bool(re.match(source, name)), name
+        compiled = bounded_regex.compile(source)
+        assert bounded_regex.fullmatch(compiled, name) == bool(re.fullmatch(source, name)), name
+        assert bounded_regex.match(compiled, name) == bool(re.match(source, name)), name
 
 
-def test_drawn_expressions_match_as_python_does() -> None:
-    draw = random.Random(0)
+def test_random_patterns_match_as_in_re() -> None:
+    generator = random.Random(0)
     parts = (
         "a",
         "b",
@@ -57,7 +57,7 @@ def test_drawn_expressions_match_as_python_does() -> None:
     )
     for _ in range(250):
         source = "".join(
-            draw.choice(parts) + draw.choice(("", "", "", "?", "*", "+", "*?", "{2}", "{1,2}"))
+            generator.choice(parts) + generator.choice(("", "", "", "?", "*", "+", "*?", "{2}", "{1,2}"))
             for _ in range(4)
         )
         try:
@@ -65,9 +65,9 @@ def test_drawn_expressions_match_as_python_does() -> None:
         except re.error:
             continue
         for text in ("", "a", "ab", "abab", "bba", "aabba"):
-            found = bounded_regex.compile(source)
-            assert bounded_regex.fullmatch(found, text) == bool(re.fullmatch(source, text)), (source, text)
-            assert bounded_regex.match(found, text) == bool(re.match(source, text)), (source, text)
+            compiled = bounded_regex.compile(source)
+            assert bounded_regex.fullmatch(compiled, text) == bool(re.fullmatch(source, text)), (source, text)
+            assert bounded_regex.match(compiled, text) == bool(re.match(source, text)), (source, text)
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ def test_drawn_expressions_match_as_python_does() -> None:
         "(?i)" + "(.*)*" * 4 + "!",
     ],
 )
-def test_expressions_that_never_end_in_pythons_engine(source: str) -> None:
-    found = bounded_regex.compile(source)
-    assert not any(bounded_regex.fullmatch(found, name) for name in NAMES if name)
+def test_patterns_that_take_exponential_time_in_re_end(source: str) -> None:
+    compiled = bounded_regex.compile(source)
+    assert not any(bounded_regex.fullmatch(compiled, name) for name in NAMES if name)
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ("[", "not a regular expression"),
         ("(", "not a regular expression"),
@@ -102,7 +102,7 @@ def test_expressions_that_never_end_in_pythons_engine(source: str) -> None:
         ("(" * 90 + "a*" + ")*" * 90, "nested too deeply"),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused_in_one_line(source: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told) as caught:
+def test_a_bad_pattern_is_refused_in_one_line(source: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
         bounded_regex.match(bounded_regex.compile(source), "model" * 8)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(refused.value)

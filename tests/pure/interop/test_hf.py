@@ -1,4 +1,4 @@
-"""transformers computes the same from the same file, and what is not understood is refused."""
+"""`pure.interop.hf`: transformers computes the same from the same files; unknown settings are refused."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ from pure.interop import hf
 from pure.nn.transformer import transformer
 
 SMALL = {
-    "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.2,
-}  # fmt: skip
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+}
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "original_max_position_embeddings": 16}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -35,7 +41,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3": {"qk_norm": True, "head_dim": 8, "tie_word_embeddings": False},
     "qwen3 tied, bias, multi-query": {"qk_norm": True, "attention_bias": True, "num_key_value_heads": 1},
 }
-OURS: dict[str, dict[str, Any]] = {
+WITHOUT_ARCHITECTURE: dict[str, dict[str, Any]] = {
     "layer norm": {"use_rms_norm": False},
     "sinusoidal": {"use_rope": False},
     "ungated": {"use_swiglu": False},
@@ -44,7 +50,7 @@ OURS: dict[str, dict[str, Any]] = {
 }
 
 
-def config(**changes: Any) -> ModelConfig:
+def small_config(**changes: Any) -> ModelConfig:
     from pure.config import from_dict
 
     return from_dict(SMALL | changes)
@@ -55,10 +61,10 @@ def tokens() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_transformers_loads_it_and_gives_equal_logits_and_gradients(name: str, tmp_path: Path) -> None:
-    ours = transformer(config(**CONFIGS[name]))
+def test_transformers_loads_our_files_and_gives_equal_logits_and_gradients(name: str, tmp_path: Path) -> None:
+    ours = transformer(small_config(**CONFIGS[name]))
     params = ours.init(random.key(1))
-    params = tree.map(lambda x: x + 0.1 if x.ndim == 1 else x, params)  # so that biases and norms are seen
+    params = tree.map(lambda x: x + 0.1 if x.ndim == 1 else x, params)  # biases and norms not at 0 or 1
     (tmp_path / "config.json").write_text(json.dumps(hf.to_hf_config(ours.config)))
     save_file(hf.to_weights(params), str(tmp_path / "model.safetensors"), metadata={"format": "pt"})
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
@@ -74,11 +80,10 @@ def test_transformers_loads_it_and_gives_equal_logits_and_gradients(name: str, t
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_transformers_writes_is_read_back_equal(name: str, tmp_path: Path) -> None:
-    ours = config(**CONFIGS[name])
+def test_files_that_transformers_writes_give_equal_logits(name: str, tmp_path: Path) -> None:
+    ours = small_config(**CONFIGS[name])
     fields = hf.to_hf_config(ours)
-    kind = transformers.AutoConfig.for_model(**fields)
-    theirs = transformers.AutoModelForCausalLM.from_config(kind)
+    theirs = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**fields))
     theirs.save_pretrained(tmp_path)
     read = hf.from_hf_config(json.loads((tmp_path / "config.json").read_text()))
     assert read == ours
@@ -90,14 +95,16 @@ def test_what_transformers_writes_is_read_back_equal(name: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_goes_there_and_back(name: str) -> None:
+def test_every_preset_written_for_transformers_is_read_back_equal(name: str) -> None:
     assert hf.from_hf_config(json.loads(json.dumps(hf.to_hf_config(preset(name))))) == preset(name)
     assert hf.model_type(preset(name)) != "intro2llm"
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_what_no_architecture_expresses_stays_ours(name: str, tmp_path: Path) -> None:
-    ours = config(**OURS[name])
+@pytest.mark.parametrize("name", WITHOUT_ARCHITECTURE)
+def test_a_configuration_without_an_architecture_in_transformers_is_written_as_intro2llm(
+    name: str, tmp_path: Path
+) -> None:
+    ours = small_config(**WITHOUT_ARCHITECTURE[name])
     fields = hf.to_hf_config(ours)
     assert fields["model_type"] == "intro2llm"
     assert hf.from_hf_config(json.loads(json.dumps(fields))) == ours
@@ -106,10 +113,10 @@ def test_what_no_architecture_expresses_stays_ours(name: str, tmp_path: Path) ->
         transformers.AutoConfig.from_pretrained(tmp_path)
 
 
-def test_dropout_survives_and_the_older_rope_fields_are_read() -> None:
-    dropping = config(hidden_dropout=0.1, attention_dropout=0.2)
+def test_dropout_older_rope_fields_and_lists_of_eos_ids_are_read() -> None:
+    dropping = small_config(hidden_dropout=0.1, attention_dropout=0.2)
     assert hf.from_hf_config(hf.to_hf_config(dropping)) == dropping
-    fields = hf.to_hf_config(config())
+    fields = hf.to_hf_config(small_config())
     del fields["rope_parameters"]
     older = fields | {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 77.0}
     read = hf.from_hf_config(older)
@@ -120,7 +127,7 @@ def test_dropout_survives_and_the_older_rope_fields_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"model_type": "gpt2"}, "'gpt2' is not supported; expected llama, qwen2, qwen3"),
         ({"logit_scale": 2.0}, "not understood: logit_scale"),
@@ -137,13 +144,13 @@ def test_dropout_survives_and_the_older_rope_fields_are_read() -> None:
         ),
     ],
 )
-def test_what_would_change_the_mathematics_is_refused(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        hf.from_hf_config(hf.to_hf_config(config()) | changes)
+def test_a_field_that_would_change_the_computation_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        hf.from_hf_config(hf.to_hf_config(small_config()) | changes)
 
 
 def test_weights_must_fit_the_configuration() -> None:
-    model = transformer(config())
+    model = transformer(small_config())
     weights = hf.to_weights(model.init(random.key(0)))
     name = "model.layers.1.mlp.up_proj.weight"
     with pytest.raises(ValueError, match=f"missing {name}; not understood none"):
@@ -154,11 +161,11 @@ def test_weights_must_fit_the_configuration() -> None:
         hf.from_weights(model.spec, {**weights, name: weights[name].T})
 
 
-def test_a_tied_head_may_be_there_if_it_is_the_embedding() -> None:
-    model = transformer(config())
+def test_the_weight_of_a_tied_head_is_accepted_if_it_equals_the_embedding() -> None:
+    model = transformer(small_config())
     weights = hf.to_weights(model.init(random.key(0)))
     embedding = weights["model.embed_tokens.weight"]
-    same = {**weights, "lm_head.weight": embedding.clone(), "model.rotary_emb.inv_freq": torch.zeros(3)}
-    assert tree.structure(hf.from_weights(model.spec, same)) == tree.structure(model.spec)
+    with_head = {**weights, "lm_head.weight": embedding.clone(), "model.rotary_emb.inv_freq": torch.zeros(3)}
+    assert tree.structure(hf.from_weights(model.spec, with_head)) == tree.structure(model.spec)
     with pytest.raises(ValueError, match=r"tie_word_embeddings is true, and lm_head\.weight"):
         hf.from_weights(model.spec, {**weights, "lm_head.weight": embedding + 1})

@@ -1,4 +1,4 @@
-"""Fields of config.json without effect, compared with transformers' own configuration classes."""
+"""`pure.interop.hf_fields`: fields of config.json that are ignored or refused, compared with transformers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_absent_field_has_the_default_of_transformers(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_every_default_of_transformers_passes(kind: str) -> None:
+def test_every_default_of_transformers_is_accepted_and_changes_nothing(kind: str) -> None:
     fields = {"model_type": kind, **SIZES}
     defaults = {
         f.name: f.default for f in dataclasses.fields(CLASSES[kind]) if f.default is not dataclasses.MISSING
@@ -48,25 +48,25 @@ def test_every_default_of_transformers_passes(kind: str) -> None:
     assert hf.from_hf_config({**plain, **fields}) == hf.from_hf_config(fields)
 
 
-def test_every_field_of_generation_passes() -> None:
+def test_every_field_of_a_generation_config_is_accepted() -> None:
     names = transformers.GenerationConfig._get_default_generation_params()
     hf_fields.refuse_unknown(dict.fromkeys(names, "x"), ())
 
 
 @pytest.mark.parametrize("value", [None, False, {}, [], ""])
-def test_nothing_under_an_unknown_name_passes(value: Any) -> None:
+def test_an_unknown_field_that_is_empty_is_accepted(value: Any) -> None:
     hf_fields.refuse_unknown({"use_mrope": value}, ())
 
 
 @pytest.mark.parametrize("value", [True, 0, 0.0, 1, "no", [0], {"a": None}])
-def test_anything_else_under_an_unknown_name_is_refused(value: Any) -> None:
+def test_an_unknown_field_that_is_not_empty_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="fields not understood: use_mrope; remove"):
         hf_fields.refuse_unknown({"use_mrope": value}, ())
 
 
 @pytest.mark.parametrize("name", hf_fields.MUST_BE_TRUE)
 @pytest.mark.parametrize("value", [None, False, 0, "true"])
-def test_false_is_not_passed_over_where_it_changes_the_mathematics(name: str, value: Any) -> None:
+def test_a_field_that_must_be_true_is_refused_otherwise(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} .* is not supported, only true"):
         hf_fields.refuse_unknown({name: value}, ())
     hf_fields.refuse_unknown({name: True}, ())
@@ -97,12 +97,12 @@ def test_false_is_not_passed_over_where_it_changes_the_mathematics(name: str, va
         ),
     ],
 )
-def test_a_window_is_refused_where_transformers_hides_something(
+def test_a_sliding_window_is_refused_where_transformers_would_mask_tokens(
     kind: str, fields: dict[str, Any], refused: bool
 ) -> None:
     theirs = CLASSES[kind](**SIZES, **fields)
     layers = getattr(theirs, "layer_types", None) or ["sliding_attention"] * 2
-    if kind != "llama":  # whose transformers' class has no window; here it is refused rather than ignored
+    if kind != "llama":  # LlamaConfig ignores a window, which we refuse
         window = theirs.sliding_window if "sliding_attention" in layers else None
         assert refused == (window is not None and window < SIZES["max_position_embeddings"])
     if refused:
@@ -112,7 +112,7 @@ def test_a_window_is_refused_where_transformers_hides_something(
         hf_fields.refuse_window(kind, {**SIZES, **fields})
 
 
-def test_flags_and_ids() -> None:
+def test_flags_and_token_ids_are_read() -> None:
     assert [hf_fields.flag({"a": value}, "a") for value in (True, False, None)] == [True, False, False]
     with pytest.raises(ValueError, match="a: expected true or false, got 1"):
         hf_fields.flag({"a": 1}, "a")

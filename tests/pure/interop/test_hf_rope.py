@@ -1,4 +1,4 @@
-"""Rotary settings: what is written for transformers 4 and 5, and what contradicts itself."""
+"""`pure.interop.hf_rope`: rotary settings are written for transformers 4 and 5, read back, or refused."""
 
 from __future__ import annotations
 
@@ -18,39 +18,56 @@ SCALINGS: tuple[dict[str, Any] | None, ...] = (
 )
 ALLOWED = {
     "linear": {"rope_type", "factor"},
-    "llama3": {"rope_type", "factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"},
-    "yarn": {"rope_type", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
-             "mscale", "mscale_all_dim", "truncate"},
-}  # fmt: skip
-"""What `rope_scaling` may hold in transformers 4.57 without a warning. It needs `rope_type` and reads theta
-outside."""
+    "llama3": {
+        "rope_type",
+        "factor",
+        "original_max_position_embeddings",
+        "low_freq_factor",
+        "high_freq_factor",
+    },
+    "yarn": {
+        "rope_type",
+        "factor",
+        "original_max_position_embeddings",
+        "attention_factor",
+        "beta_fast",
+        "beta_slow",
+        "mscale",
+        "mscale_all_dim",
+        "truncate",
+    },
+}
+"""Fields of `rope_scaling` that transformers 4.57 accepts without a warning.
+
+It needs `rope_type` there, and reads `rope_theta` at the top level of config.json.
+"""
 
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: scaling["rope_type"] if scaling else "none")
-def test_both_generations_of_transformers_find_the_scaling(scaling: dict[str, Any] | None) -> None:
+def test_transformers_4_and_5_read_the_scaling_that_is_written(scaling: dict[str, Any] | None) -> None:
     config = from_dict({"rope_scaling": scaling, "rope_theta": 5000.0})
     fields = hf_rope.write(config)
     assert fields["rope_theta"] == 5000.0
     if scaling is None:
         assert fields["rope_scaling"] is None
     else:
-        told = fields["rope_scaling"]
-        assert told["rope_type"] == scaling["rope_type"]
-        assert {name: told[name] for name in scaling} == scaling
-        assert set(told) <= ALLOWED[told["rope_type"]]
+        written = fields["rope_scaling"]
+        assert written["rope_type"] == scaling["rope_type"]
+        assert {name: written[name] for name in scaling} == scaling
+        assert set(written) <= ALLOWED[written["rope_type"]]
     theirs = transformers.LlamaConfig(max_position_embeddings=1024, **fields).rope_parameters
     assert theirs == fields["rope_parameters"]
     assert from_dict(hf_rope.read(fields)) == ModelConfig(rope_theta=5000.0, rope_scaling=config.rope_scaling)
 
 
-def test_theta_inside_counts_before_the_one_outside() -> None:
-    inside = {"rope_theta": 1.0, "rope_parameters": {"rope_type": "default", "rope_theta": 7}}
-    assert hf_rope.read(inside) == {"rope_theta": 7.0}
+def test_rope_theta_in_rope_parameters_takes_precedence() -> None:
+    fields = {"rope_theta": 1.0, "rope_parameters": {"rope_type": "default", "rope_theta": 7}}
+    assert hf_rope.read(fields) == {"rope_theta": 7.0}
     assert hf_rope.read({}) == {"rope_theta": 10000.0}
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"rope_theta": None}, "rope_theta: expected a number, got 'None'"),
         ({"rope_theta": True}, "rope_theta: expected a number, got 'True'"),
@@ -71,6 +88,6 @@ def test_theta_inside_counts_before_the_one_outside() -> None:
         ),
     ],
 )
-def test_what_is_not_understood_is_named(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_a_bad_rotary_field_is_refused_by_name(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         hf_rope.read({"max_position_embeddings": 64, **fields})

@@ -1,4 +1,4 @@
-"""A torch module or a transformers model, wrapped as a Model: the stages train it and never change it."""
+"""`pure.interop.module`: a torch module wrapped as a Model computes the same; its weights never change."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def tokens(rows: int = 2, length: int = 12) -> torch.Tensor:
     return random.randint(random.key(9), (rows, length), 2, 61).long()
 
 
-def test_tied_weights_are_one_leaf_and_buffers_are_bound() -> None:
+def test_tied_weights_are_one_leaf_and_buffers_are_no_leaves() -> None:
     module = Bigram()
     model = from_module(module, vocab_size=7, max_length=8)
     params = model.init(random.key(0))
@@ -65,7 +65,7 @@ def test_tied_weights_are_one_leaf_and_buffers_are_bound() -> None:
     torch.testing.assert_close(model.forward(doubled, x), 4 * module(x))
 
 
-def test_equals_the_module_in_value_and_gradient_and_leaves_it_alone() -> None:
+def test_the_model_equals_the_module_in_value_and_gradient_and_does_not_change_it() -> None:
     module = llama()
     before = {name: x.clone() for name, x in module.state_dict().items()}
     model = from_module(module, forward=hugging_face)
@@ -79,7 +79,7 @@ def test_equals_the_module_in_value_and_gradient_and_leaves_it_alone() -> None:
     assert all(torch.equal(x, before[name]) for name, x in module.state_dict().items())
 
 
-def test_packed_documents_do_not_see_each_other() -> None:
+def test_packed_documents_do_not_attend_to_each_other() -> None:
     model = from_module(llama(), forward=hugging_face)
     params = model.init(random.key(0))
     one, two = tokens(1, 5), tokens(1, 7)
@@ -91,7 +91,7 @@ def test_packed_documents_do_not_see_each_other() -> None:
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
 
 
-def test_generates_as_transformers() -> None:
+def test_greedy_generation_equals_transformers() -> None:
     module = llama()
     model = from_module(module, forward=hugging_face)
     params = model.init(random.key(0))
@@ -109,7 +109,7 @@ def test_generates_as_transformers() -> None:
         assert row.tolist() == expected[0, len(prompt) :].tolist()
 
 
-def test_per_sample_gradients() -> None:
+def test_per_sample_gradients_by_vmap_equal_single_ones() -> None:
     model = from_module(llama("eager"), forward=hugging_face)
     params = model.init(random.key(0))
 
@@ -122,7 +122,7 @@ def test_per_sample_gradients() -> None:
         torch.testing.assert_close(x[1], y, rtol=1e-3, atol=1e-5)
 
 
-def test_trains_through_sft_dpo_and_grpo() -> None:
+def test_sft_dpo_and_grpo_train_every_weight() -> None:
     model = from_module(llama(), forward=hugging_face)
     params = model.init(random.key(0))
     rows, labels, positions = tokens(4), tokens(4), torch.arange(4)
@@ -139,22 +139,22 @@ def test_trains_through_sft_dpo_and_grpo() -> None:
     def score(rollouts: Any) -> torch.Tensor:
         return (rollouts.tokens % 2 == 0).float().mean(-1)[:, None]
 
-    descent = optim.adamw(1e-2)
-    for stage, batch, falling in (
-        (sft(model, descent), sft_batch, "loss"),
-        (dpo(model, descent, reference=params), pairs, "loss"),
-        (grpo(model, descent, score=score, samples=4, sampling=Sampling(5), beta=0.0), prompts, None),
+    optimizer = optim.adamw(1e-2)
+    for stage, batch, falling_metric in (
+        (sft(model, optimizer), sft_batch, "loss"),
+        (dpo(model, optimizer, reference=params), pairs, "loss"),
+        (grpo(model, optimizer, score=score, samples=4, sampling=Sampling(5), beta=0.0), prompts, None),
     ):
         state = stage.init(random.key(1), params)
         first = state = stage.step(state, batch)
         for _ in range(3):
             state = stage.step(state, batch)
-        moved = [
+        changed = [
             not torch.equal(x, y) for x, y in zip(tree.leaves(state.params), tree.leaves(params), strict=True)
         ]
-        assert all(moved)
-        if falling:
-            assert state.metrics[falling] < first.metrics[falling]
+        assert all(changed)
+        if falling_metric:
+            assert state.metrics[falling_metric] < first.metrics[falling_metric]
 
 
 def test_segment_ids_and_missing_sizes_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Decoding by recomputing the rows: tokens in parts give the logits of the whole row."""
+"""`pure.interop.token_cache`: decoding without a KV cache, by recomputing the tokens so far."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def running_sum(params: Any, tokens: torch.Tensor, **options: Any) -> torch.Tens
     return torch.cat([total, -total], -1)
 
 
-def test_parts_equal_the_whole() -> None:
+def test_tokens_decoded_in_parts_give_the_logits_of_the_whole_row() -> None:
     tokens = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
     cache = empty_cache(2, 6)
     first, cache = decode_again({}, tokens[:, :3], cache, forward=running_sum)

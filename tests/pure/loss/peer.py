@@ -1,7 +1,7 @@
-"""TRL's losses without its trainers: `_compute_loss` called on an object that has only what the loss reads.
+"""Stand-ins for TRL's trainers and models, so that tests can call TRL's `_compute_loss` directly.
 
-TRL computes its losses in methods, in the middle of a model's forward pass and of logging; so the model here
-answers with log-probabilities that the test chose.
+TRL computes its losses in methods of its trainers, between a model's forward pass and logging. The fake
+trainer has only the fields that the loss reads; the fake model returns log-probabilities that the test chose.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 
 
 def fake_trainer(**fields: Any) -> Any:
-    """Stand-in for TRL's trainer."""
-    same = lambda x, **_: x  # noqa: E731
+    """Stand-in for a trainer of TRL; `fields` are added to those that every loss reads."""
+    identity = lambda x, **_: x  # noqa: E731
     accelerator = SimpleNamespace(
-        device="cpu", num_processes=1, gather=same, gather_for_metrics=same, reduce=same
+        device="cpu", num_processes=1, gather=identity, gather_for_metrics=identity, reduce=identity
     )
-    always = {
+    common_fields = {
         "accelerator": accelerator,
         "model": SimpleNamespace(training=True),
         "aux_loss_enabled": False,
@@ -30,11 +30,11 @@ def fake_trainer(**fields: Any) -> Any:
         "_total_train_tokens": 0,
         "current_gradient_accumulation_steps": 1,
     }
-    return SimpleNamespace(**(always | fields))
+    return SimpleNamespace(**(common_fields | fields))
 
 
 def one_token_answers(rows: int) -> dict[str, Tensor]:
-    """Rows of a prompt of one token and an answer of one."""
+    """A batch whose rows are a prompt of one token and an answer of one token."""
     return {
         "input_ids": torch.zeros(rows, 2, dtype=torch.int64),
         "attention_mask": torch.ones(rows, 2, dtype=torch.int64),
@@ -42,8 +42,8 @@ def one_token_answers(rows: int) -> dict[str, Tensor]:
     }
 
 
-def answering(logps: Tensor) -> Callable[..., Any]:
-    """A model that gives these log-probabilities [B] to the answers."""
+def fake_model(logps: Tensor) -> Callable[..., Any]:
+    """Stand-in for a model that gives these log-probabilities [B] to the answers."""
     zeros = torch.zeros(len(logps), 1)
     outputs = SimpleNamespace(
         log_probs=logps[:, None], entropy=zeros, mean_logits=zeros, is_top1=zeros.bool()

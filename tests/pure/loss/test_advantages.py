@@ -1,4 +1,4 @@
-"""Advantages: a loop, what could not be judged, and groups of equal rewards, which teach exactly nothing."""
+"""`pure.loss.advantages`: compared with loops; NaN rewards and groups of equal rewards give exactly 0."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def test_advantages_equal_a_loop(scale: str) -> None:
     found = group_advantages(REWARDS, scale=scale)
     flat = REWARDS.double().flatten()
     for i, row in enumerate(REWARDS.double()):
-        spread = {"group": row.std().item(), "batch": flat.std().item(), "none": 1 - 1e-4}[scale]
+        deviation = {"group": row.std().item(), "batch": flat.std().item(), "none": 1 - 1e-4}[scale]
         torch.testing.assert_close(
-            found[i].double(), (row - row.mean()) / (spread + 1e-4), rtol=1e-4, atol=1e-6
+            found[i].double(), (row - row.mean()) / (deviation + 1e-4), rtol=1e-4, atol=1e-6
         )
 
 
-def test_answers_that_were_not_judged_are_left_out() -> None:
+def test_completions_whose_reward_is_nan_have_advantage_zero_and_do_not_count() -> None:
     rewards = torch.tensor([[1.0, float("nan"), 3.0], [float("nan")] * 3, [2.0, float("nan"), float("nan")]])
     found = group_advantages(rewards)
     torch.testing.assert_close(found[0, [0, 2]], group_advantages(torch.tensor([[1.0, 3.0]]))[0])
@@ -33,20 +33,20 @@ def test_answers_that_were_not_judged_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
-def test_a_group_of_one_or_of_equals_has_no_advantage(scale: str) -> None:
+def test_a_group_of_one_or_of_equal_rewards_has_advantage_zero(scale: str) -> None:
     assert (group_advantages(torch.tensor([[3.0], [3.0]]), scale=scale) == 0).all()
     assert (group_advantages(torch.full((2, 4), 0.1), scale=scale) == 0).all()
     assert (leave_one_out(torch.tensor([[3.0]])) == 0).all()
 
 
-def test_leave_one_out_compares_with_the_others() -> None:
+def test_leave_one_out_subtracts_the_mean_of_the_others() -> None:
     found = leave_one_out(REWARDS)
     for i in range(4):
         others = REWARDS[:, [j for j in range(4) if j != i]].mean(1)
         torch.testing.assert_close(found[:, i], REWARDS[:, i] - others)
 
 
-def test_unknown_scales_and_shapes_are_refused() -> None:
+def test_an_unknown_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="group, batch, none"):
         group_advantages(REWARDS, scale="token")
 
@@ -54,19 +54,19 @@ def test_unknown_scales_and_shapes_are_refused() -> None:
 @pytest.mark.parametrize("scale", [*SCALES, "leave_one_out"])
 @pytest.mark.parametrize("value", [0.7, 1 / 3, -2.3, 1e-8, 1e7])
 @pytest.mark.parametrize("size", [2, 3, 8, 61])
-def test_equal_rewards_give_exactly_nothing(scale: str, value: float, size: int) -> None:
-    """The rounding of a mean, divided by a deviation of rounding, would be a full advantage."""
+def test_equal_rewards_give_advantages_of_exactly_zero(scale: str, value: float, size: int) -> None:
+    """Else the rounding error of the mean, divided by a deviation of rounding errors, would be about 1."""
     advantages = leave_one_out if scale == "leave_one_out" else partial(group_advantages, scale=scale)
-    missing = torch.where(torch.arange(size) % 3 == 1, torch.nan, torch.full((size,), value))
-    rewards = torch.stack([torch.full((size,), value), missing, torch.arange(size) * value])
+    with_nan = torch.where(torch.arange(size) % 3 == 1, torch.nan, torch.full((size,), value))
+    rewards = torch.stack([torch.full((size,), value), with_nan, torch.arange(size) * value])
     found = advantages(rewards)
     assert (found[:2] == 0).all()
     assert (found[2] != 0).any()
     assert equal_rewards(rewards).tolist() == [True, True, False]
 
 
-def test_large_and_near_rewards_are_compared_in_float64() -> None:
-    """Squares of 1e30 overflow float32: the deviation was infinite, and every advantage 0."""
+def test_advantages_of_huge_or_almost_equal_rewards_are_computed_in_float64() -> None:
+    """In float32 the squares of 1e30 would overflow, the deviation be infinite, and every advantage 0."""
     large = group_advantages(torch.tensor([[1e30, -1e30, 3e38, 0.0]]))
     assert torch.allclose(
         large, group_advantages(torch.tensor([[1e-3, -1e-3, 3e5, 0.0]]), eps=0.0), atol=1e-5

@@ -1,4 +1,4 @@
-"""The checks of a loss's arguments; that every loss makes them is a law (`tests/laws/test_losses.py`)."""
+"""`pure.loss.check`: checks of arguments. `tests/laws/test_losses.py` tests that every loss makes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from pure.loss.check import RANGES, check_chunk, check_labels, check_range, expect, upcast
 
 
-def test_letters_stand_for_one_length_and_dots_for_any_axes() -> None:
+def test_shapes_with_equal_letters_must_have_equal_lengths_and_dots_any_axes() -> None:
     expect("f", x=(torch.zeros(2, 3, 5), "... V", "float"), y=(torch.zeros(2, 3).long(), "...", "integer"))
     expect("f", x=(None, "B", "float?"), y=(torch.zeros(()), "", "number"))
     for y in (torch.zeros(3), torch.zeros(2, 3, 5), torch.zeros(())):
@@ -18,7 +18,7 @@ def test_letters_stand_for_one_length_and_dots_for_any_axes() -> None:
         expect("f", x=(torch.zeros(2, 3), "B B", "float"))
 
 
-def test_dtypes_are_of_a_kind() -> None:
+def test_tensors_of_another_kind_of_dtype_are_refused() -> None:
     for dtype, kinds in (
         (torch.float16, {"float", "number"}),
         (torch.int32, {"integer", "number"}),
@@ -42,7 +42,7 @@ def test_dtypes_are_of_a_kind() -> None:
 
 
 @pytest.mark.parametrize("wanted", RANGES)
-def test_ranges(wanted: str) -> None:
+def test_numbers_outside_a_range_are_refused_and_tensors_are_not_checked(wanted: str) -> None:
     inside = {
         "above 0": 1e-9,
         "at least 0": 0,
@@ -59,32 +59,36 @@ def test_ranges(wanted: str) -> None:
             check_range("f", wanted, x=outside)
     with pytest.raises(ValueError, match=r"one number or a 0-d tensor, got shape \[1\]"):
         check_range("f", wanted, x=torch.ones(1))
-    for other in ("1", None, True):
-        with pytest.raises(TypeError, match=f"a number or a 0-d tensor, got {type(other).__name__}"):
-            check_range("f", wanted, x=other)
+    for not_a_number in ("1", None, True):
+        with pytest.raises(TypeError, match=f"a number or a 0-d tensor, got {type(not_a_number).__name__}"):
+            check_range("f", wanted, x=not_a_number)
 
 
-def test_tensors_are_on_one_device_but_for_single_numbers() -> None:
-    there = torch.zeros(2, device="meta")
-    expect("f", x=(there, "B", "float"), y=(torch.tensor(1.0), "", "float"))
+def test_tensors_on_another_device_are_refused_except_0_d_ones() -> None:
+    on_meta = torch.zeros(2, device="meta")
+    expect("f", x=(on_meta, "B", "float"), y=(torch.tensor(1.0), "", "float"))
     with pytest.raises(ValueError, match="f: expected y on meta as x is, got one on cpu"):
-        expect("f", x=(there, "B", "float"), y=(torch.zeros(2), "B", "float"))
+        expect("f", x=(on_meta, "B", "float"), y=(torch.zeros(2), "B", "float"))
 
 
 @pytest.mark.parametrize("chunk", [0, -1, 1.5, True, "2", 10**20])
-def test_a_chunk_is_a_whole_number_of_at_least_one(chunk: object) -> None:
+def test_a_chunk_that_is_no_positive_integer_is_refused(chunk: object) -> None:
     check_chunk("f", 1)
     with pytest.raises((TypeError, ValueError), match="f: chunk must be"):
         check_chunk("f", chunk)
 
 
-def test_the_first_label_that_is_no_word_is_named() -> None:
+def test_the_first_label_outside_the_vocabulary_is_named() -> None:
     check_labels("f", torch.tensor([[0, 4, -100]]), 5, -100)
     with pytest.raises(ValueError, match=r"in 0 .. 4, or -100 .* got 5 at \[1, 0\]"):
         check_labels("f", torch.tensor([[0, 4], [5, -1]]), 5, -100)
 
 
-def test_only_narrow_numbers_are_widened() -> None:
-    widened = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float64: torch.float64}
-    for dtype, wanted in widened.items():
+def test_upcast_converts_half_precision_to_float32_and_keeps_float64() -> None:
+    expected_dtypes = {
+        torch.float16: torch.float32,
+        torch.bfloat16: torch.float32,
+        torch.float64: torch.float64,
+    }
+    for dtype, wanted in expected_dtypes.items():
         assert upcast(torch.zeros(1, dtype=dtype)).dtype == wanted

@@ -1,4 +1,4 @@
-"""Cross-entropy against a naive float64 loop, torch's own, and by hand; whole and in chunks."""
+"""`pure.loss.cross_entropy`: compared with a float64 loop and with torch; whole and in chunks."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pure import random
 from pure.loss.cross_entropy import chunk_cross_entropy, cross_entropy, linear_cross_entropy
 from pure.transform.grad import value_and_grad
 
-VOCABULARY, WIDTH = 11, 5
+VOCABULARY, HIDDEN_SIZE = 11, 5
 LABELS = torch.tensor([[3, -100, 0, 10], [-100, 7, 7, 1]])
 
 
-def logits_of(seed: int = 0, scale: float = 3.0) -> Tensor:
+def random_logits(seed: int = 0, scale: float = 3.0) -> Tensor:
     return random.normal(random.key(seed), (*LABELS.shape, VOCABULARY)) * scale
 
 
-def naive(logits: Tensor, labels: Tensor, smoothing: float, z_loss: float) -> tuple[float, int]:
-    """The formula, one position at a time, in Python floats."""
+def naive_loss(logits: Tensor, labels: Tensor, smoothing: float, z_loss: float) -> tuple[float, int]:
+    """Compute (sum, count) one position at a time, in Python floats."""
     total, count = 0.0, 0
     for row, label in zip(logits.double().flatten(0, -2).tolist(), labels.flatten().tolist(), strict=True):
         if label == -100:
@@ -36,51 +36,53 @@ def naive(logits: Tensor, labels: Tensor, smoothing: float, z_loss: float) -> tu
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
-def test_equals_the_formula(smoothing: float, z_loss: float) -> None:
-    logits = logits_of()
+def test_cross_entropy_equals_a_float64_loop(smoothing: float, z_loss: float) -> None:
+    logits = random_logits()
     total, count = cross_entropy(logits, LABELS, label_smoothing=smoothing, z_loss=z_loss)
-    expected, positions = naive(logits, LABELS, smoothing, z_loss)
+    expected, positions = naive_loss(logits, LABELS, smoothing, z_loss)
     assert total.item() == pytest.approx(expected, rel=1e-6)
     assert count == positions == 6
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_equals_torch_in_value_and_gradient(smoothing: float) -> None:
+def test_cross_entropy_equals_torch_in_value_and_gradient(smoothing: float) -> None:
     ours = value_and_grad(lambda x: cross_entropy(x, LABELS, label_smoothing=smoothing).sum)
     peer = value_and_grad(
         lambda x: F.cross_entropy(
             x.flatten(0, 1), LABELS.flatten(), reduction="sum", label_smoothing=smoothing
         )
     )
-    torch.testing.assert_close(ours(logits_of()), peer(logits_of()), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours(random_logits()), peer(random_logits()), rtol=1e-5, atol=1e-6)
 
 
-def test_ignored_positions_get_no_gradient_whatever_they_hold() -> None:
-    wild = torch.where((LABELS == -100)[..., None], 1e30, logits_of())
-    value, grad = value_and_grad(lambda x: cross_entropy(x, LABELS).sum)(wild)
+def test_ignored_positions_with_huge_logits_get_no_gradient() -> None:
+    logits = torch.where((LABELS == -100)[..., None], 1e30, random_logits())
+    value, grad = value_and_grad(lambda x: cross_entropy(x, LABELS).sum)(logits)
     assert value.isfinite()
     assert (grad[LABELS == -100] == 0).all()
 
 
-def test_nothing_but_ignored_labels_is_zero() -> None:
-    value, grad = value_and_grad(lambda x: cross_entropy(x, torch.full_like(LABELS, -100)).sum)(logits_of())
+def test_a_batch_of_ignored_labels_has_loss_gradient_and_count_zero() -> None:
+    value, grad = value_and_grad(lambda x: cross_entropy(x, torch.full_like(LABELS, -100)).sum)(
+        random_logits()
+    )
     assert value == 0
     assert (grad == 0).all()
-    assert cross_entropy(logits_of(), torch.full_like(LABELS, -100)).count == 0
+    assert cross_entropy(random_logits(), torch.full_like(LABELS, -100)).count == 0
 
 
-def head(params: dict, hidden: Tensor) -> Tensor:
+def project_to_logits(params: dict, hidden: Tensor) -> Tensor:
     return hidden @ params["head"].T
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 8, 100])
 def test_chunks_change_neither_value_nor_gradient(chunk: int) -> None:
-    params = {"head": random.normal(random.key(1), (VOCABULARY, WIDTH)), "unused": torch.ones(2)}
-    hidden = random.normal(random.key(2), (*LABELS.shape, WIDTH))
+    params = {"head": random.normal(random.key(1), (VOCABULARY, HIDDEN_SIZE)), "unused": torch.ones(2)}
+    hidden = random.normal(random.key(2), (*LABELS.shape, HIDDEN_SIZE))
 
     def loss(inputs: tuple[dict, Tensor], chunk: int | None) -> Tensor:
         return linear_cross_entropy(
-            *inputs, LABELS, logits=head, chunk=chunk, z_loss=1e-3, label_smoothing=0.1
+            *inputs, LABELS, logits=project_to_logits, chunk=chunk, z_loss=1e-3, label_smoothing=0.1
         ).sum
 
     whole = value_and_grad(partial(loss, chunk=None))((params, hidden))
@@ -88,23 +90,25 @@ def test_chunks_change_neither_value_nor_gradient(chunk: int) -> None:
     torch.testing.assert_close(cut, whole, rtol=1e-5, atol=1e-6)
 
 
-def test_chunks_work_under_vmap_of_grad() -> None:
-    params = {"head": random.normal(random.key(1), (VOCABULARY, WIDTH))}
-    hidden = random.normal(random.key(2), (*LABELS.shape, WIDTH))
+def test_vmap_of_the_gradient_of_a_chunked_loss_equals_a_loop() -> None:
+    params = {"head": random.normal(random.key(1), (VOCABULARY, HIDDEN_SIZE))}
+    hidden = random.normal(random.key(2), (*LABELS.shape, HIDDEN_SIZE))
 
     def loss(head_weight: Tensor, h: Tensor, y: Tensor) -> Tensor:
-        return linear_cross_entropy({"head": head_weight}, h[None], y[None], logits=head, chunk=2).sum
+        return linear_cross_entropy(
+            {"head": head_weight}, h[None], y[None], logits=project_to_logits, chunk=2
+        ).sum
 
     together = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(params["head"], hidden, LABELS)
     alone = [torch.func.grad(loss)(params["head"], h, y) for h, y in zip(hidden, LABELS, strict=True)]
     torch.testing.assert_close(together, torch.stack(alone), rtol=1e-5, atol=1e-6)
 
 
-def test_bfloat16_logits_are_summed_in_float32() -> None:
-    logits = logits_of().bfloat16()
+def test_a_loss_of_bfloat16_logits_is_computed_in_float32() -> None:
+    logits = random_logits().bfloat16()
     total, _ = cross_entropy(logits, LABELS)
     assert total.dtype == torch.float32
-    assert total.item() == pytest.approx(naive(logits, LABELS, 0.0, 0.0)[0], rel=1e-5)
+    assert total.item() == pytest.approx(naive_loss(logits, LABELS, 0.0, 0.0)[0], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -114,48 +118,52 @@ def test_bfloat16_logits_are_summed_in_float32() -> None:
         ({"z_loss": -1.0}, "z_loss must be at least 0"),
     ],
 )
-def test_weights_out_of_range_are_refused(options: dict, message: str) -> None:
+def test_a_smoothing_or_z_loss_out_of_range_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        cross_entropy(logits_of(), LABELS, **options)
+        cross_entropy(random_logits(), LABELS, **options)
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected labels \[\.\.\.\]"):
-        cross_entropy(logits_of(), LABELS[:, :-1])
+        cross_entropy(random_logits(), LABELS[:, :-1])
     with pytest.raises(ValueError, match="chunk must be at least 1"):
-        linear_cross_entropy({}, logits_of(), LABELS, logits=head, chunk=0)
+        linear_cross_entropy({}, random_logits(), LABELS, logits=project_to_logits, chunk=0)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_chunks_hold_no_logits_until_the_backward_pass_compiled_or_not(compiled: bool) -> None:
-    """Nothing that autograd keeps is as large as the logits of one chunk."""
+def test_a_chunked_loss_saves_no_logits_for_the_backward_pass(compiled: bool) -> None:
+    """Every tensor that autograd saves is smaller than the logits of one chunk."""
     from pure.transform.jit import jit, region
 
-    params = {"head": random.normal(random.key(1), (VOCABULARY * 40, WIDTH)).requires_grad_()}
-    hidden = random.normal(random.key(2), (4, 16, WIDTH)).requires_grad_()
+    params = {"head": random.normal(random.key(1), (VOCABULARY * 40, HIDDEN_SIZE)).requires_grad_()}
+    hidden = random.normal(random.key(2), (4, 16, HIDDEN_SIZE)).requires_grad_()
     labels = random.randint(random.key(3), (4, 16), 0, VOCABULARY).long()
-    part = region(partial(chunk_cross_entropy, logits=head, options={}))
-    kept = []
+    part = region(partial(chunk_cross_entropy, logits=project_to_logits, options={}))
+    saved_sizes = []
 
     def loss(hidden: Tensor) -> Tensor:
-        return linear_cross_entropy(params, hidden, labels, logits=head, chunk=8, part=part).sum
+        return linear_cross_entropy(params, hidden, labels, logits=project_to_logits, chunk=8, part=part).sum
 
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+    def save(x: Tensor) -> Tensor:
+        saved_sizes.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda x: x):
         (jit(loss, regions=True, backend="aot_eager") if compiled else loss)(hidden)
-    assert kept
-    assert max(kept) < 8 * VOCABULARY * 40
+    assert saved_sizes
+    assert max(saved_sizes) < 8 * VOCABULARY * 40
 
 
-def test_a_label_that_is_no_word_is_refused_or_nan_where_its_value_is_not_known() -> None:
+def test_a_label_outside_the_vocabulary_is_refused_or_gives_nan_when_traced() -> None:
     for label in (VOCABULARY, -1):
         labels = torch.where(LABELS == 7, label, LABELS)
-        total = torch.compile(lambda x, y: cross_entropy(x, y).sum, backend="eager")(logits_of(), labels)
+        total = torch.compile(lambda x, y: cross_entropy(x, y).sum, backend="eager")(random_logits(), labels)
         assert total.isnan()
-    mapped = torch.func.vmap(lambda x, y: cross_entropy(x, y).sum)(
-        logits_of(), torch.full_like(LABELS, VOCABULARY)
+    totals = torch.func.vmap(lambda x, y: cross_entropy(x, y).sum)(
+        random_logits(), torch.full_like(LABELS, VOCABULARY)
     )
-    assert mapped.isnan().all()
+    assert totals.isnan().all()
     with pytest.raises(
         ValueError, match=f"expected labels in 0 .. {VOCABULARY - 1}, or -100 .* got {VOCABULARY} at"
     ):
-        cross_entropy(logits_of(), torch.full_like(LABELS, VOCABULARY))
+        cross_entropy(random_logits(), torch.full_like(LABELS, VOCABULARY))

@@ -1,5 +1,4 @@
-"""DPO and its variants: by hand, against a float64 loop, against TRL, and where arguments contradict each
-other."""
+"""`pure.loss.dpo`: all variants compared with values by hand, a float64 loop and TRL."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from pure import random
 from pure.loss.dpo import VARIANTS, dpo_loss
 from pure.transform.grad import value_and_grad
-from tests.pure.loss.peer import answering, fake_trainer, one_token_answers
+from tests.pure.loss.peer import fake_model, fake_trainer, one_token_answers
 
 PAIRS = 6
 POLICY_CHOSEN, POLICY_REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED = (
@@ -30,7 +29,7 @@ def references(variant: str) -> tuple[Tensor | None, Tensor | None]:
     return (None, None) if variant == "simpo" else (REFERENCE_CHOSEN, REFERENCE_REJECTED)
 
 
-def losses_of(variant: str, beta: float = 0.3, **changes: Any) -> Any:
+def compute_losses(variant: str, beta: float = 0.3, **changes: Any) -> Any:
     options = {
         "beta": beta,
         "variant": variant,
@@ -40,34 +39,38 @@ def losses_of(variant: str, beta: float = 0.3, **changes: Any) -> Any:
     return dpo_loss(POLICY_CHOSEN, POLICY_REJECTED, *references(variant), **options)
 
 
-def naive(variant: str, i: int, beta: float) -> float:
-    """One pair, in Python floats."""
-    c, r, rc, rr = (
-        float(x[i]) for x in (POLICY_CHOSEN, POLICY_REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED)
-    )
-    nc, nr = int(TOKENS["chosen_tokens"][i]), int(TOKENS["rejected_tokens"][i])
-    h = (c - rc) - (r - rr)
-    log_sigmoid = lambda z: -math.log1p(math.exp(-z)) if z > 0 else z - math.log1p(math.exp(z))  # noqa: E731
-    e = SMOOTHING.get(variant, 0.0)
+def naive_loss(variant: str, i: int, beta: float) -> float:
+    """Compute the loss of pair `i` in Python floats."""
+    chosen, rejected = float(POLICY_CHOSEN[i]), float(POLICY_REJECTED[i])
+    chosen_ratio = chosen - float(REFERENCE_CHOSEN[i])
+    rejected_ratio = rejected - float(REFERENCE_REJECTED[i])
+    chosen_tokens, rejected_tokens = int(TOKENS["chosen_tokens"][i]), int(TOKENS["rejected_tokens"][i])
+    logit = beta * (chosen_ratio - rejected_ratio)
+    smoothing = SMOOTHING.get(variant, 0.0)
     if variant == "ipo":
-        return ((c - rc) / nc - (r - rr) / nr - 1 / (2 * beta)) ** 2
+        return (chosen_ratio / chosen_tokens - rejected_ratio / rejected_tokens - 1 / (2 * beta)) ** 2
     if variant == "hinge":
-        return max(0.0, 1 - beta * h)
+        return max(0.0, 1 - logit)
     if variant == "simpo":
-        return -log_sigmoid(beta * (c / nc - r / nr) - 0.5)
+        return -log_sigmoid(beta * (chosen / chosen_tokens - rejected / rejected_tokens) - 0.5)
     if variant == "robust":
-        return (-(1 - e) * log_sigmoid(beta * h) + e * log_sigmoid(-beta * h)) / (1 - 2 * e)
-    return -(1 - e) * log_sigmoid(beta * h) - e * log_sigmoid(-beta * h)
+        loss = -(1 - smoothing) * log_sigmoid(logit) + smoothing * log_sigmoid(-logit)
+        return loss / (1 - 2 * smoothing)
+    return -(1 - smoothing) * log_sigmoid(logit) - smoothing * log_sigmoid(-logit)
+
+
+def log_sigmoid(x: float) -> float:
+    return -math.log1p(math.exp(-x)) if x > 0 else x - math.log1p(math.exp(x))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_equals_a_loop_in_float64(variant: str) -> None:
-    wanted = [naive(variant, i, 0.3) for i in range(PAIRS)]
-    assert losses_of(variant).losses.tolist() == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+def test_losses_equal_a_float64_loop(variant: str) -> None:
+    wanted = [naive_loss(variant, i, 0.3) for i in range(PAIRS)]
+    assert compute_losses(variant).losses.tolist() == pytest.approx(wanted, rel=1e-4, abs=1e-5)
 
 
 def trl_loss(variant: str, chosen: Tensor, rejected: Tensor) -> Tensor:
-    """The loss as TRL's trainer computes it, with a model that answers with these log-probabilities."""
+    """Compute TRL's loss for these log-probabilities of the policy."""
     from trl import DPOTrainer
 
     trainer = fake_trainer(
@@ -84,16 +87,21 @@ def trl_loss(variant: str, chosen: Tensor, rejected: Tensor) -> Tensor:
         "ref_chosen_logps": REFERENCE_CHOSEN,
         "ref_rejected_logps": REFERENCE_REJECTED,
     }
-    return DPOTrainer._compute_loss(trainer, answering(torch.cat([chosen, rejected])), batch, False)
+    return DPOTrainer._compute_loss(trainer, fake_model(torch.cat([chosen, rejected])), batch, False)
 
 
 @pytest.mark.parametrize("variant", ["sigmoid", "robust", "hinge", "ipo"])
-def test_equals_trl_in_value_and_gradient(variant: str) -> None:
-    """One token an answer, so that IPO's division changes nothing."""
-    one = {name: torch.ones(PAIRS) for name in TOKENS}
+def test_losses_equal_trl_in_value_and_gradient(variant: str) -> None:
+    """Answers have one token, so that the division by their length in IPO changes nothing."""
+    one_token = {name: torch.ones(PAIRS) for name in TOKENS}
 
     def ours(both: tuple[Tensor, Tensor]) -> Tensor:
-        options = {"beta": 0.3, "variant": variant, "label_smoothing": SMOOTHING.get(variant, 0.0), **one}
+        options = {
+            "beta": 0.3,
+            "variant": variant,
+            "label_smoothing": SMOOTHING.get(variant, 0.0),
+            **one_token,
+        }
         return dpo_loss(*both, REFERENCE_CHOSEN, REFERENCE_REJECTED, **options).losses.mean()
 
     theirs = lambda both: trl_loss(variant, *both)  # noqa: E731
@@ -101,7 +109,7 @@ def test_equals_trl_in_value_and_gradient(variant: str) -> None:
     torch.testing.assert_close(value_and_grad(ours)(both), value_and_grad(theirs)(both), rtol=1e-4, atol=1e-5)
 
 
-def test_a_table_that_can_be_checked_by_hand() -> None:
+def test_losses_at_log_probabilities_of_zero_equal_values_by_hand() -> None:
     zero = torch.zeros(1)
     for variant, wanted in (
         ("sigmoid", math.log(2)),
@@ -118,15 +126,15 @@ def test_a_table_that_can_be_checked_by_hand() -> None:
         )
 
 
-def test_without_smoothing_conservative_and_robust_are_the_original() -> None:
+def test_conservative_and_robust_losses_without_smoothing_equal_sigmoid() -> None:
     for variant in ("conservative", "robust"):
         torch.testing.assert_close(
-            losses_of(variant, label_smoothing=0.0).losses, losses_of("sigmoid").losses
+            compute_losses(variant, label_smoothing=0.0).losses, compute_losses("sigmoid").losses
         )
 
 
-def test_rewards_have_no_gradient_and_are_the_log_ratios() -> None:
-    rewards = losses_of("sigmoid")
+def test_rewards_are_scaled_log_ratios_without_gradient() -> None:
+    rewards = compute_losses("sigmoid")
     torch.testing.assert_close(rewards.chosen_rewards, 0.3 * (POLICY_CHOSEN - REFERENCE_CHOSEN))
     policy = POLICY_CHOSEN.clone().requires_grad_()
     with_gradient = dpo_loss(policy, POLICY_REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED, beta=0.3)
@@ -135,13 +143,13 @@ def test_rewards_have_no_gradient_and_are_the_log_ratios() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_absurd_pairs_stay_finite(variant: str) -> None:
-    far = torch.tensor([-1e8, 0.0, -5.0])
+def test_losses_and_gradients_of_extreme_pairs_are_finite(variant: str) -> None:
+    extreme = torch.tensor([-1e8, 0.0, -5.0])
     refs = (None, None) if variant == "simpo" else (torch.zeros(3), torch.zeros(3))
-    none = {"chosen_tokens": torch.zeros(3), "rejected_tokens": torch.zeros(3)}
+    no_tokens = {"chosen_tokens": torch.zeros(3), "rejected_tokens": torch.zeros(3)}
     value, grad = value_and_grad(
-        lambda x: dpo_loss(x, far.flip(0), *refs, beta=0.1, variant=variant, **none).losses.sum()
-    )(far)
+        lambda x: dpo_loss(x, extreme.flip(0), *refs, beta=0.1, variant=variant, **no_tokens).losses.sum()
+    )(extreme)
     assert value.isfinite()
     assert grad.isfinite().all()
 
@@ -156,7 +164,7 @@ def test_absurd_pairs_stay_finite(variant: str) -> None:
         ({"variant": "simpo"}, "takes no reference"),
     ],
 )
-def test_contradictions_are_refused(options: dict, message: str) -> None:
+def test_options_that_contradict_each_other_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dpo_loss(POLICY_CHOSEN, POLICY_REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED, beta=0.1, **options)
 

@@ -1,4 +1,4 @@
-"""GRPO and its variants: a float64 loop, TRL's trainers, and what the group says about its answers."""
+"""`pure.loss.grpo`: all variants compared with a float64 loop and TRL; metrics of the policy."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LENGTHS = torch.tensor([7, 3, 0, 1, 5])
 MASK = torch.arange(TOKENS) < LENGTHS[:, None]
 LOGPS, OLD, REFERENCE = (-1 - 0.4 * random.normal(random.key(i), (ANSWERS, TOKENS)).abs() for i in range(3))
 ADVANTAGES = torch.tensor([1.5, -0.7, 0.3, -2.0, 0.0])
-ANSWERED = torch.where(LENGTHS > 0, ADVANTAGES, 0.0)
-"""TRL's RLOO adds a constant, -advantage, for an answer without tokens; ours adds nothing."""
+ADVANTAGES_OF_TOKENS = torch.where(LENGTHS > 0, ADVANTAGES, 0.0)
+"""Advantages, 0 for an answer without tokens: TRL's RLOO would add its advantage as a constant."""
 
 
-def loss(variant: str, **changes: Any) -> Any:
+def compute_loss(variant: str, **changes: Any) -> Any:
     options = {
         "variant": variant,
         "beta": 0.1,
@@ -37,26 +37,34 @@ def loss(variant: str, **changes: Any) -> Any:
     return grpo_loss(LOGPS, OLD, REFERENCE, ADVANTAGES, MASK, **options)
 
 
-def naive(variant: str, dual: float | None = None, beta: float = 0.1) -> tuple[float, float]:
-    """The table of the docstring, token by token, in Python floats."""
+def clipped_loss(ratio: float, advantage: float, dual: float | None) -> float:
+    """The clipped loss of one ratio; the dual clip bounds it where the advantage is negative."""
+    loss = -min(ratio * advantage, min(max(ratio, 0.8), 1.3) * advantage)
+    return min(loss, -dual * advantage) if dual and advantage < 0 else loss
+
+
+def naive_loss(variant: str, dual: float | None = None, beta: float = 0.1) -> tuple[float, float]:
+    """Compute (sum, count) by the table in `grpo_loss`, token by token, in Python floats."""
     total, tokens = 0.0, 0
-    for b, a in enumerate(ADVANTAGES.tolist()):
+    for b, advantage in enumerate(ADVANTAGES.tolist()):
         length = int(LENGTHS[b])
-        rows = [[float(x[b, t]) for t in range(length)] for x in (LOGPS, OLD, REFERENCE)]
-        changes = [new - old for new, old in zip(rows[0], rows[1], strict=True)]
-        kls = [math.exp(ref - new) - (ref - new) - 1 for new, ref in zip(rows[0], rows[2], strict=True)]
-        clip = lambda r, a=a: min(r * a, min(max(r, 0.8), 1.3) * a)  # noqa: E731
-        bound = lambda x, a=a: min(x, -dual * a) if dual and a < 0 else x  # noqa: E731
+        new, old, reference = ([float(x[b, t]) for t in range(length)] for x in (LOGPS, OLD, REFERENCE))
+        log_ratios = [n - o for n, o in zip(new, old, strict=True)]
+        divergences = [math.exp(r - n) - (r - n) - 1 for n, r in zip(new, reference, strict=True)]
         if variant == "gspo":
-            changes = [sum(changes) / max(length, 1)] * length
-        if variant == "rloo" and length:
-            total += bound(-clip(math.exp(sum(changes)))) + beta * sum(kls)
-        elif variant != "rloo":
-            parts = [
-                -min(math.exp(c), 1.3) * a * new if variant == "cispo" else bound(-clip(math.exp(c)))
-                for c, new in zip(changes, rows[0], strict=True)
-            ]
-            answer = sum(part + beta * k for part, k in zip(parts, kls, strict=True))
+            log_ratios = [sum(log_ratios) / max(length, 1)] * length
+        if variant == "rloo":
+            if length:
+                total += clipped_loss(math.exp(sum(log_ratios)), advantage, dual) + beta * sum(divergences)
+        else:
+            answer = 0.0
+            for log_ratio, logp, divergence in zip(log_ratios, new, divergences, strict=True):
+                ratio = math.exp(log_ratio)
+                if variant == "cispo":
+                    token_loss = -min(ratio, 1.3) * advantage * logp
+                else:
+                    token_loss = clipped_loss(ratio, advantage, dual)
+                answer += token_loss + beta * divergence
             total += answer / max(length, 1) if variant in ("grpo", "gspo") else answer
         tokens += length
     count = {"grpo": ANSWERS, "gspo": ANSWERS, "rloo": ANSWERS, "dr_grpo": ANSWERS * TOKENS}.get(
@@ -67,22 +75,24 @@ def naive(variant: str, dual: float | None = None, beta: float = 0.1) -> tuple[f
 
 @pytest.mark.parametrize("variant", CLIPS)
 @pytest.mark.parametrize("beta", [0.0, 0.1])
-def test_equals_a_loop_in_float64(variant: str, beta: float) -> None:
-    found = loss(variant, beta=beta)
-    total, count = naive(variant, beta=beta)
+def test_losses_equal_a_float64_loop(variant: str, beta: float) -> None:
+    found = compute_loss(variant, beta=beta)
+    total, count = naive_loss(variant, beta=beta)
     assert found.sum.item() == pytest.approx(total, rel=1e-5, abs=1e-6)
     assert found.count.item() == count
 
 
 @pytest.mark.parametrize("variant", [name for name in CLIPS if name != "cispo"])
-def test_the_dual_clip_bounds_negative_advantages(variant: str) -> None:
-    assert loss(variant, dual_clip=1.05).sum.item() == pytest.approx(naive(variant, dual=1.05)[0], rel=1e-5)
-    assert loss(variant, dual_clip=1.05).sum <= loss(variant).sum
+def test_the_dual_clip_bounds_the_loss_of_negative_advantages(variant: str) -> None:
+    assert compute_loss(variant, dual_clip=1.05).sum.item() == pytest.approx(
+        naive_loss(variant, dual=1.05)[0], rel=1e-5
+    )
+    assert compute_loss(variant, dual_clip=1.05).sum <= compute_loss(variant).sum
 
 
-def trl(trainer: str, loss_type: str, level: str, logps: Tensor) -> Tensor:
-    """The loss as TRL computes it from the same numbers."""
-    import trl as library
+def trl_loss(trainer: str, loss_type: str, level: str, logps: Tensor) -> Tensor:
+    """Compute TRL's loss for these log-probabilities of the policy."""
+    import trl
 
     high = 1.3 if loss_type == "cispo" else 0.3  # TRL's bound for CISPO is the ratio itself
     fake = fake_trainer(
@@ -105,13 +115,13 @@ def trl(trainer: str, loss_type: str, level: str, logps: Tensor) -> Tensor:
         "prompt_mask": ids,
         "completion_ids": ids,
         "completion_mask": MASK.long(),
-        "advantages": ANSWERED,
+        "advantages": ADVANTAGES_OF_TOKENS,
         "old_per_token_logps": OLD,
         "ref_per_token_logps": REFERENCE,
         "old_logps": (OLD * MASK).sum(1),
         "num_items_in_batch": MASK.sum(),
     }
-    return getattr(library, trainer)._compute_loss(fake, None, inputs)
+    return getattr(trl, trainer)._compute_loss(fake, None, inputs)
 
 
 @pytest.mark.parametrize(
@@ -126,22 +136,26 @@ def trl(trainer: str, loss_type: str, level: str, logps: Tensor) -> Tensor:
         ("rloo", "RLOOTrainer", "", ""),
     ],
 )
-def test_equals_trl_in_value_and_gradient(variant: str, trainer: str, loss_type: str, level: str) -> None:
-    """TRL counts the divergence of RLOO among the rewards, so it is left out there."""
+def test_losses_equal_trl_in_value_and_gradient(
+    variant: str, trainer: str, loss_type: str, level: str
+) -> None:
+    """RLOO is compared without a KL term, as TRL subtracts it from the rewards."""
 
     def ours(logps: Tensor) -> Tensor:
         options = {"variant": variant, "clip_low": 0.2, "clip_high": 0.3, "max_length": TOKENS}
         reference, beta = (None, 0.0) if variant == "rloo" else (REFERENCE, 0.1)
-        total, count = grpo_loss(logps, OLD, reference, ANSWERED, MASK, beta=beta, **options)
+        total, count = grpo_loss(logps, OLD, reference, ADVANTAGES_OF_TOKENS, MASK, beta=beta, **options)
         return total / count
 
-    theirs = partial(trl, trainer, loss_type, level)
+    theirs = partial(trl_loss, trainer, loss_type, level)
     torch.testing.assert_close(
         value_and_grad(ours)(LOGPS), value_and_grad(theirs)(LOGPS), rtol=1e-4, atol=1e-6
     )
 
 
-def gradient(variant: str, function: Callable[[Tensor], Tensor] = lambda x: x, **changes: Any) -> Tensor:
+def gradient_by_logps(
+    variant: str, function: Callable[[Tensor], Tensor] = lambda x: x, **changes: Any
+) -> Tensor:
     def total(logps: Tensor) -> Tensor:
         options = {"variant": variant, "max_length": TOKENS} | changes
         advantages = options.pop("advantages", ADVANTAGES)
@@ -152,21 +166,21 @@ def gradient(variant: str, function: Callable[[Tensor], Tensor] = lambda x: x, *
 
 @pytest.mark.parametrize("variant", CLIPS)
 def test_masked_tokens_and_equal_rewards_give_no_gradient(variant: str) -> None:
-    assert (gradient(variant, clip_low=0.5, clip_high=9.0)[~MASK] == 0).all()
-    assert (gradient(variant, advantages=torch.zeros(ANSWERS)) == 0).all()
+    assert (gradient_by_logps(variant, clip_low=0.5, clip_high=9.0)[~MASK] == 0).all()
+    assert (gradient_by_logps(variant, advantages=torch.zeros(ANSWERS)) == 0).all()
 
 
 @pytest.mark.parametrize("variant", CLIPS)
-def test_absurd_ratios_stay_finite(variant: str) -> None:
-    wild = torch.where(MASK, LOGPS * 1e6, float("nan"))
-    found = grpo_loss(wild, OLD, wild, ADVANTAGES, MASK, variant=variant, beta=0.1, max_length=TOKENS)
+def test_losses_and_gradients_of_extreme_ratios_are_finite(variant: str) -> None:
+    extreme = torch.where(MASK, LOGPS * 1e6, float("nan"))
+    found = grpo_loss(extreme, OLD, extreme, ADVANTAGES, MASK, variant=variant, beta=0.1, max_length=TOKENS)
     assert found.sum.isfinite()
-    assert gradient(variant, lambda x: x * 1e6).isfinite().all()
+    assert gradient_by_logps(variant, lambda x: x * 1e6).isfinite().all()
 
 
 @pytest.mark.parametrize("variant", CLIPS)
-def test_where_the_policy_drew_itself_the_gradient_is_reinforce(variant: str) -> None:
-    """With ratio 1, every variant is the policy gradient, weighted by its counts."""
+def test_the_on_policy_gradient_is_that_of_reinforce(variant: str) -> None:
+    """At ratio 1 every variant gives the policy gradient, weighted by its normalisation."""
 
     def total(logps: Tensor) -> Tensor:
         return grpo_loss(logps, LOGPS, None, ADVANTAGES, MASK, variant=variant, max_length=TOKENS).sum
@@ -176,7 +190,7 @@ def test_where_the_policy_drew_itself_the_gradient_is_reinforce(variant: str) ->
     torch.testing.assert_close(value_and_grad(total)(LOGPS)[1], wanted)
 
 
-def test_vmapped_over_groups_it_is_the_loss_of_all() -> None:
+def test_vmap_over_groups_sums_to_the_loss_of_the_whole_batch() -> None:
     groups = [torch.stack([x, x.flip(0)]) for x in (LOGPS, OLD, ADVANTAGES, MASK)]
     found = torch.func.vmap(lambda n, o, a, m: grpo_loss(n, o, None, a, m))(*groups)
     whole = grpo_loss(*(x.flatten(0, 1) for x in groups[:2]), None, *(x.flatten(0, 1) for x in groups[2:]))
@@ -194,14 +208,14 @@ def test_vmapped_over_groups_it_is_the_loss_of_all() -> None:
         ({"variant": "grpo", "dual_clip": 1.0}, "above 1"),
     ],
 )
-def test_contradictions_are_refused(options: dict, message: str) -> None:
+def test_options_that_contradict_each_other_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        loss(**options)
+        compute_loss(**options)
     with pytest.raises(ValueError, match="needs reference_logps"):
         grpo_loss(LOGPS, OLD, None, ADVANTAGES, MASK, beta=0.1)
 
 
-def test_metrics_count_what_was_clipped() -> None:
+def test_policy_metrics_count_the_clipped_tokens() -> None:
     found = policy_metrics(LOGPS, OLD, ADVANTAGES, MASK, clip_low=0.2, clip_high=0.3)
     ratio = (LOGPS - OLD).exp()
     a = ADVANTAGES[:, None]
@@ -213,9 +227,9 @@ def test_metrics_count_what_was_clipped() -> None:
 
 
 @pytest.mark.parametrize("variant", CLIPS)
-def test_without_an_advantage_the_gradient_is_exactly_zero(variant: str) -> None:
-    nothing = torch.zeros(ANSWERS)
+def test_advantages_of_zero_give_a_gradient_of_exactly_zero(variant: str) -> None:
+    no_advantages = torch.zeros(ANSWERS)
     gradient = value_and_grad(
-        lambda x: grpo_loss(x, OLD, None, nothing, MASK, variant=variant, max_length=9).sum
+        lambda x: grpo_loss(x, OLD, None, no_advantages, MASK, variant=variant, max_length=9).sum
     )
     assert (gradient(LOGPS)[1] == 0).all()

@@ -1,4 +1,4 @@
-"""Estimators of the KL divergence: values by hand, exact means over a vocabulary of 7, and gradients."""
+"""`pure.loss.kl`: estimators compared with values by hand, exact means over 7 tokens, and gradients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIVERGENCE = (POLICY.exp() * (POLICY - REFERENCE)).sum()
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "k3+"])
-def test_values_by_hand(estimator: str) -> None:
+def test_estimates_equal_their_formulas(estimator: str) -> None:
     for policy, reference in ((-1.0, -1.5), (-3.0, -0.25), (0.0, 0.0)):
         d = reference - policy
         by_hand = {"k1": -d, "k2": d * d / 2, "k3": math.exp(d) - d - 1, "k3+": math.exp(d) - d - 1}
@@ -37,8 +37,7 @@ def divergence_from_reference(logits: Tensor) -> Tensor:
 
 
 def expected_gradient(estimator: str) -> Tensor:
-    """Expected gradient of the estimator in a loss: the exact mean over tokens, weighted by the policy's
-    probabilities as constants, since sampling has no gradient."""
+    """Exact mean over the tokens of the estimator's gradient; as in sampling, probabilities are constants."""
 
     def expectation(logits: Tensor) -> Tensor:
         return (POLICY.exp() * kl(logits.log_softmax(0), REFERENCE, estimator)).sum()
@@ -46,7 +45,8 @@ def expected_gradient(estimator: str) -> Tensor:
     return grad(expectation)(POLICY.clone())
 
 
-def test_gradients_are_those_of_the_docstring() -> None:
+def test_expected_gradients_are_those_that_the_docstring_of_kl_states() -> None:
+    """k2 and k3+ have the gradient of KL(policy, reference), k1 none, k3 that of KL(reference, policy)."""
     forward = grad(divergence_from_reference)(POLICY.clone())
     torch.testing.assert_close(expected_gradient("k2"), forward)
     torch.testing.assert_close(expected_gradient("k3+"), forward)
@@ -56,7 +56,7 @@ def test_gradients_are_those_of_the_docstring() -> None:
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "k3+"])
-def test_extreme_ratios_stay_finite_with_zero_gradient(estimator: str) -> None:
+def test_estimates_of_extreme_ratios_are_finite_with_zero_gradient(estimator: str) -> None:
     policy = torch.tensor([-1e4, 0.0])
     gradient = grad(lambda x: kl(x, policy.flip(0), estimator).sum())(policy)
     assert kl(policy, policy.flip(0), estimator).isfinite().all()
@@ -78,7 +78,9 @@ def test_an_unknown_estimator_is_refused() -> None:
         (math.nan, 0.1),
     ],
 )
-def test_the_adaptive_coefficient(divergence: float, expected: float) -> None:
+def test_the_adaptive_coefficient_moves_towards_the_target_by_at_most_a_fifth(
+    divergence: float, expected: float
+) -> None:
     coefficient = adaptive_coefficient(
         torch.tensor(0.1), torch.tensor(divergence), target=6.0, horizon=10000, steps=64
     )

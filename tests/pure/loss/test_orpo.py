@@ -1,4 +1,4 @@
-"""ORPO: a float64 loop, TRL's odds ratio, edges."""
+"""`pure.loss.orpo`: compared with a float64 loop, and its odds ratio with TRL."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ TOKENS = {
 }
 
 
-def test_equals_a_loop_in_float64() -> None:
+def test_losses_and_odds_ratios_equal_a_float64_loop() -> None:
     found = orpo_loss(CHOSEN, REJECTED, beta=0.3, **TOKENS)
     for i in range(6):
-        c = CHOSEN[i].item() / TOKENS["chosen_tokens"][i].item()
-        r = REJECTED[i].item() / TOKENS["rejected_tokens"][i].item()
-        odds = (math.exp(c) / (1 - math.exp(c))) / (math.exp(r) / (1 - math.exp(r)))
-        assert found.log_odds_ratio[i].item() == pytest.approx(math.log(odds), rel=1e-4, abs=1e-5)
-        assert found.losses[i].item() == pytest.approx(-c - 0.3 * math.log(odds / (1 + odds)), rel=1e-4)
+        chosen = CHOSEN[i].item() / TOKENS["chosen_tokens"][i].item()
+        rejected = REJECTED[i].item() / TOKENS["rejected_tokens"][i].item()
+        odds_of_chosen = math.exp(chosen) / (1 - math.exp(chosen))
+        odds_of_rejected = math.exp(rejected) / (1 - math.exp(rejected))
+        ratio = odds_of_chosen / odds_of_rejected
+        assert found.log_odds_ratio[i].item() == pytest.approx(math.log(ratio), rel=1e-4, abs=1e-5)
+        assert found.losses[i].item() == pytest.approx(
+            -chosen - 0.3 * math.log(ratio / (1 + ratio)), rel=1e-4
+        )
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_odds_part_equals_trl_in_value_and_gradient() -> None:
-    """TRL takes mean log-probabilities, and gives -β log σ(log odds ratio) without the fine-tuning part."""
+def test_the_odds_ratio_loss_equals_trl_in_value_and_gradient() -> None:
+    """TRL takes mean log-probabilities and returns β log σ(log odds ratio), without the likelihood."""
     from trl.experimental.orpo import ORPOTrainer
 
     means = (CHOSEN / TOKENS["chosen_tokens"], REJECTED / TOKENS["rejected_tokens"])
@@ -50,10 +54,10 @@ def test_the_odds_part_equals_trl_in_value_and_gradient() -> None:
     )
 
 
-def test_certain_and_empty_answers_stay_finite() -> None:
+def test_losses_and_gradients_of_certain_and_empty_answers_are_finite() -> None:
     certain = torch.tensor([0.0, -1e8])
-    none = {name: torch.zeros(2) for name in TOKENS}
-    value, grad = value_and_grad(lambda x: orpo_loss(x, certain.flip(0), beta=0.1, **none).losses.sum())(
+    no_tokens = {name: torch.zeros(2) for name in TOKENS}
+    value, grad = value_and_grad(lambda x: orpo_loss(x, certain.flip(0), beta=0.1, **no_tokens).losses.sum())(
         certain
     )
     assert value.isfinite()

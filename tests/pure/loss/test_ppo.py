@@ -1,5 +1,4 @@
-"""PPO: generalized advantages against the recursion, the two clipped losses against loops, whitening against
-torch."""
+"""`pure.loss.ppo`: advantages and clipped losses compared with loops, whitening with torch."""
 
 from __future__ import annotations
 
@@ -19,8 +18,8 @@ REWARDS, VALUES, OLD_VALUES, RETURNS = (random.normal(random.key(i), (ANSWERS, T
 LOGPS, OLD = (-1 - 0.4 * random.normal(random.key(i), (ANSWERS, TOKENS)).abs() for i in (5, 6))
 
 
-def recursion(mask: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
-    """A_t = δ_t + γ λ A_{t+1}, from the end, over the tokens that count."""
+def naive_advantages(mask: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
+    """Compute A_t = δ_t + γ λ A_{t+1} from the last token to the first, over the tokens in the mask."""
     out = torch.zeros(mask.shape, dtype=torch.float64)
     for b in range(len(mask)):
         value, advantage = 0.0, 0.0
@@ -39,12 +38,14 @@ def recursion(mask: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
 def test_advantages_equal_the_recursion(gamma: float, lam: float, holes: bool) -> None:
     mask = MASK & (torch.arange(TOKENS) % 3 != 1) if holes else MASK
     found = gae(REWARDS, VALUES, mask, gamma=gamma, lam=lam)
-    torch.testing.assert_close(found.advantages.double(), recursion(mask, gamma, lam), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        found.advantages.double(), naive_advantages(mask, gamma, lam), rtol=1e-5, atol=1e-5
+    )
     torch.testing.assert_close(found.returns, torch.where(mask, found.advantages + VALUES, 0.0))
 
 
-def test_advantages_by_hand() -> None:
-    """λ = 0: one step ahead. λ = 1, γ = 1: all that is still to come, minus the value."""
+def test_advantages_at_lambda_0_and_1_equal_values_by_hand() -> None:
+    """λ = 0: reward plus next value minus value. λ = 1, γ = 1: sum of later rewards minus value."""
     rewards, values, mask = (
         torch.tensor([[1.0, 2.0, 3.0]]),
         torch.tensor([[0.5, 0.5, 0.5]]),
@@ -58,10 +59,10 @@ def test_advantages_by_hand() -> None:
     )
 
 
-def test_masked_positions_may_hold_anything() -> None:
-    wild = torch.where(MASK, REWARDS, math.nan)
+def test_nan_and_inf_at_masked_positions_do_not_change_advantages() -> None:
+    rewards = torch.where(MASK, REWARDS, math.nan)
     torch.testing.assert_close(
-        gae(wild, torch.where(MASK, VALUES, math.inf), MASK), gae(REWARDS, VALUES, MASK)
+        gae(rewards, torch.where(MASK, VALUES, math.inf), MASK), gae(REWARDS, VALUES, MASK)
     )
 
 
@@ -78,7 +79,7 @@ def test_whitening_equals_torch() -> None:
 @pytest.mark.parametrize(
     "mask", [torch.zeros(2, 3).bool(), torch.tensor([[True, False, False], [False] * 3])]
 )
-def test_whitening_nothing_or_one_value_gives_zero(mask: torch.Tensor) -> None:
+def test_whitening_of_no_values_or_one_gives_zero(mask: torch.Tensor) -> None:
     assert (whiten(torch.full((2, 3), 7.0), mask) == 0).all()
 
 
@@ -87,8 +88,8 @@ def test_the_policy_loss_equals_a_loop() -> None:
     total = 0.0
     for b in range(ANSWERS):
         for t in range(int(LENGTHS[b])):
-            r, a = math.exp(float(LOGPS[b, t] - OLD[b, t])), float(REWARDS[b, t])
-            total -= min(r * a, min(max(r, 0.8), 1.2) * a)
+            ratio, advantage = math.exp(float(LOGPS[b, t] - OLD[b, t])), float(REWARDS[b, t])
+            total -= min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
     assert found.sum.item() == pytest.approx(total, rel=1e-5)
     assert found.count == MASK.sum()
 
@@ -99,9 +100,9 @@ def test_the_value_loss_equals_a_loop(clip: float | None) -> None:
     total = 0.0
     for b in range(ANSWERS):
         for t in range(int(LENGTHS[b])):
-            v, old, wanted = float(VALUES[b, t]), float(OLD_VALUES[b, t]), float(RETURNS[b, t])
-            near = old + min(max(v - old, -clip), clip) if clip else v
-            total += 0.5 * max((v - wanted) ** 2, (near - wanted) ** 2)
+            value, old, target = float(VALUES[b, t]), float(OLD_VALUES[b, t]), float(RETURNS[b, t])
+            clipped = old + min(max(value - old, -clip), clip) if clip else value
+            total += 0.5 * max((value - target) ** 2, (clipped - target) ** 2)
     assert found.sum.item() == pytest.approx(total, rel=1e-5)
     assert found.count == MASK.sum()
 
@@ -114,7 +115,7 @@ def test_masked_tokens_get_no_gradient() -> None:
         assert (grad[MASK] != 0).any()
 
 
-def test_absurd_ratios_stay_finite() -> None:
+def test_the_policy_loss_of_extreme_ratios_is_finite() -> None:
     value, grad = value_and_grad(lambda x: ppo_policy_loss(x, OLD, REWARDS, MASK).sum)(LOGPS * 1e6)
     assert value.isfinite()
     assert grad.isfinite().all()
@@ -122,7 +123,7 @@ def test_absurd_ratios_stay_finite() -> None:
 
 @pytest.mark.parametrize("value", [0.7, 1 / 3, -2.3, 1e-8, 1e7])
 @pytest.mark.parametrize("size", [2, 3, 8, 61])
-def test_whitening_equal_values_gives_exactly_zero(value: float, size: int) -> None:
+def test_whitening_of_equal_values_gives_exactly_zero(value: float, size: int) -> None:
     values, mask = torch.full((2, size), value), torch.arange(size) % 3 != 1
     assert (whiten(torch.where(mask, values, 5.0), mask.expand(2, -1)) == 0).all()
     kept = whiten(values, mask.expand(2, -1), keep_mean=True)

@@ -1,4 +1,4 @@
-"""Arguments for every operation of the table, by the file that holds its entry."""
+"""Arguments for every operation that `pure/interop/jax/aten` lowers to JAX; `test_aten.py` runs them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_DERIVATIVE = (
     "softplus_backward",
     "gelu_backward",
 )
-"""Operations for which autograd has no derivative; jax has one."""
+"""Operations for which torch's autograd has no derivative, though JAX has one: gradients are not compared."""
 
 
 class Case(NamedTuple):
@@ -31,94 +31,93 @@ class Case(NamedTuple):
     loose: float = 1.0  # factor on the tolerance
 
     def __str__(self) -> str:
-        return f"{self.op}({', '.join(map(brief, self.args))}, {self.kwargs})"
+        return f"{self.op}({', '.join(map(describe, self.args))}, {self.kwargs})"
 
 
-def brief(x: Any) -> str:
-    """A short text for a tensor, a list of them, or anything else."""
+def describe(x: Any) -> str:
+    """Describe a tensor by dtype and shape, a list by its items, and anything else by its repr."""
     if isinstance(x, list):
-        return f"[{', '.join(map(brief, x))}]"
+        return f"[{', '.join(map(describe, x))}]"
     return f"{str(x.dtype)[6:]}{list(x.shape)}" if isinstance(x, Tensor) else repr(x)
 
 
-def f(*shape: int, seed: int = 0, low: float = -2.0, high: float = 2.0) -> Tensor:
-    """Different float32 numbers in [low, high)."""
-    drawn = np.random.default_rng(seed).uniform(low, high, shape)
-    return torch.tensor(drawn, dtype=torch.float32)
+def floats(*shape: int, seed: int = 0, low: float = -2.0, high: float = 2.0) -> Tensor:
+    """Random float32 numbers in [low, high)."""
+    numbers = np.random.default_rng(seed).uniform(low, high, shape)
+    return torch.tensor(numbers, dtype=torch.float32)
 
 
-def i(*values: Any, dtype: torch.dtype = torch.int32) -> Tensor:
-    """Integers: of one list, as they are."""
+def ints(*values: Any, dtype: torch.dtype = torch.int32) -> Tensor:
+    """Integers, from several values, or from one value or nested list."""
     return torch.tensor(values[0] if len(values) == 1 else values, dtype=dtype)
 
 
-def b(*values: Any) -> Tensor:
-    """Truth values."""
+def bools(*values: Any) -> Tensor:
+    """Booleans, from several values, or from one value or nested list."""
     return torch.tensor(values[0] if len(values) == 1 else values, dtype=torch.bool)
 
 
 def case(op: str, *args: Any, grad: bool = True, loose: float = 1.0, **kwargs: Any) -> Case:
-    """One case."""
+    """Make a case; `grad` is ignored where torch has no derivative."""
     return Case(op, args, kwargs, grad and op.split(".")[0] not in NO_DERIVATIVE, loose)
 
 
 def each_op(ops: str, *args: Any, **kwargs: Any) -> list[Case]:
-    """The same arguments for several overloads, named in one text."""
+    """Cases with the same arguments for several overloads, whose names are separated by spaces."""
     return [case(op, *args, **kwargs) for op in ops.split()]
 
 
-def narrow(cases: list[Case], *dtypes: torch.dtype) -> list[Case]:
-    """The cases again with their float32 tensors in other dtypes."""
-    again = []
-    for c in cases:
+def in_dtypes(cases: list[Case], *dtypes: torch.dtype) -> list[Case]:
+    """Repeat the cases with their float32 tensors converted to each of `dtypes`."""
+    converted = []
+    for original in cases:
         for dtype in dtypes:
-            args = tuple(
-                [convert(x, dtype) for x in a] if isinstance(a, list) else convert(a, dtype) for a in c.args
-            )
-            again.append(c._replace(args=args))
-    return again
+            args = tuple(convert(arg, dtype) for arg in original.args)
+            converted.append(original._replace(args=args))
+    return converted
 
 
 def convert(x: Any, dtype: torch.dtype) -> Any:
-    """A float32 tensor in another dtype; anything else as it is."""
+    """Convert a float32 tensor, or those in a list; return anything else as it is."""
+    if isinstance(x, list):
+        return [convert(item, dtype) for item in x]
     return x.to(dtype) if isinstance(x, Tensor) and x.dtype == torch.float32 else x
 
 
 HALF = (torch.bfloat16, torch.float16)
 SPECIAL = torch.tensor([NAN, INF, -INF, -0.0, 0.0, 1, -1, 0.5, -0.5, 1.5, 2.5, -2.5, 1e30, 3.7, -0.3])
 COLUMN = SPECIAL[:, None]
-EXTREMES = i([-(2**31), -7, -3, -1, 0, 1, 2, 7, 2**31 - 1])
-DIVISORS = i([-5, -2, -1, 1, 2, 3, 2**31 - 1])[:, None]
-X, Y, ROW, SCALAR, EMPTY = f(3, 4), f(3, 4, seed=1), f(4, seed=2), f(seed=3), f(0, 4)
-CUBE, POSITIVE = f(2, 3, 4), f(3, 4, low=0.1)
+EXTREMES = ints([-(2**31), -7, -3, -1, 0, 1, 2, 7, 2**31 - 1])
+DIVISORS = ints([-5, -2, -1, 1, 2, 3, 2**31 - 1])[:, None]
+X, Y, ROW, SCALAR, EMPTY = floats(3, 4), floats(3, 4, seed=1), floats(4, seed=2), floats(seed=3), floats(0, 4)
+CUBE, POSITIVE = floats(2, 3, 4), floats(3, 4, low=0.1)
 INTS, SMALL, FLAGS = (
-    i([[1, -2, 3], [4, 5, -6]]),
-    i([3, 0, 5, 0, -1]),
-    b([[True, False, True], [False, False, True]]),
+    ints([[1, -2, 3], [4, 5, -6]]),
+    ints([3, 0, 5, 0, -1]),
+    bools([[True, False, True], [False, False, True]]),
 )
-BYTES = i([0, 1, 200, 255], dtype=torch.uint8)
+BYTES = ints([0, 1, 200, 255], dtype=torch.uint8)
 
 
 def arithmetic() -> Iterator[Case]:
-    """Operands of every kind: arrays, broadcast, 0-d, numbers, integers, special values."""
+    """Arrays of equal and of broadcast shapes, 0-d arrays, numbers, integers, special values."""
     both = "add.Tensor sub.Tensor rsub.Tensor mul.Tensor div.Tensor maximum.default minimum.default"
     plain = each_op(both, X, Y)
     yield from [
         *plain,
-        *narrow(plain, *HALF),
+        *in_dtypes(plain, *HALF),
         *each_op(both, X, ROW),
         *each_op(both, SCALAR, X),
         *each_op(both, EMPTY, ROW),
     ]
-    real = SPECIAL[
-        [1, 2, 4, 5, 6, 7, 8, 9, 11]
-    ]  # of equal zeros, and of NaN, either operand may be the larger
+    # Without NaN and -0.0, as either operand may count as the larger of two equal ones.
+    real = SPECIAL[[1, 2, 4, 5, 6, 7, 8, 9, 11]]
     yield from each_op("maximum.default minimum.default", real[:, None], real)
     yield from each_op("maximum.default minimum.default", torch.tensor([[NAN], [1.0]]), real, grad=False)
     yield from [
         *each_op(" ".join(both.split()[:5]), COLUMN, SPECIAL),
         *each_op(both, X[:2, :3], INTS),
-        *each_op(both, i(3, 4), SCALAR),
+        *each_op(both, ints(3, 4), SCALAR),
     ]
     yield from each_op(
         "add.Tensor sub.Tensor rsub.Tensor mul.Tensor maximum.default minimum.default",
@@ -127,7 +126,7 @@ def arithmetic() -> Iterator[Case]:
     )
     yield from each_op("add.Tensor mul.Tensor maximum.default minimum.default", FLAGS, FLAGS[0])
     scaled = each_op("add.Tensor sub.Tensor rsub.Tensor", X, Y, alpha=0.3)
-    yield from [*scaled, *narrow(scaled, *HALF), *each_op("add.Tensor sub.Tensor", INTS, INTS, alpha=3)]
+    yield from [*scaled, *in_dtypes(scaled, *HALF), *each_op("add.Tensor sub.Tensor", INTS, INTS, alpha=3)]
     numbers = [
         c
         for n in (0.1, 3, -1)
@@ -135,25 +134,25 @@ def arithmetic() -> Iterator[Case]:
     ]
     yield from [
         *numbers,
-        *narrow(numbers, *HALF),
+        *in_dtypes(numbers, *HALF),
         *each_op("add.Scalar sub.Scalar rsub.Scalar mul.Scalar div.Scalar", INTS, 2),
     ]
     yield from each_op("add.Scalar mul.Scalar div.Scalar", INTS, 0.5)
     for mode in ("trunc", "floor", None):
         yield from each_op("div.Tensor_mode", COLUMN, SPECIAL, rounding_mode=mode)
         yield from each_op("div.Tensor_mode", EXTREMES[1:], DIVISORS, rounding_mode=mode)
-        yield from narrow(each_op("div.Tensor_mode", X, Y, rounding_mode=mode), torch.float32, *HALF)
+        yield from in_dtypes(each_op("div.Tensor_mode", X, Y, rounding_mode=mode), torch.float32, *HALF)
         yield from [
             *each_op("div.Scalar_mode", X, 0.1, rounding_mode=mode),
             *each_op("div.Scalar_mode", INTS, -4, rounding_mode=mode),
         ]
     rest = "floor_divide.default remainder.Tensor fmod.Tensor"
     yield from [
-        *narrow(each_op(rest, X, Y), torch.float32, *HALF),
+        *in_dtypes(each_op(rest, X, Y), torch.float32, *HALF),
         *each_op(rest, COLUMN, SPECIAL),
         *each_op(rest, EXTREMES[1:], DIVISORS),
     ]
-    yield from [*each_op(rest, f(4) * 10, i(3, -3, 4, 7)), *each_op(rest, EMPTY, ROW)]
+    yield from [*each_op(rest, floats(4) * 10, ints(3, -3, 4, 7)), *each_op(rest, EMPTY, ROW)]
     yield from [
         c for n in (0.3, -2, 5) for c in each_op("floor_divide.Scalar remainder.Scalar fmod.Scalar", X, n)
     ]
@@ -167,7 +166,7 @@ def arithmetic() -> Iterator[Case]:
     for n in (-2, -1, 0, 1, 2, 3, 5, 0.5, -0.5, 2.5):
         yield from [
             *each_op("pow.Tensor_Scalar", SPECIAL, n, grad=n != -0.5),
-            *narrow(each_op("pow.Tensor_Scalar", POSITIVE, n), *HALF),
+            *in_dtypes(each_op("pow.Tensor_Scalar", POSITIVE, n), *HALF),
         ]
     yield from [
         *each_op("pow.Tensor_Tensor", POSITIVE, Y),
@@ -176,32 +175,33 @@ def arithmetic() -> Iterator[Case]:
     ]
     yield from [
         *each_op("pow.Scalar", 0.0, SPECIAL, grad=False),
-        *each_op("pow.Scalar", 2, i(0, 1, 5, 30)),
+        *each_op("pow.Scalar", 2, ints(0, 1, 5, 30)),
         *each_op("pow.Tensor_Scalar", INTS, 3),
     ]
     yield from [
-        *each_op("pow.Tensor_Tensor", INTS, i(0, 2, 3)),
-        *each_op("pow.Tensor_Tensor", POSITIVE, i(2)),
+        *each_op("pow.Tensor_Tensor", INTS, ints(0, 2, 3)),
+        *each_op("pow.Tensor_Tensor", POSITIVE, ints(2)),
     ]
     shifts = "bitwise_left_shift.Tensor bitwise_right_shift.Tensor __lshift__.Tensor __rshift__.Tensor"
-    numbers = "bitwise_left_shift.Tensor_Scalar bitwise_right_shift.Tensor_Scalar __lshift__.Scalar __rshift__.Scalar"
-    yield from each_op(shifts, EXTREMES[:, None], i(0, 1, 31, 32, 33, -1))
-    yield from [c for n in (0, 5, 31, 32) for c in each_op(numbers, EXTREMES, n)]
-    yield from each_op(shifts, BYTES, i(1, 7, 8, 0, dtype=torch.uint8))
+    by_number = "bitwise_left_shift.Tensor_Scalar bitwise_right_shift.Tensor_Scalar "
+    by_number += "__lshift__.Scalar __rshift__.Scalar"
+    yield from each_op(shifts, EXTREMES[:, None], ints(0, 1, 31, 32, 33, -1))
+    yield from [c for n in (0, 5, 31, 32) for c in each_op(by_number, EXTREMES, n)]
+    yield from each_op(shifts, BYTES, ints(1, 7, 8, 0, dtype=torch.uint8))
 
 
 def unary() -> Iterator[Case]:
-    """Special values, numbers in the domain, half precision, integers."""
-    floats = (
-        "abs neg sign sgn reciprocal square exp exp2 expm1 log log2 log10 log1p sqrt rsqrt sin cos tan tanh erf "
-        "erfinv sigmoid floor ceil trunc round isnan isinf isfinite"
+    """Special values, numbers in the domain of the function, half precision, integers."""
+    names = (
+        "abs neg sign sgn reciprocal square exp exp2 expm1 log log2 log10 log1p sqrt rsqrt sin cos tan tanh "
+        "erf erfinv sigmoid floor ceil trunc round isnan isinf isfinite"
     )
-    ops = [f"{op}.default" for op in floats.split()]
-    bounded = SPECIAL[[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14]]  # sin(1e30) is not a number to compare
+    ops = [f"{op}.default" for op in names.split()]
+    moderate = SPECIAL[[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14]]  # sin(1e30) differs between libraries
     for op in ops:
-        yield case(op, bounded, grad=op != "rsqrt.default")  # at -0.0 the gradient has another sign
-        yield from narrow([case(op, f(3, 4, low=0.05, high=0.95))], torch.float32, *HALF)
-        yield from [case(op, SCALAR.abs()), case(op, EMPTY), case(op, i(1, 2, 3))]
+        yield case(op, moderate, grad=op != "rsqrt.default")  # whose gradient at -0.0 has another sign
+        yield from in_dtypes([case(op, floats(3, 4, low=0.05, high=0.95))], torch.float32, *HALF)
+        yield from [case(op, SCALAR.abs()), case(op, EMPTY), case(op, ints(1, 2, 3))]
     yield from each_op("abs.default neg.default sign.default bitwise_not.default", EXTREMES)
     yield from each_op("logical_not.default", SPECIAL, grad=False) + each_op("logical_not.default", INTS)
     yield from each_op("bitwise_not.default logical_not.default", FLAGS)
@@ -210,13 +210,13 @@ def unary() -> Iterator[Case]:
         yield case("round.decimals", halves * 10, decimals=decimals)
     yield case("round.default", halves)
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.bool, torch.uint8):
-        yield case("_to_copy.default", f(3, 4, low=0.0), dtype=dtype)
-        yield case("_to_copy.default", i(0, 1, 200), dtype=dtype)
+        yield case("_to_copy.default", floats(3, 4, low=0.0), dtype=dtype)
+        yield case("_to_copy.default", ints(0, 1, 200), dtype=dtype)
     yield case("_to_copy.default", X)
 
 
 def comparison() -> Iterator[Case]:
-    """Equality, order, logic, choices and bounds."""
+    """Comparison, logic, `where`, `masked_fill` and `clamp`."""
     names = ["eq", "ne", "lt", "le", "gt", "ge"]
     for x, y in ((X, X.roll(1, 0)), (COLUMN, SPECIAL), (INTS, INTS[0]), (X[:2, :3], INTS), (FLAGS, FLAGS[0])):
         yield from each_op(" ".join(f"{n}.Tensor" for n in names), x, y)
@@ -241,27 +241,27 @@ def comparison() -> Iterator[Case]:
     bits = "bitwise_and.Tensor bitwise_or.Tensor bitwise_xor.Tensor"
     yield from [*each_op(bits, EXTREMES[:, None], EXTREMES), *each_op(bits, FLAGS, FLAGS[0])]
     yield from each_op("bitwise_and.Scalar bitwise_or.Scalar bitwise_xor.Scalar", EXTREMES, 12)
-    yield from narrow(each_op("where.self", FLAGS[0, :, None].expand(3, 4), X, Y), torch.float32, *HALF)
-    yield from [*each_op("where.self", FLAGS, SCALAR, INTS), *each_op("where.ScalarOther", FLAGS, f(2, 3), 2)]
+    yield from in_dtypes(each_op("where.self", FLAGS[0, :, None].expand(3, 4), X, Y), torch.float32, *HALF)
     yield from [
-        *each_op("where.ScalarSelf", FLAGS, 2, f(2, 3)),
+        *each_op("where.self", FLAGS, SCALAR, INTS),
+        *each_op("where.ScalarOther", FLAGS, floats(2, 3), 2),
+    ]
+    yield from [
+        *each_op("where.ScalarSelf", FLAGS, 2, floats(2, 3)),
         *each_op("where.Scalar", FLAGS, 1.5, 2),
         *each_op("where.Scalar", FLAGS, 1, 2),
     ]
     yield from [
-        *each_op("masked_fill.Scalar", f(2, 3), FLAGS, -INF),
+        *each_op("masked_fill.Scalar", floats(2, 3), FLAGS, -INF),
         *each_op("masked_fill.Scalar", INTS, FLAGS[0], 7),
     ]
-    yield from [
-        *each_op("masked_fill.Tensor", f(2, 3), FLAGS, SCALAR),
-        *each_op("masked_fill.Scalar", SCALAR, FLAGS[0], 1),
-    ][:-1]
+    yield case("masked_fill.Tensor", floats(2, 3), FLAGS, SCALAR)
     ties = torch.tensor([-2.0, -1, 0, 1, 2, NAN, -0.0])
     for low, high in ((-1, 1), (-1.0, None), (None, 1), (1, -1)):
-        yield from narrow([case("clamp.default", ties, low, high)], torch.float32, *HALF)
+        yield from in_dtypes([case("clamp.default", ties, low, high)], torch.float32, *HALF)
     yield from [case("clamp.default", EXTREMES, -3, 5), case("clamp.default", INTS, 0.5, None)]
     yield from [
-        case("clamp.Tensor", ties, f(7, seed=4), f(7, seed=5)),
+        case("clamp.Tensor", ties, floats(7, seed=4), floats(7, seed=5)),
         case("clamp.Tensor", ties, None, torch.zeros(7)),
     ]
     yield from [
@@ -271,30 +271,30 @@ def comparison() -> Iterator[Case]:
 
 
 def activation() -> Iterator[Case]:
-    """Functions and their gradients, at 0, far out, and in half precision."""
+    """Activations and their backward operations: at 0, at large numbers, and in half precision."""
     x = torch.tensor([-100.0, -20, -3, -1, -0.3, 0.0, 0.5, 1, 3, 20, 21, 100, NAN])
     g = torch.cos(torch.arange(13.0))
     for op in ("relu", "silu", "softplus", "log_sigmoid_forward"):
-        yield from narrow([case(f"{op}.default", x), case(f"{op}.default", X)], torch.float32, *HALF)
+        yield from in_dtypes([case(f"{op}.default", x), case(f"{op}.default", X)], torch.float32, *HALF)
     for approximate in ("none", "tanh"):
-        yield from narrow([case("gelu.default", x, approximate=approximate)], torch.float32, *HALF)
+        yield from in_dtypes([case("gelu.default", x, approximate=approximate)], torch.float32, *HALF)
         yield case("gelu_backward.default", g, x, approximate=approximate)
     yield from [case("softplus.default", x, 2.0, 5.0), case("softplus_backward.default", g, x, 2.0, 5.0)]
-    yield from narrow(
+    yield from in_dtypes(
         [case("silu_backward.default", g, x), case("threshold_backward.default", g, x, 0)],
         torch.float32,
         *HALF,
     )
     yield case("log_sigmoid_backward.default", g, x, torch.exp(-x.abs()))
     y = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])
-    yield from narrow(
+    yield from in_dtypes(
         each_op("sigmoid_backward.default tanh_backward.default", g[:5], y), torch.float32, *HALF
     )
     masked = torch.tensor([[1.0, -INF, 2.0], [-INF, -INF, -INF], [1e4, -1e4, 0.0]])
     for op in ("_softmax.default", "_log_softmax.default"):
         yield from [
             *[case(op, CUBE, d, False, loose=4) for d in (-1, 0, 1)],
-            *narrow([case(op, CUBE, -1, False, grad=False)], *HALF),
+            *in_dtypes([case(op, CUBE, -1, False, grad=False)], *HALF),
             case(op, SCALAR, 0, False),
         ]
         yield from [
@@ -304,29 +304,29 @@ def activation() -> Iterator[Case]:
         ]
     for op in ("_softmax_backward_data.default", "_log_softmax_backward_data.default"):
         y = torch.log_softmax(CUBE, 1) if "log" in op else torch.softmax(CUBE, 1)
-        yield from [case(op, f(2, 3, 4, seed=5), y, d, torch.float32) for d in (1, -1)]
+        yield from [case(op, floats(2, 3, 4, seed=5), y, d, torch.float32) for d in (1, -1)]
 
 
 def shape() -> Iterator[Case]:
-    """Views, joins and slices; 0-d, empty, negative axes and steps."""
+    """Views, joins and slices: of 0-d and empty arrays, with negative axes and steps."""
     for op in ("view.default", "_unsafe_view.default", "reshape.default"):
         yield from [
             case(op, CUBE, [6, -1]),
             case(op, EMPTY, [2, 0]),
             case(op, SCALAR, [1, 1]),
-            case(op, f(1), []),
+            case(op, floats(1), []),
         ]
     for x, dtype in (
         (X, torch.int32),
-        (f(4, 2), torch.int16),
-        (i([[1, 2], [3, 4]], dtype=torch.int16), torch.int32),
-        (i(5, -6), torch.uint32),
+        (floats(4, 2), torch.int16),
+        (ints([[1, 2], [3, 4]], dtype=torch.int16), torch.int32),
+        (ints(5, -6), torch.uint32),
         (BYTES, torch.float32),
-        (f(2, 4), torch.bfloat16),
+        (floats(2, 4), torch.bfloat16),
     ):
         yield case("view.dtype", x, dtype, grad=False)
     yield from [
-        case("expand.default", f(1, 4), [3, -1]),
+        case("expand.default", floats(1, 4), [3, -1]),
         case("expand.default", SCALAR, [2, 2]),
         case("expand.default", ROW, [2, 3, -1]),
     ]
@@ -339,7 +339,7 @@ def shape() -> Iterator[Case]:
         case("permute.default", SCALAR, []),
     ]
     yield from [case("unsqueeze.default", X, d) for d in (0, 2, -1, -3)]
-    ones = f(1, 3, 1)
+    ones = floats(1, 3, 1)
     yield from [
         case("squeeze.default", ones),
         case("squeeze.dim", ones, -1),
@@ -352,20 +352,22 @@ def shape() -> Iterator[Case]:
     for start, end, step in bounds:
         yield case("slice.Tensor", CUBE, -1, start, end, step)
         length = len(range(*slice(start, end, step).indices(4)))
-        yield case("slice_scatter.default", CUBE, f(2, 3, length, seed=7), -1, start, end, step)
+        yield case("slice_scatter.default", CUBE, floats(2, 3, length, seed=7), -1, start, end, step)
     for start, end, step in bounds[:4]:
         length = len(range(*slice(start, end, step).indices(4)))
-        yield case("slice_backward.default", f(2, 3, length), [2, 3, 4], -1, start, end, step)
-    yield from [case(op, f(5, 2), 2, d) for op in ("split.Tensor", "unsafe_split.Tensor") for d in (0, -1)]
+        yield case("slice_backward.default", floats(2, 3, length), [2, 3, 4], -1, start, end, step)
     yield from [
-        case("split_with_sizes.default", f(2, 5), [2, 0, 3], -1),
+        case(op, floats(5, 2), 2, d) for op in ("split.Tensor", "unsafe_split.Tensor") for d in (0, -1)
+    ]
+    yield from [
+        case("split_with_sizes.default", floats(2, 5), [2, 0, 3], -1),
         case("unbind.int", CUBE, -2),
         case("unbind.int", CUBE),
     ]
     yield from [
-        case("cat.default", [X, f(2, 4)]),
-        case("cat.default", [X, f(0), Y], -1),
-        case("cat.default", [INTS, f(2, 1)], 1),
+        case("cat.default", [X, floats(2, 4)]),
+        case("cat.default", [X, floats(0), Y], -1),
+        case("cat.default", [INTS, floats(2, 1)], 1),
     ]
     yield from [case("stack.default", [X, Y], d) for d in (0, -1, 1)]
     yield from [
@@ -379,18 +381,18 @@ def shape() -> Iterator[Case]:
         case("constant_pad_nd.default", X, [-1, 0, 2, -1], 3.0),
         case("constant_pad_nd.default", INTS, [0, 1], 7),
     ]
-    yield from [
-        case(op, x, k) for op in ("tril.default", "triu.default") for x in (X, CUBE) for k in (0, 1, -2)
-    ]
+    for op in ("tril.default", "triu.default"):
+        for x in (X, CUBE):
+            yield from [case(op, x, k) for k in (0, 1, -2)]
     yield from each_op(
         "clone.default alias.default contiguous.default detach.default lift_fresh_copy.default", X
     )
-    yield from [case("select_backward.default", f(2, 4), [2, 3, 4], 1, n) for n in (0, -1)]
-    yield from [case("select_scatter.default", CUBE, f(2, 4, seed=6), 1, n) for n in (0, -1)]
+    yield from [case("select_backward.default", floats(2, 4), [2, 3, 4], 1, n) for n in (0, -1)]
+    yield from [case("select_scatter.default", CUBE, floats(2, 4, seed=6), 1, n) for n in (0, -1)]
 
 
 def creation() -> Iterator[Case]:
-    """New arrays."""
+    """Operations that make arrays."""
     yield from [
         case("arange.default", 5),
         case("arange.default", 3.5),
@@ -429,20 +431,20 @@ def creation() -> Iterator[Case]:
     yield from each_op("new_zeros.default new_ones.default", X, [2, 0])
     yield from [
         case("copy.default", X, ROW),
-        case("copy.default", INTS, f(2, 3, low=0.0)),
+        case("copy.default", INTS, floats(2, 3, low=0.0)),
         case("copy.default", X[:2, :3], INTS),
     ]
 
 
 def reduction() -> Iterator[Case]:
-    """All axes, some, none; kept or not; ties, NaN, infinity, empty."""
+    """Over all axes, some or none, kept or not; of ties, NaN, infinity, and empty arrays."""
     sums = ["sum", "mean", "prod", "amax", "amin"]
     named = {"sum": "sum.dim_IntList", "mean": "mean.dim", "amax": "amax.default", "amin": "amin.default"}
     for op in (f"{n}.default" for n in sums):
-        yield from [*narrow([case(op, CUBE)], torch.float32, *HALF), case(op, SCALAR)]
+        yield from [*in_dtypes([case(op, CUBE)], torch.float32, *HALF), case(op, SCALAR)]
         yield case(op, SPECIAL[1:7], grad=op != "prod.default")
     for op in named.values():
-        yield from narrow(
+        yield from in_dtypes(
             [case(op, CUBE, d, k) for d, k in (([-1], False), ([0, 2], True), ([1], True))],
             torch.float32,
             *HALF,
@@ -475,9 +477,7 @@ def reduction() -> Iterator[Case]:
         case("nansum.default", CUBE, [0], True),
     ]
     ties = torch.tensor([[1.0, 3, 3], [2, 2, 2], [NAN, 1, NAN], [-INF, -INF, -INF]])
-    yield from [
-        case(f"{op}.{o}", ties, 1, k) for op in ("max", "min") for o in ("dim",) for k in (True, False)
-    ]
+    yield from [case(op, ties, 1, k) for op in ("max.dim", "min.dim") for k in (True, False)]
     yield from [case(op, ties[:2]) for op in ("max.default", "min.default")] + [
         case(op, ties, grad=False) for op in ("max.default", "min.default")
     ]
@@ -516,7 +516,7 @@ def reduction() -> Iterator[Case]:
         ]
     yield from [case("linalg_vector_norm.default", rows, order, [1]) for order in (2, 1, INF)]
     yield from [
-        *narrow([case("linalg_vector_norm.default", X, 2, [1])], *HALF),
+        *in_dtypes([case("linalg_vector_norm.default", X, 2, [1])], *HALF),
         case("linalg_vector_norm.default", X.half(), 2, [1], dtype=torch.float32),
     ]
     for op in ("var.correction", "std.correction"):
@@ -524,10 +524,10 @@ def reduction() -> Iterator[Case]:
             case(op, CUBE),
             case(op, rows, [1], correction=0),
         ]
-        yield from narrow([case(op, CUBE, [0, 2])], *HALF)
+        yield from in_dtypes([case(op, CUBE, [0, 2])], *HALF)
     masked = torch.tensor([[1.0, -INF, 2.0], [-INF, -INF, -INF], [1e4, -1e4, 0.0], [INF, 0, 1], [NAN, 0, 1]])
     yield from [case("logsumexp.default", masked, [1]), case("logsumexp.default", SCALAR, [0])]
-    yield from narrow(
+    yield from in_dtypes(
         [case("logsumexp.default", CUBE, d, k) for d, k in (([0, -1], True), ([1], False))],
         torch.float32,
         *HALF,
@@ -535,7 +535,7 @@ def reduction() -> Iterator[Case]:
 
 
 def order() -> Iterator[Case]:
-    """Equal elements, NaN, both directions."""
+    """Sorting in both directions, of ties and NaN; `topk`; cumulative sums and products."""
     ties = torch.tensor([[2.0, NAN, 1, 2, -0.0, 0, INF], [1, 1, 1, 1, 1, 1, 1]])
     for down in (False, True):
         yield from [
@@ -551,7 +551,7 @@ def order() -> Iterator[Case]:
             case("topk.default", INTS, 3, 1, down),
             case("topk.default", X, 0),
         ]
-    yield from narrow([case("cumsum.default", CUBE, d) for d in (0, -1)], torch.float32, *HALF)
+    yield from in_dtypes([case("cumsum.default", CUBE, d) for d in (0, -1)], torch.float32, *HALF)
     yield from [
         case("cumsum.default", INTS, 1),
         case("cumsum.default", FLAGS, 0),
@@ -566,53 +566,57 @@ def order() -> Iterator[Case]:
 
 
 def product() -> Iterator[Case]:
-    """Products of matrices, stacks and vectors."""
-    a, c, stack = f(3, 4), f(4, 5, seed=1), f(2, 4, 5, seed=2)
+    """Products of matrices, of batches of matrices, and of vectors."""
+    a, c, stack = floats(3, 4), floats(4, 5, seed=1), floats(2, 4, 5, seed=2)
     plain = [
         case("mm.default", a, c),
-        case("bmm.default", f(2, 3, 4), stack),
+        case("bmm.default", floats(2, 3, 4), stack),
         case("mv.default", a, ROW),
-        case("dot.default", ROW, f(4, seed=9)),
+        case("dot.default", ROW, floats(4, seed=9)),
     ]
     plain += [
-        case("matmul.default", f(2, 3, 4), c),
-        case("linear.default", f(2, 3, 4), f(5, 4)),
-        case("linear.default", a, f(5, 4), f(5)),
+        case("matmul.default", floats(2, 3, 4), c),
+        case("linear.default", floats(2, 3, 4), floats(5, 4)),
+        case("linear.default", a, floats(5, 4), floats(5)),
     ]
     plain += [
-        case("addmm.default", f(5), a, c),
-        case("addmm.default", f(3, 5), a, c, beta=0.5, alpha=2),
-        case("addmv.default", f(3), a, ROW),
+        case("addmm.default", floats(5), a, c),
+        case("addmm.default", floats(3, 5), a, c, beta=0.5, alpha=2),
+        case("addmv.default", floats(3), a, ROW),
     ]
-    plain += [case("baddbmm.default", f(2, 3, 5), f(2, 3, 4), stack, beta=2, alpha=-1)]
-    yield from [*plain, *narrow(plain, torch.bfloat16)]
+    plain += [case("baddbmm.default", floats(2, 3, 5), floats(2, 3, 4), stack, beta=2, alpha=-1)]
+    yield from [*plain, *in_dtypes(plain, torch.bfloat16)]
     yield from [
-        case("mm.default", f(0, 4), c),
-        case("mm.default", f(3, 0), f(0, 5)),
+        case("mm.default", floats(0, 4), c),
+        case("mm.default", floats(3, 0), floats(0, 5)),
         case("mm.default", INTS, INTS.T.contiguous()),
     ]
-    yield case("addmm.default", f(3, 5) * NAN, a, c, beta=0)
+    yield case("addmm.default", floats(3, 5) * NAN, a, c, beta=0)
 
 
 def indexing() -> Iterator[Case]:
-    """Indices that repeat, are negative where torch allows it, or are masks."""
-    long, table = i([[0, 2], [2, 1]], dtype=torch.int64), f(3, 4)
+    """Indices that repeat, that are negative where torch allows it, and boolean masks."""
+    long, table = ints([[0, 2], [2, 1]], dtype=torch.int64), floats(3, 4)
     yield from [
-        *narrow([case("embedding.default", table, long)], torch.float32, *HALF),
+        *in_dtypes([case("embedding.default", table, long)], torch.float32, *HALF),
         case("embedding.default", table, long.int()),
         case("embedding.default", table, long, 1),
     ]
     for padding, scaled in ((-1, False), (2, False), (-1, True)):
-        yield case("embedding_dense_backward.default", f(2, 2, 4), long, 3, padding, scaled, grad=not scaled)
-    yield from [case("gather.default", CUBE, d, i([[[0, 1], [1, 1]]], dtype=torch.int64)) for d in (0, 1, -1)]
+        yield case(
+            "embedding_dense_backward.default", floats(2, 2, 4), long, 3, padding, scaled, grad=not scaled
+        )
     yield from [
-        case("gather.default", SCALAR, 0, i(0, dtype=torch.int64)),
+        case("gather.default", CUBE, d, ints([[[0, 1], [1, 1]]], dtype=torch.int64)) for d in (0, 1, -1)
+    ]
+    yield from [
+        case("gather.default", SCALAR, 0, ints(0, dtype=torch.int64)),
         case("gather.default", X, 1, torch.zeros(3, 0, dtype=torch.int64)),
     ]
-    yield from [case("index_select.default", CUBE, d, i(1, 0, 1)) for d in (0, 1, -1)] + [
-        case("index_select.default", ROW, 0, i(2, dtype=torch.int64))
+    yield from [case("index_select.default", CUBE, d, ints(1, 0, 1)) for d in (0, 1, -1)] + [
+        case("index_select.default", ROW, 0, ints(2, dtype=torch.int64))
     ]
-    one, two = i(1, -1, 0, dtype=torch.int64), i(0, 2, -3, dtype=torch.int64)
+    one, two = ints(1, -1, 0, dtype=torch.int64), ints(0, 2, -3, dtype=torch.int64)
     yield from [
         case("index.Tensor", CUBE, x)
         for x in ([one], [None, two], [one, two], [one[:, None], two[:2]], [None, None, two])
@@ -624,20 +628,24 @@ def indexing() -> Iterator[Case]:
     for add in (False, True):
         yield from [
             case("index_put.default", CUBE, x, v, add)
-            for x, v in (([one[1:]], f(3, 4)), ([None, two[:2]], f(2, 2, 4)), ([one, two], f(3, 4)))
+            for x, v in (
+                ([one[1:]], floats(3, 4)),
+                ([None, two[:2]], floats(2, 2, 4)),
+                ([one, two], floats(3, 4)),
+            )
         ]
-        yield case("index_put.default", f(2, 3), [FLAGS], SCALAR, add)
-    yield case("index_put.default", X, [i(1, 1, 1, dtype=torch.int64)], f(3, 4, seed=8), True)
-    places = i([[0, 2, 1], [1, 0, 2]], dtype=torch.int64)
-    yield from [case("scatter.src", f(3, 4), d, places, f(2, 3, seed=1)) for d in (0, -1)] + [
-        case("scatter.value", f(3, 4), 1, places, 2.5)
-    ]
-    yield from [case("scatter_add.default", f(3, 4), d, places * 0 + 1, f(2, 3, seed=1)) for d in (0, 1)] + [
-        case("scatter_add.default", INTS, 1, places, INTS)
+        yield case("index_put.default", floats(2, 3), [FLAGS], SCALAR, add)
+    yield case("index_put.default", X, [ints(1, 1, 1, dtype=torch.int64)], floats(3, 4, seed=8), True)
+    places = ints([[0, 2, 1], [1, 0, 2]], dtype=torch.int64)
+    yield from [case("scatter.src", floats(3, 4), d, places, floats(2, 3, seed=1)) for d in (0, -1)] + [
+        case("scatter.value", floats(3, 4), 1, places, 2.5)
     ]
     yield from [
-        case("scatter.value", SCALAR, 0, i(0, dtype=torch.int64), 2),
-        case("scatter_add.default", SCALAR, 0, i(0, dtype=torch.int64), SCALAR),
+        case("scatter_add.default", floats(3, 4), d, places * 0 + 1, floats(2, 3, seed=1)) for d in (0, 1)
+    ] + [case("scatter_add.default", INTS, 1, places, INTS)]
+    yield from [
+        case("scatter.value", SCALAR, 0, ints(0, dtype=torch.int64), 2),
+        case("scatter_add.default", SCALAR, 0, ints(0, dtype=torch.int64), SCALAR),
     ]
 
 
@@ -656,4 +664,4 @@ CASES: Mapping[str, tuple[Case, ...]] = {
         indexing,
     )
 }
-"""File of `pure/interop/jax/aten` -> its cases."""
+"""Name of a file in `pure/interop/jax/aten` -> the cases of its operations."""

@@ -1,4 +1,4 @@
-"""Arrays, trees and keys across the border: exact, copied, or refused by path."""
+"""`pure.interop.jax.arrays`: conversion of trees and keys is exact and copies, or names the refused leaf."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from pure import random, tree
 from pure.interop.jax.arrays import key_to_jax, key_to_torch, to_jax, to_torch
 from pure.interop.jax.leaf_checks import SHARED_DTYPES
 
-NARROW = tuple(t for t, j in SHARED_DTYPES.items() if jax.dtypes.canonicalize_dtype(j) == j)
-WIDE = tuple(t for t in SHARED_DTYPES if t not in NARROW)
+NARROW_DTYPES = tuple(t for t, j in SHARED_DTYPES.items() if jax.dtypes.canonicalize_dtype(j) == j)
+WIDE_DTYPES = tuple(
+    t for t in SHARED_DTYPES if t not in NARROW_DTYPES
+)  # of 64 bits a number, which JAX narrows
 SIZES = (1, 64, 2**22)
 
 
@@ -34,7 +36,7 @@ class Pair(NamedTuple):
 
 
 def bits(x: Any) -> tuple:
-    """Returns shape, dtype's name and bytes of an array of either library."""
+    """Return shape, name of the dtype and bytes of an array of either library."""
     if isinstance(x, torch.Tensor):
         flat = torch.empty(x.shape, dtype=x.dtype).copy_(x).reshape(-1)
         content = flat.view(torch.uint8).numpy().tobytes() if x.numel() else b""
@@ -47,9 +49,9 @@ def address(x: Any) -> int:
 
 
 @st.composite
-def tensors(draw: Callable) -> torch.Tensor:
+def any_tensors(draw: Callable) -> torch.Tensor:
     """Tensors of any bits, any shape with empty and 0-d ones, and any layout in memory."""
-    dtype = draw(st.sampled_from(NARROW))
+    dtype = draw(st.sampled_from(NARROW_DTYPES))
     shape = draw(st.lists(st.integers(0, 3), max_size=3))
     count = int(np.prod(shape, dtype=int))
     content = np.random.default_rng(draw(st.integers(0, 99))).integers(
@@ -57,18 +59,18 @@ def tensors(draw: Callable) -> torch.Tensor:
     )
     content = content % 2 if dtype == torch.bool else content
     x = torch.frombuffer(bytearray(content.tobytes() or b"0" * 8), dtype=dtype)[:count].reshape(shape)
-    form = draw(st.sampled_from(("as it is", "transposed", "every second", "expanded")))
-    if form == "transposed" and x.dim() > 1:
+    layout = draw(st.sampled_from(("contiguous", "transposed", "every second", "expanded")))
+    if layout == "transposed" and x.dim() > 1:
         return x.transpose(0, -1)
-    if form == "every second" and x.dim():
+    if layout == "every second" and x.dim():
         return x[::2]
-    if form == "expanded":
+    if layout == "expanded":
         return x.expand(2, *x.shape)
     return x
 
 
 TREES = st.recursive(
-    st.one_of(tensors(), st.none(), st.integers(0, 9)),
+    st.one_of(any_tensors(), st.none(), st.integers(0, 9)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
@@ -81,26 +83,25 @@ TREES = st.recursive(
 
 
 @given(TREES)
-def test_a_tree_goes_there_and_back(given_tree: Any) -> None:
-    there = to_jax(given_tree)
+def test_a_tree_converted_to_jax_and_back_is_equal(original: Any) -> None:
+    there = to_jax(original)
     back = to_torch(there)
-    assert tree.structure(there) == tree.structure(back) == tree.structure(given_tree)
-    assert jax.tree.leaves(there) == [] or len(jax.tree.leaves(there)) == len(tree.leaves(given_tree))
-    for x, y, z, w in zip(
-        tree.leaves(given_tree), tree.leaves(there), jax.tree.leaves(there), tree.leaves(back), strict=True
-    ):
-        assert y is z
-        if isinstance(x, int):
-            assert x == y == w
+    assert tree.structure(there) == tree.structure(back) == tree.structure(original)
+    assert jax.tree.leaves(there) == [] or len(jax.tree.leaves(there)) == len(tree.leaves(original))
+    converted = tree.leaves(there)
+    assert all(x is y for x, y in zip(converted, jax.tree.leaves(there), strict=True))
+    for before, between, after in zip(tree.leaves(original), converted, tree.leaves(back), strict=True):
+        if isinstance(before, int):
+            assert before == between == after
         else:
-            assert isinstance(y, jax.Array)
-            assert bits(x) == bits(y) == bits(w)
-            assert w.is_contiguous()
+            assert isinstance(between, jax.Array)
+            assert bits(before) == bits(between) == bits(after)
+            assert after.is_contiguous()
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_copy_is_a_copy(size: int, dtype: torch.dtype) -> None:
+def test_conversion_copies_in_both_directions(size: int, dtype: torch.dtype) -> None:
     source = torch.ones(size, dtype=dtype)
     there = to_jax(source)
     total = jax.jit(jnp.sum)(there.astype(jnp.float32))
@@ -113,7 +114,7 @@ def test_a_copy_is_a_copy(size: int, dtype: torch.dtype) -> None:
     back.zero_()
     assert float(there.astype(jnp.float32).sum()) == size
 
-    # Mixed trees: what is in the right library already is copied too.
+    # An array that is already of the target library is copied too.
     again, tensor = to_jax(there), to_torch(source)
     there.delete()
     tensor.fill_(2)
@@ -122,7 +123,7 @@ def test_a_copy_is_a_copy(size: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_numpy_is_copied(size: int) -> None:
+def test_conversion_of_numpy_arrays_copies(size: int) -> None:
     source = np.ones(size, np.float32)
     there, tensor = to_jax(source), to_torch(source)
     source[:] = 0
@@ -132,7 +133,7 @@ def test_numpy_is_copied(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_zero_copy_shares(size: int) -> None:
+def test_zero_copy_shares_the_memory(size: int) -> None:
     source = torch.ones(size)
     there = to_jax(source, zero_copy=True)
     back = to_torch(there, zero_copy=True)
@@ -141,13 +142,13 @@ def test_zero_copy_shares(size: int) -> None:
     assert to_torch(source, zero_copy=True) is source
 
 
-def test_zero_copy_waits_for_the_numbers() -> None:
+def test_zero_copy_waits_for_jax_to_finish_computing() -> None:
     x = jax.jit(lambda x: (x @ x @ x).sum(0))(jnp.full((600, 600), 1 / 600))
     assert torch.allclose(to_torch(x, zero_copy=True), torch.full((600,), 1 / 600) * 600)
 
 
 @pytest.mark.parametrize(
-    ("leaf", "words"),
+    ("leaf", "message"),
     [
         (torch.ones(4, 4).T, "not contiguous"),
         (torch.ones(8)[::2], "not contiguous"),
@@ -158,14 +159,14 @@ def test_zero_copy_waits_for_the_numbers() -> None:
     ],
     ids=str,
 )
-def test_zero_copy_refuses_what_would_be_copied(leaf: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=rf"leaf 'a/1' .*{words}"):
+def test_zero_copy_refuses_what_would_be_copied(leaf: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"leaf 'a/1' .*{message}"):
         to_jax({"a": [torch.ones(1), leaf]}, zero_copy=True)
     assert to_jax(leaf).shape == tuple(leaf.shape)
 
 
-@pytest.mark.parametrize("dtype", WIDE, ids=str)
-def test_64_bits_are_refused_or_exact(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", WIDE_DTYPES, ids=str)
+def test_64_bit_arrays_are_refused_without_x64_and_exact_with_it(dtype: torch.dtype) -> None:
     x = torch.tensor([1, 2], dtype=torch.int64).to(dtype)
     for leaf in (x, x[0], np.asarray(x), np.asarray(x)[0]):
         with pytest.raises(ValueError, match=r"leaf 'a' is \w+64.*would cut to.*jax_enable_x64|complex128"):
@@ -175,15 +176,15 @@ def test_64_bits_are_refused_or_exact(dtype: torch.dtype) -> None:
         assert bits(to_torch(to_jax(x))) == bits(x)
 
 
-def traced_by_jax(convert: Callable) -> None:
+def convert_inside_jit(convert: Callable) -> None:
     jax.jit(lambda x: convert({"p": {"w": x}}) and x)(jnp.ones(2))
 
 
-def traced_by_torch(convert: Callable) -> None:
+def convert_inside_vmap(convert: Callable) -> None:
     torch.func.vmap(lambda x: convert({"p": {"w": x}}) and x)(torch.ones(2))
 
 
-def donated() -> jax.Array:
+def deleted_array() -> jax.Array:
     x = jnp.ones(2)
     x.delete()
     return x
@@ -197,10 +198,10 @@ REFUSED = {
     "packed": (to_jax, torch.zeros(2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), "JAX has not"),
     "text": (to_jax, "text", "is a str"),
     "object": (to_jax, np.array([None]), "NumPy array"),
-    "frozen": (to_jax, flax.core.freeze({"a": 1}), "FrozenDict.*unfreeze"),
-    "frozen there": (to_torch, flax.core.freeze({"a": 1}), "FrozenDict.*unfreeze"),
-    "deleted": (to_torch, donated(), "donated or deleted"),
-    "deleted here": (to_jax, donated(), "donated or deleted"),
+    "frozen, to jax": (to_jax, flax.core.freeze({"a": 1}), "FrozenDict.*unfreeze"),
+    "frozen, to torch": (to_torch, flax.core.freeze({"a": 1}), "FrozenDict.*unfreeze"),
+    "deleted, to torch": (to_torch, deleted_array(), "donated or deleted"),
+    "deleted, to jax": (to_jax, deleted_array(), "donated or deleted"),
     "int4": (to_torch, jnp.ones(2, jnp.int4), "int4, which torch has not"),
     "numpy e3m4": (to_torch, np.ones(2, ml_dtypes.float8_e3m4), "torch has not"),
     "typed key": (to_torch, jax.random.key(0), "typed key.*key_to_torch"),
@@ -210,32 +211,32 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_leaf_is_refused_by_its_path(name: str) -> None:
-    convert, leaf, words = REFUSED[name]
+def test_a_refused_leaf_is_named_by_its_path(name: str) -> None:
+    convert, leaf, message = REFUSED[name]
     for zero_copy in (False, True):
         with pytest.raises(
-            (TypeError, ValueError), match=rf"^{convert.__name__}: leaf 'p/w' .*{words}"
+            (TypeError, ValueError), match=rf"^{convert.__name__}: leaf 'p/w' .*{message}"
         ) as error:
             convert({"p": {"w": leaf}}, zero_copy=zero_copy)
         assert "\n" not in str(error.value)
 
 
-def test_traced_leaves_are_refused_by_their_path() -> None:
+def test_traced_leaves_are_refused() -> None:
     with pytest.raises(TypeError, match=r"leaf 'p/w' is traced.*torch_fn_in_jax"):
-        traced_by_jax(to_torch)
+        convert_inside_jit(to_torch)
     with pytest.raises(TypeError, match="leaf 'p/w' is traced"):
-        traced_by_jax(to_jax)
+        convert_inside_jit(to_jax)
     with pytest.raises(TypeError, match=r"leaf 'p/w' is inside a transform.*jax_fn_in_torch"):
-        traced_by_torch(to_jax)
+        convert_inside_vmap(to_jax)
 
 
-def test_a_tree_that_is_one_array_has_no_path() -> None:
+def test_a_single_array_is_refused_without_a_path() -> None:
     with pytest.raises(ValueError, match="to_jax: the array is int64"):
         to_jax(torch.arange(3))
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
-def test_keys_draw_the_same_numbers(shape: tuple[int, ...]) -> None:
+def test_converted_keys_equal_those_of_jax(shape: tuple[int, ...]) -> None:
     keys = random.split(random.key(3), shape) if shape else random.key(3)
     typed = jax.random.split(jax.random.key(3), shape) if shape else jax.random.key(3)
     assert bool((key_to_jax(keys) == typed).all())
@@ -244,7 +245,7 @@ def test_keys_draw_the_same_numbers(shape: tuple[int, ...]) -> None:
         assert torch.equal(key_to_torch(theirs), keys)
 
 
-def test_what_is_no_key_is_refused() -> None:
+def test_arrays_that_are_not_keys_are_refused() -> None:
     for convert, wrong in (
         (key_to_jax, torch.ones(2)),
         (key_to_torch, jnp.ones(2)),
@@ -260,14 +261,14 @@ def test_what_is_no_key_is_refused() -> None:
 
 def test_without_jax_one_error_says_what_to_install() -> None:
     code = "import sys; sys.modules['jax'] = None; import pure.interop.jax"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines()[-1] == (
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.stderr.splitlines()[-1] == (
         "ImportError: pure.interop.jax needs JAX, which is not installed: pip install 'intro2llm[jax]'"
     )
 
 
 def test_sharded_arrays_are_gathered() -> None:
-    """On two simulated devices, which need a process of their own."""
+    """In another process, as the number of simulated devices is set before JAX is imported."""
     code = """
 import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
@@ -291,5 +292,5 @@ assert to_torch(x).tolist() == to_torch(x, zero_copy=True).tolist() == [0, 1, 2,
 with jax.default_device(jax.devices()[1]):
     assert to_jax(torch.ones(2)).devices() == {jax.devices()[1]}
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr

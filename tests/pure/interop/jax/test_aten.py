@@ -1,8 +1,7 @@
-"""Every operation of the table against torch: values, shapes and dtypes, and gradients.
+"""Every operation that `pure/interop/jax/aten` lowers to JAX, compared with torch.
 
-The cases stand in `aten_cases.py`, by the file of `pure/interop/jax/aten` that they test: arithmetic, unary,
-comparison, activation, shape, creation, reduction, order, product, indexing, and what they share in result and
-table. All cases of one file are compiled as one program.
+Values, shapes, dtypes and gradients are compared. The cases are in `aten_cases.py`, sorted by the file of
+`pure/interop/jax/aten` that they test. All cases of one file are compiled as one program.
 """
 
 from __future__ import annotations
@@ -21,50 +20,50 @@ from pure.interop.jax.aten.table import TABLE, Out
 from tests.pure.interop.jax.aten_cases import CASES, NAN, Case
 
 TOLERANCE = {"float64": 1e-12, "float32": 2e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
-"""Largest relative difference; of half precision a unit in the last place, which torch may round otherwise."""
+"""Largest relative difference; in half precision one unit in the last place: torch may round differently."""
 
 FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-"""Options with which XLA compiles a thousand small operations six times as fast."""
+"""Compiler options with which XLA compiles a thousand small operations six times as fast."""
 
 
 @pytest.mark.parametrize("kind", CASES)
 def test_operations_equal_torch(kind: str) -> None:
-    check(CASES[kind])
+    check_cases(CASES[kind])
 
 
-def check(cases: tuple[Case, ...]) -> None:
-    """Compiles all cases as one program, and names every one that differs."""
-    expected = [torch_side(case) for case in cases]
+def check_cases(cases: tuple[Case, ...]) -> None:
+    """Compile all cases as one program and run it; fail with a list of the cases that differ."""
+    expected = [run_in_torch(case) for case in cases]
     given = [[to_numpy(x) for x in tensors(case.args)] for case in cases]
-    pulls = [[to_numpy(g) for g in e[2]] for e in expected]
+    float_cotangents = [[to_numpy(g) for g in e[2]] for e in expected]
 
-    def program(given: list, pulls: list) -> list:
-        return [jax_side(*row) for row in zip(cases, expected, given, pulls, strict=True)]
+    def program(given: list, float_cotangents: list) -> list:
+        return [run_in_jax(*row) for row in zip(cases, expected, given, float_cotangents, strict=True)]
 
-    compiled = jax.jit(program).lower(given, pulls).compile(compiler_options=FAST)
+    compiled = jax.jit(program).lower(given, float_cotangents).compile(compiler_options=FAST)
     wrong = []
-    for case, want, got in zip(cases, expected, compiled(given, pulls), strict=True):
-        wrong += [f"{case}: {text}" for text in differences(case, want, got)]
+    for case, want, got in zip(cases, expected, compiled(given, float_cotangents), strict=True):
+        wrong += [f"{case}: {text}" for text in describe_differences(case, want, got)]
     assert not wrong, "\n".join(wrong)
 
 
-def torch_side(case: Case) -> tuple[list[Tensor], list[Tensor | None], list[Tensor]]:
-    """Results, gradients of the float arguments, and the cotangents that they were computed with."""
+def run_in_torch(case: Case) -> tuple[list[Tensor], list[Tensor | None], list[Tensor]]:
+    """Return torch's results, gradients of the float arguments, and the cotangents used for them."""
     leaves = [x.clone().requires_grad_(case.grad and x.is_floating_point()) for x in tensors(case.args)]
-    result = overload(case)(*put(case.args, leaves), **case.kwargs)
+    result = overload(case)(*replace_tensors(case.args, leaves), **case.kwargs)
     results = list(result) if isinstance(result, tuple | list) else [result]
     outputs = [x for x in results if x.requires_grad]
     if not outputs:
         return results, [], []
     wanted = [x for x in leaves if x.requires_grad]
-    pulled = torch.autograd.grad(outputs, wanted, [cotangent(x) for x in outputs], allow_unused=True)
+    grads = torch.autograd.grad(outputs, wanted, [cotangent(x) for x in outputs], allow_unused=True)
     floats = [x for x in results if x.is_floating_point()]
-    pulls = [cotangent(x) if x.requires_grad else torch.zeros_like(x) for x in floats]
-    return [x.detach() for x in results], list(pulled), pulls
+    float_cotangents = [cotangent(x) if x.requires_grad else torch.zeros_like(x) for x in floats]
+    return [x.detach() for x in results], list(grads), float_cotangents
 
 
-def jax_side(case: Case, expected: tuple, given: list, pulls: list) -> tuple[list, list]:
-    """The entry's results and its gradients."""
+def run_in_jax(case: Case, expected: tuple, given: list, float_cotangents: list) -> tuple[list, list]:
+    """Return the results of the table's entry and its gradients for these cotangents."""
     outs = tuple(Out(tuple(x.shape), jax.dtypes.canonicalize_dtype(to_numpy(x).dtype)) for x in expected[0])
     returns = overload(case)._schema.returns
     several = len(returns) > 1 or str(returns[0].type) == "List[Tensor]"
@@ -74,19 +73,19 @@ def jax_side(case: Case, expected: tuple, given: list, pulls: list) -> tuple[lis
         arrays = [jnp.asarray(x) for x in given]
         for i, x in zip(floats, values, strict=True):
             arrays[i] = x
-        args = [name(v) for v in put(case.args, arrays)]
+        args = [name_of(v) for v in replace_tensors(case.args, arrays)]
         result = TABLE[case.op](
-            outs if several else outs[0], *args, **{k: name(v) for k, v in case.kwargs.items()}
+            outs if several else outs[0], *args, **{k: name_of(v) for k, v in case.kwargs.items()}
         )
         results = list(result) if several else [result]
         for x, out in zip(results, outs, strict=True):
             assert (x.shape, x.dtype) == out, f"{case}: expected {out}, got {x.shape} {x.dtype}"
         return results
 
-    if not pulls:
+    if not float_cotangents:
         return run(*(given[i] for i in floats)), []
     results, pull = jax.vjp(run, *(jnp.asarray(given[i]) for i in floats))
-    rest = iter(pulls)
+    rest = iter(float_cotangents)
     cotangents = [
         next(rest) if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape, jax.dtypes.float0)
         for x in results
@@ -94,20 +93,20 @@ def jax_side(case: Case, expected: tuple, given: list, pulls: list) -> tuple[lis
     return results, list(pull(cotangents))
 
 
-def differences(case: Case, want: tuple, got: tuple) -> list[str]:
-    """Texts of what differs beyond the tolerance. At an argument that is NaN a gradient may be NaN."""
-    wrong = [difference(case, w, g) for w, g in zip(want[0], got[0], strict=True)]
+def describe_differences(case: Case, want: tuple, got: tuple) -> list[str]:
+    """Describe all differences beyond the tolerance. Where an argument is NaN, its gradient may be NaN."""
+    wrong = [describe_difference(case, w, g) for w, g in zip(want[0], got[0], strict=True)]
     floats = [x for x in tensors(case.args) if x.is_floating_point()]
     for x, w, g in zip(floats, want[1], got[1], strict=False):
         zero = torch.zeros_like(x) if w is None else w + 0.0
         nan = x.isnan() & torch.tensor(np.isnan(np.asarray(g, np.float32)))
-        text = difference(case, torch.where(nan, NAN, zero), np.asarray(g) + 0)
+        text = describe_difference(case, torch.where(nan, NAN, zero), np.asarray(g) + 0)
         wrong.append(text and f"gradient: {text}")
     return [text for text in wrong if text]
 
 
-def difference(case: Case, want: Tensor, got: Any) -> str:
-    """Describes a difference beyond the tolerance; empty if there is none. NaN equals NaN, 0 is not -0."""
+def describe_difference(case: Case, want: Tensor, got: Any) -> str:
+    """Describe a difference beyond the tolerance, or return "". NaN equals NaN; 0 does not equal -0."""
     a, b = to_numpy(want), np.asarray(got)
     if not want.is_floating_point():
         same = a == b
@@ -122,36 +121,36 @@ def difference(case: Case, want: Tensor, got: Any) -> str:
 
 
 def overload(case: Case) -> Any:
-    """torch's function."""
-    packet, _, which = case.op.partition(".")
-    return getattr(getattr(torch.ops.aten, packet), which)
+    """Return torch's operation."""
+    packet, _, overload_name = case.op.partition(".")
+    return getattr(getattr(torch.ops.aten, packet), overload_name)
 
 
 def tensors(args: Any) -> list[Tensor]:
-    """The tensors among arguments and their lists."""
+    """Return the tensors among the arguments and in their lists."""
     flat = [x for arg in args for x in (arg if isinstance(arg, list) else [arg])]
     return [x for x in flat if isinstance(x, Tensor)]
 
 
-def put(args: Any, values: list) -> list:
-    """The arguments with other values in place of the tensors."""
+def replace_tensors(args: Any, values: list) -> list:
+    """Replace the tensors among the arguments and in their lists by `values`, in order."""
     rest = iter(values)
     change = lambda x: next(rest) if isinstance(x, Tensor) else x  # noqa: E731
     return [[change(x) for x in arg] if isinstance(arg, list) else change(arg) for arg in args]
 
 
 def cotangent(x: Tensor) -> Tensor:
-    """Fixed numbers of the shape and dtype of x, all different."""
+    """Return fixed numbers of the shape and dtype of x, all different."""
     return torch.cos(torch.arange(x.numel(), dtype=torch.float64) + 0.5).reshape(x.shape).to(x.dtype)
 
 
 def to_numpy(x: Tensor) -> np.ndarray:
-    """The numbers of a tensor; 64-bit ones narrow where jax has none."""
+    """Convert a tensor to numpy, 64-bit numbers to 32 bits unless JAX has x64 enabled."""
     bits = x.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if x.dtype == torch.bfloat16 else x.numpy()
     return bits.astype(jax.dtypes.canonicalize_dtype(bits.dtype))
 
 
-def name(value: Any) -> Any:
-    """A dtype, device or layout by its name, as a lowered program has it."""
+def name_of(value: Any) -> Any:
+    """Replace a dtype, device or layout by its name, as in a lowered program."""
     kinds = torch.dtype, torch.device, torch.layout, torch.memory_format
     return str(value).removeprefix("torch.") if isinstance(value, kinds) else value
