@@ -78,7 +78,7 @@ def test_an_unknown_estimator_is_refused() -> None:
         (math.nan, 0.1),
     ],
 )
-def test_the_adaptive_coefficient_moves_towards_the_target_by_at_most_a_fifth(
+def test_the_adaptive_coefficient_clips_the_relative_error_and_ignores_nan(
     divergence: float, expected: float
 ) -> None:
     coefficient = adaptive_coefficient(

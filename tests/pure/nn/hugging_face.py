@@ -1,4 +1,4 @@
-"""Small random models of transformers beside ours: the map of names, written out by hand."""
+"""Small random models of transformers, and the map from our parameter paths to their names, by hand."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ATTENTION = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 FEEDFORWARD = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 
 
-def peer(config: ModelConfig, family: str) -> nn.Module:
-    """The model of that family ("Llama", "Qwen2", "Qwen3") with this configuration, randomly initialised."""
+def random_model(config: ModelConfig, family: str) -> nn.Module:
+    """Return a randomly initialised model of a family ("Llama", "Qwen2", "Qwen3") with our configuration."""
     names = (
         "vocab_size",
         "hidden_size",
@@ -43,30 +43,30 @@ def peer(config: ModelConfig, family: str) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = getattr(transformers, f"{family}ForCausalLM")(kind(**fields))
-        for parameter in model.parameters():  # biases and scales too, which start as 0 and 1
+        for parameter in model.parameters():  # also biases and scales, which would be 0 and 1
             nn.init.normal_(parameter, float(parameter.ndim == 1), 0.1)
     return model.train()
 
 
 def rope_parameters(config: ModelConfig) -> dict[str, Any]:
-    """The rotary part of transformers' configuration."""
+    """Return `rope_parameters` of transformers' configuration."""
     scaling = config.rope_scaling
-    chosen: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    parameters: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     if scaling is not None:
-        chosen |= {"rope_type": scaling.rope_type, "factor": scaling.factor}
+        parameters |= {"rope_type": scaling.rope_type, "factor": scaling.factor}
         if scaling.rope_type in ("llama3", "yarn"):
-            chosen["original_max_position_embeddings"] = scaling.original_max_position_embeddings
+            parameters["original_max_position_embeddings"] = scaling.original_max_position_embeddings
         if scaling.rope_type == "llama3":
-            chosen |= {name: getattr(scaling, name) for name in ("low_freq_factor", "high_freq_factor")}
+            parameters |= {name: getattr(scaling, name) for name in ("low_freq_factor", "high_freq_factor")}
         if scaling.rope_type == "yarn":
-            chosen |= {
+            parameters |= {
                 name: getattr(scaling, name) for name in ("beta_fast", "beta_slow", "attention_factor")
             }
-    return chosen
+    return parameters
 
 
-def names(config: ModelConfig) -> Iterator[tuple[str, str]]:
-    """(our path, transformers' name) of every parameter of Llama, Qwen2 and Qwen3."""
+def parameter_names(config: ModelConfig) -> Iterator[tuple[str, str]]:
+    """Yield (our path, transformers' name) of every parameter of Llama, Qwen2 or Qwen3."""
     yield "embedding", "model.embed_tokens.weight"
     yield "norm/scale", "model.norm.weight"
     if not config.tie_word_embeddings:
@@ -76,21 +76,21 @@ def names(config: ModelConfig) -> Iterator[tuple[str, str]]:
         ours, theirs = f"layers/{i}", f"model.layers.{i}"
         yield f"{ours}/attention_norm/scale", f"{theirs}.input_layernorm.weight"
         yield f"{ours}/feedforward_norm/scale", f"{theirs}.post_attention_layernorm.weight"
-        for a, b in ATTENTION.items():
-            yield f"{ours}/attention/{a}", f"{theirs}.self_attn.{b}.weight"
-            if a in biased:
-                yield f"{ours}/attention/{a}_bias", f"{theirs}.self_attn.{b}.bias"
-        for a, b in FEEDFORWARD.items():
-            yield f"{ours}/feedforward/{a}", f"{theirs}.mlp.{b}.weight"
+        for our_name, their_name in ATTENTION.items():
+            yield f"{ours}/attention/{our_name}", f"{theirs}.self_attn.{their_name}.weight"
+            if our_name in biased:
+                yield f"{ours}/attention/{our_name}_bias", f"{theirs}.self_attn.{their_name}.bias"
+        for our_name, their_name in FEEDFORWARD.items():
+            yield f"{ours}/feedforward/{our_name}", f"{theirs}.mlp.{their_name}.weight"
             if config.mlp_bias:
-                yield f"{ours}/feedforward/{a}_bias", f"{theirs}.mlp.{b}.bias"
-        for a in ("q_norm", "k_norm") if config.qk_norm else ():
-            yield f"{ours}/attention/{a}", f"{theirs}.self_attn.{a}.weight"
+                yield f"{ours}/feedforward/{our_name}_bias", f"{theirs}.mlp.{their_name}.bias"
+        for name in ("q_norm", "k_norm") if config.qk_norm else ():
+            yield f"{ours}/attention/{name}", f"{theirs}.self_attn.{name}.weight"
 
 
-def gpt2(config: ModelConfig) -> nn.Module:
-    """A GPT-2 whose learned positions are our sinusoidal ones."""
-    made = transformers.GPT2Config(
+def random_gpt2(config: ModelConfig) -> nn.Module:
+    """Return a randomly initialised GPT-2 whose learned positions are our sinusoidal ones."""
+    gpt2_config = transformers.GPT2Config(
         vocab_size=config.vocab_size,
         n_positions=config.max_position_embeddings,
         n_embd=config.hidden_size,
@@ -108,7 +108,7 @@ def gpt2(config: ModelConfig) -> nn.Module:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = transformers.GPT2LMHeadModel(made)
+        model = transformers.GPT2LMHeadModel(gpt2_config)
         for parameter in model.parameters():
             nn.init.normal_(parameter, float(parameter.ndim == 1), 0.1)
     with torch.no_grad():
@@ -118,36 +118,38 @@ def gpt2(config: ModelConfig) -> nn.Module:
     return model
 
 
-def gpt2_leaves(of: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """{our path: tensor} from GPT-2's named parameters or gradients, whose matrices are [in, out], and q, k,
-    v one."""
-    found = {
-        "embedding": of["transformer.wte.weight"],
-        "norm/scale": of["transformer.ln_f.weight"],
-        "norm/bias": of["transformer.ln_f.bias"],
+def gpt2_leaves(named: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Convert named parameters or gradients of GPT-2 to {our path: tensor}.
+
+    Its matrices are [in, out], ours [out, in]; its q, k and v are one matrix.
+    """
+    leaves = {
+        "embedding": named["transformer.wte.weight"],
+        "norm/scale": named["transformer.ln_f.weight"],
+        "norm/bias": named["transformer.ln_f.bias"],
     }
     for i in range(config.num_hidden_layers):
         layer, theirs = f"layers/{i}", f"transformer.h.{i}"
         for ours, name in (("attention_norm", "ln_1"), ("feedforward_norm", "ln_2")):
-            found[f"{layer}/{ours}/scale"] = of[f"{theirs}.{name}.weight"]
-            found[f"{layer}/{ours}/bias"] = of[f"{theirs}.{name}.bias"]
-        matrices = of[f"{theirs}.attn.c_attn.weight"].T.chunk(3)
-        biases = of[f"{theirs}.attn.c_attn.bias"].chunk(3)
+            leaves[f"{layer}/{ours}/scale"] = named[f"{theirs}.{name}.weight"]
+            leaves[f"{layer}/{ours}/bias"] = named[f"{theirs}.{name}.bias"]
+        matrices = named[f"{theirs}.attn.c_attn.weight"].T.chunk(3)
+        biases = named[f"{theirs}.attn.c_attn.bias"].chunk(3)
         for name, matrix, bias in zip("qkv", matrices, biases, strict=True):
-            found[f"{layer}/attention/{name}"], found[f"{layer}/attention/{name}_bias"] = matrix, bias
+            leaves[f"{layer}/attention/{name}"], leaves[f"{layer}/attention/{name}_bias"] = matrix, bias
         for ours, name in (
             ("attention/o", "attn.c_proj"),
             ("feedforward/up", "mlp.c_fc"),
             ("feedforward/down", "mlp.c_proj"),
         ):
-            found[f"{layer}/{ours}"] = of[f"{theirs}.{name}.weight"].T
-            found[f"{layer}/{ours}_bias"] = of[f"{theirs}.{name}.bias"]
-    return found
+            leaves[f"{layer}/{ours}"] = named[f"{theirs}.{name}.weight"].T
+            leaves[f"{layer}/{ours}_bias"] = named[f"{theirs}.{name}.bias"]
+    return leaves
 
 
-def fill(spec: Tree, found: dict[str, Tensor]) -> Tree:
-    """A tree shaped like `spec` from {path: tensor}; every leaf once, every shape right."""
-    assert sorted(tree.paths(spec)) == sorted(found)
-    params = tree.map_with_path(lambda path, _: found[path].detach().clone(), spec)
-    assert tree.leaves(tree.map(lambda s, x: s.shape == tuple(x.shape), spec, params)) == [True] * len(found)
+def build_params(spec: Tree, leaves: dict[str, Tensor]) -> Tree:
+    """Build a tree shaped like `spec` from {path: tensor}, and check paths and shapes."""
+    assert sorted(tree.paths(spec)) == sorted(leaves)
+    params = tree.map_with_path(lambda path, _: leaves[path].detach().clone(), spec)
+    assert tree.leaves(tree.map(lambda s, x: s.shape == tuple(x.shape), spec, params)) == [True] * len(leaves)
     return params

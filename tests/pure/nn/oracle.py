@@ -1,4 +1,4 @@
-"""Attention in float64, one row and one head at a time, and cases to try."""
+"""A reference for attention: in float64, one row and one head at a time; and cases to compare with it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pure import random
 
 
 class Case(NamedTuple):
-    """A problem: lengths, heads, and which of the three extras it has."""
+    """Sizes of the tensors (lengths of queries and keys, heads, head size), and optional arguments."""
 
     length: int
     keys: int
     heads: int
     key_heads: int
     width: int
-    start: bool = False
-    packed: bool = False
-    dropped: bool = False
+    start: bool = False  # queries start after some cached keys
+    packed: bool = False  # with segment_ids
+    dropped: bool = False  # with a dropout mask
 
 
 class Problem(NamedTuple):
-    """Tensors of a case: q, k, v, the cotangent of the result, and the extras by name."""
+    """Tensors of a case: q, k, v, the cotangent of the output, and optional arguments by name."""
 
     q: Tensor
     k: Tensor
     v: Tensor
-    up: Tensor
+    cotangent: Tensor
     extras: dict[str, Tensor]
 
 
@@ -49,8 +49,8 @@ CASES = (
 )
 
 
-def problem(case: Case, seed: int = 0, rows: int = 3) -> Problem:
-    """Draws the tensors of a case; q, k and v want gradients."""
+def make_problem(case: Case, seed: int = 0, rows: int = 3) -> Problem:
+    """Draw the random tensors of a case; q, k and v require gradients."""
     keys = random.split(random.key(seed), 7)
     shapes = [
         (rows, case.length, case.heads, case.width),
@@ -79,8 +79,8 @@ def attention(
     segment_ids: Tensor | None = None,
     dropout_mask: Tensor | None = None,
 ) -> Tensor:
-    """The definition, in float64: q [B, T, N, H], k and v [B, S, K, H] -> [B, T, N, H]."""
-    groups, rows = q.shape[2] // k.shape[2], []
+    """Attention by its definition, in float64: q [B, T, N, H], k and v [B, S, K, H] -> [B, T, N, H]."""
+    groups, outputs = q.shape[2] // k.shape[2], []
     for b in range(q.shape[0]):
         offset = 0 if start is None else int(start[b])
         seen = torch.arange(k.shape[1])[None] <= torch.arange(q.shape[1])[:, None] + offset
@@ -89,8 +89,7 @@ def attention(
         for n in range(q.shape[2]):
             scores = q[b, :, n].double() @ k[b, :, n // groups].double().T / q.shape[-1] ** 0.5
             weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
-            rows.append(
-                (weights if dropout_mask is None else weights * dropout_mask[b, n])
-                @ v[b, :, n // groups].double()
-            )
-    return torch.stack(rows).unflatten(0, q.shape[::2][:2]).transpose(1, 2)
+            if dropout_mask is not None:
+                weights = weights * dropout_mask[b, n]
+            outputs.append(weights @ v[b, :, n // groups].double())
+    return torch.stack(outputs).unflatten(0, (q.shape[0], q.shape[2])).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""The attention layer beside its formula, written out in float64."""
+"""`pure.nn.attention`: the attention layer compared with its formula in float64."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.pure.nn import oracle
 SIZES = {"hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
 
 
-def drawn(config: ModelConfig) -> Tree:
-    """Parameters of which none is 0 or 1."""
+def random_params(config: ModelConfig) -> Tree:
+    """Draw all parameters from a normal distribution, also biases and scales, which would be 0 and 1."""
     spec = tree.map(lambda s: s.__class__(shape=s.shape, std=0.5), attention_spec(config))
     return init(random.key(0), spec=spec)
 
 
-def formula(params: Tree, x: Tensor, config: ModelConfig, **extras: Any) -> Tensor:
-    """concat_n softmax(...) through the oracle, the rest by einsum."""
+def naive_attention(params: Tree, x: Tensor, config: ModelConfig, **extras: Any) -> Tensor:
+    """Compute the layer in float64: projections by einsum, softmax by the oracle."""
     p = tree.cast(params, torch.float64)
     q, k, v = (torch.einsum("btd,od->bto", x, p[n]) + p.get(f"{n}_bias", 0) for n in "qkv")
     q, k, v = (y.unflatten(-1, (-1, 4)) for y in (q, k, v))
@@ -42,29 +42,29 @@ def formula(params: Tree, x: Tensor, config: ModelConfig, **extras: Any) -> Tens
 
 @pytest.mark.parametrize("qk_norm", [True, False])
 @pytest.mark.parametrize("bias", [True, False, "qkv"])
-def test_equals_the_formula(bias: bool | str, qk_norm: bool) -> None:
+def test_attention_equals_a_naive_float64_layer(bias: bool | str, qk_norm: bool) -> None:
     config = ModelConfig(**SIZES, attention_bias=bias, qk_norm=qk_norm)
-    params, x = drawn(config), random.normal(random.key(1), (2, 9, 24))
+    params, x = random_params(config), random.normal(random.key(1), (2, 9, 24))
     segments = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2]).expand(2, 9)
     dropout_mask = random.bernoulli(random.key(2), 0.5, (2, 4, 9, 9)) * 2.0
     angles = rotation(torch.arange(9)[None], config=config)
     ours, cache = attention(params, x, angles, config=config, segment_ids=segments, dropout_mask=dropout_mask)
     assert cache is None
-    wanted = formula(params, x.double(), config, segment_ids=segments, dropout_mask=dropout_mask)
+    wanted = naive_attention(params, x.double(), config, segment_ids=segments, dropout_mask=dropout_mask)
     torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_grouped_heads_are_repeated_heads() -> None:
+def test_grouped_query_attention_equals_multi_head_with_repeated_keys_and_values() -> None:
     grouped, full = ModelConfig(**SIZES), ModelConfig(**{**SIZES, "num_key_value_heads": 4})
-    params, x = drawn(grouped), random.normal(random.key(1), (2, 9, 24))
+    params, x = random_params(grouped), random.normal(random.key(1), (2, 9, 24))
     repeated = {n: params[n].unflatten(0, (2, 4)).repeat_interleave(2, 0).flatten(0, 1) for n in "kv"}
-    ours, _ = attention(params, x, None, config=grouped)
-    theirs, _ = attention({**params, **repeated}, x, None, config=full)
-    torch.testing.assert_close(ours, theirs)
+    grouped_output, _ = attention(params, x, None, config=grouped)
+    full_output, _ = attention({**params, **repeated}, x, None, config=full)
+    torch.testing.assert_close(grouped_output, full_output)
 
 
-@pytest.mark.parametrize(("bias", "names"), [(False, ""), (True, "qkvo"), ("qkv", "qkv")])
-def test_the_specification_follows_the_switches(bias: bool | str, names: str) -> None:
+@pytest.mark.parametrize(("bias", "biased"), [(False, ""), (True, "qkvo"), ("qkv", "qkv")])
+def test_the_spec_has_the_biases_and_norms_of_the_configuration(bias: bool | str, biased: str) -> None:
     spec = attention_spec(ModelConfig(**SIZES, attention_bias=bias, qk_norm=True))
     assert {name: spec[name].shape for name in "qkvo"} == {
         "q": (16, 24),
@@ -72,6 +72,6 @@ def test_the_specification_follows_the_switches(bias: bool | str, names: str) ->
         "v": (8, 24),
         "o": (24, 16),
     }
-    assert {name for name in spec if name.endswith("bias")} == {f"{name}_bias" for name in names}
+    assert {name for name in spec if name.endswith("bias")} == {f"{name}_bias" for name in biased}
     assert spec["q_norm"].shape == spec["k_norm"].shape == (4,)
-    assert all(spec[f"{name}_bias"].init == "zeros" for name in names)
+    assert all(spec[f"{name}_bias"].init == "zeros" for name in biased)

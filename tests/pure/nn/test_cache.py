@@ -1,4 +1,4 @@
-"""The memory of keys and values."""
+"""`pure.nn.cache`: the KV cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_an_empty_cache_has_room_and_no_tokens() -> None:
     assert cache.length.tolist() == [0, 0]
 
 
-def test_every_tensor_of_it_has_storage_of_its_own() -> None:
+def test_no_two_tensors_of_an_empty_cache_share_storage() -> None:
     cache = empty_cache(2, 5, config=CONFIG)
     leaves = [x for layer in cache.layers for x in layer]
     assert len({x.untyped_storage().data_ptr() for x in leaves}) == len(leaves)
@@ -37,16 +37,16 @@ def test_append_writes_after_the_filled_positions(new: int) -> None:
     old = LayerCache(*(torch.randn(2, 3, 5, 4, generator=generator) for _ in range(2)))
     keys, values = (torch.randn(2, new, 3, 4, generator=generator) for _ in range(2))
     start = torch.tensor([2, 0])
-    found = append(old, keys, values, start)
-    for before, after, written in zip(old, found, (keys, values), strict=True):
+    new_cache = append(old, keys, values, start)
+    for before, after, written in zip(old, new_cache, (keys, values), strict=True):
         expected = before.clone()
         for row in range(2):
-            for place in range(new):
-                expected[row, :, int(start[row]) + place] = written[row, place]
+            for position in range(new):
+                expected[row, :, int(start[row]) + position] = written[row, position]
         assert torch.equal(after, expected)
 
 
-def test_append_leaves_its_argument_as_it_was() -> None:
+def test_append_does_not_change_its_argument() -> None:
     old = LayerCache(torch.zeros(1, 3, 5, 4), torch.zeros(1, 3, 5, 4))
     append(old, torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4), None)
     assert not old.keys.any()

@@ -1,4 +1,4 @@
-"""The feed-forward block beside its formula in float64."""
+"""`pure.nn.feedforward`: compared with its formula in float64."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pure.nn.feedforward import activation, feedforward, feedforward_spec
 from pure.nn.transformer import init
 
 
-def formula(name: str, x: Tensor) -> Tensor:
-    """The activations, written out."""
+def naive_activation(name: str, x: Tensor) -> Tensor:
+    """Compute an activation by its formula."""
     if name == "silu":
         return x / (1 + (-x).exp())
     if name == "gelu":
@@ -28,32 +28,35 @@ def formula(name: str, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_equals_the_formula(name: str, gated: bool, bias: bool) -> None:
+def test_feedforward_equals_its_formula(name: str, gated: bool, bias: bool) -> None:
     config = ModelConfig(
         hidden_size=8, head_dim=2, intermediate_size=12, hidden_act=name, use_swiglu=gated, mlp_bias=bias
     )
     spec = feedforward_spec(config)
-    drawn = tree.map(lambda s: s.__class__(shape=s.shape, std=0.5), spec)  # biases too
-    params, x = init(random.key(0), spec=drawn), random.normal(random.key(1), (2, 3, 8))
-    p, wide = tree.cast(params, torch.float64), x.double()
+    random_spec = tree.map(
+        lambda s: s.__class__(shape=s.shape, std=0.5), spec
+    )  # also biases, which would be 0
+    params, x = init(random.key(0), spec=random_spec), random.normal(random.key(1), (2, 3, 8))
+    params64, x64 = tree.cast(params, torch.float64), x.double()
 
-    def product(matrix: str, x: Tensor) -> Tensor:
-        return torch.einsum("...i,oi->...o", x, p[matrix]) + (p[f"{matrix}_bias"] if bias else 0)
+    def project(matrix: str, x: Tensor) -> Tensor:
+        return torch.einsum("...i,oi->...o", x, params64[matrix]) + (
+            params64[f"{matrix}_bias"] if bias else 0
+        )
 
-    inner = (
-        formula(name, product("gate", wide)) * product("up", wide)
-        if gated
-        else formula(name, product("up", wide))
-    )
-    wanted = product("down", inner)
+    if gated:
+        inner = naive_activation(name, project("gate", x64)) * project("up", x64)
+    else:
+        inner = naive_activation(name, project("up", x64))
+    wanted = project("down", inner)
     torch.testing.assert_close(feedforward(params, x, config=config).double(), wanted, rtol=1e-5, atol=1e-5)
     names = {"up", "down", *(["gate"] if gated else [])}
     assert set(params) == names | ({f"{name}_bias" for name in names} if bias else set())
 
 
-def test_activations_by_name() -> None:
+def test_activations_equal_their_formulas() -> None:
     x = torch.linspace(-5, 5, 41)
     for name in ACTIVATIONS:
         torch.testing.assert_close(
-            activation(name)(x).double(), formula(name, x.double()), rtol=1e-5, atol=1e-6
+            activation(name)(x).double(), naive_activation(name, x.double()), rtol=1e-5, atol=1e-6
         )

@@ -1,4 +1,4 @@
-"""Memory of flash attention, which does not grow with the square of the length."""
+"""`pure.nn.flash`: its memory does not grow with the square of the length (values: see test_backend)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pure.nn.flash import flash
 from pure.nn.naive import naive
 
 
-class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that any operation makes."""
+class LargestTensor(TorchDispatchMode):
+    """Record the number of elements of the largest tensor that any operation makes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,46 +31,46 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def inputs(length: int) -> list[Tensor]:
+def random_inputs(length: int) -> list[Tensor]:
     shapes = [(1, length, heads, 4) for heads in (2, 1, 1)]
     return [random.normal(random.key(i), shape).requires_grad_() for i, shape in enumerate(shapes)]
 
 
-def largest(way: Callable, length: int) -> int:
-    """Elements of the largest tensor, forward and backward."""
-    given = inputs(length)
-    with Largest() as seen:
-        torch.autograd.grad(way(*given).square().sum(), given)
-    return seen.numel
+def largest_tensor(attend: Callable, length: int) -> int:
+    """Number of elements of the largest tensor in the forward and backward pass."""
+    leaves = random_inputs(length)
+    with LargestTensor() as recorded:
+        torch.autograd.grad(attend(*leaves).square().sum(), leaves)
+    return recorded.numel
 
 
-def saved(way: Callable, length: int) -> int:
-    """Elements kept for the backward pass, each storage once."""
-    kept: dict[int, int] = {}
+def saved_elements(attend: Callable, length: int) -> int:
+    """Number of elements saved for the backward pass, each storage once."""
+    sizes: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:
-        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes() // x.element_size()
+        sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes() // x.element_size()
         return x
 
-    given = inputs(length)
+    leaves = random_inputs(length)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        y = way(*given)
-    assert y.shape == given[0].shape
-    return sum(kept.values())
+        y = attend(*leaves)
+    assert y.shape == leaves[0].shape
+    return sum(sizes.values())
 
 
-@pytest.mark.parametrize("measure", [largest, saved])
-def test_memory_grows_with_the_length_and_not_with_its_square(
+@pytest.mark.parametrize("measure", [largest_tensor, saved_elements])
+def test_memory_of_flash_grows_linearly_and_that_of_naive_quadratically(
     measure: Callable[[Callable, int], int],
 ) -> None:
-    way = partial(flash, tile=32)
-    assert measure(way, 512) <= 2.1 * measure(way, 256)
-    assert measure(way, 512) <= measure(naive, 512) / 4
+    attend = partial(flash, tile=32)
+    assert measure(attend, 512) <= 2.1 * measure(attend, 256)
+    assert measure(attend, 512) <= measure(naive, 512) / 4
     assert measure(naive, 512) > 3.5 * measure(naive, 256)
 
 
-def test_the_gradient_of_the_logarithm_of_the_sum() -> None:
-    """The second result of the function carries gradient as well, for who combines parts of attention."""
+def test_the_log_sum_exp_of_the_scores_has_the_right_value_and_gradient() -> None:
+    """The second output is differentiable too, so that attention over parts of the keys can be combined."""
     from pure.nn.flash import _flash
 
     q, k, v = (random.normal(random.key(i), (1, 1, 6, 4)).double().requires_grad_() for i in range(3))
@@ -82,6 +82,6 @@ def test_the_gradient_of_the_logarithm_of_the_sum() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_refuses_an_empty_tile() -> None:
+def test_a_tile_of_no_keys_is_refused() -> None:
     with pytest.raises(ValueError, match="flash: tile is a number of keys and must be at least 1, got 0"):
-        flash(*inputs(4), tile=0)
+        flash(*random_inputs(4), tile=0)

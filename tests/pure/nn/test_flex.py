@@ -1,4 +1,4 @@
-"""FlexAttention says where it does not run; that it is equal stands in test_backend."""
+"""`pure.nn.flex`: refuses arguments that FlexAttention cannot compute (values: see test_backend)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pure.nn.flex import flex
 ONE = torch.ones(1, 2, 1, 16)
 
 
-def test_refuses_a_dropout_mask() -> None:
+def test_a_dropout_mask_is_refused() -> None:
     with pytest.raises(ValueError, match="flex takes no dropout mask; use backend='naive' or 'flash'"):
         flex(ONE, ONE, ONE, dropout_mask=torch.ones(1, 1, 2, 2))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the refusal is the CPU's")
-def test_refuses_gradients_and_transforms_on_a_cpu() -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="only a CPU refuses")
+def test_gradients_and_transforms_on_a_cpu_are_refused() -> None:
     message = "flex: on a CPU FlexAttention has no backward and no torch.func; use backend='auto'"
     with pytest.raises(ValueError, match=message):
         flex(ONE.clone().requires_grad_(), ONE, ONE)

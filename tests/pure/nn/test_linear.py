@@ -1,4 +1,4 @@
-"""The one matrix product."""
+"""`pure.nn.linear`: the product of activations and a weight matrix."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pure import random
 from pure.nn.linear import linear
 
 
-def test_is_a_product_with_the_transpose() -> None:
+def test_linear_multiplies_by_the_transposed_weight_and_adds_the_bias() -> None:
     weight, x, bias = (random.normal(random.key(i), s) for i, s in enumerate([(5, 3), (2, 4, 3), (5,)]))
     wanted = torch.einsum("bti,oi->bto", x.double(), weight.double())
     torch.testing.assert_close(linear(weight, x).double(), wanted, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(linear(weight, x, bias).double(), wanted + bias, rtol=1e-5, atol=1e-6)
 
 
-def test_runs_under_vmap_over_weights() -> None:
+def test_vmap_over_weights_equals_a_loop() -> None:
     weights, x = random.normal(random.key(0), (4, 5, 3)), random.normal(random.key(1), (2, 3))
     together = torch.func.vmap(linear, (0, None))(weights, x)
     torch.testing.assert_close(together, torch.stack([linear(w, x) for w in weights]))

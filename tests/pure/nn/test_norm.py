@@ -1,4 +1,4 @@
-"""Both norms beside torch's, and their edge cases."""
+"""`pure.nn.norm`: RMS norm and layer norm compared with torch, and their edge cases."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pure.nn.norm import layer_norm, norm, norm_spec, rms_norm
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_values_and_gradients_equal_torch(dtype: torch.dtype) -> None:
-    x, scale, bias, up = (
+def test_norms_equal_torch_in_value_and_gradient(dtype: torch.dtype) -> None:
+    x, scale, bias, cotangent = (
         random.normal(random.key(i), shape).to(dtype).requires_grad_(i < 3)
         for i, shape in enumerate([(3, 5, 8), (8,), (8,), (3, 5, 8)])
     )
@@ -26,18 +26,18 @@ def test_values_and_gradients_equal_torch(dtype: torch.dtype) -> None:
         ),
     ):
         torch.testing.assert_close(ours, theirs)
-        for a, b in zip(*(torch.autograd.grad(y, leaves, up) for y in (ours, theirs)), strict=True):
+        for a, b in zip(*(torch.autograd.grad(y, leaves, cotangent) for y in (ours, theirs)), strict=True):
             torch.testing.assert_close(a, b)
 
 
-def test_statistics_are_taken_in_float32() -> None:
-    """In bfloat16 the mean of 4096 squares of 1 would stop at 256."""
+def test_statistics_of_bfloat16_are_computed_in_float32() -> None:
+    """A sum of 4096 ones in bfloat16 would stop at 256."""
     ones = torch.ones(4096, dtype=torch.bfloat16)
     assert torch.equal(rms_norm(ones, ones, eps=1e-6), ones)
     assert torch.equal(layer_norm(ones, ones, ones, eps=1e-6), ones)
 
 
-def test_rows_without_size_stay_finite() -> None:
+def test_rows_of_zeros_have_finite_values_and_gradients() -> None:
     zeros, ones = torch.zeros(2, 4, requires_grad=True), torch.ones(4)
     for y in (rms_norm(zeros, ones, eps=1e-6), layer_norm(zeros, ones, ones, eps=1e-6) - 1):
         assert torch.equal(y, torch.zeros(2, 4))
@@ -45,7 +45,7 @@ def test_rows_without_size_stay_finite() -> None:
 
 
 @pytest.mark.parametrize("rms", [True, False])
-def test_norm_follows_the_configuration(rms: bool) -> None:
+def test_the_configuration_selects_the_norm(rms: bool) -> None:
     config = ModelConfig(hidden_size=8, head_dim=2, use_rms_norm=rms, rms_norm_eps=0.1)
     assert sorted(norm_spec(8, rms=rms)) == (["scale"] if rms else ["bias", "scale"])
     params = {name: torch.full((8,), 2.0) for name in norm_spec(8, rms=rms)}

@@ -1,4 +1,4 @@
-"""Packed weights: the same products, in an order of memory that a CPU reads faster."""
+"""`pure.nn.packed`: weights in a memory layout that CPUs multiply faster give the same products."""
 
 from __future__ import annotations
 
@@ -11,40 +11,48 @@ from pure.nn.linear import linear
 from pure.nn.packed import Packed, pack
 from pure.transform.jit import jit
 
-PACKS = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-needs_packing = pytest.mark.skipif(not PACKS, reason="this CPU does not multiply packed bfloat16 matrices")
+CPU_PACKS = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+needs_packing = pytest.mark.skipif(
+    not CPU_PACKS, reason="this CPU does not multiply packed bfloat16 matrices"
+)
 
 
-def drawn(seed: int, *shape: int) -> Tensor:
+def random_bfloat16(seed: int, *shape: int) -> Tensor:
     return random.normal(random.key(seed), shape).bfloat16()
 
 
 @needs_packing
 @pytest.mark.parametrize("rows", [(), (1,), (3, 1), (4, 16), (200,)])
 @pytest.mark.parametrize("biased", [False, True])
-def test_a_packed_product_is_as_near_to_float64_as_the_plain_one(rows: tuple[int, ...], biased: bool) -> None:
-    weight, x, bias = drawn(0, 48, 80), drawn(1, *rows, 80), drawn(2, 48) if biased else None
+def test_a_packed_product_is_as_close_to_float64_as_the_plain_one(
+    rows: tuple[int, ...], biased: bool
+) -> None:
+    weight, x, bias = (
+        random_bfloat16(0, 48, 80),
+        random_bfloat16(1, *rows, 80),
+        random_bfloat16(2, 48) if biased else None,
+    )
     packed = pack(weight)
     assert isinstance(packed, Packed)
     exact = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
     found = linear(packed, x, bias)
     assert found.dtype == torch.bfloat16
     assert found.shape == exact.shape
-    plain, ours = ((y.double() - exact).abs().max() for y in (linear(weight, x, bias), found))
-    assert ours <= 1.5 * plain + 1e-3
+    plain_error, packed_error = ((y.double() - exact).abs().max() for y in (linear(weight, x, bias), found))
+    assert packed_error <= 1.5 * plain_error + 1e-3
 
 
 @needs_packing
-def test_packing_copies() -> None:
-    weight, x = drawn(0, 16, 32), drawn(1, 4, 32)
+def test_a_packed_weight_is_a_copy() -> None:
+    weight, x = random_bfloat16(0, 16, 32), random_bfloat16(1, 4, 32)
     packed, before = pack(weight), linear(weight, x)
     weight.zero_()
     torch.testing.assert_close(linear(packed, x), before)
 
 
 @needs_packing
-def test_packed_products_compile() -> None:
-    packed, x, bias = pack(drawn(0, 16, 32)), drawn(1, 4, 1, 32), drawn(2, 16)
+def test_a_compiled_packed_product_equals_eager() -> None:
+    packed, x, bias = pack(random_bfloat16(0, 16, 32)), random_bfloat16(1, 4, 1, 32), random_bfloat16(2, 16)
     compiled = jit(lambda packed, x, bias: linear(packed, x, bias), backend="aot_eager")
     assert torch.equal(compiled(packed, x, bias), linear(packed, x, bias))
 
@@ -53,11 +61,11 @@ def test_packed_products_compile() -> None:
     "weight",
     [torch.ones(4, 8), torch.ones(8, dtype=torch.bfloat16), torch.ones(2, 4, 8, dtype=torch.bfloat16)],
 )
-def test_what_is_no_bfloat16_matrix_stays_as_it_is(weight: Tensor) -> None:
+def test_a_tensor_that_is_no_bfloat16_matrix_is_not_packed(weight: Tensor) -> None:
     assert pack(weight) is weight
 
 
-def test_where_nothing_is_packed_the_weight_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_mkldnn_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    weight = drawn(0, 16, 32)
+    weight = random_bfloat16(0, 16, 32)
     assert pack(weight) is weight

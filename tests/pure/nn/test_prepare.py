@@ -1,4 +1,4 @@
-"""Prepared params: another order of the same numbers."""
+"""`pure.nn.prepare`: params in another layout, which decode faster, give the same logits."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from pure.nn.transformer import transformer
 from pure.types import Model, Tree
 
 CONFIG = ModelConfig(
-    vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, initializer_range=0.3,
-)  # fmt: skip
+    vocab_size=32,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    initializer_range=0.3,
+)
 VARIANTS = {
     "llama": CONFIG,
     "untied": replace(CONFIG, tie_word_embeddings=False),
@@ -30,14 +35,14 @@ VARIANTS = {
 TOKENS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
 
 
-def decoded(model: Model, params: Tree, dtype: torch.dtype) -> torch.Tensor:
+def decode_in_two_parts(model: Model, params: Tree, dtype: torch.dtype) -> torch.Tensor:
     with torch.no_grad():
         first, cache = model.decode(params, TOKENS[:, :3], model.cache(2, 4, dtype))
         return torch.cat([first, model.decode(params, TOKENS[:, 3:], cache)[0]], 1)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_decode_reads_the_same_from_prepared_params(name: str) -> None:
+def test_decoding_with_prepared_params_gives_the_same_logits(name: str) -> None:
     model = transformer(VARIANTS[name])
     params = tree.map(lambda x: x + 0.05, model.init(random.key(0)))
     prepared = model.prepare(params)
@@ -45,19 +50,23 @@ def test_decode_reads_the_same_from_prepared_params(name: str) -> None:
     assert all(
         "q_k_v" in layer["attention"] and "q" not in layer["attention"] for layer in prepared["layers"]
     )
-    torch.testing.assert_close(decoded(model, prepared, torch.float32), decoded(model, params, torch.float32))
+    torch.testing.assert_close(
+        decode_in_two_parts(model, prepared, torch.float32), decode_in_two_parts(model, params, torch.float32)
+    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_in_bfloat16_prepared_params_are_as_near_to_float64(name: str) -> None:
+def test_prepared_bfloat16_params_are_as_close_to_float64_as_plain_ones(name: str) -> None:
     model = transformer(VARIANTS[name])
     params = tree.cast(model.init(random.key(0)), torch.bfloat16)
-    exact = decoded(model, tree.cast(params, torch.float64), torch.float64)
-    plain, prepared = (decoded(model, p, torch.bfloat16).double() for p in (params, model.prepare(params)))
+    exact = decode_in_two_parts(model, tree.cast(params, torch.float64), torch.float64)
+    plain, prepared = (
+        decode_in_two_parts(model, p, torch.bfloat16).double() for p in (params, model.prepare(params))
+    )
     assert (prepared - exact).norm() <= 1.2 * (plain - exact).norm()
 
 
-def test_params_are_left_as_they_were_and_preparing_twice_is_preparing_once() -> None:
+def test_prepare_does_not_change_its_argument_and_is_idempotent() -> None:
     params = tree.cast(transformer(CONFIG).init(random.key(0)), torch.bfloat16)
     before = tree.clone(params)
     once = prepare(params, config=CONFIG)
@@ -68,7 +77,7 @@ def test_params_are_left_as_they_were_and_preparing_twice_is_preparing_once() ->
     assert all(a is b for a, b in zip(tree.leaves(once["layers"]), tree.leaves(twice["layers"]), strict=True))
 
 
-def test_nodes_in_the_place_of_a_tensor_stay() -> None:
+def test_prepare_keeps_a_node_that_stands_for_a_matrix() -> None:
     params = transformer(CONFIG).init(random.key(0))
     node = Packed(params["layers"][0]["attention"]["q"])
     params["layers"][0]["attention"]["q"] = node
@@ -79,9 +88,9 @@ def test_nodes_in_the_place_of_a_tensor_stay() -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_for_one_row_nothing_is_packed_and_the_compiled_step_gives_the_same(name: str) -> None:
+def test_params_prepared_for_one_row_are_not_packed_and_give_the_same_logits(name: str) -> None:
     model = transformer(VARIANTS[name])
-    for dtype, near in ((torch.float32, 1e-4), (torch.bfloat16, 3e-2)):
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 3e-2)):
         params = tree.cast(tree.map(lambda x: x + 0.05, model.init(random.key(0))), dtype)
         prepared = model.prepare(params, rows=1)
         assert all(isinstance(x, torch.Tensor) for x in prepared["layers"][0]["attention"].values())
@@ -90,4 +99,4 @@ def test_for_one_row_nothing_is_packed_and_the_compiled_step_gives_the_same(name
             wanted = model.decode(params, TOKENS[:1, 3:], cache)[0]
             step = torch.compile(model.decode, backend="aot_eager", dynamic=False)
             found = step(prepared, TOKENS[:1, 3:], cache)[0]
-        torch.testing.assert_close(found, wanted, rtol=near, atol=near)
+        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)

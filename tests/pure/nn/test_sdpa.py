@@ -1,4 +1,4 @@
-"""SDPA refuses what its kernels cannot do; that it is equal stands in test_backend."""
+"""`pure.nn.sdpa`: refuses what SDPA's kernels cannot compute (values: see test_backend)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pure.nn.naive import naive
 from pure.nn.sdpa import sdpa
 
 
-def test_refuses_a_dropout_mask() -> None:
+def test_a_dropout_mask_is_refused() -> None:
     one = torch.ones(1, 2, 1, 1)
     with pytest.raises(
         ValueError, match="sdpa: its kernels take no dropout mask; use backend='naive' or 'flash'"
@@ -19,6 +19,6 @@ def test_refuses_a_dropout_mask() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_is_right_though_slow_under_vmap_on_a_cpu() -> None:
+def test_vmap_of_sdpa_equals_naive_though_slow_on_a_cpu() -> None:
     q, k, v = (random.normal(random.key(i), (2, 1, 5, heads, 4)) for i, heads in enumerate((4, 2, 2)))
     torch.testing.assert_close(torch.func.vmap(sdpa)(q, k, v), torch.func.vmap(naive)(q, k, v))

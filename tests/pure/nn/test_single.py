@@ -1,4 +1,4 @@
-"""Attention of one query against the naive one in float64."""
+"""`pure.nn.single`: attention of one query token per row compared with naive attention in float64."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pure.nn.naive import naive
 from pure.nn.single import single
 
 
-def case(
+def random_inputs(
     heads: int, key_heads: int, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """q [5, 1, N, 6], k and v [5, 9, K, 6], and where the query of each row stands."""
+    """Return q [5, 1, N, 6], k and v [5, 9, K, 6], and the position of each row's query."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (
         torch.randn(5, t, n, 6, generator=generator) for t, n in ((1, heads), (9, key_heads), (9, key_heads))
@@ -23,31 +23,31 @@ def case(
 
 
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 1)])
-def test_it_is_the_naive_one(heads: tuple[int, int]) -> None:
-    q, k, v, start = case(*heads)
+def test_single_query_attention_equals_naive(heads: tuple[int, int]) -> None:
+    q, k, v, start = random_inputs(*heads)
     expected = naive(q.double(), k.double(), v.double(), start=start)
     torch.testing.assert_close(single(q, k, v, start=start).double(), expected, atol=1e-6, rtol=1e-5)
-    wide = single(q.double(), k.double(), v.double(), start=start)
-    torch.testing.assert_close(wide, expected, atol=1e-12, rtol=1e-12)
+    float64 = single(q.double(), k.double(), v.double(), start=start)
+    torch.testing.assert_close(float64, expected, atol=1e-12, rtol=1e-12)
 
 
-def test_bfloat16_is_as_near_to_the_truth_as_the_naive_one() -> None:
-    q, k, v, start = case(4, 2, torch.bfloat16)
+def test_bfloat16_is_as_close_to_float64_as_naive() -> None:
+    q, k, v, start = random_inputs(4, 2, torch.bfloat16)
     expected = naive(q.double(), k.double(), v.double(), start=start)
-    own, other = ((f(q, k, v, start=start) - expected).abs().max() for f in (single, naive))
-    assert own <= other * 1.01
+    error, naive_error = ((f(q, k, v, start=start) - expected).abs().max() for f in (single, naive))
+    assert error <= naive_error * 1.01
     assert single(q, k, v, start=start).dtype == torch.bfloat16
 
 
 def test_keys_after_the_query_are_masked() -> None:
-    q, k, v, start = case(4, 2)
+    q, k, v, start = random_inputs(4, 2)
     after = torch.arange(9)[:, None, None] > start[:, None, None, None]
-    garbage = single(q, torch.where(after, 1e9, k), torch.where(after, 1e9, v), start=start)
-    assert torch.equal(garbage, single(q, k, v, start=start))
+    with_huge = single(q, torch.where(after, 1e9, k), torch.where(after, 1e9, v), start=start)
+    assert torch.equal(with_huge, single(q, k, v, start=start))
 
 
-def test_it_vmaps_and_compiles() -> None:
-    q, k, v, start = case(4, 2)
+def test_vmap_and_compiled_equal_eager() -> None:
+    q, k, v, start = random_inputs(4, 2)
     expected = single(q, k, v, start=start)
     mapped = torch.func.vmap(lambda q, k, v, s: single(q[None], k[None], v[None], start=s[None])[0])(
         q, k, v, start
@@ -57,8 +57,8 @@ def test_it_vmaps_and_compiles() -> None:
     torch.testing.assert_close(compiled(q, k, v, start=start), expected)
 
 
-def test_it_is_chosen_where_a_compiler_can_fuse_it() -> None:
-    q, k, v, start = case(4, 2)
+def test_choose_selects_single_only_while_compiling() -> None:
+    q, k, v, start = random_inputs(4, 2)
     assert choose("auto", q, k) is naive
     chosen: list = []
 
@@ -72,8 +72,8 @@ def test_it_is_chosen_where_a_compiler_can_fuse_it() -> None:
     assert chosen == ["single"]
 
 
-def test_more_queries_segments_and_dropout_are_refused() -> None:
-    q, k, v, start = case(4, 2)
+def test_several_queries_segments_or_dropout_are_refused() -> None:
+    q, k, v, start = random_inputs(4, 2)
     for arguments in (
         {"q": q.expand(-1, 2, -1, -1)},
         {"segment_ids": torch.zeros(5, 1)},

@@ -1,4 +1,4 @@
-"""The model beside transformers' Llama, Qwen2, Qwen3 and GPT-2, and the laws that every model obeys."""
+"""`pure.nn.transformer`: compared with transformers' Llama, Qwen2, Qwen3 and GPT-2; laws of every model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALL = {
 }
 LLAMA3 = RopeScaling(rope_type="llama3", factor=8.0, original_max_position_embeddings=16)
 YARN = RopeScaling(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)
-SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
+LLAMA_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "untied": ("Llama", {"tie_word_embeddings": False}),
     "multi-head": ("Llama", {"num_key_value_heads": 4}),
@@ -57,7 +57,7 @@ GPT2 = {
     "num_key_value_heads": 4,
     "rms_norm_eps": 1e-5,
 }
-EVERY = {**{name: fields for name, (_, fields) in SWITCHES.items()}, "gpt2": GPT2}
+CONFIGS = {**{name: fields for name, (_, fields) in LLAMA_FAMILIES.items()}, "gpt2": GPT2}
 
 
 def tokens(rows: int = 2, length: int = 37, seed: int = 1) -> Tensor:
@@ -68,49 +68,53 @@ def loss(model: Any, batch: Tensor, params: Any, **options: Tensor) -> Tensor:
     return cross_entropy(model.forward(params, batch[:, :-1], **options), batch[:, 1:]).sum
 
 
-@pytest.mark.parametrize("name", SWITCHES)
-def test_equals_transformers(name: str) -> None:
-    family, fields = SWITCHES[name]
+@pytest.mark.parametrize("name", LLAMA_FAMILIES)
+def test_logits_and_gradients_equal_transformers(name: str) -> None:
+    family, fields = LLAMA_FAMILIES[name]
     config = ModelConfig(**{**SMALL, **fields})
-    model, peer, batch = transformer(config), hugging_face.peer(config, family), tokens()
+    model, peer, batch = transformer(config), hugging_face.random_model(config, family), tokens()
     theirs = dict(peer.named_parameters())
-    paths = dict(hugging_face.names(config))
+    paths = dict(hugging_face.parameter_names(config))
     assert sorted(paths.values()) == sorted(theirs)
-    params = hugging_face.fill(model.spec, {ours: theirs[name] for ours, name in paths.items()})
+    params = hugging_face.build_params(model.spec, {ours: theirs[name] for ours, name in paths.items()})
     logits = peer(batch, use_cache=False).logits
     torch.testing.assert_close(model.forward(params, batch), logits, rtol=1e-4, atol=1e-4)
     cross_entropy(logits[:, :-1], batch[:, 1:]).sum.backward()
     _, grads = value_and_grad(partial(loss, model, batch))(params)
-    assert_same(
-        grads, hugging_face.fill(model.spec, {ours: theirs[name].grad for ours, name in paths.items()}), 1e-4
+    assert_grads_close(
+        grads,
+        hugging_face.build_params(model.spec, {ours: theirs[name].grad for ours, name in paths.items()}),
+        1e-4,
     )
 
 
-def test_equals_gpt2() -> None:
+def test_logits_and_gradients_equal_gpt2() -> None:
     config = ModelConfig(**{**SMALL, **GPT2})
-    model, peer, batch = transformer(config), hugging_face.gpt2(config), tokens()
-    params = hugging_face.fill(model.spec, hugging_face.gpt2_leaves(dict(peer.named_parameters()), config))
+    model, peer, batch = transformer(config), hugging_face.random_gpt2(config), tokens()
+    params = hugging_face.build_params(
+        model.spec, hugging_face.gpt2_leaves(dict(peer.named_parameters()), config)
+    )
     logits = peer(batch, use_cache=False).logits
     torch.testing.assert_close(model.forward(params, batch), logits, rtol=1e-4, atol=1e-4)
     cross_entropy(logits[:, :-1], batch[:, 1:]).sum.backward()
     _, grads = value_and_grad(partial(loss, model, batch))(params)
     wanted = hugging_face.gpt2_leaves({name: p.grad for name, p in peer.named_parameters()}, config)
-    assert_same(grads, hugging_face.fill(model.spec, wanted), 1e-4)
+    assert_grads_close(grads, hugging_face.build_params(model.spec, wanted), 1e-4)
 
 
-def assert_same(ours: Any, theirs: Any, relative: float = 1e-5) -> None:
-    """Within 1e-5 of each leaf's largest number, or of a thousandth of all leaves' largest.
+def assert_grads_close(ours: Any, theirs: Any, relative: float = 1e-5) -> None:
+    """Check errors relative to the leaf's maximum, or to a thousandth of the tree's if that is larger.
 
-    (Without rotary positions a bias on the keys has gradient 0, so both values are rounding errors.)
+    Without rotary positions a bias of the keys has gradient 0, so both of its gradients are rounding errors.
     """
     largest = max(x.abs().max() for x in tree.leaves(theirs))
     for path, a, b in zip(tree.paths(ours), tree.leaves(ours), tree.leaves(theirs), strict=True):
         assert (a - b).abs().max() <= relative * torch.maximum(b.abs().max(), largest / 1000), path
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_the_cache_path_equals_forward(name: str) -> None:
-    model = transformer(ModelConfig(**{**SMALL, **EVERY[name]}))
+@pytest.mark.parametrize("name", CONFIGS)
+def test_decoding_in_parts_with_a_cache_equals_forward(name: str) -> None:
+    model = transformer(ModelConfig(**{**SMALL, **CONFIGS[name]}))
     params, batch = model.init(random.key(0)), tokens(length=20)
     whole = model.forward(params, batch)
     cache = model.cache(2, 24)
@@ -137,8 +141,8 @@ def test_padding_of_a_ragged_prompt_is_overwritten() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "yarn", "gpt2"])
 @pytest.mark.parametrize("backend", ["naive", "flash", "sdpa"])
-def test_packed_rows_equal_the_documents_run_apart(name: str, backend: str) -> None:
-    model = transformer(ModelConfig(**{**SMALL, **EVERY[name]}), backend=backend)
+def test_documents_in_a_packed_row_equal_documents_alone(name: str, backend: str) -> None:
+    model = transformer(ModelConfig(**{**SMALL, **CONFIGS[name]}), backend=backend)
     params, lengths = model.init(random.key(0)), [11, 1, 25]
     documents = tokens(1, sum(lengths)).split(lengths, 1)
     positions = torch.cat([torch.arange(n) for n in lengths])[None]
@@ -150,7 +154,7 @@ def test_packed_rows_equal_the_documents_run_apart(name: str, backend: str) -> N
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
 def test_vmap_over_params_and_over_samples_equals_a_loop(name: str) -> None:
-    model = transformer(ModelConfig(**{**SMALL, **EVERY[name]}))
+    model = transformer(ModelConfig(**{**SMALL, **CONFIGS[name]}))
     many, batch = [model.init(random.key(i)) for i in range(3)], tokens()
 
     def gradient(params: Any, batch: Tensor) -> Any:
@@ -158,15 +162,15 @@ def test_vmap_over_params_and_over_samples_equals_a_loop(name: str) -> None:
 
     stacked = torch.func.vmap(gradient, (0, None))(tree.stack(many), batch)
     for ours, params in zip(tree.unstack(stacked), many, strict=True):
-        assert_same(ours, gradient(params, batch))
+        assert_grads_close(ours, gradient(params, batch))
     rows = torch.func.vmap(lambda row: gradient(many[0], row[None]))(batch)
     for ours, row in zip(tree.unstack(rows), batch, strict=True):
-        assert_same(ours, gradient(many[0], row[None]))
+        assert_grads_close(ours, gradient(many[0], row[None]))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_eager_equals_compiled(name: str) -> None:
-    fields = {**SMALL, **EVERY[name], "hidden_dropout": 0.1, "attention_dropout": 0.1}
+    fields = {**SMALL, **CONFIGS[name], "hidden_dropout": 0.1, "attention_dropout": 0.1}
     model = transformer(ModelConfig(**fields))
     params, batch = model.init(random.key(0)), tokens(length=17)
 
@@ -178,42 +182,43 @@ def test_eager_equals_compiled(name: str) -> None:
         params, batch, random.key(3)
     )
     torch.testing.assert_close(again, value, rtol=1e-5, atol=1e-5)
-    assert_same(compiled, grads)
+    assert_grads_close(compiled, grads)
 
 
-def test_remat_changes_nothing() -> None:
+def test_remat_changes_neither_value_nor_gradient() -> None:
     config = ModelConfig(**SMALL, hidden_dropout=0.2)
-    plain, saving = transformer(config), transformer(config, wrap_block=remat)
+    plain, rematerialising = transformer(config), transformer(config, wrap_block=remat)
     params, batch = plain.init(random.key(0)), tokens()
     for key in (None, random.key(1)):
         value, grads = value_and_grad(partial(loss, plain, batch, key=key))(params)
-        again, same_grads = value_and_grad(partial(loss, saving, batch, key=key))(params)
-        assert value == again
-        assert_same(same_grads, grads)
+        remat_value, remat_grads = value_and_grad(partial(loss, rematerialising, batch, key=key))(params)
+        assert value == remat_value
+        assert_grads_close(remat_grads, grads)
 
 
-def test_bfloat16_is_as_near_to_float64_as_the_peer_is() -> None:
+def test_bfloat16_logits_are_as_close_to_float64_as_in_transformers() -> None:
     config = ModelConfig(**SMALL)
-    model, peer, batch = transformer(config), hugging_face.peer(config, "Llama"), tokens()
+    model, peer, batch = transformer(config), hugging_face.random_model(config, "Llama"), tokens()
     theirs = dict(peer.named_parameters())
-    params = hugging_face.fill(model.spec, {ours: theirs[name] for ours, name in hugging_face.names(config)})
+    paths = dict(hugging_face.parameter_names(config))
+    params = hugging_face.build_params(model.spec, {ours: theirs[name] for ours, name in paths.items()})
     exact = model.forward(tree.cast(params, torch.float64), batch)
     assert exact.dtype == torch.float64
-    ours = (model.forward(tree.cast(params, torch.bfloat16), batch) - exact).square().mean().sqrt()
-    other = (peer.to(torch.bfloat16)(batch, use_cache=False).logits - exact).square().mean().sqrt()
-    assert ours <= 1.1 * other
+    our_error = (model.forward(tree.cast(params, torch.bfloat16), batch) - exact).square().mean().sqrt()
+    their_error = (peer.to(torch.bfloat16)(batch, use_cache=False).logits - exact).square().mean().sqrt()
+    assert our_error <= 1.1 * their_error
 
 
 # Dropout.
 
 
-def dropped(**rates: float) -> Any:
+def model_with_dropout(**rates: float) -> Any:
     return transformer(ModelConfig(**{**SMALL, **rates}))
 
 
 @pytest.mark.parametrize("rates", [{"hidden_dropout": 0.5}, {"attention_dropout": 0.5}])
-def test_dropout_comes_from_the_key_alone(rates: dict[str, float]) -> None:
-    model, batch = dropped(**rates), tokens()
+def test_dropout_is_a_function_of_the_key(rates: dict[str, float]) -> None:
+    model, batch = model_with_dropout(**rates), tokens()
     params = model.init(random.key(0))
     plain = model.forward(params, batch)
     assert torch.equal(plain, transformer(ModelConfig(**SMALL)).forward(params, batch))
@@ -224,8 +229,8 @@ def test_dropout_comes_from_the_key_alone(rates: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("rates", [{"hidden_dropout": 0.3}, {"attention_dropout": 0.3}])
-def test_dropout_does_not_see_how_a_batch_is_cut(rates: dict[str, float]) -> None:
-    model, batch = dropped(**rates), tokens(rows=4, length=9)
+def test_dropout_of_a_row_is_the_same_in_any_part_of_the_batch(rates: dict[str, float]) -> None:
+    model, batch = model_with_dropout(**rates), tokens(rows=4, length=9)
     params, key = model.init(random.key(0)), random.key(5)
     whole = model.forward(params, batch, key=key)
     keys = torch.func.vmap(random.fold_in, (None, 0))(key, torch.arange(4))
@@ -234,9 +239,8 @@ def test_dropout_does_not_see_how_a_batch_is_cut(rates: dict[str, float]) -> Non
         torch.testing.assert_close(part, whole[i : i + 1], rtol=1e-5, atol=1e-5)
 
 
-def test_dropout_keeps_the_expectation() -> None:
-    """One layer, no feed-forward: the logits before the last norm are linear in the factors on the attention
-    output."""
+def test_dropout_factors_have_mean_one() -> None:
+    """Factors are 0 or 1 / (1 - rate), with mean 1, and differ between layers, within a layer, and by row."""
     from pure.nn.transformer import _dropout_masks
 
     config = ModelConfig(**SMALL, hidden_dropout=0.25, attention_dropout=0.4)
@@ -251,19 +255,19 @@ def test_dropout_keeps_the_expectation() -> None:
             torch.testing.assert_close(values, torch.tensor([0.0, 1 / (1 - rate)]))
             noise = (rate / (1 - rate) / factors.numel()) ** 0.5
             assert abs(factors.mean() - 1) < 4 * noise
-    drawn = torch.cat([x.flatten() for layer in masks for x in layer])
-    assert not torch.equal(*(x.attention for x in masks))  # layers and places draw apart
+    factors = torch.cat([x.flatten() for layer in masks for x in layer])
+    assert not torch.equal(*(x.attention for x in masks))
     assert not torch.equal(masks[0].attention, masks[0].feedforward)
     assert not torch.equal(masks[0].attention[0], masks[0].attention[1])
-    assert drawn.isfinite().all()
+    assert factors.isfinite().all()
 
 
 # Initial parameters.
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_init_fills_the_specification(name: str) -> None:
-    config = ModelConfig(**{**SMALL, **EVERY[name]})
+@pytest.mark.parametrize("name", CONFIGS)
+def test_init_gives_the_shapes_and_dtypes_of_the_spec(name: str) -> None:
+    config = ModelConfig(**{**SMALL, **CONFIGS[name]})
     spec = transformer_spec(config)
     params = init(random.key(0), spec=spec)
     assert tree.paths(params) == tree.paths(spec)
@@ -272,8 +276,8 @@ def test_init_fills_the_specification(name: str) -> None:
     assert len({x.untyped_storage().data_ptr() for x in tree.leaves(params)}) == len(tree.leaves(params))
 
 
-def test_the_initial_distribution() -> None:
-    """Normal with the configured deviation, 1/√(2 layers) of it where a matrix writes into the stream."""
+def test_initial_matrices_are_normal_with_the_configured_deviation() -> None:
+    """Divided by √(2 layers) for matrices whose output is added to the residual stream."""
     config = ModelConfig(initializer_range=0.05, num_hidden_layers=2)
     params = transformer(config).init(random.key(0))
     layer = params["layers"][1]
@@ -292,9 +296,11 @@ def test_the_initial_distribution() -> None:
     assert torch.equal(layer["attention_norm"]["scale"], torch.ones(256))
 
 
-def test_leaves_draw_from_keys_of_their_own() -> None:
-    small, more = ({**SMALL, "attention_bias": flag} for flag in (False, True))
-    one, two = (transformer(ModelConfig(**fields)).init(random.key(7)) for fields in (small, more))
+def test_every_leaf_is_initialised_from_a_key_of_its_own() -> None:
+    without_bias, with_bias = ({**SMALL, "attention_bias": flag} for flag in (False, True))
+    one, two = (
+        transformer(ModelConfig(**fields)).init(random.key(7)) for fields in (without_bias, with_bias)
+    )
     assert torch.equal(one["layers"][1]["attention"]["v"], two["layers"][1]["attention"]["v"])
     assert not torch.equal(one["layers"][0]["attention"]["v"], one["layers"][1]["attention"]["v"])
     assert not torch.equal(
@@ -331,24 +337,26 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
 @pytest.mark.parametrize(
     ("arguments", "message"), REFUSED, ids=lambda x: next(iter(x)) if isinstance(x, dict) else ""
 )
-def test_refuses_shapes_that_do_not_fit(arguments: dict[str, Any], message: str) -> None:
+def test_arguments_of_wrong_shapes_are_refused(arguments: dict[str, Any], message: str) -> None:
     config = ModelConfig(**SMALL, hidden_dropout=0.1)
     model = transformer(config)
     params = model.init(random.key(0))
     given = {"tokens": BATCH, **arguments}
-    unchecked = inspect.unwrap(model.hidden.func)  # pytest's own check of shapes would be quicker than ours
+    unchecked = inspect.unwrap(
+        model.hidden.func
+    )  # without the tests' check of shapes, which would raise first
     with pytest.raises(ValueError, match=message):
         unchecked(params, given.pop("tokens"), **model.hidden.keywords, **given)
 
 
-def test_refuses_an_unknown_backend() -> None:
+def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(
         ValueError, match="attention backend: expected one of auto, naive, flash, sdpa, flex, got 'xla'"
     ):
         transformer(ModelConfig(**SMALL), backend="xla")
 
 
-def test_the_model_is_made_of_functions_that_take_every_argument_in_the_open() -> None:
+def test_forward_equals_its_public_parts_composed_by_hand() -> None:
     config = ModelConfig(**SMALL)
     model, params, batch = transformer(config), transformer(config).init(random.key(0)), tokens()
     layer, last = partial(block, config=config, backend="naive"), partial(norm, config=config)
@@ -368,12 +376,12 @@ def test_params_of_another_model_are_refused(changes: dict[str, int]) -> None:
         model.decode(params, tokens(), model.cache(2, 40))
 
 
-def test_rows_without_a_place_are_refused() -> None:
+def test_rows_without_tokens_are_refused() -> None:
     model = transformer(ModelConfig(**SMALL))
     with pytest.raises(ValueError, match="are empty; give at least one token"):
         model.forward(model.init(random.key(0)), torch.zeros(1, 0, dtype=torch.int64))
 
 
-def test_a_name_is_no_config() -> None:
+def test_a_name_in_place_of_a_configuration_is_refused() -> None:
     with pytest.raises(TypeError, match=r"write preset\('tiny_config'\)"):
         inspect.unwrap(transformer)("tiny_config")

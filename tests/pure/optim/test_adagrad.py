@@ -1,4 +1,4 @@
-"""Adagrad against its formula."""
+"""`pure.optim.adagrad`: compared with its formula in float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from pure import optim
 
 
-def test_formula() -> None:
+def test_adagrad_equals_its_formula() -> None:
     rng = np.random.default_rng(0)
     p, total = rng.normal(size=9), np.full(9, 0.3)
     opt, params = optim.adagrad(0.1, 0.3, 1e-3), torch.tensor(p)
@@ -23,7 +23,7 @@ def test_formula() -> None:
     np.testing.assert_allclose(params.numpy(), p, rtol=1e-12)
 
 
-def test_a_coordinate_without_gradients_stays_and_has_a_derivative() -> None:
+def test_a_coordinate_without_gradients_has_update_zero_and_a_finite_derivative() -> None:
     opt = optim.adagrad(1.0, initial_accumulator_value=0.0, eps=0.0)
     g = torch.tensor([0.0, 2.0], requires_grad=True)
     updates, _ = opt.update(g, opt.init(torch.zeros(2)))
@@ -31,7 +31,7 @@ def test_a_coordinate_without_gradients_stays_and_has_a_derivative() -> None:
     assert torch.autograd.grad(updates.sum(), g)[0].isfinite().all()
 
 
-def test_bad_arguments() -> None:
+def test_a_negative_initial_accumulator_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"initial_accumulator_value must be a finite number >= 0, got -0\.1"
     ):

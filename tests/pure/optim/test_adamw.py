@@ -1,4 +1,4 @@
-"""Adam and AdamW against their formulas, evaluated naively in float64."""
+"""`pure.optim.adamw`: Adam and AdamW compared with their formulas in float64."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pure import optim
 @pytest.mark.parametrize(
     ("b1", "b2", "eps", "eps_root", "decay"), [(0.9, 0.999, 1e-8, 0.0, 0.1), (0, 0.5, 0.1, 0.2, 0)]
 )
-def test_formula(b1: float, b2: float, eps: float, eps_root: float, decay: float, nesterov: bool) -> None:
+def test_adamw_equals_its_formula(
+    b1: float, b2: float, eps: float, eps_root: float, decay: float, nesterov: bool
+) -> None:
     rng = np.random.default_rng(0)
     p, rate = rng.normal(size=7), 0.01
     opt = optim.adamw(rate, b1, b2, eps, eps_root, weight_decay=decay, nesterov=nesterov)
@@ -40,41 +42,40 @@ def test_adam_is_adamw_without_decay() -> None:
     assert torch.equal(plain.update(g, plain.init(p))[0], decayed.update(g, decayed.init(p))[0])
 
 
-def test_no_gradient_ever_means_no_step() -> None:
+def test_gradients_of_zero_give_updates_of_zero() -> None:
     opt = optim.adam(0.1)
     updates, _ = opt.update(torch.zeros(3), opt.init(torch.zeros(3)))
     assert updates.tolist() == [0, 0, 0]
 
 
-def test_a_rate_may_be_a_tensor_or_a_schedule() -> None:
+def test_a_learning_rate_is_a_number_a_tensor_or_a_schedule() -> None:
     g, p = torch.tensor([3.0, -1.0]), torch.zeros(2)
     rates = (0.25, torch.tensor(0.25), optim.constant_schedule(0.25))
     first, *rest = (opt.update(g, opt.init(p), p)[0] for opt in map(optim.adamw, rates))
     assert all(torch.equal(first, other) for other in rest)
 
 
-def test_mixed_dtypes() -> None:
-    """A float32 mean of bfloat16 gradients gives float32 updates, as in optax; what is stored keeps its
-    dtype."""
+def test_a_first_moment_of_another_dtype_gives_the_dtypes_of_optax() -> None:
+    """Updates are float32 if gradients or the moment are; both moments keep their dtypes in the state."""
     opt = optim.scale_by_adam(mu_dtype=torch.float32)
     p = torch.zeros(3, dtype=torch.bfloat16)
     updates, state = opt.update(torch.ones_like(p), opt.init(p))
     assert (updates.dtype, state.mu.dtype, state.nu.dtype) == (torch.float32, torch.float32, torch.bfloat16)
-    narrow = optim.scale_by_adam(mu_dtype=torch.bfloat16)
-    updates, state = narrow.update(torch.ones(3), narrow.init(torch.zeros(3)))
+    opt = optim.scale_by_adam(mu_dtype=torch.bfloat16)
+    updates, state = opt.update(torch.ones(3), opt.init(torch.zeros(3)))
     assert (updates.dtype, state.mu.dtype, state.nu.dtype) == (torch.float32, torch.bfloat16, torch.float32)
 
 
-def test_gradients_pass_through_an_update() -> None:
-    """Meta-gradients: d(update)/d(g) of the first step of Adam with b1 = b2 = 0 is eps / (|g| + eps)²."""
+def test_an_update_can_be_differentiated_by_the_gradient() -> None:
+    """As for meta-gradients: with b1 = b2 = 0, d(update)/d(g) of the first step is eps / (|g| + eps)²."""
     opt = optim.scale_by_adam(0.0, 0.0, eps=0.5)
     g = torch.tensor([2.0])
-    slope = torch.func.grad(lambda g: opt.update(g, opt.init(torch.zeros(1)))[0].sum())(g)
-    torch.testing.assert_close(slope, torch.tensor([0.5 / 2.5**2]))
+    derivative = torch.func.grad(lambda g: opt.update(g, opt.init(torch.zeros(1)))[0].sum())(g)
+    torch.testing.assert_close(derivative, torch.tensor([0.5 / 2.5**2]))
 
 
 @pytest.mark.parametrize("builder", [optim.adam, optim.adamw])
-def test_bad_arguments(builder: object) -> None:
+def test_hyperparameters_out_of_range_are_refused(builder: object) -> None:
     with pytest.raises(
         ValueError, match=r"learning_rate must be a finite number >= 0, got -0\.1; the optimizer subtracts"
     ):
@@ -89,7 +90,7 @@ def test_bad_arguments(builder: object) -> None:
         builder(0.1, mu_dtype=torch.int8)
 
 
-def test_updates_of_another_tree_are_refused() -> None:
+def test_gradients_of_another_tree_are_refused() -> None:
     opt = optim.adam(0.1)
     with pytest.raises(ValueError, match="key"):
         opt.update({"b": torch.zeros(1)}, opt.init({"a": torch.zeros(1)}))

@@ -1,4 +1,4 @@
-"""Chains, counts and the small things that all optimizers share."""
+"""`pure.optim.base`: chains, step counts, bias correction and other parts that all optimizers share."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pure import optim
 from pure.optim import base
 
 
-def test_a_chain_hands_the_norm_on_only_while_it_is_the_norm_of_what_is_handed_on() -> None:
+def test_a_chain_passes_grad_norm_only_to_transformations_before_the_gradients_change() -> None:
     g = {"w": torch.tensor([3.0, 4.0])}
     clip_first = optim.chain(optim.identity(), optim.clip_by_global_norm(1.0), optim.scale(10.0))
-    told, _ = clip_first.update(g, clip_first.init(g), grad_norm=torch.tensor(50.0))
-    torch.testing.assert_close(told["w"], torch.tensor([0.6, 0.8]))  # 10 (3, 4) / 50
+    clipped, _ = clip_first.update(g, clip_first.init(g), grad_norm=torch.tensor(50.0))
+    torch.testing.assert_close(clipped["w"], torch.tensor([0.6, 0.8]))  # 10 (3, 4) / 50: grad_norm is used
     clip_last = optim.chain(optim.scale(10.0), optim.clip_by_global_norm(1.0))
-    found, _ = clip_last.update(g, clip_last.init(g), grad_norm=torch.tensor(0.01))
-    torch.testing.assert_close(found["w"], torch.tensor([0.6, 0.8]))
+    clipped, _ = clip_last.update(g, clip_last.init(g), grad_norm=torch.tensor(0.01))
+    torch.testing.assert_close(clipped["w"], torch.tensor([0.6, 0.8]))  # the norm is computed anew
 
 
-def test_chain_without_links_and_nested_chains() -> None:
+def test_an_empty_chain_is_the_identity_and_chains_can_be_nested() -> None:
     g = torch.tensor(2.0)
     assert optim.chain().update(g, ()) == (g, ())
     nested = optim.chain(optim.chain(optim.scale(2.0)), optim.scale(3.0))
@@ -29,7 +29,7 @@ def test_chain_without_links_and_nested_chains() -> None:
     assert (updates, state) == (torch.tensor(12.0), ((optim.EmptyState(),), optim.EmptyState()))
 
 
-def test_chain_refuses_a_foreign_state_and_a_builder() -> None:
+def test_a_chain_refuses_a_state_of_another_length_and_a_builder() -> None:
     opt = optim.adamw(0.1)
     with pytest.raises(ValueError, match="3 transformations but 2 states"):
         opt.update(torch.ones(1), opt.init(torch.ones(1))[:2])
@@ -37,14 +37,14 @@ def test_chain_refuses_a_foreign_state_and_a_builder() -> None:
         inspect.unwrap(optim.chain)(opt, optim.adamw)
 
 
-def test_the_count_saturates() -> None:
+def test_the_step_count_saturates_at_the_largest_int32() -> None:
     counts = torch.tensor([0, 2**31 - 2, 2**31 - 1], dtype=torch.int32)
     assert [base.increment(c).item() for c in counts] == [1, 2**31 - 1, 2**31 - 1]
     assert base.increment(counts[0]).dtype == torch.int32
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.95, 0.99, 0.999, 0.0])
-def test_bias_correction(decay: float) -> None:
+def test_bias_correction_equals_one_minus_decay_to_the_count(decay: float) -> None:
     for t in (1, 2, 7, 100, 5000):
         count = torch.tensor(t, dtype=torch.int32)
         exact = 1 - decay**t
@@ -65,10 +65,10 @@ def test_apply_updates_keeps_the_dtype() -> None:
     assert new["w"].dtype == torch.bfloat16
 
 
-def test_store_once_changes_nothing_under_any_transform() -> None:
-    def f(x: torch.Tensor) -> torch.Tensor:
+def test_store_once_is_the_identity_under_vmap_and_grad() -> None:
+    def squares(x: torch.Tensor) -> torch.Tensor:
         return base.store_once(x * x) * torch.ones(2)
 
     x = torch.arange(4.0).view(2, 2)
-    assert torch.vmap(torch.vmap(f))(x).tolist() == (x * x)[..., None].expand(2, 2, 2).tolist()
-    assert torch.func.grad(lambda x: f(x).sum())(torch.tensor(3.0)) == 12.0
+    assert torch.vmap(torch.vmap(squares))(x).tolist() == (x * x)[..., None].expand(2, 2, 2).tolist()
+    assert torch.func.grad(lambda x: squares(x).sum())(torch.tensor(3.0)) == 12.0
