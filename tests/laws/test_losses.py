@@ -226,10 +226,10 @@ def other_dtypes(x: Tensor) -> Iterator[Tensor]:
     yield x.long() if x.dtype == torch.bool else x.bool()
 
 
-def all_close(found: list[Tensor], wanted: list[Tensor], rtol: float = 0.0) -> bool:
-    return len(found) == len(wanted) and all(
+def all_close(found: list[Tensor], expected: list[Tensor], rtol: float = 0.0) -> bool:
+    return len(found) == len(expected) and all(
         x.shape == y.shape and torch.allclose(x.double(), y.double(), rtol=rtol, atol=rtol, equal_nan=True)
-        for x, y in zip(found, wanted, strict=True)
+        for x, y in zip(found, expected, strict=True)
     )
 
 
@@ -286,13 +286,13 @@ def test_a_hyperparameter_out_of_range_is_refused_and_a_scalar_tensor_equals_a_n
         good = 1.25 if name in ("dual_clip", "max_length", "steps") else 0.25
         if (loss.name, name) == ("grpo_loss-cispo", "dual_clip"):
             continue  # cispo has no dual clip
-        tensor, wanted = torch.tensor(good), call_loss(loss, **{name: good})
-        assert all_close(call_loss(loss, **{name: tensor}), wanted, rtol=1e-6), name
+        tensor, expected = torch.tensor(good), call_loss(loss, **{name: good})
+        assert all_close(call_loss(loss, **{name: tensor}), expected, rtol=1e-6), name
         compiled = torch.compile(
             lambda x, name=name: call_loss(loss, **{name: x}), backend="eager", fullgraph=True
         )
         torch._dynamo.reset()
-        assert all_close(compiled(tensor), wanted, rtol=1e-6), name
+        assert all_close(compiled(tensor), expected, rtol=1e-6), name
 
 
 @every_loss

@@ -44,9 +44,9 @@ def mean_square(model: Any, adapters: Any, rows: torch.Tensor) -> torch.Tensor:
 def test_equals_peft_in_value_and_gradient(name: str) -> None:
     _, base, config, ours, adapters = adapted_model(name)
     theirs = peft_model(base, adapters, config)
-    wanted = theirs(prompt_tokens()).logits
-    torch.testing.assert_close(ours.forward(adapters, prompt_tokens()), wanted, rtol=1e-4, atol=1e-5)
-    wanted.square().mean().backward()
+    logits = theirs(prompt_tokens()).logits
+    torch.testing.assert_close(ours.forward(adapters, prompt_tokens()), logits, rtol=1e-4, atol=1e-5)
+    logits.square().mean().backward()
     grads = torch.func.grad(lambda a: mean_square(ours, a, prompt_tokens()))(adapters)
     their_grads = {n: p.grad for n, p in theirs.named_parameters() if "lora_" in n}
     part = "base_model.model.model.layers.1.self_attn.q_proj"
@@ -80,13 +80,13 @@ def test_merge_equals_adapters_and_unmerge_restores_the_base(name: str) -> None:
 
 def test_new_adapters_and_no_adapters_compute_the_base() -> None:
     model, base = small_model()
-    wanted = model.forward(base, prompt_tokens())
+    expected = model.forward(base, prompt_tokens())
     for options in ({}, {"use_dora": True}):
         ours = lora(model, base, **options)
         torch.testing.assert_close(
-            ours.forward(ours.init(random.key(0)), prompt_tokens()), wanted, rtol=1e-5, atol=1e-5
+            ours.forward(ours.init(random.key(0)), prompt_tokens()), expected, rtol=1e-5, atol=1e-5
         )
-        torch.testing.assert_close(ours.forward({}, prompt_tokens()), wanted, rtol=0, atol=0)
+        torch.testing.assert_close(ours.forward({}, prompt_tokens()), expected, rtol=0, atol=0)
 
 
 def test_patterns_choose_rank_and_scale() -> None:

@@ -73,10 +73,10 @@ def test_transformers_loads_our_files_and_gives_equal_logits_and_gradients(name:
     torch.testing.assert_close(ours.forward(params, tokens()), expected, rtol=1e-4, atol=1e-5)
     expected.square().mean().backward()
     grads = hf.to_weights(torch.func.grad(lambda p: ours.forward(p, tokens()).square().mean())(params))
-    wanted = {name: x.grad for name, x in theirs.named_parameters()}
-    assert grads.keys() == wanted.keys()
+    expected_grads = {name: x.grad for name, x in theirs.named_parameters()}
+    assert grads.keys() == expected_grads.keys()
     for weight, grad in grads.items():
-        torch.testing.assert_close(grad, wanted[weight], rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(grad, expected_grads[weight], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

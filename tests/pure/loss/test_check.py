@@ -41,8 +41,8 @@ def test_tensors_of_another_kind_of_dtype_are_refused() -> None:
         expect("f", mask=(torch.ones(2), "B", "bool"))
 
 
-@pytest.mark.parametrize("wanted", RANGES)
-def test_numbers_outside_a_range_are_refused_and_tensors_are_not_checked(wanted: str) -> None:
+@pytest.mark.parametrize("bounds", RANGES)
+def test_numbers_outside_a_range_are_refused_and_tensors_are_not_checked(bounds: str) -> None:
     inside = {
         "above 0": 1e-9,
         "at least 0": 0,
@@ -52,16 +52,16 @@ def test_numbers_outside_a_range_are_refused_and_tensors_are_not_checked(wanted:
         "in [0, 1)": 0.5,
         "in [0, 0.5)": 0,
     }
-    check_range("f", wanted, x=inside.get(wanted, -3.0), z=torch.tensor(-7.0))
-    check_range("f", wanted, optional=True, x=None)
-    for outside in (float("nan"), float("-inf"), 10**29, -1.0 if wanted != "finite" else float("inf")):
+    check_range("f", bounds, x=inside.get(bounds, -3.0), z=torch.tensor(-7.0))
+    check_range("f", bounds, optional=True, x=None)
+    for outside in (float("nan"), float("-inf"), 10**29, -1.0 if bounds != "finite" else float("inf")):
         with pytest.raises(ValueError, match="f: x must be"):
-            check_range("f", wanted, x=outside)
+            check_range("f", bounds, x=outside)
     with pytest.raises(ValueError, match=r"one number or a 0-d tensor, got shape \[1\]"):
-        check_range("f", wanted, x=torch.ones(1))
+        check_range("f", bounds, x=torch.ones(1))
     for not_a_number in ("1", None, True):
         with pytest.raises(TypeError, match=f"a number or a 0-d tensor, got {type(not_a_number).__name__}"):
-            check_range("f", wanted, x=not_a_number)
+            check_range("f", bounds, x=not_a_number)
 
 
 def test_tensors_on_another_device_are_refused_except_0_d_ones() -> None:
@@ -90,5 +90,5 @@ def test_upcast_converts_half_precision_to_float32_and_keeps_float64() -> None:
         torch.bfloat16: torch.float32,
         torch.float64: torch.float64,
     }
-    for dtype, wanted in expected_dtypes.items():
-        assert upcast(torch.zeros(1, dtype=dtype)).dtype == wanted
+    for dtype, expected in expected_dtypes.items():
+        assert upcast(torch.zeros(1, dtype=dtype)).dtype == expected

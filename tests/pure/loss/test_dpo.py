@@ -65,8 +65,8 @@ def log_sigmoid(x: float) -> float:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_losses_equal_a_float64_loop(variant: str) -> None:
-    wanted = [naive_loss(variant, i, 0.3) for i in range(PAIRS)]
-    assert compute_losses(variant).losses.tolist() == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+    expected = [naive_loss(variant, i, 0.3) for i in range(PAIRS)]
+    assert compute_losses(variant).losses.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def trl_loss(variant: str, chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def test_losses_equal_trl_in_value_and_gradient(variant: str) -> None:
 
 def test_losses_at_log_probabilities_of_zero_equal_values_by_hand() -> None:
     zero = torch.zeros(1)
-    for variant, wanted in (
+    for variant, expected in (
         ("sigmoid", math.log(2)),
         ("conservative", math.log(2)),
         ("robust", math.log(2)),
@@ -122,7 +122,7 @@ def test_losses_at_log_probabilities_of_zero_equal_values_by_hand() -> None:
         refs = (None, None) if variant == "simpo" else (zero, zero)
         ones = {"chosen_tokens": torch.ones(1), "rejected_tokens": torch.ones(1)}
         assert dpo_loss(zero, zero, *refs, beta=0.1, variant=variant, **ones).losses.item() == pytest.approx(
-            wanted
+            expected
         )
 
 

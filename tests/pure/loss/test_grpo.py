@@ -186,8 +186,8 @@ def test_the_on_policy_gradient_is_that_of_reinforce(variant: str) -> None:
         return grpo_loss(logps, LOGPS, None, ADVANTAGES, MASK, variant=variant, max_length=TOKENS).sum
 
     tokens = LENGTHS.clamp(min=1)[:, None] if variant in ("grpo", "gspo") else torch.ones(ANSWERS, 1)
-    wanted = torch.where(MASK, -ADVANTAGES[:, None] / tokens, 0.0)
-    torch.testing.assert_close(value_and_grad(total)(LOGPS)[1], wanted)
+    expected = torch.where(MASK, -ADVANTAGES[:, None] / tokens, 0.0)
+    torch.testing.assert_close(value_and_grad(total)(LOGPS)[1], expected)
 
 
 def test_vmap_over_groups_sums_to_the_loss_of_the_whole_batch() -> None:

@@ -50,8 +50,8 @@ def test_attention_equals_a_naive_float64_layer(bias: bool | str, qk_norm: bool)
     angles = rotation(torch.arange(9)[None], config=config)
     ours, cache = attention(params, x, angles, config=config, segment_ids=segments, dropout_mask=dropout_mask)
     assert cache is None
-    wanted = naive_attention(params, x.double(), config, segment_ids=segments, dropout_mask=dropout_mask)
-    torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-5)
+    expected = naive_attention(params, x.double(), config, segment_ids=segments, dropout_mask=dropout_mask)
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_grouped_query_attention_equals_multi_head_with_repeated_keys_and_values() -> None:

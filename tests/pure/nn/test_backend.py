@@ -73,13 +73,15 @@ def test_bfloat16_errors_are_at_most_twice_those_of_sdpa(name: str) -> None:
     given = make_problem(Case(67, 67, 4, 2, 8, packed=True))
     q, k, v, cotangent = (x.detach().bfloat16().requires_grad_() for x in given[:4])
     exact = attention(q, k, v, **given.extras)
-    wanted = (exact, *torch.autograd.grad(exact, (q, k, v), cotangent.double()))
+    expected = (exact, *torch.autograd.grad(exact, (q, k, v), cotangent.double()))
 
     def errors(backend: Callable) -> list[Tensor]:
         y = backend(q, k, v, **given.extras)
         assert y.dtype == torch.bfloat16
         found = (y, *torch.autograd.grad(y, (q, k, v), cotangent))
-        return [(a.double() - b.double()).square().mean().sqrt() for a, b in zip(found, wanted, strict=True)]
+        return [
+            (a.double() - b.double()).square().mean().sqrt() for a, b in zip(found, expected, strict=True)
+        ]
 
     assert all(
         ours <= 2 * theirs for ours, theirs in zip(errors(DIFFERENTIABLE[name]), errors(sdpa), strict=True)
@@ -124,21 +126,21 @@ def test_compiled_gradients_equal_the_naive_ones(name: str) -> None:
     """With the gradient inside of the compiled function, outside of it, and under vmap."""
     q, k, v, cotangent = (x.detach() for x in make_problem(PACKED)[:4])
     segments = make_problem(PACKED).extras["segment_ids"]
-    backend, wanted = DIFFERENTIABLE[name], gradient(naive)(q, k, v, cotangent, segments)
+    backend, expected = DIFFERENTIABLE[name], gradient(naive)(q, k, v, cotangent, segments)
     compiled = partial(torch.compile, backend="aot_eager", fullgraph=True)
     inside = compiled(gradient(backend))(q, k, v, cotangent, segments)
     leaves = [x.clone().requires_grad_() for x in (q, k, v)]
     outside = torch.autograd.grad(
         compiled(partial(weighted_sum, backend))(*leaves, cotangent, segments), leaves
     )
-    for a, b, c in zip(inside, outside, wanted, strict=True):
+    for a, b, c in zip(inside, outside, expected, strict=True):
         assert_close(a, c)
         assert_close(b, c)
     if name != "sdpa":
         mapped = compiled(torch.func.vmap(gradient(backend)))(
             *(torch.stack([x, x]) for x in (q, k, v, cotangent, segments))
         )
-        for a, b in zip(mapped, wanted, strict=True):
+        for a, b in zip(mapped, expected, strict=True):
             assert_close(a[1], b)
 
 

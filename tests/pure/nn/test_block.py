@@ -27,8 +27,8 @@ def test_a_block_is_pre_norm_with_residuals_and_dropout() -> None:
     )
     middle = x + attention_dropout * attended
     normed = norm(params["feedforward_norm"], middle, config=CONFIG)
-    wanted = middle + feedforward_dropout * feedforward(params["feedforward"], normed, config=CONFIG)
-    torch.testing.assert_close(output, wanted)
+    expected = middle + feedforward_dropout * feedforward(params["feedforward"], normed, config=CONFIG)
+    torch.testing.assert_close(output, expected)
     assert cache is None
 
 

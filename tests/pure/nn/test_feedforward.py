@@ -48,8 +48,8 @@ def test_feedforward_equals_its_formula(name: str, gated: bool, bias: bool) -> N
         inner = naive_activation(name, project("gate", x64)) * project("up", x64)
     else:
         inner = naive_activation(name, project("up", x64))
-    wanted = project("down", inner)
-    torch.testing.assert_close(feedforward(params, x, config=config).double(), wanted, rtol=1e-5, atol=1e-5)
+    expected = project("down", inner)
+    torch.testing.assert_close(feedforward(params, x, config=config).double(), expected, rtol=1e-5, atol=1e-5)
     names = {"up", "down", *(["gate"] if gated else [])}
     assert set(params) == names | ({f"{name}_bias" for name in names} if bias else set())
 

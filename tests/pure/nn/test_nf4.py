@@ -79,12 +79,12 @@ def test_gradients_equal_those_of_the_dequantised_matrix_also_under_vmap_and_com
     def sum_of_squares(x: torch.Tensor, bias: torch.Tensor, weight: object) -> torch.Tensor:
         return linear(weight, x, bias).square().sum()  # type: ignore[arg-type]
 
-    for ours, wanted in zip(
+    for ours, expected in zip(
         torch.func.grad(sum_of_squares, (0, 1))(x, bias, quantized),
         torch.func.grad(sum_of_squares, (0, 1))(x, bias, plain),
         strict=True,
     ):
-        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
     each = torch.func.vmap(torch.func.grad(sum_of_squares), (0, None, None))(x, bias, quantized)
     torch.testing.assert_close(each, torch.func.grad(sum_of_squares)(x, bias, plain), rtol=1e-4, atol=1e-4)
     compiled = torch.compile(

@@ -65,8 +65,8 @@ def test_frequencies_equal_transformers(config: ModelConfig) -> None:
 
 def test_unscaled_frequencies_equal_their_formula() -> None:
     for config in (make_config(6, 100.0), make_config(6, 100.0, rope_type="default")):
-        wanted = torch.tensor([100.0 ** (-2 * i / 6) for i in range(3)])
-        assert torch.equal(rope_frequencies(config), wanted)
+        expected = torch.tensor([100.0 ** (-2 * i / 6) for i in range(3)])
+        assert torch.equal(rope_frequencies(config), expected)
         assert attention_factor(config.rope_scaling) == 1.0
 
 
@@ -91,9 +91,9 @@ def test_rotate_equals_a_product_of_complex_numbers() -> None:
         torch.complex(x[..., :4].double(), x[..., 4:].double())
         * torch.polar(torch.tensor(1.5).double(), angles)[..., None, :]
     )
-    wanted = torch.cat([product.real, product.imag], -1)
+    expected = torch.cat([product.real, product.imag], -1)
     torch.testing.assert_close(
-        rotate(x, rotation(positions, config=config)).double(), wanted, rtol=1e-4, atol=1e-4
+        rotate(x, rotation(positions, config=config)).double(), expected, rtol=1e-4, atol=1e-4
     )
 
 
@@ -121,5 +121,5 @@ def test_sinusoids_equal_their_formula() -> None:
     assert found.shape == (2, 2, 6)
     for p, row in ((1, found[0, 1]), (500, found[1, 1])):
         angles = [p / 10000 ** (2 * i / 6) for i in range(3)]
-        wanted = [function(angle) for angle in angles for function in (math.sin, math.cos)]
-        torch.testing.assert_close(row, torch.tensor(wanted), rtol=1e-4, atol=1e-4)
+        expected = [function(angle) for angle in angles for function in (math.sin, math.cos)]
+        torch.testing.assert_close(row, torch.tensor(expected), rtol=1e-4, atol=1e-4)

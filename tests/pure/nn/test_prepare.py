@@ -96,7 +96,7 @@ def test_params_prepared_for_one_row_are_not_packed_and_give_the_same_logits(nam
         assert all(isinstance(x, torch.Tensor) for x in prepared["layers"][0]["attention"].values())
         with torch.no_grad():
             _, cache = model.decode(params, TOKENS[:1, :3], model.cache(1, 4, dtype))
-            wanted = model.decode(params, TOKENS[:1, 3:], cache)[0]
+            expected = model.decode(params, TOKENS[:1, 3:], cache)[0]
             step = torch.compile(model.decode, backend="aot_eager", dynamic=False)
             found = step(prepared, TOKENS[:1, 3:], cache)[0]
-        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)

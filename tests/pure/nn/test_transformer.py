@@ -98,8 +98,8 @@ def test_logits_and_gradients_equal_gpt2() -> None:
     torch.testing.assert_close(model.forward(params, batch), logits, rtol=1e-4, atol=1e-4)
     cross_entropy(logits[:, :-1], batch[:, 1:]).sum.backward()
     _, grads = value_and_grad(partial(loss, model, batch))(params)
-    wanted = hugging_face.gpt2_leaves({name: p.grad for name, p in peer.named_parameters()}, config)
-    assert_grads_close(grads, hugging_face.build_params(model.spec, wanted), 1e-4)
+    expected = hugging_face.gpt2_leaves({name: p.grad for name, p in peer.named_parameters()}, config)
+    assert_grads_close(grads, hugging_face.build_params(model.spec, expected), 1e-4)
 
 
 def assert_grads_close(ours: Any, theirs: Any, relative: float = 1e-5) -> None:
