@@ -78,6 +78,7 @@ def regression(params: Tree, batch: Tree, key: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def make_own(accumulation: int = 1) -> Stage:
+    """A stage built from a user's own loss and `init`."""
     init = lambda key: {"w": random.normal(key, (3,))}  # noqa: E731
     return stage(regression, optim.sgd(0.1), init=init, metrics=("error",), accumulation=accumulation)
 
@@ -85,6 +86,8 @@ def make_own(accumulation: int = 1) -> Stage:
 def make_pretrain(
     optimizer: str = "adamw", config: dict | None = None, wrap: Callable | None = None, **options: object
 ) -> Callable[..., Stage]:
+    """A maker of pretraining stages with one of three optimizers; `config` changes the small model's."""
+
     def make(accumulation: int = 1) -> Stage:
         rate = optim.warmup_cosine_decay_schedule(0.0, 1e-2, 2, 20)
         chosen = {
@@ -179,7 +182,8 @@ def make_adapted(
     return make
 
 
-GROUPS = {"score": None, "samples": 2, "sampling": Sampling(max_new_tokens=3), "reference": True}
+# Options of online stages. `score` is not called, as the batches are finished rollouts with rewards.
+ROLLOUT_OPTIONS = {"score": None, "samples": 2, "sampling": Sampling(max_new_tokens=3), "reference": True}
 STAGES = (
     Row("own", make_own, regression_batch),
     Row("pretrain", make_pretrain(), text_batch),
@@ -197,19 +201,25 @@ STAGES = (
     ),
     Row("orpo", make_with_adam(dpo, variant="orpo"), pair_batch),
     Row("kto", make_with_adam(kto, reference=True, beta=1.0, undesirable_weight=0.5), answers),
-    Row("grpo", make_with_adam(grpo, DROPOUT, beta=0.04, variant="grpo", **GROUPS), rollout_batch),
+    Row("grpo", make_with_adam(grpo, DROPOUT, beta=0.04, variant="grpo", **ROLLOUT_OPTIONS), rollout_batch),
     Row(
         "grpo-gspo-twice",
-        make_with_adam(grpo, variant="gspo", iterations=2, clip_low=0.2, clip_high=0.2, **GROUPS),
+        make_with_adam(grpo, variant="gspo", iterations=2, clip_low=0.2, clip_high=0.2, **ROLLOUT_OPTIONS),
         rollout_batch,
     ),
     Row(
         "ppo",
-        make_with_adam(ppo, target_kl=1.0, value_weight=1.0, entropy_weight=0.01, epochs=1, **GROUPS),
+        make_with_adam(
+            ppo, target_kl=1.0, value_weight=1.0, entropy_weight=0.01, epochs=1, **ROLLOUT_OPTIONS
+        ),
         rollout_batch,
     ),
     Row("sft-dora-dropout", make_adapted(sft, adapters={"use_dora": True, "dropout": 0.2}), text_batch),
-    Row("grpo-qlora", make_adapted(grpo, four_bits=True, beta=0.04, variant="grpo", **GROUPS), rollout_batch),
+    Row(
+        "grpo-qlora",
+        make_adapted(grpo, four_bits=True, beta=0.04, variant="grpo", **ROLLOUT_OPTIONS),
+        rollout_batch,
+    ),
     Row(
         "pretrain-untied-qk",
         make_pretrain(config={"tie_word_embeddings": False, "qk_norm": True}),
@@ -220,8 +230,8 @@ BY_NAME = {row.name: row for row in STAGES}
 every_stage = pytest.mark.parametrize("row", STAGES, ids=lambda row: row.name)
 
 
-def run_steps(made: Stage, batches: list[Tree], state: Tree) -> Tree:
-    return functools.reduce(made.step, batches, state)
+def run_steps(a_stage: Stage, batches: list[Tree], state: Tree) -> Tree:
+    return functools.reduce(a_stage.step, batches, state)
 
 
 def same_bits(a: Tree, b: Tree) -> bool:
@@ -250,19 +260,19 @@ def comparable_parts(state: Tree) -> Tree:
 
 @every_stage
 def test_step_leaves_its_arguments_bit_identical(row: Row) -> None:
-    made = row.make()
-    state, batch = made.init(random.key(0)), row.batch(0)
+    a_stage = row.make()
+    state, batch = a_stage.init(random.key(0)), row.batch(0)
     before = tree.clone(state), tree.clone(batch)
-    made.step(state, batch)
+    a_stage.step(state, batch)
     assert same_bits(before[0], state)
     assert same_bits(before[1], batch)
 
 
 @every_stage
 def test_step_keeps_structure_shapes_and_dtypes(row: Row) -> None:
-    made = row.make()
-    state = made.init(random.key(0))
-    after = made.step(state, row.batch(0))
+    a_stage = row.make()
+    state = a_stage.init(random.key(0))
+    after = a_stage.step(state, row.batch(0))
     assert tree.structure(state) == tree.structure(after)
     assert [(x.shape, x.dtype) for x in tree.leaves(state)] == [
         (x.shape, x.dtype) for x in tree.leaves(after)
@@ -277,51 +287,52 @@ def test_no_two_leaves_of_an_initial_state_share_storage(row: Row) -> None:
 
 @every_stage
 def test_steps_lower_the_loss_and_are_counted(row: Row) -> None:
-    made = row.make()
-    state = made.init(random.key(0))
-    after = run_steps(made, [row.batch(0)] * 12, state)
+    a_stage = row.make()
+    state = a_stage.init(random.key(0))
+    after = run_steps(a_stage, [row.batch(0)] * 12, state)
     assert int(after.step) == 12
     assert not same_bits(after.params, state.params)
-    first = made.step(state, row.batch(0)).metrics["loss"]
+    first = a_stage.step(state, row.batch(0)).metrics["loss"]
     assert after.metrics["loss"] < first
 
 
 @every_stage
-def test_resumed_from_bytes_equals_uninterrupted(row: Row) -> None:
-    made = row.make()
+def test_a_run_resumed_from_bytes_equals_an_uninterrupted_one(row: Row) -> None:
+    a_stage = row.make()
     batches = [row.batch(i) for i in range(5)]
-    whole = run_steps(made, batches, made.init(random.key(3)))
-    half = run_steps(made, batches[:2], made.init(random.key(3)))
-    back = serial.from_bytes(made.init(random.key(9)), serial.to_bytes(half))
-    assert same_bits(whole, run_steps(made, batches[int(back.step) :], back))
+    whole = run_steps(a_stage, batches, a_stage.init(random.key(3)))
+    half = run_steps(a_stage, batches[:2], a_stage.init(random.key(3)))
+    back = serial.from_bytes(a_stage.init(random.key(9)), serial.to_bytes(half))
+    assert same_bits(whole, run_steps(a_stage, batches[int(back.step) :], back))
 
 
 @every_stage
 def test_the_same_key_gives_the_same_bits_and_another_does_not(row: Row) -> None:
-    made = row.make()
-    a, b, c = (made.step(made.init(random.key(seed)), row.batch(0)) for seed in (1, 1, 2))
+    a_stage = row.make()
+    a, b, c = (a_stage.step(a_stage.init(random.key(seed)), row.batch(0)) for seed in (1, 1, 2))
     assert same_bits(a, b)
     assert not same_bits(a.params, c.params)
 
 
 @every_stage
-def test_population_equals_a_loop(row: Row) -> None:
-    made = row.make()
-    together = population(made, 3)
-    state = run_steps(together, [row.batch(0), row.batch(1)], together.init(random.key(5)))
+def test_a_population_equals_a_loop_over_its_members(row: Row) -> None:
+    a_stage = row.make()
+    members = population(a_stage, 3)
+    state = run_steps(members, [row.batch(0), row.batch(1)], members.init(random.key(5)))
     keys = random.split(random.key(5), 3)
-    alone = [run_steps(made, [row.batch(0), row.batch(1)], made.init(key)) for key in keys.unbind(0)]
-    for member, single in zip(tree.unstack(state), alone, strict=True):
+    singles = [run_steps(a_stage, [row.batch(0), row.batch(1)], a_stage.init(key)) for key in keys.unbind(0)]
+    for member, single in zip(tree.unstack(state), singles, strict=True):
         assert_close(comparable_parts(member), comparable_parts(single), rtol=1e-5, atol=3e-6)
 
 
 @every_stage
 @pytest.mark.parametrize("parts", [2, 8])
 def test_accumulated_gradients_report_the_metrics_of_the_whole_batch(row: Row, parts: int) -> None:
-    states = [row.make(accumulation=n) for n in (1, parts)]
-    whole, cut = (made.step(made.init(random.key(0)), row.batch(1)) for made in states)
-    torch.testing.assert_close(cut.metrics["loss"], whole.metrics["loss"], rtol=1e-6, atol=1e-6)
-    assert_close(cut.metrics, whole.metrics, rtol=1e-5)  # some are sums, such as "tokens", others means
+    stages = [row.make(accumulation=n) for n in (1, parts)]
+    whole, accumulated = (a_stage.step(a_stage.init(random.key(0)), row.batch(1)) for a_stage in stages)
+    torch.testing.assert_close(accumulated.metrics["loss"], whole.metrics["loss"], rtol=1e-6, atol=1e-6)
+    # Some metrics are sums, such as "tokens", others means.
+    assert_close(accumulated.metrics, whole.metrics, rtol=1e-5)
 
 
 KEEPING_DROPOUT: dict[str, tuple[Callable, Callable]] = {
@@ -337,13 +348,16 @@ DISABLING_DROPOUT: dict[str, tuple[Callable, Callable]] = {
     "dpo": (partial(make_with_adam, dpo, reference=True), pair_batch),
     "dpo-adapters": (partial(make_adapted, dpo, reference=True), pair_batch),
     "kto": (partial(make_with_adam, kto, reference=True), answers),
-    "grpo": (partial(make_with_adam, grpo, beta=0.04, variant="grpo", **GROUPS), rollout_batch),
-    "grpo-adapters": (partial(make_adapted, grpo, beta=0.04, variant="grpo", **GROUPS), rollout_batch),
-    "ppo": (partial(make_with_adam, ppo, **GROUPS), rollout_batch),
+    "grpo": (partial(make_with_adam, grpo, beta=0.04, variant="grpo", **ROLLOUT_OPTIONS), rollout_batch),
+    "grpo-adapters": (
+        partial(make_adapted, grpo, beta=0.04, variant="grpo", **ROLLOUT_OPTIONS),
+        rollout_batch,
+    ),
+    "ppo": (partial(make_with_adam, ppo, **ROLLOUT_OPTIONS), rollout_batch),
 }
 
 
-def with_and_without_dropout(name: str, build: Callable) -> tuple[Stage, Stage]:
+def make_with_and_without_dropout(name: str, build: Callable) -> tuple[Stage, Stage]:
     """Return a stage with dropout 0.5, and the same one without dropout."""
     if "adapters" in name:
         return build(adapters={"dropout": 0.5})(), build()()
@@ -353,11 +367,13 @@ def with_and_without_dropout(name: str, build: Callable) -> tuple[Stage, Stage]:
 @pytest.mark.parametrize("name", KEEPING_DROPOUT)
 def test_a_loss_is_validated_without_dropout(name: str) -> None:
     build, batch = KEEPING_DROPOUT[name]
-    dropping, plain = with_and_without_dropout(name, build)
+    dropping, plain = make_with_and_without_dropout(name, build)
     state = plain.step(plain.init(random.key(0)), batch(0))  # new adapters are the identity, with dropout too
-    training = [made.step(state, batch(1)).metrics["loss"] for made in (dropping, plain)]
+    training = [a_stage.step(state, batch(1)).metrics["loss"] for a_stage in (dropping, plain)]
     assert training[0] != training[1]
-    validation = [mean_loss(made, [batch(0), batch(1)])(state.params) for made in (dropping, dropping, plain)]
+    validation = [
+        mean_loss(a_stage, [batch(0), batch(1)])(state.params) for a_stage in (dropping, dropping, plain)
+    ]
     assert validation[0] == validation[1] == validation[2]
 
 
@@ -365,7 +381,7 @@ def test_a_loss_is_validated_without_dropout(name: str) -> None:
 def test_preference_and_policy_stages_train_without_dropout(name: str) -> None:
     """Dropout in the configuration or in adapters changes no bit of a step."""
     build, batch = DISABLING_DROPOUT[name]
-    dropping, plain = with_and_without_dropout(name, build)
+    dropping, plain = make_with_and_without_dropout(name, build)
     state = plain.step(plain.init(random.key(0)), batch(0))
     assert same_bits(dropping.step(state, batch(1)), plain.step(state, batch(1)))
 
@@ -387,11 +403,14 @@ COMPILED_AS_ONE_GRAPH = (
 
 @pytest.mark.parametrize("name", COMPILED_AS_ONE_GRAPH)
 def test_eager_equals_compiled_as_one_graph(name: str) -> None:
-    made, batch = BY_NAME[name].make(), BY_NAME[name].batch(0)
-    state = made.init(random.key(0))
-    step = jit(made.step, regions=False, backend="aot_eager")
+    a_stage, batch = BY_NAME[name].make(), BY_NAME[name].batch(0)
+    state = a_stage.init(random.key(0))
+    step = jit(a_stage.step, regions=False, backend="aot_eager")
     assert_close(
-        comparable_parts(step(state, batch)), comparable_parts(made.step(state, batch)), rtol=1e-5, atol=3e-6
+        comparable_parts(step(state, batch)),
+        comparable_parts(a_stage.step(state, batch)),
+        rtol=1e-5,
+        atol=3e-6,
     )
 
 
@@ -402,13 +421,15 @@ DONATED = [*((name, False) for name in DONATED_AS_ONE_GRAPH), *((row.name, True)
 def test_eager_equals_compiled_and_donation_changes_no_bit(name: str, regions: bool) -> None:
     """Both laws in one test, as compilations take much of the suite's time."""
     row = BY_NAME[name]
-    made = row.make()
-    plain, donating = (jit(made.step, donate=d, regions=regions, backend="aot_eager") for d in (False, True))
-    state = made.init(random.key(0))
+    a_stage = row.make()
+    plain, donating = (
+        jit(a_stage.step, donate=d, regions=regions, backend="aot_eager") for d in (False, True)
+    )
+    state = a_stage.init(random.key(0))
     donated = tree.clone(state)
     pointers = [x.data_ptr() for x in tree.leaves(donated)]
     for number in range(2):
-        eager = made.step(state, row.batch(number))
+        eager = a_stage.step(state, row.batch(number))
         state, donated = plain(state, row.batch(number)), donating(donated, row.batch(number))
         assert_close(comparable_parts(state), comparable_parts(eager), rtol=1e-5, atol=3e-6)
     assert same_bits(state, donated)
@@ -417,18 +438,22 @@ def test_eager_equals_compiled_and_donation_changes_no_bit(name: str, regions: b
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_batch_with_a_gradient_that_is_not_finite_is_skipped(value: float) -> None:
-    made = make_own()
+    a_stage = make_own()
     poisoned = {1, 4}
     batches = [regression_batch(i) for i in range(6)]
-    hit = [{**b, "x": b["x"].clone().fill_(value)} if i in poisoned else b for i, b in enumerate(batches)]
-    state = run_steps(made, hit, made.init(random.key(0)))
-    skipped = made.init(random.key(0))
+    poisoned_batches = [
+        {**b, "x": b["x"].clone().fill_(value)} if i in poisoned else b for i, b in enumerate(batches)
+    ]
+    state = run_steps(a_stage, poisoned_batches, a_stage.init(random.key(0)))
+    skipped = a_stage.init(random.key(0))
     for i, batch in enumerate(batches):
-        skipped = skipped._replace(step=skipped.step + 1) if i in poisoned else made.step(skipped, batch)
+        skipped = skipped._replace(step=skipped.step + 1) if i in poisoned else a_stage.step(skipped, batch)
     assert same_bits(state.params, skipped.params)
     assert same_bits(state.opt_state, skipped.opt_state)
     assert int(state.step) == 6
-    after_bad = run_steps(made, hit[:2], made.init(random.key(0)))  # ends with the poisoned batch 1
+    after_bad = run_steps(
+        a_stage, poisoned_batches[:2], a_stage.init(random.key(0))
+    )  # ends with the poisoned batch 1
     assert after_bad.metrics["nonfinite_leaf"] == 0
     assert state.metrics["nonfinite_leaf"] == -1
 
@@ -445,9 +470,9 @@ def remove_targets(batch: Tree) -> Tree:
 
 @every_stage
 def test_a_batch_without_targets_is_skipped_and_reported(row: Row) -> None:
-    made = row.make()
-    state = made.step(made.init(random.key(0)), row.batch(0))
-    after = made.step(state, remove_targets(row.batch(1)))
+    a_stage = row.make()
+    state = a_stage.step(a_stage.init(random.key(0)), row.batch(0))
+    after = a_stage.step(state, remove_targets(row.batch(1)))
     for old, new in ((state.params, after.params), (state.opt_state, after.opt_state)):
         assert same_bits(old, new)
     assert same_bits(state.extra.get("ema", {}), after.extra.get("ema", {}))
@@ -462,11 +487,11 @@ def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is(where: str)
         count = torch.where(bad & (where != "sum"), 0.0 if where == "zero" else torch.nan, 1.0)
         return total + torch.where(bad & (where == "sum"), torch.nan, 0.0), count, {}
 
-    made = stage(loss, optim.adam(0.1))
-    state = made.init(random.key(0), {"w": torch.ones(3)})
+    a_stage = stage(loss, optim.adam(0.1))
+    state = a_stage.init(random.key(0), {"w": torch.ones(3)})
     batch = {"x": torch.ones(2, 3), "bad": torch.tensor([False, False])}
-    state = made.step(state, batch)
-    for accumulated in (made, stage(loss, optim.adam(0.1), accumulation=2)):
+    state = a_stage.step(state, batch)
+    for accumulated in (a_stage, stage(loss, optim.adam(0.1), accumulation=2)):
         after = accumulated.step(state, {**batch, "bad": torch.tensor([where == "zero", True])})
         assert same_bits((after.params, after.opt_state), (state.params, state.opt_state))
         assert after.metrics["nonfinite_leaf"] == (1 if where == "sum" else 2)
@@ -474,11 +499,11 @@ def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is(where: str)
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_stored_reference_that_is_not_finite_is_skipped(value: float) -> None:
-    made = dpo(transformer(small()), optim.adam(1e-2))
-    state = made.init(random.key(0))
+    a_stage = dpo(transformer(small()), optim.adam(1e-2))
+    state = a_stage.init(random.key(0))
     stored = torch.full((ROWS,), -3.0)
     stored[2] = value
-    after = made.step(
+    after = a_stage.step(
         state, {**pair_batch(0), "reference_chosen": stored, "reference_rejected": torch.full((ROWS,), -4.0)}
     )
     assert same_bits(after.params, state.params)
@@ -492,17 +517,17 @@ FLOAT16_STAGES: dict[str, Callable[..., Callable]] = {
     "dpo": partial(make_with_adam, dpo, reference=True),
     "orpo": partial(make_with_adam, dpo, variant="orpo"),
     "kto": partial(make_with_adam, kto, reference=True, beta=1.0),
-    "grpo": partial(make_with_adam, grpo, beta=0.04, **GROUPS),
-    "ppo": partial(make_with_adam, ppo, **GROUPS),
+    "grpo": partial(make_with_adam, grpo, beta=0.04, **ROLLOUT_OPTIONS),
+    "ppo": partial(make_with_adam, ppo, **ROLLOUT_OPTIONS),
 }
 
 
 @pytest.mark.parametrize("name", FLOAT16_STAGES)
 def test_every_stage_scales_its_loss_in_float16(name: str) -> None:
-    made = FLOAT16_STAGES[name](compute=torch.float16)()
-    state = made.init(random.key(0))
+    a_stage = FLOAT16_STAGES[name](compute=torch.float16)()
+    state = a_stage.init(random.key(0))
     assert state.extra["loss_scale"].scale == 2.0**16
-    after = run_steps(made, [BY_NAME[name].batch(0)] * 4, state)  # the first overflow, and halve the scale
+    after = run_steps(a_stage, [BY_NAME[name].batch(0)] * 4, state)  # the first overflow, and halve the scale
     assert after.metrics["nonfinite_leaf"] == -1
     assert after.extra["loss_scale"].scale >= 2.0**13
     assert not same_bits(after.params, state.params)
@@ -515,17 +540,17 @@ def test_float16_scales_the_mean_of_the_loss_not_the_sum() -> None:
         error = (batch["x"].half() @ params["w"]).square()
         return error.float().sum(), torch.tensor(float(len(error))), {}
 
-    made = stage(loss, optim.sgd(0.1), compute=torch.float16)
-    state = made.init(random.key(0), {"w": torch.ones(3)})
-    assert made.step(state, {"x": torch.full((10_000, 3), 0.01)}).metrics["nonfinite_leaf"] == -1
+    a_stage = stage(loss, optim.sgd(0.1), compute=torch.float16)
+    state = a_stage.init(random.key(0), {"w": torch.ones(3)})
+    assert a_stage.step(state, {"x": torch.full((10_000, 3), 0.01)}).metrics["nonfinite_leaf"] == -1
 
 
 def test_the_average_of_params_warms_up() -> None:
     """Without a warm-up of the decay 0.999, the initial params would have weight 98% after 20 steps."""
-    made = make_pretrain(ema=0.999)()
-    states = [made.init(random.key(0))]
+    a_stage = make_pretrain(ema=0.999)()
+    states = [a_stage.init(random.key(0))]
     for number in range(20):
-        states.append(made.step(states[-1], text_batch(number)))
+        states.append(a_stage.step(states[-1], text_batch(number)))
     average, start = states[0].params, states[0].params
     for t, state in enumerate(states[1:]):
         decay = min(0.999, (1 + t) / (10 + t))
@@ -539,19 +564,19 @@ def test_the_average_of_params_warms_up() -> None:
 
 
 def test_params_stored_in_bfloat16_give_one_warning() -> None:
-    made = make_pretrain()()
+    a_stage = make_pretrain()()
     with pytest.warns(UserWarning, match=r"stored in torch.bfloat16.*compute=torch.bfloat16"):
-        state = made.init(random.key(0), tree.cast(made.init(random.key(0)).params, torch.bfloat16))
-    made.step(state, text_batch(0))  # pytest turns a second warning into an error
+        state = a_stage.init(random.key(0), tree.cast(a_stage.init(random.key(0)).params, torch.bfloat16))
+    a_stage.step(state, text_batch(0))  # pytest turns a second warning into an error
 
 
 def test_a_float16_run_recovers_from_an_overflow() -> None:
-    made = pretrain(transformer(small()), optim.adamw(1e-2), compute=torch.float16, loss_scale=2.0**40)
-    state = made.init(random.key(0))
-    first = made.step(state, text_batch(0))
+    a_stage = pretrain(transformer(small()), optim.adamw(1e-2), compute=torch.float16, loss_scale=2.0**40)
+    state = a_stage.init(random.key(0))
+    first = a_stage.step(state, text_batch(0))
     assert first.extra["loss_scale"].scale == 2.0**39
     assert same_bits(first.params, state.params)
-    later = run_steps(made, [text_batch(0)] * 40, first)
+    later = run_steps(a_stage, [text_batch(0)] * 40, first)
     assert not same_bits(later.params, state.params)
     assert later.metrics["loss"].isfinite()
 
@@ -561,17 +586,17 @@ def test_a_bfloat16_loss_is_close_to_float64() -> None:
     batch = text_batch(0)
     losses = []
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        made = pretrain(transformer(small()), optim.sgd(0.1), compute=dtype)
-        losses.append(made.step(made.init(random.key(0)), batch).metrics["loss"].double())
+        a_stage = pretrain(transformer(small()), optim.sgd(0.1), compute=dtype)
+        losses.append(a_stage.step(a_stage.init(random.key(0)), batch).metrics["loss"].double())
     float64, float32, bfloat16 = losses
     assert abs(float32 - float64) / float64 < 1e-6
     assert abs(bfloat16 - float64) / float64 < 1e-2
 
 
 def test_params_that_are_given_are_copied_into_the_state() -> None:
-    made = make_own()
+    a_stage = make_own()
     start = {"w": torch.tensor([1.0, 2.0, 3.0])}
-    state = made.init(random.key(0), start)
+    state = a_stage.init(random.key(0), start)
     assert same_bits(state.params, start)
     assert state.params["w"].data_ptr() != start["w"].data_ptr()
 
@@ -583,15 +608,15 @@ def test_bad_options_and_batches_are_refused() -> None:
         stage(regression, optim.sgd(0.1), ema=1.5)
     with pytest.raises(ValueError, match="at least 1"):
         stage(regression, optim.sgd(0.1), accumulation=0)
-    made = make_own()
-    state = made.init(random.key(0))
+    a_stage = make_own()
+    state = a_stage.init(random.key(0))
     with pytest.raises(ValueError, match="the batch has no rows"):
-        made.step(state, {"x": torch.zeros(0, 3), "y": torch.zeros(0)})
+        a_stage.step(state, {"x": torch.zeros(0, 3), "y": torch.zeros(0)})
     with pytest.raises(ValueError, match=r"same number of rows, got x \[4, 3\], y \[1\]"):
-        made.step(state, {"x": torch.zeros(4, 3), "y": torch.zeros(1)})
-    made = make_own(accumulation=3)
+        a_stage.step(state, {"x": torch.zeros(4, 3), "y": torch.zeros(1)})
+    a_stage = make_own(accumulation=3)
     with pytest.raises(ValueError, match="do not divide"):
-        made.step(state, regression_batch(0))
+        a_stage.step(state, regression_batch(0))
     with pytest.raises(ValueError, match="at least 1 member"):
         population(make_own(), 0)
 
@@ -599,9 +624,9 @@ def test_bad_options_and_batches_are_refused() -> None:
 def test_metrics_that_were_not_declared_are_refused() -> None:
     init = lambda key: {"w": random.normal(key, (3,))}  # noqa: E731
     for names in ((), ("error", "other")):
-        made = stage(regression, optim.sgd(0.1), init=init, metrics=names)
+        a_stage = stage(regression, optim.sgd(0.1), init=init, metrics=names)
         with pytest.raises(ValueError, match=r"write metrics=\('error',\)"):
-            made.step(made.init(random.key(0)), regression_batch(0))
+            a_stage.step(a_stage.init(random.key(0)), regression_batch(0))
 
 
 def test_a_population_of_another_size_is_refused() -> None:

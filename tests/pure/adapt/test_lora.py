@@ -138,8 +138,8 @@ def test_gradients_per_row_by_vmap_and_compiled_gradients_equal_eager_ones() -> 
     each = torch.func.vmap(torch.func.grad(lambda a, row: mean_square(ours, a, row[None])), (None, 0))(
         adapters, prompt_tokens(3)
     )
-    alone = torch.func.grad(lambda a: mean_square(ours, a, prompt_tokens(3)[1:2]))(adapters)
-    for x, y in zip(tree.leaves(each), tree.leaves(alone), strict=True):
+    second = torch.func.grad(lambda a: mean_square(ours, a, prompt_tokens(3)[1:2]))(adapters)
+    for x, y in zip(tree.leaves(each), tree.leaves(second), strict=True):
         torch.testing.assert_close(x[1], y, rtol=1e-4, atol=1e-6)
     compiled = jit(torch.func.grad(lambda a: mean_square(ours, a, prompt_tokens())), backend="aot_eager")(
         adapters

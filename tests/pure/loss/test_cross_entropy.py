@@ -99,9 +99,9 @@ def test_vmap_of_the_gradient_of_a_chunked_loss_equals_a_loop() -> None:
             {"head": head_weight}, h[None], y[None], logits=project_to_logits, chunk=2
         ).sum
 
-    together = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(params["head"], hidden, LABELS)
-    alone = [torch.func.grad(loss)(params["head"], h, y) for h, y in zip(hidden, LABELS, strict=True)]
-    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-5, atol=1e-6)
+    mapped = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(params["head"], hidden, LABELS)
+    looped = [torch.func.grad(loss)(params["head"], h, y) for h, y in zip(hidden, LABELS, strict=True)]
+    torch.testing.assert_close(mapped, torch.stack(looped), rtol=1e-5, atol=1e-6)
 
 
 def test_a_loss_of_bfloat16_logits_is_computed_in_float32() -> None:

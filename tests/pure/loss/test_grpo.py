@@ -156,6 +156,8 @@ def test_losses_equal_trl_in_value_and_gradient(
 def gradient_by_logps(
     variant: str, function: Callable[[Tensor], Tensor] = lambda x: x, **changes: Any
 ) -> Tensor:
+    """Gradient of the loss by LOGPS; `function` is applied to them first."""
+
     def total(logps: Tensor) -> Tensor:
         options = {"variant": variant, "max_length": TOKENS} | changes
         advantages = options.pop("advantages", ADVANTAGES)

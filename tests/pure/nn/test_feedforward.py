@@ -33,9 +33,8 @@ def test_feedforward_equals_its_formula(name: str, gated: bool, bias: bool) -> N
         hidden_size=8, head_dim=2, intermediate_size=12, hidden_act=name, use_swiglu=gated, mlp_bias=bias
     )
     spec = feedforward_spec(config)
-    random_spec = tree.map(
-        lambda s: s.__class__(shape=s.shape, std=0.5), spec
-    )  # also biases, which would be 0
+    # Biases are random too; they would be initialised with 0.
+    random_spec = tree.map(lambda s: s.__class__(shape=s.shape, std=0.5), spec)
     params, x = init(random.key(0), spec=random_spec), random.normal(random.key(1), (2, 3, 8))
     params64, x64 = tree.cast(params, torch.float64), x.double()
 

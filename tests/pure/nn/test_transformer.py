@@ -342,9 +342,8 @@ def test_arguments_of_wrong_shapes_are_refused(arguments: dict[str, Any], messag
     model = transformer(config)
     params = model.init(random.key(0))
     given = {"tokens": BATCH, **arguments}
-    unchecked = inspect.unwrap(
-        model.hidden.func
-    )  # without the tests' check of shapes, which would raise first
+    # Without the tests' check of shapes in docstrings, which would raise first.
+    unchecked = inspect.unwrap(model.hidden.func)
     with pytest.raises(ValueError, match=message):
         unchecked(params, given.pop("tokens"), **model.hidden.keywords, **given)
 

@@ -24,9 +24,8 @@ from pure.interop.jax.arrays import key_to_jax, key_to_torch, to_jax, to_torch
 from pure.interop.jax.leaf_checks import SHARED_DTYPES
 
 NARROW_DTYPES = tuple(t for t, j in SHARED_DTYPES.items() if jax.dtypes.canonicalize_dtype(j) == j)
-WIDE_DTYPES = tuple(
-    t for t in SHARED_DTYPES if t not in NARROW_DTYPES
-)  # of 64 bits a number, which JAX narrows
+# Of 64 bits a number, which JAX narrows to 32 unless jax_enable_x64 is set.
+WIDE_DTYPES = tuple(t for t in SHARED_DTYPES if t not in NARROW_DTYPES)
 SIZES = (1, 64, 2**22)
 
 
@@ -84,13 +83,13 @@ TREES = st.recursive(
 
 @given(TREES)
 def test_a_tree_converted_to_jax_and_back_is_equal(original: Any) -> None:
-    there = to_jax(original)
-    back = to_torch(there)
-    assert tree.structure(there) == tree.structure(back) == tree.structure(original)
-    assert jax.tree.leaves(there) == [] or len(jax.tree.leaves(there)) == len(tree.leaves(original))
-    converted = tree.leaves(there)
-    assert all(x is y for x, y in zip(converted, jax.tree.leaves(there), strict=True))
-    for before, between, after in zip(tree.leaves(original), converted, tree.leaves(back), strict=True):
+    in_jax = to_jax(original)
+    in_torch = to_torch(in_jax)
+    assert tree.structure(in_jax) == tree.structure(in_torch) == tree.structure(original)
+    assert jax.tree.leaves(in_jax) == [] or len(jax.tree.leaves(in_jax)) == len(tree.leaves(original))
+    converted = tree.leaves(in_jax)
+    assert all(x is y for x, y in zip(converted, jax.tree.leaves(in_jax), strict=True))
+    for before, between, after in zip(tree.leaves(original), converted, tree.leaves(in_torch), strict=True):
         if isinstance(before, int):
             assert before == between == after
         else:
@@ -103,42 +102,42 @@ def test_a_tree_converted_to_jax_and_back_is_equal(original: Any) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_conversion_copies_in_both_directions(size: int, dtype: torch.dtype) -> None:
     source = torch.ones(size, dtype=dtype)
-    there = to_jax(source)
-    total = jax.jit(jnp.sum)(there.astype(jnp.float32))
+    in_jax = to_jax(source)
+    total = jax.jit(jnp.sum)(in_jax.astype(jnp.float32))
     source.zero_()
-    assert address(there) != address(source)
-    assert float(total) == float(there.astype(jnp.float32).sum()) == size
+    assert address(in_jax) != address(source)
+    assert float(total) == float(in_jax.astype(jnp.float32).sum()) == size
 
-    back = to_torch(there)
-    assert address(back) != address(there)
-    back.zero_()
-    assert float(there.astype(jnp.float32).sum()) == size
+    in_torch = to_torch(in_jax)
+    assert address(in_torch) != address(in_jax)
+    in_torch.zero_()
+    assert float(in_jax.astype(jnp.float32).sum()) == size
 
     # An array that is already of the target library is copied too.
-    again, tensor = to_jax(there), to_torch(source)
-    there.delete()
-    tensor.fill_(2)
-    assert float(again.astype(jnp.float32).sum()) == size
+    copied, copied_tensor = to_jax(in_jax), to_torch(source)
+    in_jax.delete()
+    copied_tensor.fill_(2)
+    assert float(copied.astype(jnp.float32).sum()) == size
     assert not source.any()
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_conversion_of_numpy_arrays_copies(size: int) -> None:
     source = np.ones(size, np.float32)
-    there, tensor = to_jax(source), to_torch(source)
+    in_jax, copied_tensor = to_jax(source), to_torch(source)
     source[:] = 0
-    assert float(there.sum()) == float(tensor.sum()) == size
-    tensor.zero_()
-    assert float(there.sum()) == size
+    assert float(in_jax.sum()) == float(copied_tensor.sum()) == size
+    copied_tensor.zero_()
+    assert float(in_jax.sum()) == size
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_zero_copy_shares_the_memory(size: int) -> None:
     source = torch.ones(size)
-    there = to_jax(source, zero_copy=True)
-    back = to_torch(there, zero_copy=True)
-    assert address(source) == address(there) == address(back)
-    assert to_jax(there, zero_copy=True) is there
+    in_jax = to_jax(source, zero_copy=True)
+    in_torch = to_torch(in_jax, zero_copy=True)
+    assert address(source) == address(in_jax) == address(in_torch)
+    assert to_jax(in_jax, zero_copy=True) is in_jax
     assert to_torch(source, zero_copy=True) is source
 
 

@@ -55,8 +55,8 @@ def run_in_torch(case: Case) -> tuple[list[Tensor], list[Tensor | None], list[Te
     outputs = [x for x in results if x.requires_grad]
     if not outputs:
         return results, [], []
-    expected = [x for x in leaves if x.requires_grad]
-    grads = torch.autograd.grad(outputs, expected, [cotangent(x) for x in outputs], allow_unused=True)
+    inputs = [x for x in leaves if x.requires_grad]
+    grads = torch.autograd.grad(outputs, inputs, [cotangent(x) for x in outputs], allow_unused=True)
     floats = [x for x in results if x.is_floating_point()]
     float_cotangents = [cotangent(x) if x.requires_grad else torch.zeros_like(x) for x in floats]
     return [x.detach() for x in results], list(grads), float_cotangents
