@@ -71,8 +71,8 @@ def muon_for_layers(library: Any, matrices: Callable) -> Any:
 
 def optax_matrices(params: Tree) -> Tree:
     """The matrices that `optim.hidden_matrices` selects."""
-    random_arrays = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
-    return {"embedding": None, "layers": [{"norm": None, "q": random_arrays} for _ in params["layers"]]}
+    axes = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
+    return {"embedding": None, "layers": [{"norm": None, "q": axes} for _ in params["layers"]]}
 
 
 def muon_for_all(library: Any) -> Any:

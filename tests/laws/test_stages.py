@@ -451,10 +451,8 @@ def test_a_batch_with_a_gradient_that_is_not_finite_is_skipped(value: float) -> 
     assert same_bits(state.params, skipped.params)
     assert same_bits(state.opt_state, skipped.opt_state)
     assert int(state.step) == 6
-    after_bad = run_steps(
-        a_stage, poisoned_batches[:2], a_stage.init(random.key(0))
-    )  # ends with the poisoned batch 1
-    assert after_bad.metrics["nonfinite_leaf"] == 0
+    after_bad = run_steps(a_stage, poisoned_batches[:2], a_stage.init(random.key(0)))
+    assert after_bad.metrics["nonfinite_leaf"] == 0  # its last batch is the poisoned batch 1
     assert state.metrics["nonfinite_leaf"] == -1
 
 

@@ -255,11 +255,11 @@ def test_dropout_factors_have_mean_one() -> None:
             torch.testing.assert_close(values, torch.tensor([0.0, 1 / (1 - rate)]))
             noise = (rate / (1 - rate) / factors.numel()) ** 0.5
             assert abs(factors.mean() - 1) < 4 * noise
-    factors = torch.cat([x.flatten() for layer in masks for x in layer])
+    all_factors = torch.cat([x.flatten() for layer in masks for x in layer])
     assert not torch.equal(*(x.attention for x in masks))
     assert not torch.equal(masks[0].attention, masks[0].feedforward)
     assert not torch.equal(masks[0].attention[0], masks[0].attention[1])
-    assert factors.isfinite().all()
+    assert all_factors.isfinite().all()
 
 
 # Initial parameters.
