@@ -14,6 +14,7 @@ Formats: Orbax (versions 0.5 to 0.12, `orbax.checkpoint` and its v1), Zarr 2 and
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import re
 from collections import Counter
@@ -71,13 +72,14 @@ class _Entry(NamedTuple):
     kind: str
 
 
-def find_item(path: Path) -> Path:
+def find_item(path: Path, *, prefer: str = "") -> Path:
     """Finds the folder of one tree at or below a path.
 
     Args:
         path: a tree's folder (StandardCheckpointer); a folder with one such item (`default`, `state`, ...),
             as CheckpointManager writes for a step; or a CheckpointManager's folder, of which the newest step
             is taken.
+        prefer: name of the item to take of several.
 
     Returns:
         The folder with the tree's metadata.
@@ -94,7 +96,7 @@ def find_item(path: Path) -> Path:
     if TEMPORARY in path.name:
         raise ValueError(f"{path}: this save was never finished; read an earlier one, or save again")
     if not path.exists():
-        left = sorted(x.name for x in path.parent.glob(f"{path.name}{TEMPORARY}*"))
+        left = sorted(x.name for x in path.parent.glob(f"{glob.escape(path.name)}{TEMPORARY}*"))
         why = f"; a save of it was never finished ({left[0]})" if left else ""
         raise FileNotFoundError(f"{path} is missing; expected a folder that Orbax wrote{why}")
     if not path.is_dir():
@@ -107,14 +109,15 @@ def find_item(path: Path) -> Path:
         )
     folders = sorted(x for x in path.iterdir() if x.is_dir() and TEMPORARY not in x.name)
     items = [x for x in folders if (x / TREE).is_file() and not _STEP.fullmatch(x.name)]
-    if len(items) == 1:
-        return items[0]
+    preferred = [x for x in items if x.name == prefer]
+    if len(items) == 1 or preferred:
+        return (preferred or items)[0]
     if items:
         names = ", ".join(x.name for x in items)
         raise ValueError(f"{path}: holds several trees ({names}); choose one, such as {items[0]}")
     steps = {int(match[1]): x for x in folders if (match := _STEP.fullmatch(x.name))}
     if steps:
-        return find_item(steps[max(steps)])
+        return find_item(steps[max(steps)], prefer=prefer)
     raise ValueError(f"{path}: {_explain_absence(path)}")
 
 
@@ -122,7 +125,10 @@ def is_orbax(path: Path) -> bool:
     """Tells whether `find_item` finds something that Orbax wrote, or began to write, at a path."""
     marks = (TREE, ROOT, "manifest.ocdbt", "orbax.checkpoint")
     if not path.is_dir():
-        return TEMPORARY in path.name or next(path.parent.glob(f"{path.name}{TEMPORARY}*"), None) is not None
+        return (
+            TEMPORARY in path.name
+            or next(path.parent.glob(f"{glob.escape(path.name)}{TEMPORARY}*"), None) is not None
+        )
     patterns = [f"{depth}{mark}" for depth in ("", "*/", "*/*/") for mark in marks]
     return TEMPORARY in path.name or any(next(path.glob(pattern), None) for pattern in patterns)
 

@@ -171,7 +171,7 @@ def test_a_folder_is_replaced_only_when_asked_and_only_when_the_new_one_is_compl
         def fail(folder: Path) -> None:
             raise OSError(28, "No space left on device")
 
-        patch.setattr(orbax, "_sync", fail)
+        patch.setattr(orbax.files, "sync_contents", fail)
         with pytest.raises(OSError, match="No space left on device; make room there"):
             orbax.write(path, {"w": torch.ones(1)}, overwrite=True)
     assert orbax.read(path)["w"].item() == 0
