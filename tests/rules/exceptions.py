@@ -93,6 +93,8 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "pure/interop/peft_targets.py": "tests/outside/adapters.py",
     "pure/interop/peft_weights.py": "tests/outside/adapters.py",
     "stages/checkpoint/orbax_folder.py": "tests/stages/checkpoint/test_orbax.py",
+    "pure/interop/torch_optim_build.py": "tests/pure/interop/test_torch_optim.py",
+    "pure/interop/torch_optim_read.py": "tests/pure/interop/test_torch_optim.py",
     "stages/dpo.py": "tests/laws/test_stages.py",
     "stages/population.py": "tests/laws/test_stages.py",
     "stages/pretrain.py": "tests/laws/test_stages.py",
