@@ -14,6 +14,7 @@ from pure import optim, tree
 from pure.interop import hf
 from pure.interop.torch_optim import state_from_torch_optim, state_to_torch_optim
 from pure.interop.torch_optim_build import optimizer_from_torch_optim
+from pure.interop.torch_optim_read import read_parameters
 from pure.types import Tree
 
 
@@ -278,6 +279,13 @@ def test_parameters_that_do_not_fit_are_named() -> None:
     )
     with pytest.raises(ValueError, match=r"our state has \['first/c'\], and torch's optimizer no parameter"):
         state_to_torch_optim(bigger, theirs, net, {"first/b": "first.bias"})
+
+
+def test_a_tied_parameter_has_all_its_names() -> None:
+    net = module()
+    first, *_ = read_parameters(torch.optim.Adam(net.parameters()), net)
+    assert (first.name, first.aliases) == ("embed.weight", ("embed.weight", "head.weight"))
+    assert (first.kind, first.number, first.group["betas"], first.state) == ("adam", 0, (0.9, 0.999), {})
 
 
 def test_names_are_by_identity_by_the_groups_or_given() -> None:
