@@ -34,13 +34,13 @@ def test_exact() -> None:
     assert kept(exact_duplicates(), "a", "b", "a", "a ", "b") == ["0", "1", "3"]
 
 
-def test_each_use_has_a_memory_of_its_own() -> None:
+def test_each_use_has_its_own_memory() -> None:
     for fold in (exact_duplicates(), near_duplicates()):
         text = " ".join(words(0, 50))
         assert kept(fold, text) == kept(fold, text) == ["0"]
 
 
-def test_documents_of_one_name_are_told_apart_by_text() -> None:
+def test_documents_with_the_same_name_are_distinguished_by_text() -> None:
     fold = exact_duplicates()
     memory = fold.init()
     assert fold.step(memory, Document("x", "same")) is None
@@ -68,7 +68,7 @@ def test_near(similarity: float, share: float, near: bool) -> None:
         assert kept(near_duplicates(similarity), a, b) == (["0"] if near else ["0", "1"])
 
 
-def test_what_was_left_out_is_not_compared_with() -> None:
+def test_dropped_documents_are_not_compared_with() -> None:
     """b is like a, c like b but not like a: c stays."""
     base = words(0, 400)
     texts = [" ".join(base[start : start + 300]) for start in (0, 30, 60)]
@@ -93,6 +93,6 @@ def test_long_texts_are_hashed_in_blocks() -> None:
 @pytest.mark.parametrize(
     "options", [{"similarity": 0.0}, {"similarity": 1.1}, {"shingle": 0}, {"bands": 0}, {"rows": 0}]
 )
-def test_what_cannot_be_is_refused(options: dict) -> None:
+def test_invalid_arguments_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match=r"similarity must be in \(0, 1\]"):
         near_duplicates(**options)

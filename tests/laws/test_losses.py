@@ -28,7 +28,7 @@ from pure.loss.ppo import gae, ppo_policy_loss, ppo_value_loss, whiten
 from pure.loss.reward import bradley_terry
 
 SIZE, VOCABULARY = 4, 7
-"""B = T: a [B] beside a [B, T] would be broadcast over the wrong axis without a word."""
+"""B = T, so that a [B] combined with a [B, T] would silently be broadcast over the wrong axis."""
 
 NAN, INF = float("nan"), float("inf")
 
@@ -142,16 +142,16 @@ def other_dtypes(x: Tensor) -> Iterator[Tensor]:
     yield x.long() if x.dtype == torch.bool else x.bool()
 
 
-def same(found: list[Tensor], wanted: list[Tensor], rtol: float = 0.0) -> bool:
-    return len(found) == len(wanted) and all(
+def same(found: list[Tensor], expected: list[Tensor], rtol: float = 0.0) -> bool:
+    return len(found) == len(expected) and all(
         x.shape == y.shape and torch.allclose(x.double(), y.double(), rtol=rtol, atol=rtol, equal_nan=True)
-        for x, y in zip(found, wanted, strict=True)
+        for x, y in zip(found, expected, strict=True)
     )
 
 
 @every_loss
 def test_another_shape_or_dtype_is_refused_by_name_or_means_the_same(loss: Row) -> None:
-    """Alone an argument may be of any size; where others are beside it, it must fit them."""
+    """A single argument may have any size; several must have sizes that fit."""
     right = called(loss)
     for name, x in loss.arguments.items():
         for other in [*other_shapes(x), *other_dtypes(x)]:
@@ -201,13 +201,13 @@ def test_a_number_out_of_range_is_refused_by_name_and_a_tensor_is_not_looked_at(
         at = 1.25 if name in ("dual_clip", "max_length", "steps") else 0.25
         if (loss.name, name) == ("grpo_loss-cispo", "dual_clip"):
             continue
-        tensor, wanted = torch.tensor(at), called(loss, **{name: at})
-        assert same(called(loss, **{name: tensor}), wanted, rtol=1e-6), name
+        tensor, expected = torch.tensor(at), called(loss, **{name: at})
+        assert same(called(loss, **{name: tensor}), expected, rtol=1e-6), name
         traced = torch.compile(
             lambda x, name=name: called(loss, **{name: x}), backend="eager", fullgraph=True
         )
         torch._dynamo.reset()
-        assert same(traced(tensor), wanted, rtol=1e-6), name
+        assert same(traced(tensor), expected, rtol=1e-6), name
 
 
 @every_loss

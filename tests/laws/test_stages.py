@@ -115,8 +115,11 @@ def pairs(number: int) -> Tree:
         drawn = random.randint(random.key(300 + 10 * number + side), (ROWS, LENGTH + 1), 0, VOCABULARY).long()
         drawn[:, :2] = random.randint(random.key(300 + number), (ROWS, 2), 0, VOCABULARY)
         place, ends = torch.arange(LENGTH), 3 + (torch.arange(ROWS) + side + number) % 4
-        wanted = (place >= 1) & (place < ends[:, None]) & (torch.arange(ROWS) != 5)[:, None]
-        sides |= {f"{name}_tokens": drawn[:, :-1], f"{name}_labels": torch.where(wanted, drawn[:, 1:], -100)}
+        expected = (place >= 1) & (place < ends[:, None]) & (torch.arange(ROWS) != 5)[:, None]
+        sides |= {
+            f"{name}_tokens": drawn[:, :-1],
+            f"{name}_labels": torch.where(expected, drawn[:, 1:], -100),
+        }
     return sides
 
 
@@ -565,7 +568,7 @@ def test_params_may_be_given() -> None:
     assert state.params["w"].data_ptr() != start["w"].data_ptr()
 
 
-def test_errors_say_what_to_do() -> None:
+def test_errors_tell_the_fix() -> None:
     with pytest.raises(ValueError, match="no params to start from"):
         stage(regression, optim.sgd(0.1)).init(random.key(0))
     with pytest.raises(ValueError, match="ema is a decay"):

@@ -1,4 +1,4 @@
-"""GRPO's stage: ratios against who drew, references, variants, and each completion's own gradient."""
+"""GRPO's stage: ratios to the behaviour policy, references, variants, per-completion gradients."""
 
 from __future__ import annotations
 

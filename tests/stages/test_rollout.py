@@ -49,7 +49,7 @@ def test_prompts_stand_directly_before_their_completions() -> None:
     assert found.row.tolist() == [7] * 4 + [2] * 4 + [9] * 4
 
 
-def test_masks_end_with_the_stop_token_and_cut_ones_are_told() -> None:
+def test_masks_end_with_the_stop_token_and_truncation_is_reported() -> None:
     found = draw(max_new_tokens=8)
     assert found.ended.any()
     for tokens, mask, ended in zip(found.tokens[:, 4:], found.mask, found.ended, strict=True):
@@ -133,5 +133,5 @@ def test_completions_drawn_elsewhere_can_be_arranged(stops: tuple[int, ...]) -> 
     assert found.logps.tolist() == [[-1, -1], [-1, 0], [0, 0]]
 
 
-def test_the_vocabulary_of_the_small_model_is_what_the_tests_think() -> None:
+def test_the_vocabulary_of_the_small_model() -> None:
     assert int(draw().tokens.max()) < VOCABULARY

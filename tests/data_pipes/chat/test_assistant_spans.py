@@ -51,7 +51,7 @@ def test_a_turn_of_no_weight_is_read(source: str) -> None:
     assert learned(source, said) == ["b<end>", "f<end>"]
 
 
-def test_a_block_that_two_turns_share_cannot_be_told_apart() -> None:
+def test_a_generation_block_that_two_turns_share_is_refused() -> None:
     said = talk("a", "b", "c", "d")
     said[1] = said[1]._replace(trained=False)
     source = "{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}{% endgeneration %}"
@@ -71,7 +71,7 @@ def test_blocks_inside_blocks() -> None:
 
 
 @pytest.mark.parametrize("source", [OWN, MARKED])
-def test_what_stands_before_a_completion_is_read(source: str) -> None:
+def test_text_before_a_completion_is_not_trained(source: str) -> None:
     said = talk("a", "b", "c", "de")
     assert learned(source, said, prompt=said[:3], first=3) == ["de<end>"]
     begun = [*said[:3], Message("assistant", "d")]
@@ -84,7 +84,7 @@ def test_a_conversation_that_begins_with_the_assistant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "messages", "context", "told"),
+    ("source", "messages", "context", "message"),
     [
         (OWN.replace("m.content or ''", "m.content[:1]"), talk("a", "bc"), PLAIN, "content of turn 1"),
         (
@@ -110,10 +110,10 @@ def test_a_conversation_that_begins_with_the_assistant() -> None:
         ),
     ],
 )
-def test_what_is_left_out_is_refused(
-    source: str, messages: list[Message], context: Context, told: str
+def test_a_template_that_drops_content_is_refused(
+    source: str, messages: list[Message], context: Context, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=message) as error:
         learned(source, messages, context)
     assert len(str(error.value).splitlines()) == 1
 

@@ -164,7 +164,7 @@ def test_summaries_and_names_are_those_of_the_library(found: tuple[Questions, Li
         ]
 
 
-def test_it_asks_for_what_a_model_reads_in_training(found: tuple[Questions, Library]) -> None:
+def test_answers_are_in_the_training_split(found: tuple[Questions, Library]) -> None:
     top = Path(sysconfig.get_path("stdlib"))
     modules = {summary.name.rpartition(".")[0] for summary in found[1].functions} | {
         name for name, *_ in found[1].classes
@@ -193,7 +193,7 @@ def test_functions_that_do_nearly_the_same_are_no_choices_of_each_other(
     assert facts["m.cccc"].also == {"m.cccc"}
 
 
-def test_what_is_no_wrong_choice() -> None:
+def test_distractors_are_wrong() -> None:
     """A module that has the name, another parameter, a name that its class gives away."""
     library = Library(
         [

@@ -81,8 +81,8 @@ def peft_model(params: Tree, adapters: Tree, config: LoRAConfig, **options: Any)
     for path, value in values.items():
         _, layer, part, matrix, kind = path.split("/")
         home = {"attention": "self_attn", "feedforward": "mlp"}[part]
-        wanted = re.compile(rf".*layers\.{layer}\.{home}\.{NAMES[matrix]}\.{kinds[kind]}$")
-        (found,) = [p for name, p in made.named_parameters() if wanted.match(name)]
+        expected = re.compile(rf".*layers\.{layer}\.{home}\.{NAMES[matrix]}\.{kinds[kind]}$")
+        (found,) = [p for name, p in made.named_parameters() if expected.match(name)]
         found.data.copy_(value)
         filled += 1
     assert filled == sum("lora_" in name for name, _ in made.named_parameters())

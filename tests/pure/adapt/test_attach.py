@@ -1,4 +1,4 @@
-"""Nodes beside matrices, and matrices again."""
+"""Adapters are attached to matrices as nodes, and materialized as matrices again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pure.nn.linear import LoRA
 from tests.pure.adapt.peer import moved, small
 
 
-def test_what_has_no_adapter_is_the_base_itself() -> None:
+def test_a_matrix_without_adapter_is_the_base_itself() -> None:
     model, base = small()
     ours = lora(model, base, targets=["q"])
     attached = ours.hidden.keywords["attached"](moved(ours.init(random.key(0))))  # type: ignore[attr-defined]

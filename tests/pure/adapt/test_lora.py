@@ -45,9 +45,9 @@ def total(model: Any, adapters: Any, rows: torch.Tensor) -> torch.Tensor:
 def test_equals_peft_in_value_and_gradient(name: str) -> None:
     _, base, config, ours, adapters = adapted(name)
     theirs = peft_model(base, adapters, config)
-    wanted = theirs(tokens()).logits
-    torch.testing.assert_close(ours.forward(adapters, tokens()), wanted, rtol=1e-4, atol=1e-5)
-    wanted.square().mean().backward()
+    expected = theirs(tokens()).logits
+    torch.testing.assert_close(ours.forward(adapters, tokens()), expected, rtol=1e-4, atol=1e-5)
+    expected.square().mean().backward()
     grads = torch.func.grad(lambda a: total(ours, a, tokens()))(adapters)
     found = {n: p.grad for n, p in theirs.named_parameters() if "lora_" in n}
     part = "base_model.model.model.layers.1.self_attn.q_proj"
@@ -77,13 +77,13 @@ def test_merged_equals_unmerged(name: str) -> None:
 
 def test_begins_as_the_base_and_no_adapter_is_the_base() -> None:
     model, base = small()
-    wanted = model.forward(base, tokens())
+    expected = model.forward(base, tokens())
     for options in ({}, {"use_dora": True}):
         ours = lora(model, base, **options)
         torch.testing.assert_close(
-            ours.forward(ours.init(random.key(0)), tokens()), wanted, rtol=1e-5, atol=1e-5
+            ours.forward(ours.init(random.key(0)), tokens()), expected, rtol=1e-5, atol=1e-5
         )
-        torch.testing.assert_close(ours.forward({}, tokens()), wanted, rtol=0, atol=0)
+        torch.testing.assert_close(ours.forward({}, tokens()), expected, rtol=0, atol=0)
 
 
 def test_patterns_choose_rank_and_scale() -> None:

@@ -1,4 +1,4 @@
-"""A quantised base under adapters."""
+"""Adapters on a quantised base."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers that steer drawing: checked, one per row, and random by row and place."""
+"""Sampling parameters: checked, one per row; random numbers depend on row and position only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pure.generation.sampling import Sampling
 KEY = random.key(5)
 
 
-def test_each_row_and_place_has_the_number_of_its_own_key() -> None:
+def test_random_numbers_depend_on_row_and_position() -> None:
     drawn = draw_uniforms(KEY, 3, 4)
     for row in range(3):
         for place in range(4):
@@ -89,7 +89,7 @@ def test_choose_gives_the_models_own_log_probability() -> None:
     torch.testing.assert_close(logprobs, expected)
 
 
-def test_choose_draws_from_what_is_left() -> None:
+def test_choose_samples_from_the_remaining_tokens() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]]).expand(1000, -1)
     uniform = (torch.arange(1000) + 0.5) / 1000
     given = Controls(torch.zeros(1000, 1), torch.full((1000,), 2.0), top_k=3, top_p=torch.full((1000,), 0.7))

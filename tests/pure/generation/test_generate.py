@@ -327,7 +327,7 @@ def test_bad_input_is_refused(small: tuple[Model, Tree], name: str) -> None:
         call(model=small[0], params=small[1], **({"key": KEY, "max_new_tokens": 5} | call.keywords))
 
 
-def test_what_is_donated_shares_no_storage(small: tuple[Model, Tree]) -> None:
+def test_donated_tensors_share_no_storage(small: tuple[Model, Tree]) -> None:
     """The compiled stepper does not look; this one does, before every step, and refuses what is shared."""
     model, params = small
     looking = jit(partial(step, model=model), donate=True, backend="aot_eager")

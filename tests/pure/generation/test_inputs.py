@@ -1,4 +1,4 @@
-"""Prompts in every form become one tensor; what cannot be continued is refused in words."""
+"""Prompts in every form become one tensor; prompts that cannot be continued are refused with a message."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def test_every_form_is_one_tensor(form: int) -> None:
         (["word"], TypeError, "prompt 0 is text, 'word'; encode it"),
     ],
 )
-def test_what_is_no_list_of_ids_is_refused(prompts: Any, error: type[Exception], words: str) -> None:
+def test_prompts_that_are_no_lists_of_ids_are_refused(
+    prompts: Any, error: type[Exception], words: str
+) -> None:
     with pytest.raises(error, match=words):
         pad_prompts(prompts, None, CPU)
 
@@ -58,7 +60,7 @@ def test_what_is_no_list_of_ids_is_refused(prompts: Any, error: type[Exception],
         ({"special_ids": ["</s>"]}, TypeError, "stop_tokens and pad must be integers, got '</s>'"),
     ],
 )
-def test_what_cannot_be_written_with_is_refused(
+def test_invalid_generation_arguments_are_refused(
     changes: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     config = ModelConfig(vocab_size=10, hidden_size=8, num_attention_heads=2, num_key_value_heads=1)

@@ -89,7 +89,7 @@ def test_sample_inverts_the_distribution_function(logits: list[float], n: int) -
 
 
 @given(rows, st.data())
-def test_sample_never_draws_what_is_dropped(logits: list[float], data: st.DataObject) -> None:
+def test_sample_never_returns_a_dropped_token(logits: list[float], data: st.DataObject) -> None:
     """Not even at the ends of the unit interval, wherever the dropped words stand."""
     kept = data.draw(st.lists(st.booleans(), min_size=len(logits), max_size=len(logits)).filter(any))
     masked = torch.where(torch.tensor(kept), torch.tensor(logits), NEVER)
@@ -179,6 +179,6 @@ def test_a_nucleus_of_nothing_is_the_likeliest_word() -> None:
     assert sample.top_p(torch.tensor([1.0, 3.0, 2.0]), 0.0).isfinite().tolist() == [False, True, False]
 
 
-def test_what_is_almost_frozen_is_frozen() -> None:
+def test_a_tiny_temperature_is_greedy() -> None:
     for heat in (1e-7, 1e-45):
         assert sample.temperature(torch.tensor([2.0, 4.0]), heat).tolist() == [-torch.inf, 4.0]

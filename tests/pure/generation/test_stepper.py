@@ -36,7 +36,7 @@ def start(done: list[bool]) -> tuple[Model, Tree, Progress]:
     return model, model.init(random.key(0)), progress
 
 
-def test_a_step_writes_one_token_in_each_row_that_goes_on() -> None:
+def test_a_step_writes_one_token_in_each_unfinished_row() -> None:
     model, params, progress = start([False, True, False])
     steered = make_controls(random.key(1), 3, Sampling(4, temperature=1.0), rows=3)
     move = stepper(model, compile=False).bind(progress, params, steered, NONE)

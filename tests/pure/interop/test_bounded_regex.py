@@ -89,7 +89,7 @@ def test_expressions_that_never_end_in_pythons_engine(source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ("[", "not a regular expression"),
         ("(", "not a regular expression"),
@@ -102,7 +102,7 @@ def test_expressions_that_never_end_in_pythons_engine(source: str) -> None:
         ("(" * 90 + "a*" + ")*" * 90, "nested too deeply"),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused_in_one_line(source: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told) as caught:
+def test_unsupported_patterns_are_refused_in_one_line(source: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
         bounded_regex.match(bounded_regex.compile(source), "model" * 8)
     assert "\n" not in str(caught.value)

@@ -63,7 +63,7 @@ def test_weights_begin_behind_the_list_aligned() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"GGML1234", "begins with b'GGUF', this one with b'GGML'"),
         (b"GGUF", "ends too early"),
@@ -81,8 +81,8 @@ def test_weights_begin_behind_the_list_aligned() -> None:
         (head([field(b"general.alignment", 4, struct.pack("<I", 0))]), "general.alignment"),
     ],
 )
-def test_what_cannot_be_is_refused_at_once(data: bytes, told: str) -> None:
+def test_impossible_headers_are_refused_at_once(data: bytes, message: str) -> None:
     begun = time.monotonic()
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         parse(data)
     assert time.monotonic() - begun < 1

@@ -67,14 +67,14 @@ def test_transformers_loads_it_and_gives_equal_logits_and_gradients(name: str, t
     torch.testing.assert_close(ours.forward(params, tokens()), expected, rtol=1e-4, atol=1e-5)
     expected.square().mean().backward()
     grads = hf.to_weights(torch.func.grad(lambda p: ours.forward(p, tokens()).square().mean())(params))
-    wanted = {name: x.grad for name, x in theirs.named_parameters()}
-    assert grads.keys() == wanted.keys()
+    expected_grads = {name: x.grad for name, x in theirs.named_parameters()}
+    assert grads.keys() == expected_grads.keys()
     for weight, grad in grads.items():
-        torch.testing.assert_close(grad, wanted[weight], rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(grad, expected_grads[weight], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_transformers_writes_is_read_back_equal(name: str, tmp_path: Path) -> None:
+def test_files_of_transformers_round_trip(name: str, tmp_path: Path) -> None:
     ours = config(**CONFIGS[name])
     fields = hf.to_hf_config(ours)
     kind = transformers.AutoConfig.for_model(**fields)
@@ -96,7 +96,7 @@ def test_every_preset_goes_there_and_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_what_no_architecture_expresses_stays_ours(name: str, tmp_path: Path) -> None:
+def test_configs_that_no_architecture_expresses_keep_our_format(name: str, tmp_path: Path) -> None:
     ours = config(**OURS[name])
     fields = hf.to_hf_config(ours)
     assert fields["model_type"] == "intro2llm"
@@ -120,7 +120,7 @@ def test_dropout_survives_and_the_older_rope_fields_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"model_type": "gpt2"}, "'gpt2' is not supported; expected llama, qwen2, qwen3"),
         ({"logit_scale": 2.0}, "not understood: logit_scale"),
@@ -137,8 +137,8 @@ def test_dropout_survives_and_the_older_rope_fields_are_read() -> None:
         ),
     ],
 )
-def test_what_would_change_the_mathematics_is_refused(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_fields_that_would_change_the_mathematics_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         hf.from_hf_config(hf.to_hf_config(config()) | changes)
 
 

@@ -34,10 +34,10 @@ def test_both_generations_of_transformers_find_the_scaling(scaling: dict[str, An
     if scaling is None:
         assert fields["rope_scaling"] is None
     else:
-        told = fields["rope_scaling"]
-        assert told["rope_type"] == scaling["rope_type"]
-        assert {name: told[name] for name in scaling} == scaling
-        assert set(told) <= ALLOWED[told["rope_type"]]
+        written = fields["rope_scaling"]
+        assert written["rope_type"] == scaling["rope_type"]
+        assert {name: written[name] for name in scaling} == scaling
+        assert set(written) <= ALLOWED[written["rope_type"]]
     theirs = transformers.LlamaConfig(max_position_embeddings=1024, **fields).rope_parameters
     assert theirs == fields["rope_parameters"]
     assert from_dict(hf_rope.read(fields)) == ModelConfig(rope_theta=5000.0, rope_scaling=config.rope_scaling)
@@ -50,7 +50,7 @@ def test_theta_inside_counts_before_the_one_outside() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"rope_theta": None}, "rope_theta: expected a number, got 'None'"),
         ({"rope_theta": True}, "rope_theta: expected a number, got 'True'"),
@@ -71,6 +71,6 @@ def test_theta_inside_counts_before_the_one_outside() -> None:
         ),
     ],
 )
-def test_what_is_not_understood_is_named(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_unsupported_fields_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         hf_rope.read({"max_position_embeddings": 64, **fields})

@@ -1,4 +1,4 @@
-"""Advantages: a loop, what could not be judged, and groups of equal rewards, which teach exactly nothing."""
+"""Advantages: against a loop, unscored completions, and groups of equal rewards, whose advantages are exactly 0."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def test_dtypes_are_of_a_kind() -> None:
         expect("f", mask=(torch.ones(2), "B", "bool"))
 
 
-@pytest.mark.parametrize("wanted", RANGES)
-def test_ranges(wanted: str) -> None:
+@pytest.mark.parametrize("bounds", RANGES)
+def test_ranges(bounds: str) -> None:
     inside = {
         "above 0": 1e-9,
         "at least 0": 0,
@@ -52,16 +52,16 @@ def test_ranges(wanted: str) -> None:
         "in [0, 1)": 0.5,
         "in [0, 0.5)": 0,
     }
-    check_range("f", wanted, x=inside.get(wanted, -3.0), z=torch.tensor(-7.0))
-    check_range("f", wanted, optional=True, x=None)
-    for outside in (float("nan"), float("-inf"), 10**29, -1.0 if wanted != "finite" else float("inf")):
+    check_range("f", bounds, x=inside.get(bounds, -3.0), z=torch.tensor(-7.0))
+    check_range("f", bounds, optional=True, x=None)
+    for outside in (float("nan"), float("-inf"), 10**29, -1.0 if bounds != "finite" else float("inf")):
         with pytest.raises(ValueError, match="f: x must be"):
-            check_range("f", wanted, x=outside)
+            check_range("f", bounds, x=outside)
     with pytest.raises(ValueError, match=r"one number or a 0-d tensor, got shape \[1\]"):
-        check_range("f", wanted, x=torch.ones(1))
+        check_range("f", bounds, x=torch.ones(1))
     for other in ("1", None, True):
         with pytest.raises(TypeError, match=f"a number or a 0-d tensor, got {type(other).__name__}"):
-            check_range("f", wanted, x=other)
+            check_range("f", bounds, x=other)
 
 
 def test_tensors_are_on_one_device_but_for_single_numbers() -> None:
@@ -86,5 +86,5 @@ def test_the_first_label_that_is_no_word_is_named() -> None:
 
 def test_only_narrow_numbers_are_widened() -> None:
     widened = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float64: torch.float64}
-    for dtype, wanted in widened.items():
-        assert upcast(torch.zeros(1, dtype=dtype)).dtype == wanted
+    for dtype, widened_dtype in widened.items():
+        assert upcast(torch.zeros(1, dtype=dtype)).dtype == widened_dtype

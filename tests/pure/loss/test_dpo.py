@@ -62,8 +62,8 @@ def naive(variant: str, i: int, beta: float) -> float:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_a_loop_in_float64(variant: str) -> None:
-    wanted = [naive(variant, i, 0.3) for i in range(PAIRS)]
-    assert losses_of(variant).losses.tolist() == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+    expected = [naive(variant, i, 0.3) for i in range(PAIRS)]
+    assert losses_of(variant).losses.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def trl_loss(variant: str, chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def test_equals_trl_in_value_and_gradient(variant: str) -> None:
 
 def test_a_table_that_can_be_checked_by_hand() -> None:
     zero = torch.zeros(1)
-    for variant, wanted in (
+    for variant, expected in (
         ("sigmoid", math.log(2)),
         ("conservative", math.log(2)),
         ("robust", math.log(2)),
@@ -114,7 +114,7 @@ def test_a_table_that_can_be_checked_by_hand() -> None:
         refs = (None, None) if variant == "simpo" else (zero, zero)
         ones = {"chosen_tokens": torch.ones(1), "rejected_tokens": torch.ones(1)}
         assert dpo_loss(zero, zero, *refs, beta=0.1, variant=variant, **ones).losses.item() == pytest.approx(
-            wanted
+            expected
         )
 
 

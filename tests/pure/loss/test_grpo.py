@@ -172,8 +172,8 @@ def test_where_the_policy_drew_itself_the_gradient_is_reinforce(variant: str) ->
         return grpo_loss(logps, LOGPS, None, ADVANTAGES, MASK, variant=variant, max_length=TOKENS).sum
 
     tokens = LENGTHS.clamp(min=1)[:, None] if variant in ("grpo", "gspo") else torch.ones(ANSWERS, 1)
-    wanted = torch.where(MASK, -ADVANTAGES[:, None] / tokens, 0.0)
-    torch.testing.assert_close(value_and_grad(total)(LOGPS)[1], wanted)
+    expected = torch.where(MASK, -ADVANTAGES[:, None] / tokens, 0.0)
+    torch.testing.assert_close(value_and_grad(total)(LOGPS)[1], expected)
 
 
 def test_vmapped_over_groups_it_is_the_loss_of_all() -> None:
@@ -201,7 +201,7 @@ def test_contradictions_are_refused(options: dict, message: str) -> None:
         grpo_loss(LOGPS, OLD, None, ADVANTAGES, MASK, beta=0.1)
 
 
-def test_metrics_count_what_was_clipped() -> None:
+def test_metrics_count_clipped_tokens() -> None:
     found = policy_metrics(LOGPS, OLD, ADVANTAGES, MASK, clip_low=0.2, clip_high=0.3)
     ratio = (LOGPS - OLD).exp()
     a = ADVANTAGES[:, None]

@@ -26,9 +26,11 @@ def inputs() -> tuple[Tensor, Tensor]:
 
 def test_it_is_the_log_softmax_at_the_label() -> None:
     logits = head(*inputs())
-    wanted = logits.double().log_softmax(-1).gather(-1, LABELS.clamp(min=0)[..., None])[..., 0]
+    expected = logits.double().log_softmax(-1).gather(-1, LABELS.clamp(min=0)[..., None])[..., 0]
     found = log_probabilities(logits, LABELS)
-    torch.testing.assert_close(found.double(), torch.where(LABELS == -100, 0.0, wanted), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        found.double(), torch.where(LABELS == -100, 0.0, expected), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 2, 5])

@@ -99,9 +99,9 @@ def test_the_value_loss_equals_a_loop(clip: float | None) -> None:
     total = 0.0
     for b in range(ANSWERS):
         for t in range(int(LENGTHS[b])):
-            v, old, wanted = float(VALUES[b, t]), float(OLD_VALUES[b, t]), float(RETURNS[b, t])
+            v, old, expected = float(VALUES[b, t]), float(OLD_VALUES[b, t]), float(RETURNS[b, t])
             near = old + min(max(v - old, -clip), clip) if clip else v
-            total += 0.5 * max((v - wanted) ** 2, (near - wanted) ** 2)
+            total += 0.5 * max((v - expected) ** 2, (near - expected) ** 2)
     assert found.sum.item() == pytest.approx(total, rel=1e-5)
     assert found.count == MASK.sum()
 

@@ -20,8 +20,8 @@ def test_equals_a_loop_in_float64(margin: float, center: float) -> None:
     found = bradley_terry(CHOSEN, REJECTED, margin=margin, center=center)
     for i in range(5):
         c, r = float(CHOSEN[i]), float(REJECTED[i])
-        wanted = math.log1p(math.exp(-(c - r - margin))) + center * (c + r) ** 2
-        assert found[i].item() == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+        expected = math.log1p(math.exp(-(c - r - margin))) + center * (c + r) ** 2
+        assert found[i].item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def test_a_margin_for_each_pair() -> None:

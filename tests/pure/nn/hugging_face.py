@@ -1,4 +1,4 @@
-"""Small random models of transformers beside ours: the map of names, written out by hand."""
+"""Small random models of transformers with our params: the map of names, written out by hand."""
 
 from __future__ import annotations
 

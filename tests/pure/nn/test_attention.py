@@ -1,4 +1,4 @@
-"""The attention layer beside its formula, written out in float64."""
+"""The attention layer against its formula, written out in float64."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_equals_the_formula(bias: bool | str, qk_norm: bool) -> None:
     angles = rotation(torch.arange(9)[None], config=config)
     ours, cache = attention(params, x, angles, config=config, segment_ids=segments, dropout_mask=dropout_mask)
     assert cache is None
-    wanted = formula(params, x.double(), config, segment_ids=segments, dropout_mask=dropout_mask)
-    torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-5)
+    expected = formula(params, x.double(), config, segment_ids=segments, dropout_mask=dropout_mask)
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_grouped_heads_are_repeated_heads() -> None:

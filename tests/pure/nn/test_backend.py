@@ -1,4 +1,4 @@
-"""All ways to compute attention are one: values and gradients beside a naive float64 oracle."""
+"""All attention backends agree: values and gradients against a naive float64 oracle."""
 
 from __future__ import annotations
 
@@ -71,13 +71,15 @@ def test_bfloat16_is_within_twice_the_distance_of_sdpa(name: str) -> None:
     given = problem(Case(67, 67, 4, 2, 8, packed=True))
     q, k, v, up = (x.detach().bfloat16().requires_grad_() for x in given[:4])
     exact = attention(q, k, v, **given.extras)
-    wanted = (exact, *torch.autograd.grad(exact, (q, k, v), up.double()))
+    expected = (exact, *torch.autograd.grad(exact, (q, k, v), up.double()))
 
     def errors(way: Callable) -> list[Tensor]:
         y = way(q, k, v, **given.extras)
         assert y.dtype == torch.bfloat16
         found = (y, *torch.autograd.grad(y, (q, k, v), up))
-        return [(a.double() - b.double()).square().mean().sqrt() for a, b in zip(found, wanted, strict=True)]
+        return [
+            (a.double() - b.double()).square().mean().sqrt() for a, b in zip(found, expected, strict=True)
+        ]
 
     assert all(ours <= 2 * theirs for ours, theirs in zip(errors(GRADED[name]), errors(sdpa), strict=True))
 
@@ -116,19 +118,19 @@ def test_works_compiled(name: str) -> None:
     """Compiled with the gradient inside, outside, and under vmap."""
     q, k, v, up = (x.detach() for x in problem(PACKED)[:4])
     segments = problem(PACKED).extras["segment_ids"]
-    way, wanted = GRADED[name], gradient(naive)(q, k, v, up, segments)
+    way, expected = GRADED[name], gradient(naive)(q, k, v, up, segments)
     compiled = partial(torch.compile, backend="aot_eager", fullgraph=True)
     inside = compiled(gradient(way))(q, k, v, up, segments)
     leaves = [x.clone().requires_grad_() for x in (q, k, v)]
     outside = torch.autograd.grad(compiled(partial(value, way))(*leaves, up, segments), leaves)
-    for a, b, c in zip(inside, outside, wanted, strict=True):
+    for a, b, c in zip(inside, outside, expected, strict=True):
         close(a, c)
         close(b, c)
     if name != "sdpa":
         under = compiled(torch.func.vmap(gradient(way)))(
             *(torch.stack([x, x]) for x in (q, k, v, up, segments))
         )
-        for a, b in zip(under, wanted, strict=True):
+        for a, b in zip(under, expected, strict=True):
             close(a[1], b)
 
 

@@ -1,4 +1,4 @@
-"""One layer: what stands where."""
+"""One layer: the order of its parts."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def test_norms_stand_before_and_the_stream_runs_past() -> None:
     )
     middle = x + first * attended
     inner = norm(params["feedforward_norm"], middle, config=CONFIG)
-    wanted = middle + second * feedforward(params["feedforward"], inner, config=CONFIG)
-    torch.testing.assert_close(ours, wanted)
+    expected = middle + second * feedforward(params["feedforward"], inner, config=CONFIG)
+    torch.testing.assert_close(ours, expected)
     assert cache is None
 
 

@@ -1,4 +1,4 @@
-"""The memory of keys and values."""
+"""The key-value cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_an_empty_cache_has_room_and_no_tokens() -> None:
     assert cache.length.tolist() == [0, 0]
 
 
-def test_every_tensor_of_it_has_storage_of_its_own() -> None:
+def test_tensors_of_a_cache_share_no_storage() -> None:
     cache = empty_cache(2, 5, config=CONFIG)
     leaves = [x for layer in cache.layers for x in layer]
     assert len({x.untyped_storage().data_ptr() for x in leaves}) == len(leaves)

@@ -1,4 +1,4 @@
-"""The feed-forward block beside its formula in float64."""
+"""The feed-forward block against its formula in float64."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_equals_the_formula(name: str, gated: bool, bias: bool) -> None:
         if gated
         else formula(name, product("up", wide))
     )
-    wanted = product("down", inner)
-    torch.testing.assert_close(feedforward(params, x, config=config).double(), wanted, rtol=1e-5, atol=1e-5)
+    expected = product("down", inner)
+    torch.testing.assert_close(feedforward(params, x, config=config).double(), expected, rtol=1e-5, atol=1e-5)
     names = {"up", "down", *(["gate"] if gated else [])}
     assert set(params) == names | ({f"{name}_bias" for name in names} if bias else set())
 

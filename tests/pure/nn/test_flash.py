@@ -76,9 +76,9 @@ def test_the_gradient_of_the_logarithm_of_the_sum() -> None:
     q, k, v = (random.normal(random.key(i), (1, 1, 6, 4)).double().requires_grad_() for i in range(3))
     _, log_sum = _flash(q, k, v, None, None, None, 1, 4)
     scores = (q @ k.transpose(-1, -2) / 2).masked_fill(~torch.ones(6, 6).tril().bool(), -torch.inf)
-    wanted = scores.logsumexp(-1, keepdim=True)
-    torch.testing.assert_close(log_sum, wanted)
-    for a, b in zip(*(torch.autograd.grad(x.sin().sum(), (q, k)) for x in (log_sum, wanted)), strict=True):
+    expected = scores.logsumexp(-1, keepdim=True)
+    torch.testing.assert_close(log_sum, expected)
+    for a, b in zip(*(torch.autograd.grad(x.sin().sum(), (q, k)) for x in (log_sum, expected)), strict=True):
         torch.testing.assert_close(a, b)
 
 

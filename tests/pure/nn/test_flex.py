@@ -1,4 +1,4 @@
-"""FlexAttention says where it does not run; that it is equal stands in test_backend."""
+"""FlexAttention refuses devices on which it does not run. (Its values: test_backend.)"""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from pure.nn.linear import linear
 
 def test_is_a_product_with_the_transpose() -> None:
     weight, x, bias = (random.normal(random.key(i), s) for i, s in enumerate([(5, 3), (2, 4, 3), (5,)]))
-    wanted = torch.einsum("bti,oi->bto", x.double(), weight.double())
-    torch.testing.assert_close(linear(weight, x).double(), wanted, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(linear(weight, x, bias).double(), wanted + bias, rtol=1e-5, atol=1e-6)
+    expected = torch.einsum("bti,oi->bto", x.double(), weight.double())
+    torch.testing.assert_close(linear(weight, x).double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(linear(weight, x, bias).double(), expected + bias, rtol=1e-5, atol=1e-6)
 
 
 def test_runs_under_vmap_over_weights() -> None:

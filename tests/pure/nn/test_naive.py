@@ -14,8 +14,10 @@ def test_causal_mask_is_the_definition() -> None:
     moved = causal_mask(range(3), range(5), start, None)
     packed = causal_mask(range(1, 4), range(2, 4), None, segments)
     assert moved.tolist() == [[[j <= i + s for j in range(5)] for i in range(3)] for s in (0, 2)]
-    wanted = [[[j <= i and row[i] == row[j] for j in (2, 3)] for i in (1, 2, 3)] for row in segments.tolist()]
-    assert packed.tolist() == wanted
+    expected = [
+        [[j <= i and row[i] == row[j] for j in (2, 3)] for i in (1, 2, 3)] for row in segments.tolist()
+    ]
+    assert packed.tolist() == expected
     assert causal_mask(range(2), range(2), None, None).shape == (2, 2)
 
 

@@ -76,12 +76,12 @@ def test_product_and_gradients() -> None:
     def total(x: torch.Tensor, bias: torch.Tensor, weight: object) -> torch.Tensor:
         return linear(weight, x, bias).square().sum()  # type: ignore[arg-type]
 
-    for ours, wanted in zip(
+    for ours, expected in zip(
         torch.func.grad(total, (0, 1))(x, bias, packed),
         torch.func.grad(total, (0, 1))(x, bias, plain),
         strict=True,
     ):
-        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
     each = torch.func.vmap(torch.func.grad(total), (0, None, None))(x, bias, packed)
     torch.testing.assert_close(each, torch.func.grad(total)(x, bias, plain), rtol=1e-4, atol=1e-4)
     compiled = torch.compile(

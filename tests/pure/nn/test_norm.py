@@ -1,4 +1,4 @@
-"""Both norms beside torch's, and their edge cases."""
+"""Both norms against torch's, and their edge cases."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ def test_norm_follows_the_configuration(rms: bool) -> None:
     params = {name: torch.full((8,), 2.0) for name in norm_spec(8, rms=rms)}
     x = random.normal(random.key(0), (3, 8))
     two = params["scale"]
-    wanted = rms_norm(x, two, eps=0.1) if rms else layer_norm(x, two, two, eps=0.1)
-    assert torch.equal(norm(params, x, config=config), wanted)
+    expected = rms_norm(x, two, eps=0.1) if rms else layer_norm(x, two, two, eps=0.1)
+    assert torch.equal(norm(params, x, config=config), expected)

@@ -53,7 +53,7 @@ def test_packed_products_compile() -> None:
     "weight",
     [torch.ones(4, 8), torch.ones(8, dtype=torch.bfloat16), torch.ones(2, 4, 8, dtype=torch.bfloat16)],
 )
-def test_what_is_no_bfloat16_matrix_stays_as_it_is(weight: Tensor) -> None:
+def test_leaves_other_than_bfloat16_matrices_are_unchanged(weight: Tensor) -> None:
     assert pack(weight) is weight
 
 

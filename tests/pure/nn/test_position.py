@@ -1,4 +1,4 @@
-"""Rotary frequencies beside transformers', rotation beside complex numbers, sinusoids beside their
+"""Rotary frequencies against transformers', rotation against complex numbers, sinusoids against their
 formula."""
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def test_frequencies_equal_transformers(given: ModelConfig) -> None:
 
 def test_plain_frequencies_are_the_formula() -> None:
     for given in (config(6, 100.0), config(6, 100.0, rope_type="default")):
-        wanted = torch.tensor([100.0 ** (-2 * i / 6) for i in range(3)])
-        assert torch.equal(rope_frequencies(given), wanted)
+        expected = torch.tensor([100.0 ** (-2 * i / 6) for i in range(3)])
+        assert torch.equal(rope_frequencies(given), expected)
         assert attention_factor(given.rope_scaling) == 1.0
 
 
@@ -91,9 +91,9 @@ def test_rotation_multiplies_complex_numbers() -> None:
         torch.complex(x[..., :4].double(), x[..., 4:].double())
         * torch.polar(torch.tensor(1.5).double(), angles)[..., None, :]
     )
-    wanted = torch.cat([turned.real, turned.imag], -1)
+    expected = torch.cat([turned.real, turned.imag], -1)
     torch.testing.assert_close(
-        rotate(x, rotation(positions, config=given)).double(), wanted, rtol=1e-4, atol=1e-4
+        rotate(x, rotation(positions, config=given)).double(), expected, rtol=1e-4, atol=1e-4
     )
 
 
@@ -122,5 +122,5 @@ def test_sinusoids_are_the_formula() -> None:
     found = sinusoidal(torch.tensor([[0, 1], [2, 500]]), 6)
     assert found.shape == (2, 2, 6)
     for p, row in ((1, found[0, 1]), (500, found[1, 1])):
-        wanted = [f(p / 10000 ** (2 * i / 6)) for i in range(3) for f in (math.sin, math.cos)]
-        torch.testing.assert_close(row, torch.tensor(wanted), rtol=1e-4, atol=1e-4)
+        expected = [f(p / 10000 ** (2 * i / 6)) for i in range(3) for f in (math.sin, math.cos)]
+        torch.testing.assert_close(row, torch.tensor(expected), rtol=1e-4, atol=1e-4)

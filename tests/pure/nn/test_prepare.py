@@ -87,7 +87,7 @@ def test_for_one_row_nothing_is_packed_and_the_compiled_step_gives_the_same(name
         assert all(isinstance(x, torch.Tensor) for x in prepared["layers"][0]["attention"].values())
         with torch.no_grad():
             _, cache = model.decode(params, TOKENS[:1, :3], model.cache(1, 4, dtype))
-            wanted = model.decode(params, TOKENS[:1, 3:], cache)[0]
+            expected = model.decode(params, TOKENS[:1, 3:], cache)[0]
             step = torch.compile(model.decode, backend="aot_eager", dynamic=False)
             found = step(prepared, TOKENS[:1, 3:], cache)[0]
-        torch.testing.assert_close(found, wanted, rtol=near, atol=near)
+        torch.testing.assert_close(found, expected, rtol=near, atol=near)

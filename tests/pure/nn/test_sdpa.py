@@ -1,4 +1,4 @@
-"""SDPA refuses what its kernels cannot do; that it is equal stands in test_backend."""
+"""SDPA refuses arguments that its kernels do not support. (Its values: test_backend.)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model beside transformers' Llama, Qwen2, Qwen3 and GPT-2, and the laws that every model obeys."""
+"""The model against transformers' Llama, Qwen2, Qwen3 and GPT-2, and the laws that every model obeys."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def test_equals_gpt2() -> None:
     torch.testing.assert_close(model.forward(params, batch), logits, rtol=1e-4, atol=1e-4)
     cross_entropy(logits[:, :-1], batch[:, 1:]).sum.backward()
     _, grads = value_and_grad(partial(loss, model, batch))(params)
-    wanted = hugging_face.gpt2_leaves({name: p.grad for name, p in peer.named_parameters()}, config)
-    assert_same(grads, hugging_face.fill(model.spec, wanted), 1e-4)
+    expected = hugging_face.gpt2_leaves({name: p.grad for name, p in peer.named_parameters()}, config)
+    assert_same(grads, hugging_face.fill(model.spec, expected), 1e-4)
 
 
 def assert_same(ours: Any, theirs: Any, relative: float = 1e-5) -> None:

@@ -11,11 +11,11 @@ from pure import optim
 from pure.optim import base
 
 
-def test_a_chain_hands_the_norm_on_only_while_it_is_the_norm_of_what_is_handed_on() -> None:
+def test_a_chain_passes_grad_norm_only_until_the_updates_change() -> None:
     g = {"w": torch.tensor([3.0, 4.0])}
     clip_first = optim.chain(optim.identity(), optim.clip_by_global_norm(1.0), optim.scale(10.0))
-    told, _ = clip_first.update(g, clip_first.init(g), grad_norm=torch.tensor(50.0))
-    torch.testing.assert_close(told["w"], torch.tensor([0.6, 0.8]))  # 10 (3, 4) / 50
+    with_norm, _ = clip_first.update(g, clip_first.init(g), grad_norm=torch.tensor(50.0))
+    torch.testing.assert_close(with_norm["w"], torch.tensor([0.6, 0.8]))  # 10 (3, 4) / 50
     clip_last = optim.chain(optim.scale(10.0), optim.clip_by_global_norm(1.0))
     found, _ = clip_last.update(g, clip_last.init(g), grad_norm=torch.tensor(0.01))
     torch.testing.assert_close(found["w"], torch.tensor([0.6, 0.8]))

@@ -60,7 +60,7 @@ BAD = ("0.1", [0.1], 1j, True, torch.ones(1), float("nan"))
 
 @pytest.mark.parametrize(("name", "make"), MADE)
 @pytest.mark.parametrize("value", BAD)
-def test_every_optimizer_refuses_by_name_what_is_no_number(name: str, make: Callable, value: Any) -> None:
+def test_every_optimizer_refuses_non_numbers_by_name(name: str, make: Callable, value: Any) -> None:
     """The error is raised at the call, not by torch at the first update. (Under the tests the types of
     parameters are checked before.)"""
     with pytest.raises((TypeError, ValueError), match=rf"^\w+: {name} must be|typechecking parameter '\w+'"):
@@ -68,7 +68,7 @@ def test_every_optimizer_refuses_by_name_what_is_no_number(name: str, make: Call
 
 
 @pytest.mark.parametrize("value", BAD)
-def test_every_check_refuses_what_is_no_number(value: Any) -> None:
+def test_every_check_refuses_non_numbers(value: Any) -> None:
     for one in (check.check_fraction, check.check_not_negative, check.check_number):
         with pytest.raises((TypeError, ValueError), match=r"^who: rate must be"):
             one("who", rate=value)

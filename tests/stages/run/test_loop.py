@@ -148,7 +148,7 @@ def test_it_stops_early_where_it_would_have_without_interruptions(chain: bool, t
     assert (again.status, again.steps) == ("early", 0)
 
 
-def test_more_patience_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_with_more_patience(tmp_path: Path) -> None:
     made, validate = counting([1.0, 2.0, 2.0, 0.5])
     options = RunOptions(compile=False, eval_every=1, patience=1, quiet=True)
     assert run(made, ones(4), tmp_path, key=KEY, validate=validate, options=options).status == "early"
@@ -191,7 +191,7 @@ def test_validation_sees_the_average_where_there_is_one(tmp_path: Path) -> None:
     assert not same(seen[-1], outcome.state.params)
 
 
-def test_a_validation_that_does_not_give_what_is_watched_is_refused(tmp_path: Path) -> None:
+def test_a_validation_without_the_watched_metric_is_refused(tmp_path: Path) -> None:
     made, _ = counting()
     with pytest.raises(ValueError, match=r"validate gave accuracy, but options\.watch is 'val_loss'"):
         run(made, ones(1), tmp_path, key=KEY, validate=lambda params: {"accuracy": 1.0}, options=EAGER)
@@ -293,7 +293,7 @@ def test_a_save_that_fails_shows_at_the_next_or_at_the_end(
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_an_error_in_a_step_leaves_what_was_saved(tmp_path: Path) -> None:
+def test_an_error_in_a_step_keeps_the_saved_checkpoints(tmp_path: Path) -> None:
     made, batches = language()
     with pytest.raises(KeyError, match="labels"):
         run(made, [*batches[:3], {"tokens": batches[0]["tokens"]}], tmp_path, key=KEY, options=EAGER)
@@ -322,7 +322,7 @@ def spoil(path: Path) -> None:
     (path / "state.msgpack").write_bytes(data)
 
 
-def test_past_a_damaged_checkpoint_it_goes_on_from_the_one_before_and_says_so(
+def test_a_damaged_checkpoint_is_skipped_with_a_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made, batches = language()
@@ -354,7 +354,7 @@ def test_a_gradient_that_is_not_finite_is_named_and_passed_over(
     assert rows(tmp_path)[1]["grad_norm"] in ("inf", "nan")
 
 
-def test_what_is_observed_and_other_writers_get_every_step(tmp_path: Path) -> None:
+def test_observed_metrics_and_other_writers_get_every_step(tmp_path: Path) -> None:
     from stages.run.log import Writer
 
     made, _ = counting()
