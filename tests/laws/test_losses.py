@@ -41,16 +41,16 @@ class Row(NamedTuple):
     empty: bool = True  # no rows are an answer of nothing; False: they are refused
 
 
-def drawn(number: int, *shape: int) -> Tensor:
+def random_logps(number: int, *shape: int) -> Tensor:
     return -0.5 - random.uniform(random.key(number), shape)
 
 
 def row(number: int) -> Tensor:
-    return drawn(number, SIZE)
+    return random_logps(number, SIZE)
 
 
 def table(number: int) -> Tensor:
-    return drawn(number, SIZE, SIZE)
+    return random_logps(number, SIZE, SIZE)
 
 
 MASK = torch.arange(SIZE) < torch.tensor([4, 2, 3, 1])[:, None]
@@ -67,12 +67,12 @@ def product(params: Any, hidden: Tensor) -> Tensor:
     return hidden @ torch.ones(3, VOCABULARY, dtype=hidden.dtype).cumsum(1)
 
 
-HIDDEN = {"hidden": drawn(5, SIZE, SIZE, 3), "labels": LABELS}
+HIDDEN = {"hidden": random_logps(5, SIZE, SIZE, 3), "labels": LABELS}
 LOSSES = (
-    Row("cross_entropy", cross_entropy, {"logits": drawn(4, SIZE, SIZE, VOCABULARY), "labels": LABELS},
+    Row("cross_entropy", cross_entropy, {"logits": random_logps(4, SIZE, SIZE, VOCABULARY), "labels": LABELS},
         {"label_smoothing": (1.0, -0.1, NAN), "z_loss": NEGATIVE}),
     Row("linear_cross_entropy", partial(linear_cross_entropy, {}, logits=product), HIDDEN),
-    Row("log_probabilities", log_probabilities, {"logits": drawn(4, SIZE, SIZE, VOCABULARY), "labels": LABELS}),
+    Row("log_probabilities", log_probabilities, {"logits": random_logps(4, SIZE, SIZE, VOCABULARY), "labels": LABELS}),
     Row("linear_log_probabilities", partial(linear_log_probabilities, {}, logits=product), HIDDEN,
         {"temperature": (*NOT_POSITIVE, torch.ones(VOCABULARY))}),
     *(Row(f"dpo_loss-{name}", partial(dpo_loss, variant=name, beta=0.1),
@@ -111,7 +111,7 @@ LOSSES = (
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 
 
-def called(loss: Row, **changes: Any) -> list[Tensor]:
+def call_unwrapped(loss: Row, **changes: Any) -> list[Tensor]:
     """The leaves of what it gives, called as it is outside the tests: these check docstrings before it
     does."""
     function, bound = loss.function, {}
@@ -142,7 +142,7 @@ def other_dtypes(x: Tensor) -> Iterator[Tensor]:
     yield x.long() if x.dtype == torch.bool else x.bool()
 
 
-def same(found: list[Tensor], expected: list[Tensor], rtol: float = 0.0) -> bool:
+def all_close(found: list[Tensor], expected: list[Tensor], rtol: float = 0.0) -> bool:
     return len(found) == len(expected) and all(
         x.shape == y.shape and torch.allclose(x.double(), y.double(), rtol=rtol, atol=rtol, equal_nan=True)
         for x, y in zip(found, expected, strict=True)
@@ -152,7 +152,7 @@ def same(found: list[Tensor], expected: list[Tensor], rtol: float = 0.0) -> bool
 @every_loss
 def test_another_shape_or_dtype_is_refused_by_name_or_means_the_same(loss: Row) -> None:
     """A single argument may have any size; several must have sizes that fit."""
-    right = called(loss)
+    right = call_unwrapped(loss)
     for name, x in loss.arguments.items():
         for other in [*other_shapes(x), *other_dtypes(x)]:
             if (name == "hidden" and other.shape[:-1] == x.shape[:-1]) or (
@@ -164,12 +164,12 @@ def test_another_shape_or_dtype_is_refused_by_name_or_means_the_same(loss: Row) 
                 assert refused_by_us(str(found), loss.name), (name, other.shape, other.dtype, found)
             else:
                 alone = len(loss.arguments) == 1 and other.ndim == x.ndim
-                assert alone or same(found, right), (name, other.shape, other.dtype)
+                assert alone or all_close(found, right), (name, other.shape, other.dtype)
 
 
 def outcome(loss: Row, changes: dict[str, Any]) -> list[Tensor] | Exception:
     try:
-        return called(loss, **changes)
+        return call_unwrapped(loss, **changes)
     except (ValueError, TypeError) as error:
         return error
 
@@ -184,9 +184,9 @@ def refused_by_us(message: str, name: str) -> bool:
 def test_half_precision_is_computed_in_float32(loss: Row) -> None:
     halves = {name: x.half() for name, x in loss.arguments.items() if x.is_floating_point()}
     exact = {name: x.float() for name, x in halves.items()}
-    found = called(loss, **halves)
+    found = call_unwrapped(loss, **halves)
     assert all(x.dtype in (torch.float32, torch.bool) for x in found)
-    assert same(found, called(loss, **exact), rtol=2e-3 if "linear" in loss.name else 1e-6)
+    assert all_close(found, call_unwrapped(loss, **exact), rtol=2e-3 if "linear" in loss.name else 1e-6)
 
 
 @every_loss
@@ -194,20 +194,20 @@ def test_a_number_out_of_range_is_refused_by_name_and_a_tensor_is_not_looked_at(
     for name, values in loss.bad.items():
         for value in values:
             with pytest.raises(ValueError, match=name):
-                called(loss, **{name: value})
+                call_unwrapped(loss, **{name: value})
         with pytest.raises((ValueError, TypeError), match=rf"{name}|'{name.removeprefix('clip_')}'"):
-            called(loss, **{name: torch.ones(SIZE)})
+            call_unwrapped(loss, **{name: torch.ones(SIZE)})
     for name in loss.bad:
         at = 1.25 if name in ("dual_clip", "max_length", "steps") else 0.25
         if (loss.name, name) == ("grpo_loss-cispo", "dual_clip"):
             continue
-        tensor, expected = torch.tensor(at), called(loss, **{name: at})
-        assert same(called(loss, **{name: tensor}), expected, rtol=1e-6), name
+        tensor, expected = torch.tensor(at), call_unwrapped(loss, **{name: at})
+        assert all_close(call_unwrapped(loss, **{name: tensor}), expected, rtol=1e-6), name
         traced = torch.compile(
-            lambda x, name=name: called(loss, **{name: x}), backend="eager", fullgraph=True
+            lambda x, name=name: call_unwrapped(loss, **{name: x}), backend="eager", fullgraph=True
         )
         torch._dynamo.reset()
-        assert same(traced(tensor), expected, rtol=1e-6), name
+        assert all_close(traced(tensor), expected, rtol=1e-6), name
 
 
 @every_loss
@@ -216,7 +216,7 @@ def test_none_for_a_tensor_is_refused_by_name(loss: Row) -> None:
         if name in ("chosen_tokens", "rejected_tokens") and "dpo" in loss.name:
             continue  # only the variants that divide by them need them, and say so
         with pytest.raises((TypeError, ValueError)) as found:
-            called(loss, **{name: None})
+            call_unwrapped(loss, **{name: None})
         assert any(
             words in str(found.value)
             for words in (
@@ -234,7 +234,7 @@ def test_no_rows_are_an_answer_of_nothing_or_refused(loss: Row) -> None:
     nothing = {name: x[:0] for name, x in loss.arguments.items() if x.ndim}
     if not loss.empty:
         with pytest.raises(ValueError, match="at least one"):
-            called(loss, **nothing)
+            call_unwrapped(loss, **nothing)
         return
-    for x in called(loss, **nothing):
+    for x in call_unwrapped(loss, **nothing):
         assert x.numel() == 0 or bool((x == 0).all()) or loss.name == "adaptive_coefficient"

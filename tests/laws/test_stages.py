@@ -133,7 +133,7 @@ def answers(number: int) -> Tree:
     return {"tokens": drawn[:, :-1], "labels": labels, "desirable": desirable}
 
 
-def answered(number: int, samples: int = 2) -> Tree:
+def make_groups(number: int, samples: int = 2) -> Tree:
     """Ready-made groups: ROWS prompts of up to 3 tokens, two answers of up to 3, and their rewards."""
     rows, key = ROWS * samples, random.key(400 + number)
     drawn = random.randint(key, (rows, LENGTH), 0, VOCABULARY).long()
@@ -192,19 +192,19 @@ STAGES = (
     ),
     Row("orpo", made_from(dpo, variant="orpo"), pairs),
     Row("kto", made_from(kto, reference=True, beta=1.0, undesirable_weight=0.5), answers),
-    Row("grpo", made_from(grpo, DROPOUT, beta=0.04, variant="grpo", **GROUPS), answered),
+    Row("grpo", made_from(grpo, DROPOUT, beta=0.04, variant="grpo", **GROUPS), make_groups),
     Row(
         "grpo-gspo-twice",
         made_from(grpo, variant="gspo", iterations=2, clip_low=0.2, clip_high=0.2, **GROUPS),
-        answered,
+        make_groups,
     ),
     Row(
         "ppo",
         made_from(ppo, target_kl=1.0, value_weight=1.0, entropy_weight=0.01, epochs=1, **GROUPS),
-        answered,
+        make_groups,
     ),
     Row("sft-dora-dropout", make_adapted(sft, adapters={"use_dora": True, "dropout": 0.2}), text),
-    Row("grpo-qlora", make_adapted(grpo, four_bits=True, beta=0.04, variant="grpo", **GROUPS), answered),
+    Row("grpo-qlora", make_adapted(grpo, four_bits=True, beta=0.04, variant="grpo", **GROUPS), make_groups),
     Row("pretrain-untied-qk", make_pretrain(config={"tie_word_embeddings": False, "qk_norm": True}), text),
 )
 BY_NAME = {row.name: row for row in STAGES}
@@ -229,7 +229,7 @@ def assert_close(a: Tree, b: Tree, rtol: float, atol: float = 1e-6) -> None:
         )
 
 
-def trained(state: Tree) -> Tree:
+def comparable_parts(state: Tree) -> Tree:
     """Parts of a state that must agree between two ways of computing a step."""
     return {
         "params": state.params,
@@ -303,7 +303,7 @@ def test_population_equals_a_loop(row: Row) -> None:
     keys = random.split(random.key(5), 3)
     alone = [fold(made, [row.batch(0), row.batch(1)], made.init(key)) for key in keys.unbind(0)]
     for member, single in zip(tree.unstack(state), alone, strict=True):
-        assert_close(trained(member), trained(single), rtol=1e-5, atol=3e-6)
+        assert_close(comparable_parts(member), comparable_parts(single), rtol=1e-5, atol=3e-6)
 
 
 @every_stage
@@ -328,9 +328,9 @@ WHOLE_MODEL: dict[str, tuple[Callable, Callable]] = {
     "dpo": (partial(made_from, dpo, reference=True), pairs),
     "dpo-adapters": (partial(make_adapted, dpo, reference=True), pairs),
     "kto": (partial(made_from, kto, reference=True), answers),
-    "grpo": (partial(made_from, grpo, beta=0.04, variant="grpo", **GROUPS), answered),
-    "grpo-adapters": (partial(make_adapted, grpo, beta=0.04, variant="grpo", **GROUPS), answered),
-    "ppo": (partial(made_from, ppo, **GROUPS), answered),
+    "grpo": (partial(made_from, grpo, beta=0.04, variant="grpo", **GROUPS), make_groups),
+    "grpo-adapters": (partial(make_adapted, grpo, beta=0.04, variant="grpo", **GROUPS), make_groups),
+    "ppo": (partial(made_from, ppo, **GROUPS), make_groups),
 }
 
 
@@ -382,7 +382,9 @@ def test_eager_equals_compiled_whole(name: str) -> None:
     made, batch = BY_NAME[name].make(), BY_NAME[name].batch(0)
     state = made.init(random.key(0))
     step = jit(made.step, regions=False, backend="aot_eager")
-    assert_close(trained(step(state, batch)), trained(made.step(state, batch)), rtol=1e-5, atol=3e-6)
+    assert_close(
+        comparable_parts(step(state, batch)), comparable_parts(made.step(state, batch)), rtol=1e-5, atol=3e-6
+    )
 
 
 DONATED = [*((name, False) for name in WHOLE), *((row.name, True) for row in STAGES)]
@@ -400,7 +402,7 @@ def test_eager_equals_compiled_and_donated_is_that_bit_for_bit(name: str, region
     for number in range(2):
         eager = made.step(state, row.batch(number))
         state, given = plain(state, row.batch(number)), donating(given, row.batch(number))
-        assert_close(trained(state), trained(eager), rtol=1e-5, atol=3e-6)
+        assert_close(comparable_parts(state), comparable_parts(eager), rtol=1e-5, atol=3e-6)
     assert same_bits(state, given)
     assert [x.data_ptr() for x in tree.leaves(given)] == places
 
@@ -423,7 +425,7 @@ def test_a_gradient_that_is_not_finite_is_passed_over(value: float) -> None:
     assert state.metrics["nonfinite_leaf"] == -1
 
 
-def spoiled(batch: Tree) -> Tree:
+def remove_targets(batch: Tree) -> Tree:
     """The batch with nothing in it to learn from: no label, no reward, or no finite number."""
     holes = {
         name: torch.full_like(x, -100 if name.endswith("labels") else torch.nan)
@@ -437,7 +439,7 @@ def spoiled(batch: Tree) -> Tree:
 def test_a_batch_without_anything_to_learn_from_is_skipped_and_named(row: Row) -> None:
     made = row.make()
     state = made.step(made.init(random.key(0)), row.batch(0))
-    after = made.step(state, spoiled(row.batch(1)))
+    after = made.step(state, remove_targets(row.batch(1)))
     for old, new in ((state.params, after.params), (state.opt_state, after.opt_state)):
         assert same_bits(old, new)
     assert same_bits(state.extra.get("ema", {}), after.extra.get("ema", {}))

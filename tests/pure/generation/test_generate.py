@@ -66,13 +66,13 @@ def small() -> tuple[Model, Tree]:
     return make()
 
 
-def alone(model: Model, params: Tree, prompt: list[int], tokens: Tensor) -> Tensor:
+def completion_logits(model: Model, params: Tree, prompt: list[int], tokens: Tensor) -> Tensor:
     """The logits that the forward pass gives at each place of a completion, [M, V]."""
     text = torch.cat([torch.tensor(prompt), tokens])[None]
     return model.forward(params, text)[0, len(prompt) - 1 : -1]
 
 
-def same(a: Generated, b: Generated) -> None:
+def assert_same(a: Generated, b: Generated) -> None:
     assert torch.equal(a.tokens, b.tokens)
     assert torch.equal(a.lengths, b.lengths)
     torch.testing.assert_close(a.logprobs, b.logprobs, atol=1e-4, rtol=0)
@@ -83,7 +83,7 @@ def test_greedy_takes_the_largest_logit_of_the_forward_pass(name: str) -> None:
     model, params = make(**CONFIGS[name])
     found = generate_with(model, params, PROMPTS, key=KEY, max_new_tokens=10, temperature=0.0)
     for prompt, tokens, logprobs in zip(PROMPTS, found.tokens, found.logprobs, strict=True):
-        logits = alone(model, params, prompt, tokens)
+        logits = completion_logits(model, params, prompt, tokens)
         assert torch.equal(tokens, logits.argmax(-1))
         torch.testing.assert_close(logprobs, sample.log_probability(logits, tokens), atol=1e-4, rtol=0)
 
@@ -95,7 +95,7 @@ def test_ragged_rows_are_each_prompt_alone(name: str) -> None:
     for row, prompt in enumerate(PROMPTS):
         own = random.fold_in(KEY, row)[None]
         single = generate_with(model, params, [prompt], key=own, max_new_tokens=12)
-        same(single, tree.map(lambda x, row=row: x[row : row + 1], together))
+        assert_same(single, tree.map(lambda x, row=row: x[row : row + 1], together))
 
 
 @pytest.mark.parametrize("heat", [0.7, 1.0, 1.5])
@@ -105,7 +105,7 @@ def test_log_probabilities_are_the_forward_passes(small: tuple[Model, Tree], hea
         *small, PROMPTS, key=KEY, max_new_tokens=12, temperature=heat, top_k=5, repetition_penalty=1.2
     )
     for prompt, tokens, logprobs in zip(PROMPTS, found.tokens, found.logprobs, strict=True):
-        logits = alone(*small, prompt, tokens) / heat
+        logits = completion_logits(*small, prompt, tokens) / heat
         torch.testing.assert_close(logprobs, sample.log_probability(logits, tokens), atol=1e-4, rtol=0)
 
 
@@ -136,14 +136,14 @@ def test_a_tensor_of_prompts_is_a_list_of_them(small: tuple[Model, Tree]) -> Non
         [torch.tensor(p) for p in PROMPTS], batch_first=True, padding_value=30
     )
     listed = generate_with(*small, PROMPTS, key=KEY, max_new_tokens=8)
-    same(generate_with(*small, padded, lengths=lengths, key=KEY, max_new_tokens=8), listed)
-    same(
+    assert_same(generate_with(*small, padded, lengths=lengths, key=KEY, max_new_tokens=8), listed)
+    assert_same(
         generate_with(*small, padded[3:4], key=random.fold_in(KEY, 3)[None], max_new_tokens=8),
         Generated(*(x[3:4] for x in listed)),
     )
 
 
-def truncated(found: Generated, ends: list[list[bool]]) -> list[int]:
+def expected_lengths(found: Generated, ends: list[list[bool]]) -> list[int]:
     """Rows that end at their first True."""
     return [row.index(True) + 1 if True in row else len(row) for row in ends]
 
@@ -156,7 +156,7 @@ def test_stop_tokens_end_a_row_and_change_no_other(
     prompts = (PROMPTS * 4)[:count]
     draw = partial(generate_with, *small, prompts, key=KEY, max_new_tokens=40)
     whole, cut = draw(), draw(stop_tokens=[4, 9], pad=36, compact=compact)
-    lengths = truncated(whole, [[t in (4, 9) for t in row] for row in whole.tokens.tolist()])
+    lengths = expected_lengths(whole, [[t in (4, 9) for t in row] for row in whole.tokens.tolist()])
     assert cut.lengths.tolist() == lengths
     for row, length in enumerate(lengths):
         assert torch.equal(cut.tokens[row, :length], whole.tokens[row, :length])
@@ -185,7 +185,7 @@ def test_a_stop_function_sees_all_rows_in_the_prompts_order(small: tuple[Model, 
         assert torch.equal(found.tokens[row, :length], whole.tokens[row, :length])
 
 
-def counted(model: Model) -> tuple[Model, list[int]]:
+def count_decoded_rows(model: Model) -> tuple[Model, list[int]]:
     """The model, and a list to which each decoding of one token adds its rows."""
     sizes: list[int] = []
 
@@ -198,7 +198,7 @@ def counted(model: Model) -> tuple[Model, list[int]]:
 
 def test_finished_rows_cost_no_time(small: tuple[Model, Tree]) -> None:
     """The number of rows halves as they finish, and generation ends with the last."""
-    model, sizes = counted(small[0])
+    model, sizes = count_decoded_rows(small[0])
     limits = torch.tensor([2] * 16 + [10] * 8 + [20] * 7 + [30])
     generate_with(
         model,
@@ -212,7 +212,7 @@ def test_finished_rows_cost_no_time(small: tuple[Model, Tree]) -> None:
 
 
 def test_without_a_way_to_stop_nothing_is_looked_at(small: tuple[Model, Tree]) -> None:
-    model, sizes = counted(small[0])
+    model, sizes = count_decoded_rows(small[0])
     generate_with(model, small[1], [[1]] * 6, key=KEY, max_new_tokens=9)
     assert sizes == [8] * 9
 
@@ -236,7 +236,7 @@ def test_each_row_has_its_own_numbers(small: tuple[Model, Tree]) -> None:
     together = generate_with(*small, PROMPTS, key=KEY, max_new_tokens=9, temperature=heats, top_k=ks)
     for row, prompt in enumerate(PROMPTS):
         own = {"temperature": heats[row].item(), "top_k": int(ks[row]), "key": random.fold_in(KEY, row)[None]}
-        same(
+        assert_same(
             generate_with(*small, [prompt], max_new_tokens=9, **own),
             Generated(*(x[row : row + 1] for x in together)),
         )
@@ -265,7 +265,7 @@ def test_tokens_are_drawn_from_the_models_distribution(small: tuple[Model, Tree]
 def test_compiled_is_eager(small: tuple[Model, Tree], options: dict) -> None:
     compiled = stepper(small[0], backend="aot_eager")
     draw = partial(generate_with, *small, PROMPTS, key=KEY, max_new_tokens=12, **options)
-    same(draw(compile=compiled), draw())
+    assert_same(draw(compile=compiled), draw())
 
 
 @pytest.mark.slow
@@ -273,7 +273,7 @@ def test_compiled_with_inductor_is_eager() -> None:
     draw = partial(
         generate_with, *make(num_hidden_layers=1), PROMPTS[:3], key=KEY, max_new_tokens=6, temperature=0.9
     )
-    same(draw(compile=True), draw())
+    assert_same(draw(compile=True), draw())
 
 
 def test_params_and_prompts_are_left_as_they_were(small: tuple[Model, Tree]) -> None:
@@ -344,4 +344,4 @@ def test_donated_tensors_share_no_storage(small: tuple[Model, Tree]) -> None:
         stop=lambda tokens, lengths: lengths >= limits,
     )
     plain = stepper(model, compile=False)
-    same(draw(compile=plain._replace(bind=lambda *arguments: looking)), draw())
+    assert_same(draw(compile=plain._replace(bind=lambda *arguments: looking)), draw())

@@ -35,7 +35,7 @@ def answer(case: Case) -> tuple[Problem, Tensor, tuple[Tensor, ...]]:
     return given, y.detach(), torch.autograd.grad(y, (given.q, given.k, given.v), given.up.double())
 
 
-def close(ours: Tensor, theirs: Tensor) -> None:
+def assert_close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-5, atol=1e-5)
 
 
@@ -46,16 +46,16 @@ def test_equals_the_oracle(name: str, case: Case) -> None:
         pytest.skip("refuses a dropout mask, see test_sdpa")
     given, y, grads = answer(case)
     ours = WAYS[name](given.q, given.k, given.v, **given.extras)
-    close(ours, y)
+    assert_close(ours, y)
     for a, b in zip(torch.autograd.grad(ours, (given.q, given.k, given.v), given.up), grads, strict=True):
-        close(a, b)
+        assert_close(a, b)
 
 
 @pytest.mark.parametrize("case", [CASES[5], CASES[7]], ids=lambda c: "-".join(map(str, c)))
 def test_flex_equals_the_oracle_where_it_runs(case: Case) -> None:
     given, y, _ = answer(case)
     with torch.no_grad():
-        close(torch.compile(flex, backend="aot_eager")(given.q, given.k, given.v, **given.extras), y)
+        assert_close(torch.compile(flex, backend="aot_eager")(given.q, given.k, given.v, **given.extras), y)
 
 
 @pytest.mark.parametrize("name", GRADED)
@@ -108,9 +108,9 @@ def test_works_under_vmap_of_a_gradient(name: str) -> None:
         q, k, v, up = (x.detach() for x in each[:4])
         k0, v0, up0 = (x.detach() for x in given[0][1:4])
         for a, b in zip(many, gradient(naive)(q, k, v, up, segments[i]), strict=True):
-            close(a[i], b)
+            assert_close(a[i], b)
         for a, b in zip(some, gradient(naive)(q, k0, v0, up0, segments[0]), strict=True):
-            close(a[i], b)
+            assert_close(a[i], b)
 
 
 @pytest.mark.parametrize("name", GRADED)
@@ -124,14 +124,14 @@ def test_works_compiled(name: str) -> None:
     leaves = [x.clone().requires_grad_() for x in (q, k, v)]
     outside = torch.autograd.grad(compiled(partial(value, way))(*leaves, up, segments), leaves)
     for a, b, c in zip(inside, outside, expected, strict=True):
-        close(a, c)
-        close(b, c)
+        assert_close(a, c)
+        assert_close(b, c)
     if name != "sdpa":
         under = compiled(torch.func.vmap(gradient(way)))(
             *(torch.stack([x, x]) for x in (q, k, v, up, segments))
         )
         for a, b in zip(under, expected, strict=True):
-            close(a[1], b)
+            assert_close(a[1], b)
 
 
 @pytest.mark.parametrize("name", ["naive", "flash in tiles of 16"])

@@ -30,7 +30,7 @@ VARIANTS = {
 TOKENS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
 
 
-def decoded(model: Model, params: Tree, dtype: torch.dtype) -> torch.Tensor:
+def decode_in_two(model: Model, params: Tree, dtype: torch.dtype) -> torch.Tensor:
     with torch.no_grad():
         first, cache = model.decode(params, TOKENS[:, :3], model.cache(2, 4, dtype))
         return torch.cat([first, model.decode(params, TOKENS[:, 3:], cache)[0]], 1)
@@ -45,15 +45,19 @@ def test_decode_reads_the_same_from_prepared_params(name: str) -> None:
     assert all(
         "q_k_v" in layer["attention"] and "q" not in layer["attention"] for layer in prepared["layers"]
     )
-    torch.testing.assert_close(decoded(model, prepared, torch.float32), decoded(model, params, torch.float32))
+    torch.testing.assert_close(
+        decode_in_two(model, prepared, torch.float32), decode_in_two(model, params, torch.float32)
+    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_in_bfloat16_prepared_params_are_as_near_to_float64(name: str) -> None:
     model = transformer(VARIANTS[name])
     params = tree.cast(model.init(random.key(0)), torch.bfloat16)
-    exact = decoded(model, tree.cast(params, torch.float64), torch.float64)
-    plain, prepared = (decoded(model, p, torch.bfloat16).double() for p in (params, model.prepare(params)))
+    exact = decode_in_two(model, tree.cast(params, torch.float64), torch.float64)
+    plain, prepared = (
+        decode_in_two(model, p, torch.bfloat16).double() for p in (params, model.prepare(params))
+    )
     assert (prepared - exact).norm() <= 1.2 * (plain - exact).norm()
 
 
