@@ -54,6 +54,7 @@ def test_the_help_of_every_flag_has_its_unit(name: str) -> None:
         "tokens",
         "ids",
         "times",
+        "temperature",
         "share",
         "rate",
         "norm",

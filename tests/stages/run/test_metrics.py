@@ -156,7 +156,7 @@ def test_skipped_updates_are_reported_at_powers_of_two_and_end_a_run_that_learns
     assert len(skipped) == 7  # at 1, 2, 3, 4, 8, 16, 32
     assert r.made.count_skipped() == (49, 49)
     take(r, 50, 1.0, nonfinite_leaf=1.0)
-    with pytest.raises(FloatingPointError, match="in 50 steps one after the other"):
+    with pytest.raises(FloatingPointError, match="in 50 consecutive steps"):
         r.made.write({})
 
 

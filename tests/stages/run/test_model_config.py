@@ -46,7 +46,7 @@ def test_a_model_brings_its_own_shape(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("configs/tiny_config.py", r"Python files are not run as configuration; type --config tiny_config$"),
-        ("my_own.py", r"not run as configuration; the presets are tiny_config, .* write JSON"),
+        ("my_own.py", r"not run as configuration; the presets are tiny_config, .* write a JSON file"),
         ("tiny_confg", "did you mean 'tiny_config'"),
         ("gpt4", "expected a preset's name or a file that ends in .json; the presets are"),
         ("nothing.json", "there is no such file"),
