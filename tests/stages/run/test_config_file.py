@@ -1,4 +1,4 @@
-"""A run resumes only with the flags it was started with, which are read from config.json."""
+"""A run resumes only with the flags it was started with, which `options.values` reads from config.json."""
 
 from __future__ import annotations
 
