@@ -41,7 +41,7 @@ def write(path: str | os.PathLike[str], state: Tree, *, overwrite: bool = False)
     is kept in the folder's custom metadata, as Orbax itself notices no flipped bit.
 
     Args:
-        path: the folder to make.
+        path: the folder to make; "run/100/default" is step 100 of a CheckpointManager in "run".
         state: nested dict, list, tuple, NamedTuple and None; leaves are tensors of any device (bfloat16,
             float8 and 64-bit included), or Python ints and floats. Keys are written as `str`.
         overwrite: True replaces an existing folder; the old one stays until the new one is complete.

@@ -30,7 +30,7 @@ from data_pipes import files
 from pure.serial.writer import DTYPES, memory, name_of
 from pure.types import Tree
 
-TREE, ROOT, STRINGS = "_METADATA", "_CHECKPOINT_METADATA", "_strings.json"
+TREE, ROOT, STRINGS, MANIFEST = "_METADATA", "_CHECKPOINT_METADATA", "_strings.json", "manifest.ocdbt"
 TEMPORARY = ".orbax-checkpoint-tmp"
 """Part of the name of a folder that Orbax has not finished."""
 OURS = "intro2llm"
@@ -40,6 +40,7 @@ _STEP = re.compile(r"(?:.*_)?(\d+)")
 _SEQUENCE, _DICT = 1, 2
 _EMPTY: Mapping[str, Any] = {"None": None, "NamedTuple": None, "Dict": {}, "List": [], "Tuple": ()}
 _MESSAGE = 300
+_UNFINISHED = "the save was never finished, or only a part was copied; copy it again, or read an earlier one"
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,8 @@ def find_item(path: Path, *, prefer: str = "") -> Path:
         raise ValueError(f"{path}: expected a folder that Orbax wrote, got a file")
     if (path / TREE).is_file():
         return path
-    if (path / "manifest.ocdbt").is_file() or any(path.glob("ocdbt.process_*")):
-        raise ValueError(
-            f"{path}: {TREE} is missing: the save was never finished, or only a part copied; copy it again"
-        )
+    if (path / MANIFEST).is_file() or any(path.glob("ocdbt.process_*")):
+        raise ValueError(f"{path}: {TREE} is missing: {_UNFINISHED}")
     folders = sorted(x for x in path.iterdir() if x.is_dir() and TEMPORARY not in x.name)
     items = [x for x in folders if (x / TREE).is_file() and not _STEP.fullmatch(x.name)]
     preferred = [x for x in items if x.name == prefer]
@@ -123,7 +122,7 @@ def find_item(path: Path, *, prefer: str = "") -> Path:
 
 def is_orbax(path: Path) -> bool:
     """Tells whether `find_item` finds something that Orbax wrote, or began to write, at a path."""
-    marks = (TREE, ROOT, "manifest.ocdbt", "orbax.checkpoint")
+    marks = (TREE, ROOT, MANIFEST, "orbax.checkpoint")
     if not path.is_dir():
         return (
             TEMPORARY in path.name
@@ -148,6 +147,8 @@ def open_tree(item: Path) -> Tree:
         ImportError: if tensorstore is not installed.
     """
     metadata = _read_json(item / TREE)
+    if metadata.get("use_ocdbt") and not (item / MANIFEST).is_file():
+        raise ValueError(f"{item}: {MANIFEST} is missing: {_UNFINISHED}")
     entries = _entries(item, metadata)
     names = [_name(entry) for entry in entries]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
@@ -238,6 +239,11 @@ def _explain_absence(path: Path) -> str:
         return f"the save was never finished ({unfinished[0]}); read an earlier one, or save again"
     if (path / "checkpoint").is_file():
         return f"written by an Orbax older than 0.5, without {TREE}; read it with Orbax and save it again"
+    below = sorted(
+        {x.relative_to(path).parts[0] for end in ("*/*", "*/*/*") for x in path.glob(f"{end}/{TREE}")}
+    )
+    if below:
+        return f"holds trees in {', '.join(below[:4])}; name one of these folders, such as {path / below[0]}"
     return f"no folder that Orbax wrote: it has no {TREE}, no item and no step"
 
 
@@ -274,7 +280,7 @@ def _open(item: Path, metadata: Mapping[str, Any], name: str) -> Any:
             "tensorstore, with which an Orbax folder is read, is not installed: pip install 'intro2llm[jax]'"
         ) from None
     store: dict[str, Any] = {"driver": "file", "path": f"{item}/{name}/"}
-    if metadata.get("use_ocdbt", (item / "manifest.ocdbt").is_file()):
+    if metadata.get("use_ocdbt", (item / MANIFEST).is_file()):
         store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{item}/"}, "path": f"{name}/"}
     elif ".." in name.split("/"):
         raise ValueError(f"{item}: the leaf {name!r} lies outside the folder; it is not read")

@@ -11,6 +11,7 @@ may be saved beside these, under any name: configuration and tokenizer are looke
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -33,6 +34,7 @@ Form = Literal["orbax", "msgpack"]
 CONFIG, PARAMS, SUFFIX = "config.json", "params", ".msgpack"
 NEEDED = (CONFIG, tokenizers.files.NAME)
 WEIGHTS = (model_folder.WEIGHTS, model_folder.INDEX)
+_CHECKPOINT = re.compile(r"checkpoint_\d+")  # flax.training.checkpoints, before it wrote with Orbax
 _ABOVE = 3  # folders between an item of a CheckpointManager and the model's folder: item, step, manager
 _VARIABLE = "value"  # under which flax.nnx stores the array of a variable
 
@@ -53,8 +55,9 @@ def find(path: str | Path) -> Found | None:
     """Finds params that JAX wrote.
 
     Args:
-        path: a file of Flax's msgpack (NAME.msgpack); an Orbax folder, a step's or a CheckpointManager's; or
-            a folder with config.json and `params` or `params.msgpack` instead of Hugging Face's weights.
+        path: a file of Flax's msgpack (NAME.msgpack, checkpoint_7); an Orbax folder, a step's or a
+            CheckpointManager's; or a folder with config.json and `params` or `params.msgpack` instead of
+            Hugging Face's weights.
 
     Returns:
         Found, or None if there is something else at the path.
@@ -65,7 +68,8 @@ def find(path: str | Path) -> Found | None:
     """
     path = Path(path)
     if path.is_file():
-        return Found(path, _find_configuration(path.parent, path)) if path.suffix == SUFFIX else None
+        is_flax = path.suffix == SUFFIX or _CHECKPOINT.fullmatch(path.name)
+        return Found(path, _find_configuration(path.parent, path)) if is_flax else None
     if (path / "final_model").is_dir() or any((path / name).is_file() for name in WEIGHTS):
         return None
     inside = path / (PARAMS + SUFFIX)
