@@ -126,8 +126,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_contents(folder: Path) -> None:
-    """Waits until every file in a folder, and then the folder's entries, are on the disk."""
+    """Waits until every file in a folder and its folders, and then their entries, are on the disk."""
     for path in folder.iterdir():
+        if path.is_dir():
+            sync_contents(path)
+            continue
         with path.open("rb") as file:
             os.fsync(file.fileno())
     sync_folder(folder)

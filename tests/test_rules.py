@@ -1,6 +1,6 @@
 """The rules of the house that a program can check.
 
-Each rule is a function from one parsed file to its violations. It stands in one table beside a text that
+Each rule is a function from one parsed file to its violations. It stands in one table with a text that
 breaks it and one that does not, so that the rules are tested too. What is excepted stands in
 `rules/exceptions.py`, with its reason.
 """
@@ -193,7 +193,7 @@ def test_the_house_keeps(rule: Callable[[Module], Iterator[str]]) -> None:
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.rule.__name__)
-def test_a_rule_sees_what_breaks_it_and_nothing_else(row: Row) -> None:
+def test_a_rule_reports_its_violations_and_nothing_else(row: Row) -> None:
     assert list(row.rule(parse(*row.bad)))
     assert list(row.rule(parse(*row.good))) == []
 

@@ -38,12 +38,14 @@ def mix(x: Tensor, weight: Tensor, key: Tensor | None = None, *, scale: float = 
         (torch.zeros(5, 3), torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)),
     ],
 )
-def test_what_the_docstring_denies_is_refused(x: Tensor, weight: Tensor, key: Tensor | None) -> None:
+def test_shapes_that_contradict_the_docstring_are_refused(
+    x: Tensor, weight: Tensor, key: Tensor | None
+) -> None:
     with pytest.raises(TypeError, match="Type-check error"):
         checked(mix)(x, weight, key)
 
 
-def test_what_the_docstring_says_passes() -> None:
+def test_shapes_of_the_docstring_pass() -> None:
     x, weight, key = torch.ones(5, 4, 3), torch.ones(2, 3), torch.zeros(2, dtype=torch.uint32)
     assert torch.equal(checked(mix)(x, weight, key, scale=2), mix(x, weight, scale=2.0))
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pure.optim.base import Scalar
+from pure.optim.base import Scalar, upcast
 
 STANDARD = (3.4445, -4.7750, 2.0315)
 DION = (
@@ -92,7 +92,8 @@ def orthogonalize(
         gram = x @ x.mT
         if i == 0:
             x, gram = _first_scaling(x, gram, preconditioning)
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        polynomial = (b * upcast(gram) + c * upcast(gram @ gram)).to(x.dtype)  # b and c nearly cancel
+        x = (a * upcast(x) + upcast(polynomial @ x)).to(x.dtype)
     return (x.mT if tall else x).to(dtype_of_x)
 
 

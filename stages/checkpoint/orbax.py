@@ -41,7 +41,7 @@ def write(path: str | os.PathLike[str], state: Tree, *, overwrite: bool = False)
     is kept in the folder's custom metadata, as Orbax itself notices no flipped bit.
 
     Args:
-        path: the folder to make.
+        path: the folder to make; "run/100/default" is step 100 of a CheckpointManager in "run".
         state: nested dict, list, tuple, NamedTuple and None; leaves are tensors of any device (bfloat16,
             float8 and 64-bit included), or Python ints and floats. Keys are written as `str`.
         overwrite: True replaces an existing folder; the old one stays until the new one is complete.
@@ -94,7 +94,7 @@ def write(path: str | os.PathLike[str], state: Tree, *, overwrite: bool = False)
             metadata = {orbax_folder.OURS: {"sha256": digests}}
             orbax_writer.save(partial, arrays, custom_metadata=metadata)
         # 3. To the disk.
-        _sync(partial)
+        files.sync_contents(partial)
         _remove(old)
         files.publish_folder(partial, final, aside=old if overwrite else None)
         _remove(old)
@@ -277,17 +277,6 @@ def _import_checkpointer() -> Callable[[], Any]:
             "'intro2llm[jax]'"
         ) from None
     return StandardCheckpointer
-
-
-def _sync(folder: Path) -> None:
-    """Waits until every file below a folder is on the disk."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir():
-            files.sync_folder(path)
-        else:
-            with path.open("rb") as file:
-                files.sync_file(file)
-    files.sync_folder(folder)
 
 
 def _remove(folder: Path) -> None:

@@ -14,6 +14,7 @@ Formats: Orbax (versions 0.5 to 0.12, `orbax.checkpoint` and its v1), Zarr 2 and
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import re
 from collections import Counter
@@ -29,7 +30,7 @@ from data_pipes import files
 from pure.serial.writer import DTYPES, memory, name_of
 from pure.types import Tree
 
-TREE, ROOT, STRINGS = "_METADATA", "_CHECKPOINT_METADATA", "_strings.json"
+TREE, ROOT, STRINGS, MANIFEST = "_METADATA", "_CHECKPOINT_METADATA", "_strings.json", "manifest.ocdbt"
 TEMPORARY = ".orbax-checkpoint-tmp"
 """Part of the name of a folder that Orbax has not finished."""
 OURS = "intro2llm"
@@ -39,6 +40,7 @@ _STEP = re.compile(r"(?:.*_)?(\d+)")
 _SEQUENCE, _DICT = 1, 2
 _EMPTY: Mapping[str, Any] = {"None": None, "NamedTuple": None, "Dict": {}, "List": [], "Tuple": ()}
 _MESSAGE = 300
+_UNFINISHED = "the save was never finished, or only a part was copied; copy it again, or read an earlier one"
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,14 @@ class _Entry(NamedTuple):
     kind: str
 
 
-def find_item(path: Path) -> Path:
+def find_item(path: Path, *, prefer: str = "") -> Path:
     """Finds the folder of one tree at or below a path.
 
     Args:
         path: a tree's folder (StandardCheckpointer); a folder with one such item (`default`, `state`, ...),
             as CheckpointManager writes for a step; or a CheckpointManager's folder, of which the newest step
             is taken.
+        prefer: name of the item to take of several.
 
     Returns:
         The folder with the tree's metadata.
@@ -94,35 +97,37 @@ def find_item(path: Path) -> Path:
     if TEMPORARY in path.name:
         raise ValueError(f"{path}: this save was never finished; read an earlier one, or save again")
     if not path.exists():
-        left = sorted(x.name for x in path.parent.glob(f"{path.name}{TEMPORARY}*"))
+        left = sorted(x.name for x in path.parent.glob(f"{glob.escape(path.name)}{TEMPORARY}*"))
         why = f"; a save of it was never finished ({left[0]})" if left else ""
         raise FileNotFoundError(f"{path} is missing; expected a folder that Orbax wrote{why}")
     if not path.is_dir():
         raise ValueError(f"{path}: expected a folder that Orbax wrote, got a file")
     if (path / TREE).is_file():
         return path
-    if (path / "manifest.ocdbt").is_file() or any(path.glob("ocdbt.process_*")):
-        raise ValueError(
-            f"{path}: {TREE} is missing: the save was never finished, or only a part copied; copy it again"
-        )
+    if (path / MANIFEST).is_file() or any(path.glob("ocdbt.process_*")):
+        raise ValueError(f"{path}: {TREE} is missing: {_UNFINISHED}")
     folders = sorted(x for x in path.iterdir() if x.is_dir() and TEMPORARY not in x.name)
     items = [x for x in folders if (x / TREE).is_file() and not _STEP.fullmatch(x.name)]
-    if len(items) == 1:
-        return items[0]
+    preferred = [x for x in items if x.name == prefer]
+    if len(items) == 1 or preferred:
+        return (preferred or items)[0]
     if items:
         names = ", ".join(x.name for x in items)
         raise ValueError(f"{path}: holds several trees ({names}); choose one, such as {items[0]}")
     steps = {int(match[1]): x for x in folders if (match := _STEP.fullmatch(x.name))}
     if steps:
-        return find_item(steps[max(steps)])
+        return find_item(steps[max(steps)], prefer=prefer)
     raise ValueError(f"{path}: {_explain_absence(path)}")
 
 
 def is_orbax(path: Path) -> bool:
     """Tells whether `find_item` finds something that Orbax wrote, or began to write, at a path."""
-    marks = (TREE, ROOT, "manifest.ocdbt", "orbax.checkpoint")
+    marks = (TREE, ROOT, MANIFEST, "orbax.checkpoint")
     if not path.is_dir():
-        return TEMPORARY in path.name or next(path.parent.glob(f"{path.name}{TEMPORARY}*"), None) is not None
+        return (
+            TEMPORARY in path.name
+            or next(path.parent.glob(f"{glob.escape(path.name)}{TEMPORARY}*"), None) is not None
+        )
     patterns = [f"{depth}{mark}" for depth in ("", "*/", "*/*/") for mark in marks]
     return TEMPORARY in path.name or any(next(path.glob(pattern), None) for pattern in patterns)
 
@@ -142,6 +147,8 @@ def open_tree(item: Path) -> Tree:
         ImportError: if tensorstore is not installed.
     """
     metadata = _read_json(item / TREE)
+    if metadata.get("use_ocdbt") and not (item / MANIFEST).is_file():
+        raise ValueError(f"{item}: {MANIFEST} is missing: {_UNFINISHED}")
     entries = _entries(item, metadata)
     names = [_name(entry) for entry in entries]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
@@ -232,6 +239,11 @@ def _explain_absence(path: Path) -> str:
         return f"the save was never finished ({unfinished[0]}); read an earlier one, or save again"
     if (path / "checkpoint").is_file():
         return f"written by an Orbax older than 0.5, without {TREE}; read it with Orbax and save it again"
+    below = sorted(
+        {x.relative_to(path).parts[0] for end in ("*/*", "*/*/*") for x in path.glob(f"{end}/{TREE}")}
+    )
+    if below:
+        return f"holds trees in {', '.join(below[:4])}; name one of these folders, such as {path / below[0]}"
     return f"no folder that Orbax wrote: it has no {TREE}, no item and no step"
 
 
@@ -268,7 +280,7 @@ def _open(item: Path, metadata: Mapping[str, Any], name: str) -> Any:
             "tensorstore, with which an Orbax folder is read, is not installed: pip install 'intro2llm[jax]'"
         ) from None
     store: dict[str, Any] = {"driver": "file", "path": f"{item}/{name}/"}
-    if metadata.get("use_ocdbt", (item / "manifest.ocdbt").is_file()):
+    if metadata.get("use_ocdbt", (item / MANIFEST).is_file()):
         store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{item}/"}, "path": f"{name}/"}
     elif ".." in name.split("/"):
         raise ValueError(f"{item}: the leaf {name!r} lies outside the folder; it is not read")

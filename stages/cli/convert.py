@@ -1,10 +1,10 @@
-"""`intro2llm import`, `export` and `merge`: read a model in one form, write it in Hugging Face's layout."""
+"""`intro2llm import`, `export` and `merge`: read a model in one form, write it in another."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from stages.run.options.groups import ModelFlags, NewTokensFlags
 
@@ -26,7 +26,13 @@ class ImportOptions(ConvertOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(ConvertOptions):
-    """Write a model as a folder in Hugging Face's layout, which transformers loads."""
+    """Write a model as a folder in Hugging Face's layout, which transformers loads, or for JAX."""
+
+    format: Literal["safetensors", "orbax", "msgpack"] = "safetensors"
+    """Form of the weights: safetensors, Hugging Face's layout; orbax, an Orbax folder OUTPUT_DIR/params;
+    msgpack, the bytes of flax.serialization in OUTPUT_DIR/params.msgpack."""
+    state: bool = False
+    """Also write the whole state of the newest checkpoint of the run at --model_path (orbax and msgpack)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +50,8 @@ def run(options: ConvertOptions) -> int:
         The exit code.
 
     Raises:
-        ValueError: for MergeOptions if the model has no adapters.
+        ValueError: for MergeOptions if the model has no adapters; for `state` without a checkpoint, or with
+            safetensors.
         FileExistsError: if the output folder exists.
     """
     folder = Path(options.output_dir)
@@ -60,14 +67,34 @@ def run(options: ConvertOptions) -> int:
             f"--model_path {options.model_path} holds no adapters (adapter_config.json); a whole model has "
             "nothing to merge: use intro2llm export"
         )
+    if isinstance(options, ExportOptions) and options.state and options.format == "safetensors":
+        raise ValueError("--state: a training state is no part of Hugging Face's layout; add --format orbax")
     new_tokens.check_flags(options.add_tokens, options.vocabulary_multiple)
     model = language_model.load(options.model_path, dtype=dict(hardware.DTYPES).get(options.dtype))
     if options.add_tokens:
         multiple = options.vocabulary_multiple
         model = new_tokens.add_tokens(model, options.add_tokens, multiple=multiple, say=print)
-    path = language_model.save(folder, model)
+    if isinstance(options, ExportOptions) and options.format != "safetensors":
+        path = language_model.save_for_jax(folder, model, options.format, _read_state(options))
+    else:
+        path = language_model.save(folder, model)
     leaves = tree.leaves(model.params)
     dtype = str(leaves[0].dtype).removeprefix("torch.")
     size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
     print(f"{path}: {tree.count(model.params):,} parameters in {dtype}, {size / 1e6:,.1f} MB")
     return 0
+
+
+def _read_state(options: ExportOptions) -> Any:
+    """The state of the run's newest checkpoint, verified; None without --state."""
+    if not options.state:
+        return None
+    from stages.checkpoint import checkpoint
+    from stages.models import jax_params
+
+    if checkpoint.latest(options.model_path) is None:
+        raise ValueError(
+            f"--state: {options.model_path} holds no checkpoint; expected a run's folder with "
+            "checkpoints/step-*"
+        )
+    return jax_params.as_lists(checkpoint.load(options.model_path, None).state)

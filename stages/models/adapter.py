@@ -30,6 +30,7 @@ from stages.models.adapter_folder import BASE, CONFIG, WEIGHTS
 from stages.models.gguf import is_gguf
 from stages.models.identity import hash_weights
 from stages.models.initial_adapters import InitialAdapters
+from stages.models.jax_params import find
 from stages.models.language_model import Pretrained
 
 
@@ -101,10 +102,9 @@ def describe(adapter: Adapter, params: Tree) -> str:
     stored, bfloat16 = nf4_bytes(adapter.base)
     share = f"{trained / total:.2%} of the {total:,} in the layers' matrices"
     line = f"adapters: {trained:,} trainable parameters, {share}"
-    if is_gguf(adapter.path):
-        line += (
-            "; PEFT cannot load their base, a GGUF file; for PEFT, train on the output of intro2llm import"
-        )
+    if is_gguf(adapter.path) or find(adapter.path):
+        base = "a GGUF file" if is_gguf(adapter.path) else "params that JAX wrote"
+        line += f"; PEFT cannot load their base, {base}; for PEFT, train on the output of intro2llm import"
     if stored:
         line += f"; these take {stored / 1e6:.1f} MB in four bits, {stored / bfloat16:.2f} of bfloat16"
     return line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -69,6 +69,29 @@ def write(
     Raises:
         OSError: if the disk refuses; an older folder stays.
     """
+    return write_with(
+        folder, texts, tokenizer, lambda partial: _write_weights(partial, weights, name, shard_bytes)
+    )
+
+
+def write_with(
+    folder: str | Path,
+    texts: Mapping[str, str],
+    tokenizer: tokenizers.Tokenizer,
+    write_params: Callable[[Path], None],
+) -> Path:
+    """Writes a model's folder atomically, with a function that writes the weights.
+
+    Args:
+        folder, texts, tokenizer: as in `write`.
+        write_params: takes the unfinished folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: if the disk refuses; an older folder stays.
+    """
     folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
@@ -76,7 +99,7 @@ def write(
         partial.mkdir(parents=True)
         for file, text in texts.items():
             (partial / file).write_text(text, encoding="utf-8")
-        _write_weights(partial, weights, name, shard_bytes)
+        write_params(partial)
         tokenizers.save(tokenizer, partial)
         files.sync_contents(partial)
         old = folder.with_name(f".{folder.name}.old")

@@ -19,7 +19,7 @@ from pure.config import ModelConfig
 from pure.interop import hf
 from pure.nn.transformer import transformer
 from pure.types import Model, Tree
-from stages.models import adapter_folder, gguf, hub, special_tokens, template_files
+from stages.models import adapter_folder, gguf, hub, jax_params, special_tokens, template_files
 from stages.models import folder as model_folder
 from stages.models.folder import INDEX, SHARD_BYTES, WEIGHTS
 from stages.models.special_tokens import GENERATION, NONE, SpecialTokens
@@ -129,8 +129,8 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
 
     Args:
         path: a model's folder; a folder of adapters (`stages.models.adapter`), which are merged into their
-            base; a GGUF file; or a name at huggingface.co, such as "HuggingFaceTB/SmolLM2-135M", which is
-            downloaded once.
+            base; a GGUF file; params that JAX wrote (`stages.models.jax_params`); or a name at
+            huggingface.co, such as "HuggingFaceTB/SmolLM2-135M", which is downloaded once.
         dtype: dtype of the params; None keeps that of the file (GGUF: float32). Files are memory-mapped: a
             weight is read when it is first used; converted weights are read one by one.
 
@@ -143,6 +143,8 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     """
     if (adapters := adapter_folder.find_adapters(path)) is not None:
         return _load_merged(adapters, dtype)
+    if (found := jax_params.find(path)) is not None:
+        return _load_from_jax(found, dtype)
     if gguf.is_gguf(path):
         folder = Path(path)
         config, weights, tokenizer, special, templates = gguf.read(path, dtype or torch.float32)
@@ -158,6 +160,28 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     except ValueError as error:
         raise model_folder.one_line_error(folder, error) from None
     return Pretrained(model, params, tokenizer, templates.default, special, templates.others)
+
+
+def save_for_jax(
+    folder: str | Path, pretrained: Pretrained, form: jax_params.Form, state: Tree = None
+) -> Path:
+    """Writes a folder with the params as JAX users read them, beside configuration and tokenizer.
+
+    Args:
+        folder: the folder to make; it must not exist.
+        pretrained: the model.
+        form: "orbax": FOLDER/params is an Orbax folder; "msgpack": FOLDER/params.msgpack has the bytes of
+            `flax.serialization.to_bytes`.
+        state: a further tree, written as `state`; None writes none.
+
+    Returns:
+        The folder, which `load` reads.
+
+    Raises:
+        OSError, SerialError, ImportError: as `jax_params.write`.
+    """
+    trees = {jax_params.PARAMS: pretrained.params} | ({} if state is None else {"state": state})
+    return jax_params.write(folder, small_files(pretrained), pretrained.tokenizer, trees, form)
 
 
 def with_tokenizer_of(new: Pretrained, base: Pretrained) -> Pretrained:
@@ -180,6 +204,18 @@ def with_tokenizer_of(new: Pretrained, base: Pretrained) -> Pretrained:
 def move_to(pretrained: Pretrained, device: torch.device) -> Pretrained:
     """Moves the params to a device."""
     return pretrained._replace(params=tree.map(lambda x: x.to(device), pretrained.params))
+
+
+def _load_from_jax(found: jax_params.Found, dtype: torch.dtype | None) -> Pretrained:
+    """Loads params that JAX wrote; configuration, tokenizer and templates stand beside or above them."""
+    config = read_config(found.folder)
+    tokenizer, special, templates = model_folder.read_tokenizer(found.folder, config.vocab_size)
+    try:
+        check_fit(tokenizer, config)
+    except ValueError as error:
+        raise model_folder.one_line_error(found.folder, error) from None
+    params = jax_params.read(found, config, dtype)
+    return Pretrained(transformer(config), params, tokenizer, templates.default, special, templates.others)
 
 
 def _load_merged(folder: Path, dtype: torch.dtype | None) -> Pretrained:
@@ -241,7 +277,8 @@ def read_config(path: str | Path) -> ModelConfig:
         return read_config(adapter_folder.follow_bases(adapters)[0])
     if gguf.is_gguf(path):
         return gguf.read_config(path)
-    file = _folder(path, (CONFIG,)) / CONFIG
+    found = None if (Path(path) / CONFIG).is_file() else jax_params.find(path)
+    file = _folder(found.folder if found else path, (CONFIG,)) / CONFIG
     fields = files.read_json(file)
     try:
         return hf.from_hf_config(fields)

@@ -54,7 +54,7 @@ def test_layouts(values: dict[str, Any]) -> None:
     assert read(values) == SUMS
 
 
-def test_a_subject_of_its_own_comes_first() -> None:
+def test_the_subject_of_a_row_takes_precedence() -> None:
     assert read(ASKED | {"answer": 1, "subject": "anatomy"}).subject == "anatomy"
 
 
@@ -75,7 +75,7 @@ def test_a_letter_is_a_column_whatever_the_choices_say() -> None:
 
 def test_hellaswag_is_written_as_lm_eval_writes_it() -> None:
     """The label, then ctx_a, then ctx_b, of which the first letter is made large and all others small."""
-    found = read(STORY | {"label": "1", "ctx": "passed over"})
+    found = read(STORY | {"label": "1", "ctx": "skipped"})
     assert found[:3] == ("Reading: A man sits. He reads", ("a.", "b."), 1)
     found = read(STORY | {"endings": ["[step] Go.  ", "x [title] y"], "ctx_b": "", "label": 0})
     assert found[:2] == ("Reading: A man sits.", (" Go.", "x. y"))
@@ -152,7 +152,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("values", "words"), BAD.values(), ids=BAD)
-def test_a_bad_row_is_named_and_the_others_go_on(values: dict[str, Any], words: str) -> None:
+def test_a_bad_row_is_named_and_the_others_are_read(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match="^a:2: .*" + words):
         list(read_questions([Row(values, "a:2")]))
     bad: list[BadRow] = []

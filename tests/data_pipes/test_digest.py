@@ -1,4 +1,4 @@
-"""Digests are sha256 of what they say; their values stand in saved files."""
+"""Digests are SHA-256 of the documented bytes; saved files contain them, so their values never change."""
 
 from __future__ import annotations
 

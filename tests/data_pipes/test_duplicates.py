@@ -9,11 +9,11 @@ from data_pipes.ngram import hash_ngrams, hash_words, split_words
 from data_pipes.types import Document
 
 
-def words(seed: int, count: int) -> list[str]:
+def random_words(seed: int, count: int) -> list[str]:
     return [f"w{n}" for n in np.random.default_rng(seed).integers(10**6, size=count)]
 
 
-def kept(fold: Fold, *texts: str) -> list[str]:
+def filter_texts(fold: Fold, *texts: str) -> list[str]:
     documents = [Document(text, str(number)) for number, text in enumerate(texts)]
     return [document.name for document in apply_filters(documents, [fold], on_drop=lambda drop: None)]
 
@@ -23,24 +23,24 @@ def jaccard(a: str, b: str) -> float:
     return len(one & two) / len(one | two)
 
 
-def mixed(share: float, seed: int, count: int = 300) -> tuple[str, str]:
+def similar_texts(share: float, seed: int, count: int = 300) -> tuple[str, str]:
     """Two texts whose first part is the same."""
-    same = words(seed, int(share * count))
-    rest = [words(seed + i, count - len(same)) for i in (10_000, 20_000)]
+    same = random_words(seed, int(share * count))
+    rest = [random_words(seed + i, count - len(same)) for i in (10_000, 20_000)]
     return " ".join(same + rest[0]), " ".join(same + rest[1])
 
 
 def test_exact() -> None:
-    assert kept(exact_duplicates(), "a", "b", "a", "a ", "b") == ["0", "1", "3"]
+    assert filter_texts(exact_duplicates(), "a", "b", "a", "a ", "b") == ["0", "1", "3"]
 
 
-def test_each_use_has_a_memory_of_its_own() -> None:
+def test_each_use_has_its_own_memory() -> None:
     for fold in (exact_duplicates(), near_duplicates()):
-        text = " ".join(words(0, 50))
-        assert kept(fold, text) == kept(fold, text) == ["0"]
+        text = " ".join(random_words(0, 50))
+        assert filter_texts(fold, text) == filter_texts(fold, text) == ["0"]
 
 
-def test_documents_of_one_name_are_told_apart_by_text() -> None:
+def test_documents_with_the_same_name_are_distinguished_by_text() -> None:
     fold = exact_duplicates()
     memory = fold.init()
     assert fold.step(memory, Document("x", "same")) is None
@@ -49,7 +49,7 @@ def test_documents_of_one_name_are_told_apart_by_text() -> None:
 
 def test_a_signature_estimates_the_resemblance() -> None:
     """Unbiased, with the spread of 128 draws: the mean error of 60 pairs is below 4 standard errors."""
-    pairs = [mixed(share, seed) for seed, share in enumerate(np.linspace(0.05, 0.95, 60))]
+    pairs = [similar_texts(share, seed) for seed, share in enumerate(np.linspace(0.05, 0.95, 60))]
     truth = np.array([jaccard(a, b) for a, b in pairs])
     found = np.array([(signature(a) == signature(b)).mean() for a, b in pairs])
     spread = np.sqrt(truth * (1 - truth) / 128)
@@ -62,30 +62,36 @@ def test_a_signature_estimates_the_resemblance() -> None:
 )
 def test_near(similarity: float, share: float, near: bool) -> None:
     for seed in range(5):
-        a, b = mixed(share, seed)
+        a, b = similar_texts(share, seed)
         assert abs(jaccard(a, b) - similarity) > 0.12
         assert (jaccard(a, b) > similarity) == near
-        assert kept(near_duplicates(similarity), a, b) == (["0"] if near else ["0", "1"])
+        assert filter_texts(near_duplicates(similarity), a, b) == (["0"] if near else ["0", "1"])
 
 
-def test_what_was_left_out_is_not_compared_with() -> None:
+def test_dropped_documents_are_not_compared_with() -> None:
     """b is like a, c like b but not like a: c stays."""
-    base = words(0, 400)
+    base = random_words(0, 400)
     texts = [" ".join(base[start : start + 300]) for start in (0, 30, 60)]
     assert jaccard(texts[0], texts[1]) > 0.8 > 0.7 > jaccard(texts[0], texts[2])
-    assert kept(near_duplicates(0.75), *texts) == ["0", "2"]
+    assert filter_texts(near_duplicates(0.75), *texts) == ["0", "2"]
 
 
 def test_short_texts_and_empty_ones() -> None:
     assert signature("  \n") is None
-    assert kept(near_duplicates(), "", " ", "one", "one", "one two", "two one") == ["0", "1", "2", "4", "5"]
+    assert filter_texts(near_duplicates(), "", " ", "one", "one", "one two", "two one") == [
+        "0",
+        "1",
+        "2",
+        "4",
+        "5",
+    ]
 
 
 def test_long_texts_are_hashed_in_blocks() -> None:
-    long = " ".join(words(1, 5000))
+    long = " ".join(random_words(1, 5000))
     shingles = np.unique(hash_ngrams(hash_words(split_words(long)), 5)).astype(np.uint32)
     assert len(shingles) > 4096
-    parts = [" ".join(words(1, 5000)[i : i + 1004]) for i in range(0, 5000, 1000)]
+    parts = [" ".join(random_words(1, 5000)[i : i + 1004]) for i in range(0, 5000, 1000)]
     expected = np.min([signature(part) for part in parts if len(part.split()) >= 5], axis=0)
     assert np.array_equal(signature(long), expected)
 
@@ -93,6 +99,6 @@ def test_long_texts_are_hashed_in_blocks() -> None:
 @pytest.mark.parametrize(
     "options", [{"similarity": 0.0}, {"similarity": 1.1}, {"shingle": 0}, {"bands": 0}, {"rows": 0}]
 )
-def test_what_cannot_be_is_refused(options: dict) -> None:
+def test_invalid_arguments_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match=r"similarity must be in \(0, 1\]"):
         near_duplicates(**options)

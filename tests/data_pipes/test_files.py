@@ -1,4 +1,4 @@
-"""Small files are there whole, or as they were."""
+"""Small files are written atomically: wholly new, or unchanged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data_pipes import files
 from data_pipes.files import writing
 
 
-def test_it_reads_what_it_wrote(tmp_path: Path) -> None:
+def test_write_and_read_round_trip(tmp_path: Path) -> None:
     files.write_json(tmp_path / "a.json", {"x": [1, None, "é"]})
     assert files.read_json(tmp_path / "a.json") == {"x": [1, None, "é"]}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
@@ -75,7 +75,7 @@ def test_a_folder_is_on_the_disk_before_it_has_its_name(
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"{", "not valid JSON, line 1"),
         (b"\xff{}", "not valid JSON"),
@@ -83,13 +83,13 @@ def test_a_folder_is_on_the_disk_before_it_has_its_name(
         (b"[" * 100_000, "not valid JSON"),
     ],
 )
-def test_what_is_no_object_is_named(data: bytes, told: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_json_object_is_named(data: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(data)
-    with pytest.raises(ValueError, match=rf"a\.json: {told}"):
+    with pytest.raises(ValueError, match=rf"a\.json: {message}"):
         files.read_json(tmp_path / "a.json")
 
 
-def test_a_full_disk_is_told_with_the_file() -> None:
+def test_a_full_disk_names_the_file() -> None:
     with pytest.raises(
         OSError, match=r"cannot write a\.txt: No space left on device; make room there"
     ) as caught:

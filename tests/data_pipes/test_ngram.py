@@ -1,4 +1,4 @@
-"""Runs of words as numbers."""
+"""Hashes of word n-grams."""
 
 import subprocess
 import sys

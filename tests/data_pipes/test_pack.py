@@ -92,7 +92,7 @@ def test_no_example_no_bin() -> None:
 
 
 @pytest.mark.parametrize(("lengths", "capacity"), [([5], 4), ([-1], 4), ([1], 0)])
-def test_what_does_not_fit_is_refused(lengths: list[int], capacity: int) -> None:
+def test_examples_longer_than_the_capacity_are_refused(lengths: list[int], capacity: int) -> None:
     with pytest.raises(ValueError, match=r"split_long|capacity must be at least 1"):
         best_fit_decreasing(lengths, capacity)
 

@@ -125,7 +125,7 @@ def test_a_pipe_is_small_to_look_at() -> None:
         ({"key": None}, TypeError, r"shuffling needs a key; pass key=0"),
     ],
 )
-def test_what_cannot_be_is_refused(options: dict, error: type[Exception], words: str) -> None:
+def test_invalid_arguments_are_refused(options: dict, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         pipe(**options)
 

@@ -19,7 +19,7 @@ letters = st.text("abc ", min_size=1, max_size=9)
 
 @given(st.lists(st.tuples(letters, letters), min_size=1, max_size=6), st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_green_is_what_the_assistant_says(chats: list[tuple[str, str]], packing: bool) -> None:
+def test_assistant_text_is_green(chats: list[tuple[str, str]], packing: bool) -> None:
     examples = [encode_chat(TEMPLATE, WORDS, talk(*chat)) for chat in chats]
     pipe = sft_pipe(examples, batch_size=4, length=60, key=0, packing=packing)
     pieces = [piece for batch in pipe for row in preview(batch, WORDS.decode) for piece in row]

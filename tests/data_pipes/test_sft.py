@@ -39,12 +39,12 @@ def test_every_label_that_fits_is_predicted_once_an_epoch(lengths: list[int], pa
     assert not packing or {tuple(e.tokens[:16][: len(e.tokens) - 1].tolist()) for e in examples} <= set(found)
 
 
-def test_what_is_not_the_assistants_is_not_predicted() -> None:
+def test_only_assistant_tokens_are_predicted() -> None:
     batch = sft_pipe([example(6, 0, first=4)], batch_size=1, length=8, key=0)[0]
     assert (batch["labels"] != -100).tolist() == [[False, False, False, True, True, False, False, False]]
 
 
-def test_an_example_with_nothing_left_to_learn_is_dropped_and_told() -> None:
+def test_an_example_without_trained_tokens_is_dropped_and_reported() -> None:
     pipe = sft_pipe([example(9, 0, first=6), example(4, 1)], batch_size=1, length=4, key=0)
     assert (pipe.dropped, pipe.truncated, pipe.rows) == (1, 1, 1)
 

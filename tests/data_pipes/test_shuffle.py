@@ -107,7 +107,7 @@ def test_keys_in_every_form() -> None:
         ((1, -1), ValueError, "two words"),
     ],
 )
-def test_what_is_no_key_is_refused(key: object, error: type[Exception], words: str) -> None:
+def test_an_invalid_key_is_refused(key: object, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         key_words(key)
 
@@ -115,6 +115,6 @@ def test_what_is_no_key_is_refused(key: object, error: type[Exception], words: s
 @pytest.mark.parametrize(
     ("index", "n", "words"), [(0, 0, "is the corpus empty"), (3, 3, r"in \[0, 3\)"), (-1, 3, "in")]
 )
-def test_what_is_outside_is_refused(index: int, n: int, words: str) -> None:
+def test_an_index_out_of_range_is_refused(index: int, n: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         permute(index, n, (0, 0))

@@ -252,7 +252,7 @@ def test_a_flipped_bit_of_the_manifest_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{", "[" * 100_000, '{"format": "x"}', "\xff"])
-def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_invalid_manifest_is_refused(tmp_path: Path, text: str) -> None:
     write(tmp_path / "s")
     (tmp_path / "s" / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match=r"manifest\.json"):
@@ -271,7 +271,7 @@ def test_a_manifest_with_a_right_digest_and_wrong_facts_is_refused(tmp_path: Pat
             open_store(tmp_path / "s")
 
 
-def test_what_is_no_store_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_store_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere.*write_store"):
         open_store(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"has no manifest\.json"):

@@ -49,7 +49,7 @@ def test_in_order() -> None:
         ({"key": None}, TypeError, "pass key=0"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_a_pipe_is_refused(options: dict, error: type, words: str) -> None:
+def test_invalid_arguments_are_refused(options: dict, error: type, words: str) -> None:
     with pytest.raises(error, match=words):
         make(**options)
 

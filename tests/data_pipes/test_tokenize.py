@@ -45,16 +45,18 @@ def test_batches_change_nothing(tmp_path: Path, batch: int) -> None:
 
 def test_progress_and_laziness() -> None:
     """Documents are asked for only as they are needed: after 5 characters the first batch is encoded."""
-    told: list[Progress] = []
+    reports: list[Progress] = []
     asked: list[int] = []
 
     def stream() -> Iterator[Document]:
         for number in range(6):
-            asked.append(len(told))
+            asked.append(len(reports))
             yield Document("abc", str(number))
 
-    tokenize(stream(), Letters(), vocab_size=256, separator_id=0, batch_characters=5, on_progress=told.append)
-    assert told == [Progress(2, 6, 8), Progress(4, 12, 16), Progress(6, 18, 24)]
+    tokenize(
+        stream(), Letters(), vocab_size=256, separator_id=0, batch_characters=5, on_progress=reports.append
+    )
+    assert reports == [Progress(2, 6, 8), Progress(4, 12, 16), Progress(6, 18, 24)]
     assert asked == [0, 0, 1, 1, 2, 2]
 
 

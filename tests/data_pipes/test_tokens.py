@@ -71,7 +71,7 @@ def test_pickling_keeps_everything_and_stays_read_only() -> None:
         ([[[1]]], TypeError, "shape"),
     ],
 )
-def test_what_is_no_corpus_is_refused(documents: list, error: type[Exception], words: str) -> None:
+def test_an_invalid_corpus_is_refused(documents: list, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         memory_store(documents, vocab_size=10)
 

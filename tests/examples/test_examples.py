@@ -1,4 +1,4 @@
-"""Every example runs, with fewer steps, and comes to what it promises."""
+"""Every example runs, with fewer steps, and prints the results that its docstring promises."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_preferences_move_the_margin_of_pairs_that_were_not_seen() -> None:
     assert after > 0.05
 
 
-def test_a_reward_of_ones_own_is_learned() -> None:
+def test_a_custom_reward_is_learned() -> None:
     first, last = load("08_grpo_your_reward").main(12)
     assert last > first
 

@@ -18,7 +18,7 @@ def test_a_form_is_read_right_or_refused(form: Form, tmp_path: Path) -> None:
     assert verdict.outcome == ("refused" if form.refused else "right"), verdict.detail
 
 
-def test_every_form_has_a_name_of_its_own() -> None:
+def test_names_of_forms_are_unique() -> None:
     names = [(form.kind, form.name) for form in FORMS]
     assert len(names) == len(set(names))
 

@@ -190,18 +190,18 @@ def _right(name: str, **options: Any) -> Form:
     return Form("adapter", name, "peft", partial(_peft, **options), _ours, tolerance=1e-4)
 
 
-def _wrong(name: str, told: str, **options: Any) -> Form:
-    return Form("adapter", name, "peft", lambda folder: _peft(folder, **options) * 0, _ours, refused=told)
+def _wrong(name: str, message: str, **options: Any) -> Form:
+    return Form("adapter", name, "peft", lambda folder: _peft(folder, **options) * 0, _ours, refused=message)
 
 
-def _changed(name: str, told: str, change: Change) -> Form:
+def _changed(name: str, message: str, change: Change) -> Form:
     """Fields of which PEFT itself makes nothing, or an error."""
 
     def theirs(folder: Path) -> None:
         _peft(folder)
         change(folder / "adapter")
 
-    return Form("adapter", name, "peft", theirs, _ours, refused=told)
+    return Form("adapter", name, "peft", theirs, _ours, refused=message)
 
 
 def _method(name: str, **options: Any) -> Form:

@@ -97,7 +97,7 @@ def _drop_fields(name: str, base: Mapping[str, Any], field: str) -> Form:
 
 
 def _damaged(
-    name: str, told: str, base: Mapping[str, Any] = LLAMA, /, text: str = "", **changes: Any
+    name: str, message: str, base: Mapping[str, Any] = LLAMA, /, text: str = "", **changes: Any
 ) -> Form:
     """A small model whose config.json was changed afterwards, which is refused."""
 
@@ -107,7 +107,7 @@ def _damaged(
         (folder / "config.json").write_bytes((text or json.dumps(fields)).encode("utf-8", "surrogatepass"))
 
     return Form(
-        "configuration", name, "published", write, language_model.load, refused=rf"config\.json.*({told})"
+        "configuration", name, "published", write, language_model.load, refused=rf"config\.json.*({message})"
     )
 
 
@@ -121,7 +121,8 @@ def _marked(folder: Path) -> torch.Tensor:
 
 PUBLISHED: tuple[Form, ...] = (
     *(_right("published", name, fields) for name, fields in published.PUBLISHED.items()),
-    *(_damaged(name, told, fields)._replace(kind="published") for name, (fields, told) in published.REFUSED.items()),
+    *(_damaged(name, message, fields)._replace(kind="published")
+      for name, (fields, message) in published.REFUSED.items()),
     _damaged("Qwen/Qwen2-VL-2B-Instruct", "model_type 'qwen2_vl' is not supported", QWEN2,
              model_type="qwen2_vl")._replace(kind="published"),
 )  # fmt: skip

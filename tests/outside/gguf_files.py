@@ -153,17 +153,17 @@ def _right(name: str, theirs: Callable[[Path], Any], tolerance: float = 1e-4) ->
     return Form("gguf", name, "gguf", theirs, _load, tolerance=tolerance)
 
 
-def _refused(name: str, told: str, **changes: Any) -> Form:
+def _refused(name: str, message: str, **changes: Any) -> Form:
     """One with fields changed; `field` of the tokenizer or of the architecture by its whole name, with dots
     as __."""
 
     def change(fields: dict[str, Any], _: dict[str, tuple]) -> None:
         fields.update({key.replace("__", "."): value for key, value in changes.items()})
 
-    return Form("gguf", name, "gguf", _changed(change), _load, refused=rf"model\.gguf: .*({told})")
+    return Form("gguf", name, "gguf", _changed(change), _load, refused=rf"model\.gguf: .*({message})")
 
 
-def _weight(name: str, told: str, weight: str, value: Any) -> Form:
+def _weight(name: str, message: str, weight: str, value: Any) -> Form:
     """One with a weight changed: an array, a function of the array, or None to leave it out."""
 
     def change(_: dict[str, Any], weights: dict[str, tuple]) -> None:
@@ -172,7 +172,7 @@ def _weight(name: str, told: str, weight: str, value: Any) -> Form:
         if made is not None:
             weights[weight] = made if isinstance(made, tuple) else (np.ascontiguousarray(made), kind)
 
-    return Form("gguf", name, "gguf", _changed(change), _load, refused=rf"model\.gguf: .*({told})")
+    return Form("gguf", name, "gguf", _changed(change), _load, refused=rf"model\.gguf: .*({message})")
 
 
 KINDS = (

@@ -139,6 +139,6 @@ FORMS = (
          functools.partial(_theirs, {"add_prefix_space": True}, make=llama2), _ours),
     Form("tokenizer folder", "Llama 2 without its prefix space", "transformers",
          functools.partial(_write, fields={"add_prefix_space": False}, make=llama2), _ours, "add_prefix_space is f"),
-    *(Form("tokenizer folder", name, "transformers", functools.partial(_write, fields=fields), _ours, told)
-      for name, (fields, told) in REFUSED.items()),
+    *(Form("tokenizer folder", name, "transformers", functools.partial(_write, fields=fields), _ours, message)
+      for name, (fields, message) in REFUSED.items()),
 )  # fmt: skip

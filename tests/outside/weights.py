@@ -142,8 +142,8 @@ def _right(name: str, theirs: Callable[[Path], Any], ours: Callable[[Path], Any]
     return Form("weights", name, "transformers", theirs, ours, tolerance=1e-4)
 
 
-def _refused(name: str, told: str, theirs: Callable[[Path], Any], writer: str = "transformers") -> Form:
-    return Form("weights", name, writer, theirs, language_model.load, refused=told)
+def _refused(name: str, message: str, theirs: Callable[[Path], Any], writer: str = "transformers") -> Form:
+    return Form("weights", name, writer, theirs, language_model.load, refused=message)
 
 
 FORMS = (

@@ -272,6 +272,6 @@ def test_cuda_equals_cpu(draw: Draw) -> None:
         (lambda key: random.key(torch.arange(3)), "one integer"),
     ],
 )
-def test_refusals_say_what_to_write(draw: Draw, message: str) -> None:
+def test_refusals_tell_the_fix(draw: Draw, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         draw(random.key(0))

@@ -1,4 +1,4 @@
-"""Operations on trees, beside JAX's and optree's own."""
+"""Operations on trees, against JAX's and optree's."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_get_undoes_paths(path: str) -> None:
     assert tree.get(given, path) is dict(zip(tree.paths(given), tree.leaves(given), strict=True))[path]
 
 
-def test_get_gives_subtrees_and_says_what_is_there() -> None:
+def test_get_returns_subtrees_and_its_error_lists_the_keys() -> None:
     given = example()
     assert tree.get(given, "") is given
     assert tree.get(given, "b/2") is given["b"][2]

@@ -7,7 +7,7 @@ import torch
 from pure.types import Model, ParamSpec, identity_prepare
 
 
-def test_a_model_of_ones_own_need_not_prepare_its_params() -> None:
+def test_a_custom_model_need_not_define_prepare() -> None:
     model = Model(*[None] * 8)
     params = {"w": torch.ones(2)}
     assert model.prepare(params) is params

@@ -43,11 +43,14 @@ IN_PLACE: Mapping[str, str] = {
 """module.function -> why it may write into an argument."""
 
 STATE: Mapping[str, str] = {
+    "pure.interop.jax.opaque.NUMBERS": "torch's operators take numbers, not functions; a number is used once",
+    "pure.interop.jax.opaque.FUNCTIONS": "finds the function of a number as long as somebody holds it",
     "pure.transform.by_layer.plan": "a memo of a pure function of two hashable structures, looked up once a step",
 }
 """module.name -> why it may keep something between calls."""
 
 CLASSES: Mapping[str, str] = {
+    "pure.interop.jax.callback._PureOnly": "torch takes a mode as a class",
     "stages.evaluate.harness.Loader": "lm-eval takes a model as a class",
     "stages.evaluate.harness.HarnessModel": "lm-eval takes a model as a class",
     "stages.run.estimate._AllocationTracker": "torch takes a mode as a class",
@@ -87,12 +90,16 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "pure/interop/jax/aten/table.py": "tests/pure/interop/jax/test_aten.py",
     "pure/interop/jax/aten/unary.py": "tests/pure/interop/jax/test_aten.py",
     "pure/interop/jax/leaf_checks.py": "tests/pure/interop/jax/test_arrays.py",
+    "pure/interop/jax/opaque.py": "tests/pure/interop/jax/test_functions.py",
+    "pure/interop/jax/callback.py": "tests/pure/interop/jax/test_functions.py",
     "pure/interop/peft.py": "tests/stages/models/test_adapter.py",
     "pure/interop/peft_apply.py": "tests/outside/adapters.py",
     "pure/interop/peft_config.py": "tests/outside/adapters.py",
     "pure/interop/peft_targets.py": "tests/outside/adapters.py",
     "pure/interop/peft_weights.py": "tests/outside/adapters.py",
     "stages/checkpoint/orbax_folder.py": "tests/stages/checkpoint/test_orbax.py",
+    "pure/interop/torch_optim_build.py": "tests/pure/interop/test_torch_optim.py",
+    "pure/interop/torch_optim_read.py": "tests/pure/interop/test_torch_optim.py",
     "stages/dpo.py": "tests/laws/test_stages.py",
     "stages/population.py": "tests/laws/test_stages.py",
     "stages/pretrain.py": "tests/laws/test_stages.py",

@@ -1,4 +1,4 @@
-"""GRPO's stage: ratios against who drew, references, variants, and each completion's own gradient."""
+"""GRPO's stage: ratios to the behaviour policy, references, variants, per-completion gradients."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_round_that_nobody_could_judge_is_skipped_and_named(iterations: int) -
     made = grpo(
         model,
         optim.adam(1e-2),
-        score=unjudged,
+        score=score_nothing,
         reference=model.init(random.key(1)),
         beta=0.1,
         iterations=iterations,
@@ -169,5 +169,5 @@ def test_a_round_that_nobody_could_judge_is_skipped_and_named(iterations: int) -
     assert after.metrics["frac_unjudged"] == 1
 
 
-def unjudged(rollouts: Rollouts) -> torch.Tensor:
+def score_nothing(rollouts: Rollouts) -> torch.Tensor:
     return torch.full((len(rollouts.mask), 1), torch.nan)

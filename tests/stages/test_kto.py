@@ -72,9 +72,9 @@ def test_a_step_is_that_of_a_loop() -> None:
     assert metrics["kl"].item() == pytest.approx(estimate, abs=1e-5)
     assert metrics["loss"].item() == pytest.approx(sum(losses) / len(losses), abs=1e-5)
     means = {}
-    for name, wanted in (("chosen", True), ("rejected", False)):
+    for name, expected in (("chosen", True), ("rejected", False)):
         marks = batch["desirable"].tolist()
-        chosen = [2.0 * x for x, mark in zip(ratios, marks[: len(ratios)], strict=True) if mark == wanted]
+        chosen = [2.0 * x for x, mark in zip(ratios, marks[: len(ratios)], strict=True) if mark == expected]
         means[name] = sum(chosen) / len(chosen)
         assert metrics[f"rewards/{name}"].item() == pytest.approx(means[name], abs=1e-5)
     assert metrics["rewards/margins"].item() == pytest.approx(means["chosen"] - means["rejected"], abs=1e-5)

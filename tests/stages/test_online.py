@@ -1,4 +1,4 @@
-"""The three parts of a step, composed and taken apart, and what is said about rewards."""
+"""The three parts of a step, composed and separately, and the metrics of rewards."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_step_is_its_three_parts(kind: object) -> None:
 
 
 @KINDS
-def test_killed_and_resumed_it_draws_the_same_completions(kind: object) -> None:
+def test_killed_and_resumed_it_samples_the_same_completions(kind: object) -> None:
     """Rollouts included: the same key gives the same answers, so the same bits."""
     made = make(kind)
     batches = [prompts(i) for i in range(4)]
@@ -92,7 +92,7 @@ def test_it_keeps_structure_and_arguments(kind: object) -> None:
 
 
 @KINDS
-def test_by_regions_it_draws_and_learns_the_same(kind: object) -> None:
+def test_compiled_by_regions_it_samples_and_updates_the_same(kind: object) -> None:
     made = make(kind)
     step = jit(made.step, donate=True, regions=True, backend="aot_eager")
     state = made.init(random.key(0))
@@ -106,7 +106,7 @@ def test_by_regions_it_draws_and_learns_the_same(kind: object) -> None:
 
 
 @KINDS
-def test_it_learns_what_is_rewarded(kind: object) -> None:
+def test_the_reward_rises(kind: object) -> None:
     made = make(kind, samples=8)
     state = made.init(random.key(0))
     first = made.step(state, prompts(0)).metrics["reward"]
@@ -127,7 +127,7 @@ def test_equal_rewards_teach_nothing_and_say_so(kind: object) -> None:
 
 
 @KINDS
-def test_answers_that_could_not_be_judged_are_left_out(kind: object) -> None:
+def test_unscored_completions_are_left_out(kind: object) -> None:
     def half(rollouts: Rollouts) -> torch.Tensor:
         found = evens(rollouts)
         found[::2] = math.nan
@@ -144,7 +144,7 @@ def test_answers_that_could_not_be_judged_are_left_out(kind: object) -> None:
 
 
 @KINDS
-def test_several_rewards_are_weighed_and_told_apart(kind: object) -> None:
+def test_several_rewards_are_weighted_and_reported_separately(kind: object) -> None:
     def two(rollouts: Rollouts) -> torch.Tensor:
         return torch.cat([evens(rollouts), torch.ones(len(rollouts.row), 1)], 1)
 
@@ -155,7 +155,7 @@ def test_several_rewards_are_weighed_and_told_apart(kind: object) -> None:
 
 
 @KINDS
-def test_a_reward_that_is_missing_counts_nothing_and_the_others_count(kind: object) -> None:
+def test_a_missing_reward_is_ignored_and_the_others_count(kind: object) -> None:
     def two(rollouts: Rollouts) -> torch.Tensor:
         second = torch.ones(len(rollouts.row), 1)
         second[::4] = math.nan
@@ -216,7 +216,7 @@ def test_metrics_of_rewards_by_hand() -> None:
     )
     rewards = torch.tensor([[0.0], [1.0], [2.0], [2.0]])
     found = reward_metrics(rollouts, rewards, rewards.unflatten(0, (2, 2))[..., 0], ("mine",))
-    wanted = {
+    expected = {
         "reward": 1.25,
         "reward_std": math.sqrt(0.5) / 2,
         "frac_reward_zero_std": 0.5,
@@ -226,7 +226,7 @@ def test_metrics_of_rewards_by_hand() -> None:
         "rewards/mine/mean": 1.25,
         "rewards/mine/missing": 0.0,
     }
-    assert {name: pytest.approx(x.item(), abs=1e-6) for name, x in found.items()} == wanted
+    assert {name: pytest.approx(x.item(), abs=1e-6) for name, x in found.items()} == expected
 
 
 def test_metrics_of_large_rewards_do_not_overflow() -> None:

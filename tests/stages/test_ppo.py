@@ -1,4 +1,4 @@
-"""PPO's stage: what each token is worth, the value function, minibatches, and the steered divergence."""
+"""PPO's stage: advantages per token, the value function, minibatches, and the adaptive KL coefficient."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.stages.test_online import LOGPS_FN, OPTIONS, evens, make, policy_logp
 MODEL = transformer(small(max_position_embeddings=32))
 
 
-def test_it_starts_from_a_policy_alone_of_which_the_value_function_is_a_copy() -> None:
+def test_the_value_function_starts_as_a_copy_of_the_policy() -> None:
     start = MODEL.init(random.key(1))
     state = make(ppo).init(random.key(0), start)
     assert same_bits(state.params["policy"], start)
@@ -51,8 +51,8 @@ def test_the_reward_stands_at_the_last_token_and_the_divergence_at_each() -> Non
     )
     distance = policy_logps(state.params["policy"], rollouts) - policy_logps(reference, rollouts)
     ahead = torch.where(rollouts.mask, distance, 0.0).flip(1).cumsum(1).flip(1)
-    wanted = torch.where(rollouts.mask, rewards - 0.3 * ahead, 0.0)
-    torch.testing.assert_close(batch["returns"], wanted, rtol=1e-4, atol=1e-5)
+    expected = torch.where(rollouts.mask, rewards - 0.3 * ahead, 0.0)
+    torch.testing.assert_close(batch["returns"], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(metrics["kl"], ahead[:, 0].mean())
     kept = batch["advantages"][rollouts.mask]
     assert abs(kept.mean().item()) < 1e-5
@@ -71,7 +71,7 @@ def test_the_value_function_learns_to_foresee() -> None:
 
 
 @pytest.mark.parametrize("target", [1e-4, 1e4])
-def test_the_weight_of_the_divergence_is_steered_to_its_target(target: float) -> None:
+def test_the_kl_coefficient_is_adapted_to_its_target(target: float) -> None:
     start = MODEL.init(random.key(1))
     made = ppo(
         MODEL,
@@ -119,7 +119,7 @@ def test_the_first_update_is_at_a_ratio_of_exactly_one() -> None:
 
 
 @pytest.mark.parametrize("minibatches", [1, 3])
-def test_a_round_that_nobody_could_judge_is_skipped_and_named(minibatches: int) -> None:
+def test_a_batch_without_scores_is_skipped_and_named(minibatches: int) -> None:
     made = make(
         ppo, score=lambda rollouts: torch.full((len(rollouts.mask), 1), torch.nan), minibatches=minibatches
     )

@@ -20,8 +20,8 @@ def test_a_score_is_read_at_the_last_token_even_where_that_is_only_a_label() -> 
     whole = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 9, 0]])
     labels = torch.tensor([[-100, 3, 4, 5], [-100, 8, 9, -100]])
     found = answer_scores(params, whole[:, :-1], labels, score=model.score)
-    wanted = torch.stack([model.score(params, whole[:1])[0, 4], model.score(params, whole[1:, :4])[0, 3]])
-    torch.testing.assert_close(found, wanted)
+    expected = torch.stack([model.score(params, whole[:1])[0, 4], model.score(params, whole[1:, :4])[0, 3]])
+    torch.testing.assert_close(found, expected)
 
 
 def test_an_answer_that_ends_is_another_than_one_that_was_cut_off() -> None:
@@ -33,7 +33,7 @@ def test_an_answer_that_ends_is_another_than_one_that_was_cut_off() -> None:
     assert ended != cut
 
 
-def test_it_learns_what_was_preferred_on_pairs_it_never_saw() -> None:
+def test_it_learns_the_preference_also_on_held_out_pairs() -> None:
     """The better answer has the higher second token."""
     model = transformer(small())
     made = reward(model, optim.adam(1e-2))

@@ -33,13 +33,13 @@ PROMPTS = {
 SAMPLING = Sampling(max_new_tokens=6, stop_tokens=(3,), temperature=0.7)
 
 
-def draw(batch: dict = PROMPTS, seed: int = 5, **changes: object) -> Rollouts:
+def sample_rollouts(batch: dict = PROMPTS, seed: int = 5, **changes: object) -> Rollouts:
     sampling = SAMPLING._replace(**changes)
     return rollout(MODEL, PARAMS, batch, random.key(seed), samples=4, sampling=sampling)
 
 
 def test_prompts_stand_directly_before_their_completions() -> None:
-    found = draw()
+    found = sample_rollouts()
     assert found.tokens.shape == (12, 10)
     for row, index in enumerate(found.row.tolist()):
         prompt = PROMPTS["row"].tolist().index(index)
@@ -49,8 +49,8 @@ def test_prompts_stand_directly_before_their_completions() -> None:
     assert found.row.tolist() == [7] * 4 + [2] * 4 + [9] * 4
 
 
-def test_masks_end_with_the_stop_token_and_cut_ones_are_told() -> None:
-    found = draw(max_new_tokens=8)
+def test_masks_end_with_the_stop_token_and_truncation_is_reported() -> None:
+    found = sample_rollouts(max_new_tokens=8)
     assert found.ended.any()
     for tokens, mask, ended in zip(found.tokens[:, 4:], found.mask, found.ended, strict=True):
         written = tokens[mask].tolist()
@@ -62,7 +62,7 @@ def test_masks_end_with_the_stop_token_and_cut_ones_are_told() -> None:
 
 def test_training_sees_the_log_probabilities_of_the_sampler() -> None:
     """One forward function for both: the gap is rounding."""
-    found = draw()
+    found = sample_rollouts()
     head = partial(linear_log_probabilities, logits=MODEL.logits, temperature=0.7)
     again = completion_log_probabilities(PARAMS, found, model=MODEL, head=head)
     torch.testing.assert_close(again.logps, found.logps, rtol=1e-5, atol=1e-5)
@@ -70,16 +70,16 @@ def test_training_sees_the_log_probabilities_of_the_sampler() -> None:
 
 
 def test_the_same_key_gives_the_same_completions_and_another_does_not() -> None:
-    for a, b in zip(draw(), draw(), strict=True):
+    for a, b in zip(sample_rollouts(), sample_rollouts(), strict=True):
         assert torch.equal(a, b)
-    assert not torch.equal(draw().tokens, draw(seed=6).tokens)
+    assert not torch.equal(sample_rollouts().tokens, sample_rollouts(seed=6).tokens)
 
 
 def test_samples_of_a_prompt_differ_and_do_not_depend_on_the_rest_of_the_batch() -> None:
-    together = draw()
+    together = sample_rollouts()
     assert len({tuple(row) for row in together.tokens[4:8].tolist()}) > 1
     for n in range(3):
-        alone = draw({name: x[n : n + 1] for name, x in PROMPTS.items()})
+        alone = sample_rollouts({name: x[n : n + 1] for name, x in PROMPTS.items()})
         rows = slice(4 * n, 4 * n + 4)
         torch.testing.assert_close(alone.logps, together.logps[rows], rtol=1e-4, atol=1e-4)
         assert torch.equal(alone.tokens, together.tokens[rows])
@@ -105,13 +105,13 @@ def test_a_prompt_alone_and_among_31_others() -> None:
 
 
 def test_positions_and_segments_numbers_from_the_first_token_of_the_prompt() -> None:
-    found = positions_and_segments(draw())
+    found = positions_and_segments(sample_rollouts())
     assert found["positions"][4].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6]
     assert found["segment_ids"][4].tolist() == [0, 0, 0] + [1] * 7
 
 
 def test_labels_are_the_completions() -> None:
-    found = draw()
+    found = sample_rollouts()
     assert torch.equal(completion_labels(found) >= 0, found.mask)
     assert torch.equal(completion_labels(found)[found.mask], found.tokens[:, 4:][found.mask])
 
@@ -133,5 +133,5 @@ def test_completions_drawn_elsewhere_can_be_arranged(stops: tuple[int, ...]) -> 
     assert found.logps.tolist() == [[-1, -1], [-1, 0], [0, 0]]
 
 
-def test_the_vocabulary_of_the_small_model_is_what_the_tests_think() -> None:
-    assert int(draw().tokens.max()) < VOCABULARY
+def test_the_vocabulary_of_the_small_model() -> None:
+    assert int(sample_rollouts().tokens.max()) < VOCABULARY

@@ -1,4 +1,4 @@
-"""Scores: Python functions of text, what happens where they fail, and a reward model on the same rows."""
+"""Scores by Python functions of text, also if they raise, and by a reward model on the same rows."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_none_is_no_error_and_the_others_count() -> None:
     assert weighted_sum(found).tolist() == [3, 1]
 
 
-def test_passed_over_it_is_nan_and_told() -> None:
-    told: list[str] = []
-    found = text_score({"right": right, "bad": lambda *_: 1 / 0}, **DATA, on_bad=told.append)(ROLLOUTS)
+def test_a_skipped_score_is_nan_and_reported() -> None:
+    messages: list[str] = []
+    found = text_score({"right": right, "bad": lambda *_: 1 / 0}, **DATA, on_bad=messages.append)(ROLLOUTS)
     assert found[:, 0].tolist() == [1, 1]
     assert found[:, 1].isnan().all()
-    assert len(told) == 2
+    assert len(messages) == 2
 
 
 def test_a_reward_model_scores_the_rows_as_it_was_trained_on_them() -> None:

@@ -1,4 +1,4 @@
-"""The state is a plain tree, which every transformation of trees takes."""
+"""The state is a plain tree, which every transformation of trees accepts."""
 
 from __future__ import annotations
 

@@ -15,5 +15,6 @@ except ImportError as error:
     ) from error
 
 from pure.interop.jax.arrays import key_to_jax, key_to_torch, to_jax, to_torch
+from pure.interop.jax.functions import jax_fn_in_torch, torch_fn_in_jax
 
-__all__ = ["key_to_jax", "key_to_torch", "to_jax", "to_torch"]
+__all__ = ["jax_fn_in_torch", "key_to_jax", "key_to_torch", "to_jax", "to_torch", "torch_fn_in_jax"]

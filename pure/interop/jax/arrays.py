@@ -214,7 +214,7 @@ def _leaf_to_torch(path: str, x: Any, zero_copy: bool) -> Any:
         return _share_array(name, x)
     if isinstance(x, jax.Array) and _on_cuda(x):
         return torch.from_dlpack(x).clone()
-    return _torch_from_numpy(np.asarray(x).copy(order="C"))
+    return tensor_from_numpy(np.asarray(x).copy(order="C"))
 
 
 def _copy_tensor(x: Tensor) -> Any:
@@ -222,7 +222,7 @@ def _copy_tensor(x: Tensor) -> Any:
     x = x.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     if x.is_cuda and _sees_cuda(x.device):
         return jax.dlpack.from_dlpack(x)
-    return jax.device_put(_numpy_from_torch(x.cpu()))
+    return jax.device_put(numpy_from_tensor(x.cpu()))
 
 
 def _share_tensor(name: str, x: Tensor) -> Any:
@@ -268,13 +268,13 @@ def _numpy_to_jax(name: str, x: Any, zero_copy: bool) -> Any:
     return jax.device_put(np.array(x, dtype=dtype, order="C"))
 
 
-def _numpy_from_torch(x: Tensor) -> np.ndarray:
+def numpy_from_tensor(x: Tensor) -> np.ndarray:
     """Views a contiguous CPU tensor as a NumPy array, of JAX's own dtypes where NumPy has none."""
     dtype = SHARED_DTYPES[x.dtype]
     return x.numpy() if dtype.isbuiltin == 1 else x.view(NUMPY_ITEMS[dtype.itemsize]).numpy().view(dtype)
 
 
-def _torch_from_numpy(x: np.ndarray) -> Tensor:
+def tensor_from_numpy(x: np.ndarray) -> Tensor:
     """Views a contiguous NumPy array, which nobody else holds, as a tensor."""
     x = x.astype(x.dtype.newbyteorder("="), copy=False)
     if x.dtype.isbuiltin == 1:

@@ -10,6 +10,7 @@ from data_pipes import tokenizer as tokenizers
 from data_pipes.digest import hash_json
 from data_pipes.source.text import files
 from stages.models import folder as model_folder
+from stages.models import jax_params
 from stages.run.options.pretrain import PretrainOptions
 
 DATA_FLAGS = ("field", "encoding", "subset", "split", "held_out", "filter", "on_bad")
@@ -43,7 +44,9 @@ def tokenizer_path(options: PretrainOptions) -> str | None:
         return options.tokenizer_path
     if not options.model_path:
         return None
-    return str(model_folder.find_final_model(options.model_path) / tokenizers.files.NAME)
+    found = jax_params.find(options.model_path)
+    folder = model_folder.find_final_model(options.model_path) if found is None else found.folder
+    return str(folder / tokenizers.files.NAME)
 
 
 def refuse_changed(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:

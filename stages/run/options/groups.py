@@ -52,7 +52,8 @@ class ModelFlags:
 
     model_path: str
     """Model to load: a run's folder, its final_model, any folder in Hugging Face's layout, a name at
-    huggingface.co, or a GGUF file."""
+    huggingface.co, a GGUF file, or params that JAX wrote (an Orbax folder, NAME.msgpack) with config.json and
+    tokenizer.json beside them."""
 
 
 @dataclass(frozen=True, kw_only=True)

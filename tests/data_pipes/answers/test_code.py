@@ -1,4 +1,4 @@
-"""The program in an answer, however the answer is put."""
+"""The program is extracted from an answer, whatever text is around it."""
 
 from __future__ import annotations
 

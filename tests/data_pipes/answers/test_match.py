@@ -1,4 +1,4 @@
-"""Answers are judged as lm-evaluation-harness judges them, and numbers are found in texts."""
+"""Answers are scored as in lm-evaluation-harness; numbers are extracted from texts."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_whole_texts_by_hand() -> None:
         ({"mode": "number", "ignore_punctuation": True}, "need mode='text', got 'number'"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(options: dict[str, Any], words: str) -> None:
+def test_invalid_arguments_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         exact_match("1", "1", **options)
 
@@ -285,7 +285,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("values", "words"), BAD.values(), ids=BAD)
-def test_a_bad_row_is_named_and_the_others_go_on(values: dict[str, Any], words: str) -> None:
+def test_a_bad_row_is_named_and_the_others_are_read(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match="^a:2: .*" + words):
         list(read_question_answers([Row(values, "a:2")]))
     bad: list[BadRow] = []

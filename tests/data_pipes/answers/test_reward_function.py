@@ -68,15 +68,15 @@ FORMS: tuple[tuple[str, Callable, list[float]], ...] = (
 )
 
 
-@pytest.mark.parametrize(("name", "function", "wanted"), FORMS, ids=[form[0] for form in FORMS])
-def test_each_form_gives_its_numbers(name: str, function: Callable, wanted: list[float]) -> None:
+@pytest.mark.parametrize(("name", "function", "expected"), FORMS, ids=[form[0] for form in FORMS])
+def test_each_form_gives_its_numbers(name: str, function: Callable, expected: list[float]) -> None:
     def stop(text: str) -> None:
         raise AssertionError(text)
 
     check_reward_function(name, function, ("prompt", "answer", "level"))
     found = compute_rewards(name, function, ANSWERS, on_bad=stop, gather=gather())
     assert takes_batch(function) == ("batch" in name)
-    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_messages_where_the_rows_have_messages() -> None:
@@ -105,27 +105,27 @@ def test_a_batch_of_another_length_is_refused_by_name(function: Callable, words:
         compute_rewards("mine", function, ANSWERS, on_bad=print)
 
 
-def test_one_bad_number_is_told_and_the_others_stay() -> None:
-    told: list[str] = []
-    found = compute_rewards("mine", lambda completions: [1e39, 1.0], ANSWERS, on_bad=told.append)
+def test_one_bad_reward_is_reported_and_the_others_are_kept() -> None:
+    messages: list[str] = []
+    found = compute_rewards("mine", lambda completions: [1e39, 1.0], ANSWERS, on_bad=messages.append)
     assert found[1] == 1
     assert math.isnan(found[0])
-    assert told[0].startswith("the reward 'mine' gave 1e+39; expected a number that is finite in float32")
+    assert messages[0].startswith("the reward 'mine' gave 1e+39; expected a number that is finite in float32")
     assert all(
-        map(math.isnan, compute_rewards("mine", lambda completions: 1 / 0, ANSWERS, on_bad=told.append))
+        map(math.isnan, compute_rewards("mine", lambda completions: 1 / 0, ANSWERS, on_bad=messages.append))
     )
-    assert "raised ZeroDivisionError: division by zero, for a batch of 2 completions" in told[1]
+    assert "raised ZeroDivisionError: division by zero, for a batch of 2 completions" in messages[1]
 
 
 def test_one_coroutine_that_raises_leaves_the_others() -> None:
     async def some(prompt: str, completion: str, row: dict) -> float:
         return 1 / (len(completion) - 1)
 
-    told: list[str] = []
-    found = compute_rewards("some", some, ANSWERS, on_bad=told.append, gather=gather())
+    messages: list[str] = []
+    found = compute_rewards("some", some, ANSWERS, on_bad=messages.append, gather=gather())
     assert found[0] == 1
     assert math.isnan(found[1])
-    assert len(told) == 1
+    assert len(messages) == 1
     with pytest.raises(ValueError, match=r"'later' is a coroutine; give gather="):
         compute_rewards("later", later, ANSWERS, on_bad=print)
 
@@ -141,6 +141,8 @@ def test_one_coroutine_that_raises_leaves_the_others() -> None:
         (lambda completion: 0, r"takes \(completion\); expected \(prompt, completion, row\)"),
     ],
 )
-def test_what_cannot_be_called_is_refused_before_the_first_answer(function: Callable, words: str) -> None:
+def test_a_function_that_cannot_be_called_is_refused_before_the_first_answer(
+    function: Callable, words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         check_reward_function("mine", function, ["answer"])

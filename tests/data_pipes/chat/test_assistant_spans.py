@@ -25,66 +25,68 @@ def talk(*contents: str | None) -> list[Message]:
     return [Message(("user", "assistant")[i % 2], content) for i, content in enumerate(contents)]
 
 
-def learned(source: str, messages: list[Message], context: Context = PLAIN, **more: object) -> list[str]:
+def trained_texts(
+    source: str, messages: list[Message], context: Context = PLAIN, **more: object
+) -> list[str]:
     found = find_spans(chat_template(source), Chat(messages, context, **more), CONTROLS)  # type: ignore[arg-type]
     return [span.text for span in found if span.trained]
 
 
 @pytest.mark.parametrize("content", ["", " ", "b", "end", "assistant", "b\n"])
 def test_a_turn_ends_with_its_last_control_token(content: str) -> None:
-    assert learned(OWN, talk("a", content)) == [f"{content}<end>"]
-    assert learned(MARKED, talk("a", content)) == [f"{content}<end>"]
+    assert trained_texts(OWN, talk("a", content)) == [f"{content}<end>"]
+    assert trained_texts(MARKED, talk("a", content)) == [f"{content}<end>"]
 
 
 def test_a_call_is_learned_with_and_without_content() -> None:
     for content in ("b", "", None):
         said = [Message("user", "a"), Message("assistant", content, CALL)]
-        assert learned(OWN, said) == [f"{content or ''}<call>add<end>"]
+        assert trained_texts(OWN, said) == [f"{content or ''}<call>add<end>"]
     with pytest.raises(ValueError, match="`tool_calls` of turn 1"):
-        learned(MARKED, [Message("user", "a"), Message("assistant", "b", CALL)])
+        trained_texts(MARKED, [Message("user", "a"), Message("assistant", "b", CALL)])
 
 
 @pytest.mark.parametrize("source", [OWN, MARKED])
 def test_a_turn_of_no_weight_is_read(source: str) -> None:
     said = talk("a", "b", "c", "d", "e", "f")
     said[3] = said[3]._replace(trained=False)
-    assert learned(source, said) == ["b<end>", "f<end>"]
+    assert trained_texts(source, said) == ["b<end>", "f<end>"]
 
 
-def test_a_block_that_two_turns_share_cannot_be_told_apart() -> None:
+def test_a_generation_block_that_two_turns_share_is_refused() -> None:
     said = talk("a", "b", "c", "d")
     said[1] = said[1]._replace(trained=False)
     source = "{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}{% endgeneration %}"
     with pytest.raises(ValueError, match=r"1 {% generation %} blocks for 2 turns"):
-        learned(source, said)
+        trained_texts(source, said)
 
 
 def test_a_comment_is_no_block() -> None:
-    assert learned("{# {% generation %} #}" + OWN, talk("a", "b")) == ["b<end>"]
+    assert trained_texts("{# {% generation %} #}" + OWN, talk("a", "b")) == ["b<end>"]
 
 
 def test_blocks_inside_blocks() -> None:
     source = (
         "{% generation %}a{% generation %}b{% endgeneration %}c{% endgeneration %}{{ messages[0].content }}"
     )
-    assert learned(source, talk("d")) == ["a", "b", "c"]
+    assert trained_texts(source, talk("d")) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("source", [OWN, MARKED])
-def test_what_stands_before_a_completion_is_read(source: str) -> None:
+def test_text_before_a_completion_is_not_trained(source: str) -> None:
     said = talk("a", "b", "c", "de")
-    assert learned(source, said, prompt=said[:3], first=3) == ["de<end>"]
+    assert trained_texts(source, said, prompt=said[:3], first=3) == ["de<end>"]
     begun = [*said[:3], Message("assistant", "d")]
-    assert learned(source, said, prompt=begun, first=3) == ["e<end>"]
+    assert trained_texts(source, said, prompt=begun, first=3) == ["e<end>"]
 
 
 def test_a_conversation_that_begins_with_the_assistant() -> None:
-    assert learned(OWN, talk("a", "b")[1:]) == ["b<end>"]
-    assert learned("<bos>" + OWN, talk("a", "b")[1:]) == ["b<end>"]
+    assert trained_texts(OWN, talk("a", "b")[1:]) == ["b<end>"]
+    assert trained_texts("<bos>" + OWN, talk("a", "b")[1:]) == ["b<end>"]
 
 
 @pytest.mark.parametrize(
-    ("source", "messages", "context", "told"),
+    ("source", "messages", "context", "message"),
     [
         (OWN.replace("m.content or ''", "m.content[:1]"), talk("a", "bc"), PLAIN, "content of turn 1"),
         (
@@ -110,18 +112,18 @@ def test_a_conversation_that_begins_with_the_assistant() -> None:
         ),
     ],
 )
-def test_what_is_left_out_is_refused(
-    source: str, messages: list[Message], context: Context, told: str
+def test_a_template_that_drops_content_is_refused(
+    source: str, messages: list[Message], context: Context, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=told) as error:
-        learned(source, messages, context)
+    with pytest.raises(ValueError, match=message) as error:
+        trained_texts(source, messages, context)
     assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("form", ["m.content | tojson", "m.content | upper", "m.content | replace('a', 'b')"])
 def test_a_turn_that_is_written_otherwise_is_there(form: str) -> None:
     source = OWN.replace("m.content or ''", f"({form}) if m.role == 'user' else m.content")
-    assert learned(source, talk('say "a"\n', "b")) == ["b<end>"]
+    assert trained_texts(source, talk('say "a"\n', "b")) == ["b<end>"]
 
 
 def test_shared_beginnings() -> None:
@@ -145,7 +147,7 @@ OPENED = (
     [("<think>\nhm\n</think>\n\nb", "hm\n</think>\n\nb<end>"), ("b", "b<end>"), ("<t> b", "<t> b<end>")],
 )
 def test_an_answer_begins_after_the_header_whatever_the_prompt_opens(content: str, expected: str) -> None:
-    assert learned(
+    assert trained_texts(
         OPENED.replace("<{{ m.role }}>", "<begin>{{ m.role }}").replace("<assistant>", "<begin>assistant"),
         talk("a", content),
     ) == [expected]
@@ -154,9 +156,9 @@ def test_an_answer_begins_after_the_header_whatever_the_prompt_opens(content: st
 def test_an_answer_that_the_next_turn_ends_is_learned_with_its_end() -> None:
     source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     source += "{{ '<assistant>' if add_generation_prompt }}"
-    assert learned(source, talk("a", "b", "c", "d")) == ["b<user>", "d<user>"]
-    assert learned(source, [*talk("a", "b"), Message("tool", "c"), Message("assistant", "d")]) == [
+    assert trained_texts(source, talk("a", "b", "c", "d")) == ["b<user>", "d<user>"]
+    assert trained_texts(source, [*talk("a", "b"), Message("tool", "c"), Message("assistant", "d")]) == [
         "b<tool>",
         "d<user>",
     ]
-    assert learned("{% for m in messages %}{{ m.content }} {% endfor %}", talk("a", "b")) == ["b "]
+    assert trained_texts("{% for m in messages %}{{ m.content }} {% endfor %}", talk("a", "b")) == ["b "]

@@ -77,7 +77,7 @@ def said(messages: Sequence[Message], end: str, name: str) -> str:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(messages=chats)
-def test_what_is_trained_is_what_the_assistant_said(name: str, messages: list[Message]) -> None:
+def test_assistant_tokens_are_trained(name: str, messages: list[Message]) -> None:
     template, end = TEMPLATES[name]
     found = encode_chat(template, TOKENIZER, messages)
     assert found.tokens.dtype == np.int64
@@ -100,7 +100,7 @@ def test_nobody_smuggles_a_control_token(name: str, messages: list[Message]) -> 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(messages=chats)
-def test_a_prompt_is_what_training_has_seen(name: str, messages: list[Message]) -> None:
+def test_a_prompt_is_a_prefix_of_the_training_text(name: str, messages: list[Message]) -> None:
     template, _ = TEMPLATES[name]
     whole = encode_chat(template, TOKENIZER, messages).tokens
     for i, message in enumerate(messages):
@@ -145,7 +145,7 @@ def test_no_character_is_lost(name: str, letter: str) -> None:
     assert f"a{letter}<|im_end|>b" in render(template, messages)
 
 
-def test_a_turn_does_not_end_inside_what_stands_before_its_content() -> None:
+def test_a_turn_does_not_end_before_its_content() -> None:
     messages = [Message("user", "a"), Message("assistant", "think end b")]
     found = encode_chat(chat_template(THINKING), TOKENIZER, messages)
     assert said_words(found) == "<think>\n\n</think>\n\nthink end b<|im_end|>"

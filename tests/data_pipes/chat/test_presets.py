@@ -42,7 +42,7 @@ def test_a_prompt_is_that_of_training(name: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMED) - {"chatml"}))
-def test_they_mark_what_is_learned(name: str) -> None:
+def test_presets_mark_the_trained_tokens(name: str) -> None:
     assert chat_template(NAMED[name]).program.marked
 
 

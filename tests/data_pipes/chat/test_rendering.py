@@ -40,7 +40,7 @@ def test_escaped_json_keeps_placeholders() -> None:
     assert text == '[{"role": "user", "content": "\\u00e9<e>\ufdd0 \\\\<e>\\ufdd00\\ufdd1"}]'
 
 
-def test_what_is_none_is_not_there_and_thoughts_have_both_names() -> None:
+def test_none_is_dropped_and_reasoning_has_both_names() -> None:
     source = "{% for m in messages %}{{ m.content is defined }}{{ m.thinking }}{{ m.reasoning_content }}{% endfor %}"
     assert (
         render_marked(chat_template(source), [Message("assistant", None, (("reasoning", "a"), ("x", None)))])

@@ -21,9 +21,9 @@ def test_a_row_ends_with_the_token_that_completes_a_string(parts: list[str]) -> 
     stop = stop_at(TOKENIZER, STOPS)
     row = torch.tensor([ids + [0] * (40 - len(ids))])
     flags = [bool(stop(row, torch.tensor([n]))[0]) for n in range(1, len(ids) + 1)]
-    wanted = [any(text in TOKENIZER.decode(ids[:n]) for text in STOPS) for n in range(1, len(ids) + 1)]
-    first = wanted.index(True) if True in wanted else len(ids)
-    assert flags[: first + 1] == wanted[: first + 1]
+    expected = [any(text in TOKENIZER.decode(ids[:n]) for text in STOPS) for n in range(1, len(ids) + 1)]
+    first = expected.index(True) if True in expected else len(ids)
+    assert flags[: first + 1] == expected[: first + 1]
 
 
 def test_the_earliest_string_cuts() -> None:

@@ -53,7 +53,7 @@ def text(source: str, **variables: Any) -> str:
         ),
     ],
 )
-def test_what_templates_can_do(source: str, expected: str) -> None:
+def test_supported_template_features(source: str, expected: str) -> None:
     assert text(source) == expected
 
 
@@ -99,7 +99,7 @@ def test_what_templates_can_do(source: str, expected: str) -> None:
         ("{% include 'a' %}", "no loader"),
     ],
 )
-def test_what_they_cannot(source: str, words: str) -> None:
+def test_forbidden_template_features(source: str, words: str) -> None:
     start = time.perf_counter()
     with pytest.raises(ValueError, match=f"the chat template failed: .*({words})"):
         text(source)
@@ -117,12 +117,12 @@ def test_what_they_cannot(source: str, words: str) -> None:
         ("(" * 9 + "{{ " + "(" * 9999 + ")" * 9999 + " }}", "nested|parenthes"),
     ],
 )
-def test_what_does_not_compile(source: str, words: str) -> None:
+def test_templates_that_do_not_compile(source: str, words: str) -> None:
     with pytest.raises(ValueError, match=f"the chat template does not compile: .*({words})"):
         compile_template(source)
 
 
-def test_a_template_does_not_change_what_it_is_given() -> None:
+def test_a_template_does_not_change_its_arguments() -> None:
     with pytest.raises(ValueError, match="the chat template failed"):
         run_template(compile_template("{{ messages.pop() }}"), messages=CHAT)
     assert len(CHAT) == 2

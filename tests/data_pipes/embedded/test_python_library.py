@@ -133,7 +133,7 @@ def test_a_damaged_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("options", [{"part": "test"}, {"held_out": 1.5}])
-def test_what_cannot_be_is_refused(options: dict) -> None:
+def test_invalid_arguments_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match="part must be 'train', 'held_out' or 'all', and held_out in"):
         documents(**options)
 

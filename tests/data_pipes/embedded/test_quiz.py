@@ -39,21 +39,23 @@ def _read_no_more(found: tuple[Questions, Library], monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "_read_library", lambda: found[1])
 
 
-def of(asked: list[Question], subject: str) -> list[Question]:
-    return [question for question in asked if question.subject == subject]
+def select_subject(questions: list[Question], subject: str) -> list[Question]:
+    return [question for question in questions if question.subject == subject]
 
 
-def share(asked: list[Question], pick: Callable[[Question], int]) -> float:
+def share(questions: list[Question], pick: Callable[[Question], int]) -> float:
     """Share of questions whose right choice a rule picks."""
-    return sum(pick(question) == question.answer for question in asked) / len(asked)
+    return sum(pick(question) == question.answer for question in questions) / len(questions)
 
 
 @pytest.mark.usefixtures("read")
 def test_it_has_mmlus_form() -> None:
     found = quiz(key=0)
     assert Counter(question.subject for question in found.test) == dict.fromkeys(SUBJECTS, TEST_COUNT)
-    assert {subject: len(asked) for subject, asked in found.dev.items()} == dict.fromkeys(SUBJECTS, DEV_COUNT)
-    for question in [*found.test, *(q for asked in found.dev.values() for q in asked)]:
+    assert {subject: len(questions) for subject, questions in found.dev.items()} == dict.fromkeys(
+        SUBJECTS, DEV_COUNT
+    )
+    for question in [*found.test, *(q for questions in found.dev.values() for q in questions)]:
         assert len(set(question.choices)) == 4
         assert question.question.endswith(("?", "."))
     assert found.test[0].name == "quiz/test/function_summaries:1"
@@ -74,7 +76,7 @@ def test_the_key_decides() -> None:
 
 def test_no_question_is_an_example_as_well(found: tuple[Questions, Library]) -> None:
     for subject, examples in found[0].dev.items():
-        test = of(found[0].test, subject)
+        test = select_subject(found[0].test, subject)
         questions = [question.question for question in [*test, *examples]]
         assert len(set(questions)) == len(questions)
         if subject in ("function_summaries", "function_names"):  # whose answers are all different
@@ -88,16 +90,16 @@ def test_whoever_looks_only_at_the_choices_knows_nothing(
     found: tuple[Questions, Library], subject: str
 ) -> None:
     """Each set of choices is asked four times, and each of them is right once; so is each letter."""
-    asked = of(found[0].test, subject)
+    questions = select_subject(found[0].test, subject)
     sets: dict[frozenset[str], list[Question]] = {}
-    for question in asked:
+    for question in questions:
         sets.setdefault(frozenset(question.choices), []).append(question)
     for choices, group in sets.items():
         assert {question.choices[question.answer] for question in group} == choices
         assert {question.answer for question in group} == {0, 1, 2, 3}
-    error = (0.25 * 0.75 / len(asked)) ** 0.5
+    error = (0.25 * 0.75 / len(questions)) ** 0.5
     for size in (max, min):
-        picked = share(asked, lambda q, size=size: size(range(4), key=lambda i: len(q.choices[i])))
+        picked = share(questions, lambda q, size=size: size(range(4), key=lambda i: len(q.choices[i])))
         assert abs(picked - 0.25) < 3 * error
 
 
@@ -119,7 +121,7 @@ def test_the_letters_of_a_question_hardly_tell_its_answer(
             ),
         )
 
-    assert share(of(found[0].test, subject), overlap) < 0.5
+    assert share(select_subject(found[0].test, subject), overlap) < 0.5
     assert share(found[0].test, overlap) < 0.35
 
 
@@ -154,17 +156,17 @@ def test_right_choices_are_right_and_wrong_ones_wrong(found: tuple[Questions, Li
 
 def test_summaries_and_names_are_those_of_the_library(found: tuple[Questions, Library]) -> None:
     texts = {summary.name: summary.text for summary in found[1].functions}
-    for question in of(found[0].test, "function_summaries"):
+    for question in select_subject(found[0].test, "function_summaries"):
         name = question.question.removeprefix("What does the function ").removesuffix(" do?")
         assert question.choices[question.answer] == texts[name]
-    for question in of(found[0].test, "function_names"):
+    for question in select_subject(found[0].test, "function_names"):
         text = question.question.removeprefix("Which function does this? ")
         assert [name for name in question.choices if texts[name] == text] == [
             question.choices[question.answer]
         ]
 
 
-def test_it_asks_for_what_a_model_reads_in_training(found: tuple[Questions, Library]) -> None:
+def test_answers_are_in_the_training_split(found: tuple[Questions, Library]) -> None:
     top = Path(sysconfig.get_path("stdlib"))
     modules = {summary.name.rpartition(".")[0] for summary in found[1].functions} | {
         name for name, *_ in found[1].classes
@@ -193,7 +195,7 @@ def test_functions_that_do_nearly_the_same_are_no_choices_of_each_other(
     assert facts["m.cccc"].also == {"m.cccc"}
 
 
-def test_what_is_no_wrong_choice() -> None:
+def test_distractors_are_wrong() -> None:
     """A module that has the name, another parameter, a name that its class gives away."""
     library = Library(
         [

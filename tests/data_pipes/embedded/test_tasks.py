@@ -85,6 +85,6 @@ def test_words_are_pythons_own() -> None:
         ((["sum"], 1, "test"), "'train' or 'held_out'"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_asked_is_refused(arguments: tuple, words: str) -> None:
+def test_invalid_arguments_are_refused(arguments: tuple, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         generate_tasks(*arguments[:2], key=0, part=(*arguments, "train")[2], words=WORDS)

@@ -38,7 +38,7 @@ def test_questions(row: dict[str, Any]) -> None:
     assert read_prompt_columns(row) == (U,)
 
 
-def test_a_question_has_its_input_and_what_was_said_before() -> None:
+def test_a_question_has_its_input_and_history() -> None:
     assert read_prompt_columns({"instruction": "Add", "input": "1", "context": "2"}) == (
         Message("user", "Add\n\n1\n\n2"),
     )
@@ -81,7 +81,7 @@ def test_answers() -> None:
         ),
     ],
 )
-def test_what_contradicts_itself_is_refused(read: Any, row: dict[str, Any], words: str) -> None:
+def test_contradictory_columns_are_refused(read: Any, row: dict[str, Any], words: str) -> None:
     with pytest.raises(RowError, match=words):
         read(row)
 

@@ -55,7 +55,7 @@ def test_long_white_space_takes_linear_time(blank: str) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["Human", "Assistant"]), LINES), min_size=2, max_size=5))
-def test_what_is_written_in_the_form_of_hh_rlhf_is_read_back(turns: list[tuple[str, str]]) -> None:
+def test_hh_rlhf_round_trips(turns: list[tuple[str, str]]) -> None:
     text = "".join(f"\n\n{name}: {content}" for name, content in turns)
     roles = [({"Human": "user"}.get(name, "assistant"), content) for name, content in turns]
     if roles[-1] == ("assistant", ""):

@@ -21,7 +21,7 @@ def turns(*messages: Message) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "chosen", "rejected", "wanted"),
+    ("prompt", "chosen", "rejected", "expected"),
     [
         ((U,), "Hello", "No", (U,)),
         ((U,), turns(U, A), turns(U, B), (U,)),
@@ -35,8 +35,8 @@ def turns(*messages: Message) -> list[dict[str, Any]]:
         ((U,), "Human: Hi\n\nAssistant: Hello", "Human: Hi\n\nAssistant: No", (U,)),
     ],
 )
-def test_the_prompt_comes_once(prompt: Any, chosen: Any, rejected: Any, wanted: Any) -> None:
-    assert separate_prompt(prompt, chosen, rejected) == (wanted, (A,), (B,))
+def test_the_prompt_comes_once(prompt: Any, chosen: Any, rejected: Any, expected: Any) -> None:
+    assert separate_prompt(prompt, chosen, rejected) == (expected, (A,), (B,))
 
 
 @pytest.mark.parametrize(

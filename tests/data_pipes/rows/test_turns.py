@@ -16,7 +16,7 @@ def test_roles(name: str, role: str) -> None:
     assert read_turns([{"from": name, "value": "x"}]) == (Message(role, "x"),)
 
 
-def test_what_a_turn_holds_besides_is_kept_in_order() -> None:
+def test_other_fields_of_a_turn_are_kept_in_order() -> None:
     turn = {
         "role": "tool",
         "content": "2",

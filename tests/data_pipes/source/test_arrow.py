@@ -189,7 +189,7 @@ def test_saved_data_sets(tmp_path: Path) -> None:
         saved_rows(tmp_path / "both", split="test")
 
 
-def test_a_saved_data_set_hides_what_its_format_hides(tmp_path: Path) -> None:
+def test_a_saved_data_set_hides_the_columns_that_its_format_hides(tmp_path: Path) -> None:
     found = datasets.Dataset.from_dict({"text": ["a"], "n": [1]}).with_format("python", columns=["text"])
     found.save_to_disk(tmp_path / "one")
     assert [row.values for row in saved_rows(tmp_path / "one")] == list(

@@ -31,7 +31,7 @@ def test_cells_are_texts(tmp_path: Path) -> None:
     assert [d.text for d in documents(path, field="q")] == ["x, y"]
 
 
-def test_long_cells_are_read_and_the_limit_is_what_it_was(tmp_path: Path) -> None:
+def test_long_cells_are_read_and_the_field_limit_is_restored(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     (row,) = delimited_rows(put(tmp_path / "a.csv", "text\n" + "x" * 200_000))
     assert len(row.values["text"]) == 200_000
@@ -47,7 +47,7 @@ def test_long_cells_are_read_and_the_limit_is_what_it_was(tmp_path: Path) -> Non
         (b"caf\xe9,2", "has bytes that are not UTF-8; convert it first"),
     ],
 )
-def test_bad_lines_are_named_and_the_others_go_on(tmp_path: Path, line: bytes, words: str) -> None:
+def test_bad_lines_are_named_and_the_others_are_read(tmp_path: Path, line: bytes, words: str) -> None:
     path = put(tmp_path / "a.csv", b"q,a\n1,2\n" + line + b"\n3,4\n")
     with pytest.raises(ValueError, match=rf"a\.csv:3: {words}"):
         list(delimited_rows(path))
@@ -67,7 +67,7 @@ def test_two_columns_of_one_name(tmp_path: Path) -> None:
         max_size=5,
     )
 )
-def test_what_pythons_writer_writes_is_read_back(cells: list[list[str]]) -> None:
+def test_the_csv_writer_of_python_round_trips(cells: list[list[str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.csv"
         with path.open("w", newline="", encoding="utf-8") as file:

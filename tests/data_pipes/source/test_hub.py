@@ -1,4 +1,4 @@
-"""A mistyped path is told from a data set's name, and a hub that is out of reach is noticed at once."""
+"""A mistyped path is distinguished from a data set's name; an unreachable hub is reported at once."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_a_folder_of_everything(folder: Path) -> None:
     assert [Path(row.name).name for row in bad] == ["b.md", "c.jsonl:2", "d.json[1]"]
 
 
-def test_it_stops_at_the_first_bad_one_unless_told_otherwise(folder: Path) -> None:
+def test_the_first_bad_row_raises_by_default(folder: Path) -> None:
     stream = documents(folder)
     assert next(stream).text == "text a"
     with pytest.raises(ValueError, match=r"b\.md: byte 0xff at offset 4"):
@@ -94,7 +94,7 @@ def test_names_go_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, na
 @pytest.mark.parametrize(
     "name", ["corpus.txt", "data/train.jsonl", "./data", "a/b/c", "data/x.json.gz", "corpus.csv"]
 )
-def test_what_is_plainly_a_path_never_goes_to_the_hub(
+def test_an_obvious_path_is_never_looked_up_on_the_hub(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

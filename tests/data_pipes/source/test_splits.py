@@ -50,10 +50,10 @@ LAYOUTS = {
 @pytest.mark.parametrize("names", LAYOUTS.values(), ids=LAYOUTS)
 def test_layouts(tmp_path: Path, names: tuple[str, ...]) -> None:
     found = put(tmp_path, *names)
-    for split, wanted in theirs(tmp_path).items():
+    for split, expected in theirs(tmp_path).items():
         assert [
             file.relative_to(tmp_path).as_posix() for file in select_split(tmp_path, found, split)
-        ] == wanted
+        ] == expected
 
 
 def test_layouts_drawn_at_random_are_those_of_datasets_or_refused(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_words_stand_for_their_split(tmp_path: Path) -> None:
         assert [file.stem for file in select_split(tmp_path, found, split)] == [name]
 
 
-def test_a_split_of_a_name_of_its_own(tmp_path: Path) -> None:
+def test_a_split_with_a_custom_name(tmp_path: Path) -> None:
     found = put(tmp_path, "train_sft.jsonl", "train_gen.jsonl", "test_sft.jsonl")
     assert [file.stem for file in select_split(tmp_path, found, "train_sft")] == ["train_sft"]
     assert [file.stem for file in select_split(tmp_path, found, "train")] == ["train_gen", "train_sft"]
@@ -126,9 +126,7 @@ def test_a_split_of_a_name_of_its_own(tmp_path: Path) -> None:
         (("test_train.jsonl", "train.jsonl"), "train", "test_train.jsonl has words of two splits"),
     ],
 )
-def test_what_could_be_wrong_is_refused(
-    tmp_path: Path, names: tuple[str, ...], split: str, words: str
-) -> None:
+def test_ambiguous_splits_are_refused(tmp_path: Path, names: tuple[str, ...], split: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         select_split(tmp_path, put(tmp_path, *names), split)
 
@@ -201,9 +199,9 @@ def test_companions_do_not_stop_a_folder(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"\x89PNG\0")
     for split in ("train", "test"):
-        wanted = [f"data/{split}-00000-of-00001.jsonl"]
-        assert [row.values["text"] for row in rows(tmp_path, split=split)] == wanted
-        assert [document.text for document in documents(tmp_path, split=split)] == wanted
+        expected = [f"data/{split}-00000-of-00001.jsonl"]
+        assert [row.values["text"] for row in rows(tmp_path, split=split)] == expected
+        assert [document.text for document in documents(tmp_path, split=split)] == expected
 
 
 def test_a_corpus_with_a_file_of_rows_keeps_its_other_texts(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize(("line", "words"), BAD_LINES.items(), ids=range(len(BAD_LINES)))
-def test_a_bad_line_is_named_and_the_others_go_on(tmp_path: Path, line: bytes, words: str) -> None:
+def test_a_bad_line_is_named_and_the_others_are_read(tmp_path: Path, line: bytes, words: str) -> None:
     path = put(tmp_path / "a.jsonl", b'{"n": 1}\n' + line + b'\n{"n": 3}\n')
     with pytest.raises(ValueError, match=r"a\.jsonl:2: expected one JSON object on the line, .*" + words):
         list(jsonl_rows(path))
@@ -166,7 +166,7 @@ def test_a_folder_that_the_library_knows(tmp_path: Path) -> None:
     assert [row.values for row in dataset_rows(str(tmp_path), split="test")] == [{"text": "c"}]
 
 
-def test_what_the_library_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_streamed_by_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub itself is not asked in a test."""
     asked: list[Any] = []
 
@@ -180,7 +180,7 @@ def test_what_the_library_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [(("owner/name", "en"), {"split": "train", "streaming": True})]
 
 
-def test_what_the_library_refuses_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_datasets_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*args: Any, **options: Any) -> None:
         raise ConnectionError("no network")
 

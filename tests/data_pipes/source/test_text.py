@@ -159,7 +159,7 @@ def test_where_there_is_nothing(tmp_path: Path) -> None:
         files(tmp_path)
 
 
-def test_what_can_be_read_only_once_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_can_be_read_only_once_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/null"):
         with pytest.raises(ValueError, match="must be a regular file or a folder"):

@@ -57,7 +57,7 @@ def test_error_names_the_token_and_its_place() -> None:
     assert cut("x", "error") == ["x"]
 
 
-def test_what_special_cannot_be() -> None:
+def test_invalid_values_of_special_are_refused() -> None:
     with pytest.raises(ValueError, match='must be "none", "all", "error" or a list of tokens, got \'some\''):
         compile_finder(SPEC, "some")
     with pytest.raises(ValueError, match='must be "none", "all", "error" or a list of tokens, got None'):

@@ -106,7 +106,7 @@ def test_special_tokens_are_text_unless_asked_for(trained: Tokenizer) -> None:
         trained.encode_batch(["fine", text], special="error")
 
 
-def test_decode_takes_what_holds_integers(trained: Tokenizer) -> None:
+def test_decode_accepts_lists_arrays_and_tensors(trained: Tokenizer) -> None:
     ids = trained.encode("déjà vu 🙂")
     for row in (
         ids,

@@ -55,7 +55,7 @@ def test_a_folder_that_cannot_be_made(trained: Tokenizer, tmp_path: Path) -> Non
         save(trained, tmp_path / "file" / "folder")
 
 
-def test_what_cannot_be_loaded(trained: Tokenizer, tmp_path: Path) -> None:
+def test_load_refuses(trained: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"there is no .*tokenizer.json; save\(tokenizer, path\) writes one"
     ):

@@ -1,4 +1,4 @@
-"""The tokenizer inside a GGUF file. (Ids beside the reference: tests/stages/models/test_gguf.py.)"""
+"""The tokenizer inside a GGUF file. (Ids against transformers: tests/stages/models/test_gguf.py.)"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_tokens_kinds_merges_and_prefix() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"model": "t5"}, "tokenizer.ggml.model 't5' is not supported, only 'gpt2'"),
         ({"model": "llama"}, "tokenizer.ggml.scores is missing or empty"),
@@ -35,6 +35,6 @@ def test_tokens_kinds_merges_and_prefix() -> None:
         ({"add_bos_token": True}, "there is no tokenizer.ggml.bos_token_id"),
     ],
 )
-def test_refuses(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_refuses(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         from_gguf(FIELDS | {f"tokenizer.ggml.{name}": value for name, value in changes.items()})

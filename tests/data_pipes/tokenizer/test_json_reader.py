@@ -140,7 +140,7 @@ def test_merges_in_both_forms(trained: Tokenizer, content: dict) -> None:
     assert from_json(json.dumps(content)).spec == trained.spec
 
 
-def test_fields_that_older_files_lack_are_what_they_were(trained: Tokenizer, content: dict) -> None:
+def test_fields_missing_in_older_files_get_their_old_values(trained: Tokenizer, content: dict) -> None:
     for field in (
         "dropout",
         "unk_token",
@@ -209,7 +209,7 @@ NOT_UNDERSTOOD = {
 
 
 @pytest.mark.parametrize("path", NOT_UNDERSTOOD, ids=lambda path: ".".join(map(str, path)))
-def test_what_is_not_understood_is_refused_by_name(content: dict, path: tuple) -> None:
+def test_unsupported_parts_are_refused_by_name(content: dict, path: tuple) -> None:
     value, message = NOT_UNDERSTOOD[path]
     if path == ("normalizer", "type"):
         content["normalizer"], path = [], ()

@@ -60,12 +60,12 @@ NAMES = dict(
 @pytest.mark.parametrize(
     "expression", [*SIMPLE, *PUBLISHED, *(pattern.unicode for pattern in PATTERNS.values())]
 )
-def test_what_is_understood_is_accepted(expression: str) -> None:
+def test_supported_parts_are_accepted(expression: str) -> None:
     check_expression(expression)
 
 
 @pytest.mark.parametrize("expression", NOT_SIMPLE)
-def test_what_may_mean_something_else_is_refused(expression: str) -> None:
+def test_ambiguous_parts_are_refused(expression: str) -> None:
     with pytest.raises(ValueError, match=r"none of the published ones|matches the empty text"):
         check_expression(expression)
 

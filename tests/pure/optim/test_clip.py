@@ -28,7 +28,7 @@ def test_a_norm_that_is_given_is_taken() -> None:
     torch.testing.assert_close(part["a"], torch.tensor([0.6, 0.0]))
 
 
-def test_what_is_not_finite() -> None:
+def test_non_finite_gradients() -> None:
     """As in optax: clipping is no protection."""
     clip = optim.clip_by_global_norm(1.0)
     spoiled, _ = clip.update(torch.tensor([1.0, float("inf")]), optim.EmptyState())

@@ -11,7 +11,7 @@ PARAMS = {"w": torch.ones(2), "bias": torch.ones(2)}
 GRADS = {"w": torch.tensor([1.0, -2.0]), "bias": torch.tensor([0.5, 0.5])}
 
 
-def test_what_becomes_a_hyperparameter() -> None:
+def test_the_arguments_that_become_hyperparameters() -> None:
     rate = optim.linear_schedule(1.0, 0.0, 4)
     opt = optim.inject_hyperparams(optim.adamw)(rate, weight_decay=torch.tensor(0.5), mask=optim.decay_mask)
     state = opt.init(PARAMS)

@@ -20,7 +20,7 @@ PARAMS = {
 }
 
 
-def test_what_decays_in_our_own_model() -> None:
+def test_the_decayed_leaves_of_our_model() -> None:
     """Matrices of the layers and the head; never a gain, a bias or the embedding."""
     spec = transformer(preset("tiny_config")).spec
     flags = dict(zip(tree.paths(spec), tree.leaves(optim.decay_mask(spec)), strict=True))

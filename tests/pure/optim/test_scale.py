@@ -14,7 +14,7 @@ G = torch.tensor([2.0, -4.0])
 
 
 @pytest.mark.parametrize("rate", [0.5, torch.tensor(0.5), optim.constant_schedule(0.5)])
-def test_the_sign_is_turned_unless_told_otherwise(rate: object) -> None:
+def test_the_sign_is_flipped_by_default(rate: object) -> None:
     down, up = optim.scale_by_learning_rate(rate), optim.scale_by_learning_rate(rate, flip_sign=False)
     assert down.update(G, down.init(G))[0].tolist() == [-1.0, 2.0]
     assert up.update(G, up.init(G))[0].tolist() == [1.0, -2.0]

@@ -61,6 +61,6 @@ def test_without_replacement(axis: int, shape: tuple[int, ...]) -> None:
     assert np.array_equal(ours, jax.random.categorical(THEIRS, LOGITS, axis, shape, replace=False))
 
 
-def test_what_is_impossible_is_not_drawn() -> None:
+def test_impossible_outcomes_are_not_sampled() -> None:
     logits = torch.tensor([0.0, -torch.inf, 0.0])
     assert set(categorical(OURS, logits, shape=(10_000,)).tolist()) == {0, 2}

@@ -117,6 +117,6 @@ def test_a_number_in_a_tensor_is_a_number() -> None:
 
 
 @pytest.mark.parametrize("x", [5.5, torch.tensor(5.5), "5"])
-def test_what_counts_nothing_is_refused(x: Any) -> None:
+def test_a_permutation_needs_an_int_or_an_axis(x: Any) -> None:
     with pytest.raises(TypeError, match="x must be an int or a tensor with an axis"):
         inspect.unwrap(permutation)(OURS, x)

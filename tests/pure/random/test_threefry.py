@@ -113,7 +113,7 @@ def test_draw_in_blocks(size: int) -> None:
         (0, "got int"),
     ],
 )
-def test_what_is_no_key(bad: Tensor, got: str) -> None:
+def test_invalid_keys_are_refused(bad: Tensor, got: str) -> None:
     with pytest.raises(TypeError, match=rf"a key is a torch.uint32 tensor \[2\], {got}"):
         inspect.unwrap(device_of)(bad)
 

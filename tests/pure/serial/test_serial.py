@@ -139,7 +139,7 @@ def test_restored_tensors_own_their_storage_and_can_be_written() -> None:
     assert back["a"].tolist() == [1, 1, 1]
 
 
-def test_a_target_may_have_no_data_of_its_own() -> None:
+def test_a_target_may_have_no_data() -> None:
     data = to_bytes({"a": torch.ones(2), "b": torch.ones(3, 1)})
     back = from_bytes({"a": torch.empty(2, device="meta"), "b": ParamSpec(shape=(3, 1))}, data)
     assert identical(back, {"a": torch.ones(2), "b": torch.ones(3, 1)})

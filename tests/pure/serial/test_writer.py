@@ -69,7 +69,7 @@ def test_pieces_name_their_leaves_and_view_memory() -> None:
         ({"a": "x" * (2**20 + 1)}, "a: a string may have at most"),
     ],
 )
-def test_what_cannot_be_written_is_named(value: Any, message: str) -> None:
+def test_leaves_that_cannot_be_written_are_named(value: Any, message: str) -> None:
     with pytest.raises(SerialError, match=message):
         to_bytes(value)
 

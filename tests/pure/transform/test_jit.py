@@ -63,11 +63,11 @@ X = random.normal(random.key(9), (4, 8))
 @BOTH
 def test_compiled_equals_eager(regions: bool) -> None:
     compiled = jit(step, regions=regions, backend="aot_eager")
-    state, wanted = start(), start()
+    state, expected = start(), start()
     for _ in range(3):
-        state, wanted = compiled(state, X), step(wanted, X)
+        state, expected = compiled(state, X), step(expected, X)
     assert state.step == 3
-    for a, b in zip(tree.leaves(state), tree.leaves(wanted), strict=True):
+    for a, b in zip(tree.leaves(state), tree.leaves(expected), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -122,10 +122,10 @@ def test_leaves_may_trade_places(function: Callable, regions: bool, backend: str
     """Inductor drops the clone that a swap needs, so trades are made outside the graph. (Here leaves are
     views.)"""
     state = {name: torch.arange(18.0).add(i)[:9].view(3, 3) for i, name in enumerate("abc")}
-    wanted = tree.clone(function(tree.clone(state)))
+    expected = tree.clone(function(tree.clone(state)))
     donating = jit(function, donate=True, regions=regions, backend=backend)
-    assert tree.structure(donating(state)) == tree.structure(wanted)
-    assert all(torch.equal(state[name], wanted[name]) for name in "abc")
+    assert tree.structure(donating(state)) == tree.structure(expected)
+    assert all(torch.equal(state[name], expected[name]) for name in "abc")
     again = tree.clone(function(tree.clone(state)))
     donating(state)
     assert all(torch.equal(state[name], again[name]) for name in "abc")
@@ -191,7 +191,7 @@ def test_a_region_is_compiled_once_for_all_layers() -> None:
     assert inside == [True, False, True, False]
 
 
-def test_functions_do_not_share_what_dynamo_keeps_for_one_code() -> None:
+def test_functions_of_the_same_code_do_not_share_dynamos_cache() -> None:
     """More variants of one closure than torch compiles for one code object."""
 
     def make(n: int) -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""Mixed precision: narrow products, wide weights, and a loss scale that finds its height."""
+"""Mixed precision: bfloat16 products, float32 weights, and a dynamic loss scale."""
 
 from __future__ import annotations
 

@@ -66,11 +66,11 @@ def test_equals_the_function_in_eager_code(mask: Tensor | None) -> None:
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["none", "mask"])
 def test_equals_the_function_under_transforms(mask: Tensor | None) -> None:
-    wanted = gradient(plain)(PARAMS, X, mask)
+    expected = gradient(plain)(PARAMS, X, mask)
     grads, value = torch.func.grad_and_value(lambda p: loss(remat, p["params"], p["x"], mask))(
         {"params": PARAMS, "x": X}
     )
-    assert_same((value, grads), wanted)
+    assert_same((value, grads), expected)
     many = torch.stack([X, X + 1, X - 1])
     under = torch.func.vmap(gradient(remat), (None, 0, None))(PARAMS, many, mask)
     for ours, x in zip(tree.unstack(under), many, strict=True):

@@ -40,9 +40,9 @@ def equal(a: Tree, b: Tree) -> bool:
 def test_the_result_is_that_of_the_function(backend: str) -> None:
     compiled = traced(update, backend)
     for rate, name in ((0.5, "once"), (0.25, "twice")):
-        found, wanted = compiled(*arguments_of(), rate, name), update(*arguments_of(), rate, name)
-        assert tree.structure(found) == tree.structure(wanted)
-        for a, b in zip(tree.leaves(found), tree.leaves(wanted), strict=True):
+        found, expected = compiled(*arguments_of(), rate, name), update(*arguments_of(), rate, name)
+        assert tree.structure(found) == tree.structure(expected)
+        for a, b in zip(tree.leaves(found), tree.leaves(expected), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
@@ -84,7 +84,7 @@ def test_a_tensor_from_outside_is_seen() -> None:
     assert [compiled(torch.tensor([i])).item() for i in range(3)] == [1.5, 10.5, 100.5]
 
 
-def test_what_is_returned_as_it_came_is_the_same_numbers() -> None:
+def test_arguments_and_views_may_be_returned() -> None:
     x = torch.ones(3)
     kept, view, none = traced(lambda x: (x, x[1:], None), "aot_eager")(x)
     assert torch.equal(kept, x)

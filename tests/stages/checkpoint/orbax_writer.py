@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from etils import epath
 from flax import nnx
 from flax.training.train_state import TrainState
 from jax.sharding import Mesh, NamedSharding
@@ -43,6 +44,8 @@ def main(folder: Path) -> None:
         placed = jax.device_put(jnp.arange(64.0).reshape(8, 8), NamedSharding(mesh, P("data", "model")))
         checkpointer.save(folder / "sharded", {"w": placed})
         checkpointer.save(folder / "dotted", {"a.b": jnp.ones(2), "a": {"b": jnp.zeros(2)}})
+    unmerged = epath.Path(folder / "unmerged")
+    ocp.StandardCheckpointHandler().save(unmerged, args=ocp.args.StandardSave(small))
     with ocp.PyTreeCheckpointer() as checkpointer:
         numbers = {"i": 3, "f": 2.5, "big": np.array([2**40]), "text": "words", "none": None, "empty": {}}
         checkpointer.save(folder / "numbers", numbers)

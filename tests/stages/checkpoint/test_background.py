@@ -1,4 +1,4 @@
-"""Saving beside the training: copied before it returns, one at a time, and errors are told."""
+"""Background saves: the state is copied before `save` returns, one save runs at a time, errors are reported."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_process_that_ends_finishes_its_save(tmp_path: Path) -> None:
         "background.saver(sys.argv[1]).save({'w': torch.zeros(5_000_000)}, step=4)\n"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=True)
-    assert checkpoint.load(tmp_path, {"w": torch.zeros(5_000_000)}, warn=lambda told: None).step == 4
+    assert checkpoint.load(tmp_path, {"w": torch.zeros(5_000_000)}, warn=lambda text: None).step == 4
 
 
 def test_a_snapshot_shares_no_memory() -> None:

@@ -74,7 +74,7 @@ def quiet(message: str) -> None:
 # --- what is saved
 
 
-def test_a_state_comes_back_bit_for_bit_with_all_that_was_told(tmp_path: Path) -> None:
+def test_a_state_is_restored_bit_for_bit_with_its_metadata(tmp_path: Path) -> None:
     path = save(
         tmp_path / "new" / "run", example(7), score=0.5, metadata={"a": [1]}, fingerprint={"lr": "0.1"}
     )
@@ -89,9 +89,9 @@ def test_a_state_comes_back_bit_for_bit_with_all_that_was_told(tmp_path: Path) -
 def test_the_files_can_be_checked_and_read_without_us(tmp_path: Path) -> None:
     path = save(tmp_path, example(7))
     data = (path / "state.msgpack").read_bytes()
-    told = json.loads((path / "manifest.json").read_text())
-    assert told["files"]["state.msgpack"]["bytes"] == len(data)
-    leaf = next(leaf for leaf in told["leaves"] if leaf["path"] == "params/layers/0/w")
+    recorded = json.loads((path / "manifest.json").read_text())
+    assert recorded["files"]["state.msgpack"]["bytes"] == len(data)
+    leaf = next(leaf for leaf in recorded["leaves"] if leaf["path"] == "params/layers/0/w")
     assert leaf["sha256"] == hashlib.sha256(example(7).params["layers"][0]["w"].numpy().tobytes()).hexdigest()
     assert (leaf["shape"], leaf["dtype"], leaf["bytes"]) == ([3, 4], "float32", 48)
     assert data == to_bytes(example(7))
@@ -145,7 +145,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert best(tmp_path) is None
 
 
-def test_all_are_kept_unless_told_otherwise(tmp_path: Path) -> None:
+def test_all_checkpoints_are_kept_by_default(tmp_path: Path) -> None:
     for step in range(4):
         save(tmp_path, example(step), keep_best=1)
     assert steps(tmp_path) == [0, 1, 2, 3]
@@ -157,7 +157,7 @@ def test_the_one_just_saved_is_kept_though_others_are_newer(tmp_path: Path) -> N
     assert steps(tmp_path) == [3, 9]
 
 
-def test_one_that_cannot_be_deleted_is_told_and_the_save_succeeds(
+def test_a_checkpoint_that_cannot_be_deleted_is_reported_and_the_save_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, example(1))
@@ -271,14 +271,14 @@ def test_a_run_with_other_names_of_functions_is_refused_in_one_line(tmp_path: Pa
     assert load(tmp_path, example(0), fingerprint=now, warn=quiet).step == 2
 
 
-def test_another_machine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_machine_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, example(1))
     there = checkpoint.manifest.environment() | {"threads": 99, "python": "2.7"}
     monkeypatch.setattr(checkpoint.manifest, "environment", lambda: there)
     heard: list[str] = []
     assert load(tmp_path, example(0), warn=heard.append).step == 1
-    told = f"threads was {torch.get_num_threads()}, is 99; the run may not resume bit for bit"
-    assert heard == [f"checkpoint.load: step-00000001: {told}"]
+    change = f"threads was {torch.get_num_threads()}, is 99; the run may not resume bit for bit"
+    assert heard == [f"checkpoint.load: step-00000001: {change}"]
     with pytest.warns(UserWarning, match="threads was"):
         load(tmp_path, example(0))
 
@@ -312,11 +312,11 @@ def test_every_bit_of_a_small_checkpoint(tmp_path: Path) -> None:
         bad = bytearray(data)
         bad[i // 8] ^= 1 << i % 8
         path.write_bytes(bad)
-        found = load(tmp_path, value, warn=lambda told: None)
+        found = load(tmp_path, value, warn=lambda text: None)
         assert (found.step, found.skipped[0].leaves) == (1, ("w",))
 
 
-def test_when_all_are_damaged_each_is_told(tmp_path: Path) -> None:
+def test_when_all_are_damaged_each_is_reported(tmp_path: Path) -> None:
     for step in (1, 2):
         os.truncate(save(tmp_path, example(step)) / "state.msgpack", 100)
     heard: list[str] = []
@@ -430,7 +430,7 @@ def test_whatever_call_fails_an_older_checkpoint_loads(
             raised = None
             with failing(name, number, error, for_ever) as failed:
                 try:
-                    save(run, new, keep_last=1, warn=lambda told: None)
+                    save(run, new, keep_last=1, warn=lambda text: None)
                 except (OSError, Dead) as problem:
                     raised = problem
             if not failed:
@@ -447,7 +447,7 @@ def test_whatever_call_fails_an_older_checkpoint_loads(
     assert hit > 20
 
 
-def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_the_fix(tmp_path: Path) -> None:
     """A real refusal of the system: a limit on the size of files."""
     save(tmp_path, example(1))
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)

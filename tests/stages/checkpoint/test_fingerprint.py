@@ -108,7 +108,7 @@ def test_it_is_flat_readable_and_tells_each_thing_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"learning_rate": 0.01}, ["optimizer.learning_rate was 0.001, is 0.01"]),
         ({"learning_rate": torch.tensor(0.5)}, ["optimizer.learning_rate was 0.001, is 0.5 float32"]),
@@ -123,10 +123,10 @@ def test_it_is_flat_readable_and_tells_each_thing_once() -> None:
         ({"spec": {"merges": [("a", "c")] * 100}}, ["tokenizer.merges has other contents"]),
     ],
 )
-def test_a_change_has_a_name(change: dict, told: list[str]) -> None:
+def test_a_change_has_a_name(change: dict, expected: list[str]) -> None:
     found = differences(make(), make(**change))
-    assert len(found) == len(told)
-    assert all(line.startswith(start) for line, start in zip(found, told, strict=True))
+    assert len(found) == len(expected)
+    assert all(line.startswith(start) for line, start in zip(found, expected, strict=True))
 
 
 def test_going_on_with_another_rate_is_refused_by_name(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_different_things_differ_and_equal_things_do_not(one: Any, other: Any) -
     assert fingerprint(partial(step, loss=one)) != fingerprint(partial(step, loss=other))
 
 
-def test_what_a_compiler_wraps_is_what_it_was() -> None:
+def test_compiled_functions_have_the_fingerprint_of_the_original() -> None:
     inner = make_closure(1, 2.5)
     assert fingerprint(torch.compile(inner)) == fingerprint(inner)
 
@@ -192,7 +192,7 @@ def test_functions_that_refer_to_themselves() -> None:
     assert found["inner"] == "itself"
 
 
-def test_fields_of_a_pair_that_disagree_are_told_apart() -> None:
+def test_entries_of_the_two_fields_of_a_pair_have_different_names() -> None:
     pair = GradientTransformation(partial(update, learning_rate=1), partial(update, learning_rate=2))
     found = fingerprint(pair)
     assert found["learning_rate"] == "1"
@@ -214,7 +214,7 @@ def test_a_digest_or_a_method_stands_for_all_the_rest() -> None:
     assert fingerprint(Own())[""].endswith("Own mine")
 
 
-def test_what_cannot_be_looked_into_is_named() -> None:
+def test_opaque_objects_are_named() -> None:
     with pytest.raises(
         TypeError, match=r"cannot look into partial\.loss\.generator, of type torch\..*Generator; bind a"
     ):

@@ -36,8 +36,8 @@ def test_it_comes_back_and_is_json_that_others_can_read() -> None:
 
 
 def test_metadata_becomes_json_when_it_is_given_not_when_it_is_read() -> None:
-    told = manifest.begin(0, math.nan, {2: (1, 2), 10: math.inf, "x": 0.1}, None)
-    back = manifest.decode(manifest.encode(told))
+    recorded = manifest.begin(0, math.nan, {2: (1, 2), 10: math.inf, "x": 0.1}, None)
+    back = manifest.decode(manifest.encode(recorded))
     assert back.metadata == {"2": [1, 2], "10": math.inf, "x": 0.1}
     assert back.score is not None
     assert math.isnan(back.score)
@@ -104,7 +104,7 @@ def test_fields_are_checked_even_if_the_checksum_is_right(changes: dict, message
 @pytest.mark.parametrize(
     "data", [b"", b"null", b"[]", b"[" * 100_000, b"\xff", b'{"sha256": 1}', b"1" * 5000]
 )
-def test_what_is_no_manifest_is_a_value_error(data: bytes) -> None:
+def test_an_invalid_manifest_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError):
         manifest.decode(data)
 

@@ -92,7 +92,7 @@ def test_an_existing_file_is_never_written(tmp_path: Path) -> None:
     assert (tmp_path / "state").read_text() == "precious"
 
 
-def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_state_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(SerialError, match="b/1: expected a tensor"):
         write(tmp_path / "state", {"a": torch.zeros(1000), "b": [1, {2}]})
 
@@ -125,14 +125,14 @@ def test_damages_names_leaves(tmp_path: Path) -> None:
     path = tmp_path / "state"
     value = {"a": torch.arange(5.0), "b": {"c": torch.arange(5), "d": torch.ones(3)}, "e": ()}
     written = write(path, value)
-    told = manifest.begin(0, None, None, None)._replace(**written._asdict())
+    recorded = manifest.begin(0, None, None, None)._replace(**written._asdict())
     data = path.read_bytes()
     for i in range(len(data)):
         bad = bytearray(data)
         bad[i] ^= 1
         path.write_bytes(bad)
         with open(path, "rb") as file:
-            damage = manifest.find_damage(file, len(bad), told)
+            damage = manifest.find_damage(file, len(bad), recorded)
         with suppress(SerialError):
             assert read(path, value, written.leaves, len(bad))[1] == damage.leaves
         ends = [sum(leaf.spans[-1]) if leaf.spans else len(data) for leaf in written.leaves]
@@ -141,5 +141,5 @@ def test_damages_names_leaves(tmp_path: Path) -> None:
         assert damage.leaves == (owner or "the end",)
     path.write_bytes(data)
     with open(path, "rb") as file:
-        assert manifest.find_damage(file, len(data), told) is None
+        assert manifest.find_damage(file, len(data), recorded) is None
     assert tree.paths(value) == ["a", "b/c", "b/d"]

@@ -61,7 +61,7 @@ def _typing(monkeypatch: pytest.MonkeyPatch, *lines: Any) -> None:
     monkeypatch.setattr("builtins.input", typed)
 
 
-def test_ctrl_c_stops_an_answer_and_what_was_shown_of_it_stays(
+def test_ctrl_c_stops_an_answer_and_keeps_the_part_that_was_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[list[str | None]] = []
@@ -112,14 +112,14 @@ def test_whole_oldest_exchanges_are_forgotten_and_the_system_stays() -> None:
         fit_to_context(said, encode, 1)
 
 
-def test_what_is_forgotten_is_said(tmp_path: Path) -> None:
+def test_forgotten_messages_are_reported(tmp_path: Path) -> None:
     base = language_model.load(write_model(tmp_path))
-    told: list[str] = []
-    answer = answer_fn(base, ChatOptions(model_path="", max_new_tokens=5, temperature=0.0), say=told.append)
+    said: list[str] = []
+    answer = answer_fn(base, ChatOptions(model_path="", max_new_tokens=5, temperature=0.0), say=said.append)
     long = [Message(("user", "assistant")[i % 2], "word " * 8) for i in range(19)]
     answer(long, lambda piece: None)
-    assert len(told) == 1
-    assert "the oldest" in told[0]
+    assert len(said) == 1
+    assert "the oldest" in said[0]
 
 
 def test_pieces_are_the_text_and_never_half_a_character(tmp_path: Path) -> None:

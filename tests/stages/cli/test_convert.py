@@ -1,4 +1,4 @@
-"""Models in and out: the forms that are read are written as folders that transformers loads."""
+"""Conversion: every format that is read is written as a folder that transformers loads."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_adapters_are_merged(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     ours = language_model.load(tmp_path / "sft")
     tokens = torch.arange(3, 15)[None]
     with torch.no_grad():
-        wanted = theirs(tokens).logits
-    torch.testing.assert_close(ours.model.forward(ours.params, tokens), wanted, rtol=1e-4, atol=1e-5)
+        expected = theirs(tokens).logits
+    torch.testing.assert_close(ours.model.forward(ours.params, tokens), expected, rtol=1e-4, atol=1e-5)
     capsys.readouterr()
     assert main(merge) == 2
     assert "exists already; choose another, so that nothing is lost" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The demo trains, shows and measures; run again it says that it is done, interrupted it goes on."""
+"""The demo trains, generates and evaluates; a second run reports that it is done, an interrupted one resumes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_run_again_it_says_that_it_is_done(
     assert text[text.index("held-out text  ") : text.index("of xz)")] in again
 
 
-def test_interrupted_it_goes_on_to_the_same_results(
+def test_interrupted_it_resumes_to_the_same_results(
     demo_output: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log_file = tmp_path / "run" / "metrics.jsonl"

@@ -71,9 +71,9 @@ def test_several_tasks_then_another_model_then_the_difference(
         assert evaluate(folder, *flags, model=model, out=f"out{model}") == 0
     capsys.readouterr()
     assert main(["compare", str(folder / "out0"), str(folder / "out1")]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in told] == ["task", "mmlu", "exact_match"]
-    assert told[1].split()[-1] == "8"
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["task", "mmlu", "exact_match"]
+    assert lines[1].split()[-1] == "8"
     assert evaluate(folder, *flags, model=1, out="out0") == 2
     assert "model_sha256 was" in capsys.readouterr().err
 
@@ -106,7 +106,9 @@ def test_where_no_jail_can_be_made_one_line_says_so(
     assert not (folder / "out" / "samples.jsonl").exists()
 
 
-def test_what_the_answers_do_not_depend_on_may_change(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_options_without_effect_on_the_answers_may_change(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
     """More questions, another name of the same model and data; another model, tokenizer or option is refused."""
     flags = ["--task", "mmlu", "--data_path", str(folder / "mmlu"), "--shots", "1"]
     assert evaluate(folder, *flags, "--limit", "4") == 0
@@ -148,7 +150,7 @@ MISTAKES = (
 
 
 @pytest.mark.parametrize(("flags", "words"), MISTAKES)
-def test_what_cannot_be_is_said_in_one_line(
+def test_invalid_flags_are_refused_in_one_line(
     folder: Path, capsys: pytest.CaptureFixture, flags: list[str], words: str
 ) -> None:
     flags = [flag.replace("MISSING", str(folder / "MISSING")) for flag in flags]

@@ -45,7 +45,7 @@ def test_help_lists_every_flag_with_its_meaning_and_default(
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_every_flag_has_words_that_say_in_what_it_counts(name: str) -> None:
+def test_the_help_of_every_flag_has_its_unit(name: str) -> None:
     """A number's help names what it is a number of."""
     units = (
         "steps",
@@ -54,6 +54,7 @@ def test_every_flag_has_words_that_say_in_what_it_counts(name: str) -> None:
         "tokens",
         "ids",
         "times",
+        "temperature",
         "share",
         "rate",
         "norm",
@@ -132,19 +133,19 @@ MISTAKES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "told"), MISTAKES)
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
 def test_a_wrong_flag_ends_with_2_and_names_the_right_one_in_one_line(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(PretrainOptions, "pretrain", arguments)
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"intro2llm pretrain: {told}")
+    assert line.startswith(f"intro2llm pretrain: {message}")
     assert line.endswith("intro2llm pretrain --help lists the flags")
 
 
-def test_what_is_required_is_named_and_places_are_left_to_the_parser(
+def test_a_missing_required_flag_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert find_mistake(SFTOptions, ["--batch_size", "4"]) == "--model_path is required"

@@ -64,7 +64,7 @@ class InductorError(RuntimeError):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "message"),
     [
         (ValueError("--seed: too\n  large"), 2, "--seed: too large"),
         (FileNotFoundError(2, "No such file or directory", "a.txt"), 2, "a.txt: No such file or directory"),
@@ -95,36 +95,36 @@ class InductorError(RuntimeError):
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
-def test_what_a_person_can_mend_is_one_line(
+def test_errors_that_the_user_can_fix_are_one_line(
     error: BaseException,
     code: int,
-    told: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert fail(error, monkeypatch) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("intro2llm tokenizer: ")
-    assert told in line
+    assert message in line
 
 
-def test_an_interruption_promises_what_is_there(tmp_path: Path) -> None:
-    told = lambda name, *options: explain(KeyboardInterrupt(), name, *options)[1]  # noqa: E731
+def test_the_message_of_an_interruption_depends_on_the_saved_files(tmp_path: Path) -> None:
+    explanation = lambda name, *options: explain(KeyboardInterrupt(), name, *options)[1]  # noqa: E731
     place = [SimpleNamespace(output_dir=str(tmp_path))]
-    assert told("generate", *place) == told("sft") == "interrupted"
+    assert explanation("generate", *place) == explanation("sft") == "interrupted"
     assert (
-        told("sft", *place)
+        explanation("sft", *place)
         == f"interrupted before the first checkpoint in {tmp_path}; the same command starts again"
     )
-    assert told("evaluate", *place) == "interrupted; the same command starts again"
+    assert explanation("evaluate", *place) == "interrupted; the same command starts again"
     (tmp_path / "checkpoints" / "step-00000002").mkdir(parents=True)
     (tmp_path / "samples.jsonl").touch()
-    assert told("sft", *place) == "interrupted; the same command resumes from the newest checkpoint"
-    assert told("demo", *place) == told("sft", *place)
-    assert told("evaluate", *place) == "interrupted; the same command keeps the saved answers"
+    assert explanation("sft", *place) == "interrupted; the same command resumes from the newest checkpoint"
+    assert explanation("demo", *place) == explanation("sft", *place)
+    assert explanation("evaluate", *place) == "interrupted; the same command keeps the saved answers"
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"intro2llm {version('intro2llm')}\n"
 
@@ -143,15 +143,15 @@ def test_a_traceback_is_shown_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
         fail(ValueError("mine"), monkeypatch)
 
 
-def test_a_reader_who_leaves_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     """As in `intro2llm pretrain --help | head -1`, with the reader gone before anything is written."""
     code = "import sys, time; time.sleep(0.5); from stages.cli.main import main; sys.exit(main(['pretrain', '--help']))"
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert child.stdout is not None
     assert child.stderr is not None
     child.stdout.close()
-    told = child.stderr.read().decode()
+    stderr = child.stderr.read().decode()
     child.stderr.close()
     child.wait()
-    assert "Traceback" not in told
-    assert told.count("\n") <= 1
+    assert "Traceback" not in stderr
+    assert stderr.count("\n") <= 1

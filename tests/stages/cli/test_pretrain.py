@@ -47,18 +47,18 @@ def done(complete: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def refused(capsys: pytest.CaptureFixture[str], arguments: list[str], told: str, code: int = 2) -> None:
+def refused(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str, code: int = 2) -> None:
     """One line on stderr, no traceback, and the exit code."""
     capsys.readouterr()
     assert main(["pretrain", *arguments]) == code
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     assert lines[0].startswith("intro2llm pretrain: ")
-    assert re.search(told, lines[0]), lines[0]
+    assert re.search(message, lines[0]), lines[0]
     assert "Traceback" not in lines[0]
 
 
-def test_what_a_run_leaves(complete: Path) -> None:
+def test_the_files_of_a_run(complete: Path) -> None:
     run = complete / "run"
     assert [row["step"] for row in rows(run)] == list(range(1, 13))
     assert [row["step"] for row in rows(run) if "val_bpb" in row] == [4, 8, 12]
@@ -108,7 +108,7 @@ def test_the_older_projects_command(
 
 
 @pytest.mark.parametrize("step", [1, 6])
-def test_killed_at_a_step_it_goes_on_to_the_same_bits(step: int, place: Path, complete: Path) -> None:
+def test_killed_at_a_step_it_resumes_to_the_same_bits(step: int, place: Path, complete: Path) -> None:
     log_file = place / "run" / "metrics.jsonl"
     process = child(flags(place))
     wait_for(lambda: log_file.exists() and log_file.read_bytes().count(b"\n") >= step, process)
@@ -118,7 +118,7 @@ def test_killed_at_a_step_it_goes_on_to_the_same_bits(step: int, place: Path, co
     assert same_run(place / "run", complete / "run")
 
 
-def test_killed_inside_saves_it_goes_on_to_the_same_bits(place: Path, complete: Path) -> None:
+def test_killed_inside_saves_it_resumes_to_the_same_bits(place: Path, complete: Path) -> None:
     """Each process is killed in the middle of a save: of its first, then of the next, ..."""
     for step in (3, 6, 9):
         process = child(flags(place), partial(slow_saves, 0.5, step))
@@ -159,11 +159,13 @@ def test_stopped_early_the_best_weights_are_the_final_ones(
         place, learning_rate=30.0, eval_every=1, patience=3, max_steps=40, warmup=4, save_every=0
     )
     assert main(["pretrain", *arguments]) == 0
-    told = capsys.readouterr().out
+    message = capsys.readouterr().out
     values = {row["step"]: row["val_loss"] for row in rows(place / "run")}
     best = min(values, key=lambda step: values[step])
     assert max(values) == best + 3
-    assert f"(step {best}, the best; validation stopped improving, and the run ended at {best + 3})" in told
+    assert (
+        f"(step {best}, the best; validation stopped improving, and the run ended at {best + 3})" in message
+    )
     from stages.models import language_model
 
     loaded = checkpoint.best(place / "run")
@@ -172,7 +174,7 @@ def test_stopped_early_the_best_weights_are_the_final_ones(
     assert language_model.load(place / "run").params is not None
 
 
-def test_from_a_model_it_goes_on_with_its_weights_and_tokenizer(done: Path) -> None:
+def test_from_a_model_it_starts_with_its_weights_and_tokenizer(done: Path) -> None:
     arguments = flags(
         done, config=None, model_path=done / "run", output_dir=done / "more", learning_rate=1e-9
     )
@@ -213,7 +215,7 @@ def test_wandb_gets_every_step_and_the_configuration(place: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"config": "configs/tiny_config.py"},
@@ -228,14 +230,14 @@ def test_wandb_gets_every_step_and_the_configuration(place: Path, monkeypatch: p
     ],
 )
 def test_bad_flags_are_one_line(
-    changes: dict[str, Any], told: str, place: Path, capsys: pytest.CaptureFixture[str]
+    changes: dict[str, Any], message: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(capsys, flags(place, **changes), told)
+    refused(capsys, flags(place, **changes), message)
     assert not (place / "run" / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"num_attention_heads": 3}, "hidden_size 16 is not divisible by num_attention_heads 3"),
         ({"hidden_sise": 8}, "unknown field 'hidden_sise'; did you mean 'hidden_size'"),
@@ -243,14 +245,14 @@ def test_bad_flags_are_one_line(
     ],
 )
 def test_a_bad_configuration_is_one_line(
-    fields: dict[str, Any], told: str, place: Path, capsys: pytest.CaptureFixture[str]
+    fields: dict[str, Any], message: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_config(place / "small.json", **fields)
-    refused(capsys, flags(place), told)
+    refused(capsys, flags(place), message)
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "told"),
+    ("name", "data", "message"),
     [
         ("a.txt", b"", "there is no text in it"),
         ("a.txt", b"\0\1\2" * 99, "a binary file, with a zero byte"),
@@ -264,16 +266,16 @@ def test_a_bad_configuration_is_one_line(
     ],
 )
 def test_bad_text_is_one_line(
-    name: str, data: bytes, told: str, place: Path, capsys: pytest.CaptureFixture[str]
+    name: str, data: bytes, message: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(place / "text")
     (place / "text").mkdir()
     (place / "text" / name).write_bytes(data)
-    refused(capsys, flags(place), told)
+    refused(capsys, flags(place), message)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"learning_rate": 0.5},
@@ -286,9 +288,9 @@ def test_bad_text_is_one_line(
     ],
 )
 def test_resuming_with_other_flags_is_refused_by_name(
-    changes: dict[str, Any], told: str, done: Path, capsys: pytest.CaptureFixture[str]
+    changes: dict[str, Any], message: str, done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(capsys, flags(done, **changes), told)
+    refused(capsys, flags(done, **changes), message)
     assert main(["pretrain", *flags(done)]) == 0  # and nothing is spoiled
 
 
@@ -319,7 +321,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(
     refused(capsys, flags(done), "saved by another run: .*intermediate_size was 24, is 40")
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_told(
+def test_a_damaged_checkpoint_is_skipped_and_reported(
     done: Path, complete: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     newest = checkpoint.latest(done / "run")
@@ -375,8 +377,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(state_file, "write", write)
-        told = r"could not save .*step-000000\d\d: No space left on device; make room there"
-        refused(capsys, flags(place), told, code=1)
+        message = r"could not save .*step-000000\d\d: No space left on device; make room there"
+        refused(capsys, flags(place), message, code=1)
     assert main(["pretrain", *flags(place)]) == 0
     assert same_run(place / "run", complete / "run")
 
@@ -391,7 +393,7 @@ def test_a_disk_that_fills_while_text_is_written_is_no_harm(place: Path, complet
     assert same_run(place / "run", complete / "run")
 
 
-def test_the_state_is_the_fold_of_what_the_folder_says(complete: Path) -> None:
+def test_the_state_is_the_fold_over_the_pipe_of_config_json(complete: Path) -> None:
     """From config.json and the data alone, by the definition of a run."""
     import functools
 

@@ -60,7 +60,7 @@ def test_equal_bits_of_a_compiled_run(
 
 
 @pytest.mark.parametrize(
-    ("logged", "flag", "told"),
+    ("logged", "flag", "message"),
     [
         ({}, True, "it was not compiled up to here, config.json has --compile."),
         ({"compile_seconds": 9.0}, False, "it was compiled up to here, config.json has --no_compile."),
@@ -69,7 +69,7 @@ def test_equal_bits_of_a_compiled_run(
 def test_a_compilation_on_the_way_is_named(
     logged: dict,
     flag: bool,
-    told: str,
+    message: str,
     run: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -85,7 +85,7 @@ def test_a_compilation_on_the_way_is_named(
     lines[2]["loss"] += 1.0
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert replay(run, 3) == 1
-    assert told in capsys.readouterr().out
+    assert message in capsys.readouterr().out
 
 
 def test_a_log_that_was_changed_is_found(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

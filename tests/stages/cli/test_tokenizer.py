@@ -28,7 +28,7 @@ def test_it_trains_saves_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--vocab_size", "100"], "vocab_size is 100, but the alphabet"),
         (["--min_frequency", "0"], "--min_frequency: expected at least 1, got 0"),
@@ -41,12 +41,12 @@ def test_it_trains_saves_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture
     ],
 )
 def test_bad_flags_are_one_line(
-    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = write_text(tmp_path / "text")
     assert main(
         ["tokenizer", "--data_path", str(text), "--output_dir", str(tmp_path / "out"), *arguments]
     ) in (1, 2)
     (line,) = capsys.readouterr().err.splitlines()
-    assert told in line
+    assert message in line
     assert not (tmp_path / "out" / "tokenizer.json").exists()

@@ -134,7 +134,7 @@ def test_a_reward_that_changed_is_refused_by_name(tmp_path: Path, capsys: pytest
     assert main(["grpo", *arguments]) == 0
 
 
-def test_the_same_model_by_another_path_goes_on_and_another_model_does_not(
+def test_a_run_resumes_with_the_same_model_at_another_path_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run's folder, its final_model, a relative path, a link and a copy are the same; other weights are
@@ -157,7 +157,7 @@ def test_the_same_model_by_another_path_goes_on_and_another_model_does_not(
     assert len(error.splitlines()) == 1
 
 
-def test_the_same_reward_model_by_another_path_goes_on(
+def test_a_run_resumes_with_the_same_reward_model_at_another_path(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(tmp_path, "reward", max_steps=2) == 0
@@ -208,7 +208,7 @@ def test_a_bad_row_is_named_or_passed_over(
         ("def g(p, c, r):\n    return 1\n", "has no function 'f'; it has g"),
     ],
 )
-def test_a_bad_reward_names_the_text_and_stops_or_goes_on(
+def test_a_bad_reward_names_the_text_and_stops_or_continues(
     reward: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.py").write_text(reward)

@@ -1,4 +1,4 @@
-"""A small model with a tokenizer, which the tests of evaluations ask."""
+"""A small model with a tokenizer, for the tests of evaluations."""
 
 from __future__ import annotations
 

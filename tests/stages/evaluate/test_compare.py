@@ -28,7 +28,7 @@ def test_by_hand() -> None:
     assert found.p == mcnemar(2, 1) == 1.0
 
 
-def test_what_both_find_hard_cancels() -> None:
+def test_question_difficulty_cancels() -> None:
     """Scores that vary by question far more than by model: the paired interval is narrow."""
     draw = random.Random(0)
     hard = [draw.gauss(0, 5) for _ in range(400)]
@@ -66,7 +66,7 @@ def test_mcnemar_by_counting() -> None:
     assert mcnemar(4, 1) == mcnemar(1, 4)
 
 
-def test_what_cannot_be_compared_is_refused() -> None:
+def test_incomparable_results_are_refused() -> None:
     with pytest.raises(ValueError, match="no task in common: t and u"):
         compare(_samples([1.0, 0.0]), _samples([1.0, 0.0], task="u"))
     with pytest.raises(ValueError, match="share 1 questions"):

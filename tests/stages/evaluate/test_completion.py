@@ -1,4 +1,4 @@
-"""Completions do not depend on what is asked beside them."""
+"""A completion does not depend on the other prompts of its batch."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ ROWS = [QuestionAnswer("1 + 1?", "2", "a:1"), QuestionAnswer("1 + 2?", "3", "a:2
 GREEDY = Decoding(Sampling(max_new_tokens=6, temperature=0.0))
 
 
-def test_what_the_model_writes_is_what_is_compared() -> None:
+def test_the_completion_is_compared() -> None:
     """Asked again with its own answers for the right ones, it is right."""
     loaded = small()[:3]
     first = run_task(exact_match(*loaded, ROWS, decoding=GREEDY, judges=JUDGES["text"]))
@@ -33,7 +33,7 @@ def test_examples_stand_before_the_question() -> None:
     assert set(found.figures) == {"exact_match/strict", "exact_match/flexible"}
 
 
-def test_a_form_of_ones_own() -> None:
+def test_a_custom_prompt_format() -> None:
     loaded = small()[:3]
     task = exact_match(
         *loaded,

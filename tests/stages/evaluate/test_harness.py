@@ -134,16 +134,16 @@ def test_every_likelihood_and_every_choice_of_mmlu_is_lm_evals(peers: Any, style
     dev = {s: [q for q in _questions() if q.subject == s][:3] for s in ("high_school_sums", "words")}
     report = run_task(mmlu.mmlu(*ours[:3], Questions(_questions(), dev, "dev"), shots=3, style=style))
     for subject in dev:
-        wanted = _run(theirs, _mmlu_config(folder, subject, style))
+        expected = _run(theirs, _mmlu_config(folder, subject, style))
         mine = [sample for sample in report.samples if sample["subject"] == subject]
-        assert len(mine) == len(wanted["samples"]) == len([q for q in _questions() if q.subject == subject])
-        for sample, other in zip(mine, wanted["samples"], strict=True):
+        assert len(mine) == len(expected["samples"]) == len([q for q in _questions() if q.subject == subject])
+        for sample, other in zip(mine, expected["samples"], strict=True):
             assert sample["prompt"] == other["arguments"][0][0]
             lls = [float(pair[0]) for pair in other["filtered_resps"]]
             assert sample["logps"] == pytest.approx(lls, abs=1e-4)
             assert sample["score"] == other["acc"]
             assert sample["score_norm"] == other["acc_norm"]
-        assert report.figures[f"acc/{subject}"].value == pytest.approx(wanted["figures"]["acc,none"])
+        assert report.figures[f"acc/{subject}"].value == pytest.approx(expected["figures"]["acc,none"])
 
 
 def test_perplexity_is_lm_evals_with_its_windows(peers: Any) -> None:
@@ -165,25 +165,25 @@ def test_perplexity_is_lm_evals_with_its_windows(peers: Any) -> None:
         ],
     }
     theirs._max_length = 64
-    wanted = _run(theirs, config)
+    expected = _run(theirs, config)
     theirs._max_length = None
     mine = run_task(perplexity.perplexity(*ours[:3], TEXTS, max_length=64, stride=64))
-    for sample, other in zip(mine.samples, wanted["samples"], strict=True):
+    for sample, other in zip(mine.samples, expected["samples"], strict=True):
         assert -sample["nats"] == pytest.approx(float(other["filtered_resps"][0]), abs=1e-3, rel=1e-6)
     for name in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
-        assert mine.figures[name].value == pytest.approx(wanted["figures"][f"{name},none"], rel=1e-5)
+        assert mine.figures[name].value == pytest.approx(expected["figures"][f"{name},none"], rel=1e-5)
 
 
 def test_lm_eval_drives_our_model_to_the_numbers_of_theirs(peers: Any) -> None:
     ours, theirs, folder = peers
     config = _mmlu_config(folder, "words", "answer")
-    mine, wanted = _run(harness(ours), config), _run(theirs, config)
-    for sample, other in zip(mine["samples"], wanted["samples"], strict=True):
+    mine, expected = _run(harness(ours), config), _run(theirs, config)
+    for sample, other in zip(mine["samples"], expected["samples"], strict=True):
         assert [float(x[0]) for x in sample["filtered_resps"]] == pytest.approx(
             [float(x[0]) for x in other["filtered_resps"]], abs=1e-4
         )
         assert [x[1] for x in sample["filtered_resps"]] == [x[1] for x in other["filtered_resps"]]
-    assert mine["figures"]["acc,none"] == wanted["figures"]["acc,none"]
+    assert mine["figures"]["acc,none"] == expected["figures"]["acc,none"]
 
 
 def test_gsm8k_completions_and_verdicts_are_lm_evals(peers: Any) -> None:
@@ -214,7 +214,7 @@ def test_gsm8k_completions_and_verdicts_are_lm_evals(peers: Any) -> None:
             }
         ],
     }
-    wanted = _run(theirs, config)
+    expected = _run(theirs, config)
     task = exact_match.exact_match(
         *ours[:3],
         [QuestionAnswer(row["question"], row["answer"], str(i)) for i, row in enumerate(rows)],
@@ -222,7 +222,7 @@ def test_gsm8k_completions_and_verdicts_are_lm_evals(peers: Any) -> None:
         judges=exact_match.JUDGES["gsm8k"],
     )
     mine, driven = run_task(task), _run(harness(ours), config)
-    for sample, other, through in zip(mine.samples, wanted["samples"], driven["samples"], strict=True):
+    for sample, other, through in zip(mine.samples, expected["samples"], driven["samples"], strict=True):
         assert sample["output"] == other["resps"][0][0] == through["resps"][0][0]
         assert sample["verdicts"]["flexible"] == bool(other["exact_match"])
     assert match.exact_match("#### 4", rows[2]["answer"])
@@ -245,11 +245,11 @@ def test_odd_requests_are_answered_as_by_transformers(peers: Any, context: str, 
 
     ours, theirs, _ = peers
     asked = [Instance("loglikelihood", {}, (context, continuation), 0)]
-    ((mine, greedy),), ((wanted, best),) = (
+    ((mine, greedy),), ((expected, best),) = (
         harness(ours).loglikelihood(asked),
         theirs.loglikelihood(asked, True),
     )
-    assert mine == pytest.approx(wanted, abs=1e-4)
+    assert mine == pytest.approx(expected, abs=1e-4)
     assert greedy == best
 
 
@@ -268,7 +268,7 @@ OTHER_TOKENIZERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", OTHER_TOKENIZERS)
-def test_what_a_tokenizer_puts_before_a_text_is_where_lm_eval_has_it(name: str, tmp_path: Path) -> None:
+def test_tokens_that_a_tokenizer_adds_are_where_lm_eval_has_them(name: str, tmp_path: Path) -> None:
     """Log-likelihoods of pairs, whole texts, completions and chats: ours in lm-eval, and ours alone."""
     from lm_eval.api.instance import Instance
 
@@ -291,10 +291,10 @@ def test_what_a_tokenizer_puts_before_a_text_is_where_lm_eval_has_it(name: str, 
         ("What is it?\n", "46"),
     ]
     requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
-    wanted = theirs.loglikelihood(requests, True)
+    expected = theirs.loglikelihood(requests, True)
     found = ours.loglikelihood(requests)
-    assert [x[0] for x in found] == pytest.approx([x[0] for x in wanted], abs=1e-4)
-    assert [x[1] for x in found] == [x[1] for x in wanted]
+    assert [x[0] for x in found] == pytest.approx([x[0] for x in expected], abs=1e-4)
+    assert [x[1] for x in found] == [x[1] for x in expected]
     texts = ["What is it? It is a small text.", f"{BEGIN}12 + 34 = 46."]
     whole = [Instance("loglikelihood_rolling", {}, (text,), i) for i, text in enumerate(texts)]
     rolling = theirs.loglikelihood_rolling(whole, True)

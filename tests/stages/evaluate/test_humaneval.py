@@ -34,7 +34,7 @@ def test_pass_at_k_by_enumeration(n: int, c: int, k: int) -> None:
     assert pass_at_k(n, c, k) == pytest.approx(float(Fraction(sum(map(any, chosen)), len(chosen))))
 
 
-def test_pass_at_k_refuses_what_cannot_be() -> None:
+def test_pass_at_k_refuses_invalid_counts() -> None:
     for wrong in ((3, 1, 4), (3, 4, 1), (3, -1, 1), (3, 1, 0)):
         with pytest.raises(ValueError, match="take more samples"):
             pass_at_k(*wrong)

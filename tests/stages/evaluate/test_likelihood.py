@@ -43,14 +43,14 @@ def test_shared_or_whole_the_numbers_are_those_of_a_loop(parts: list, tokens: in
     """Contexts with and without a long beginning in common, endings of one token and of several."""
     beginning = tuple(range(20))
     requests = [Request(beginning + context if long else context, ending) for long, context, ending in parts]
-    wanted = [by_hand(request) for request in requests]
+    expected = [by_hand(request) for request in requests]
     for share in (True, False):
         found = log_likelihoods(MODEL, PARAMS, requests, tokens=tokens, share=share)
-        assert [x.logp for x in found] == pytest.approx([x.logp for x in wanted], abs=2e-4)
-        assert [x.greedy for x in found] == [x.greedy for x in wanted]
+        assert [x.logp for x in found] == pytest.approx([x.logp for x in expected], abs=2e-4)
+        assert [x.greedy for x in found] == [x.greedy for x in expected]
 
 
-def test_what_is_shared_is_read_once() -> None:
+def test_a_shared_context_is_read_once() -> None:
     """Four questions of 30 tokens after 30 that they share, four continuations each: 30 + 4 x 30 tokens, not 16 x
     60."""
     read = []
@@ -109,7 +109,7 @@ def test_windows_in_bfloat16_stay_near() -> None:
     ].logp == pytest.approx(exact, rel=2e-2)
 
 
-def test_what_cannot_be_scored_is_refused() -> None:
+def test_requests_that_cannot_be_scored_are_refused() -> None:
     with pytest.raises(ValueError, match="request 1 has an empty part"):
         log_likelihoods(MODEL, PARAMS, [Request((1,), (2,)), Request((), (2,))])
     with pytest.raises(ValueError, match="has 65 tokens, but the model reads at most 64"):

@@ -74,7 +74,7 @@ def test_too_long_a_prompt_is_cut_on_its_left_and_counted() -> None:
     assert len(report.samples[0]["logps"]) == 4
 
 
-def test_what_cannot_be_asked_is_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     loaded = small()[:3]
     with pytest.raises(
         ValueError, match="expected 5 examples of the subject 'high_school_sums', got 0 from dev/x"

@@ -79,7 +79,7 @@ def test_more_context_is_seen_with_a_smaller_stride() -> None:
     assert sample["tokens"] == len(row) - 1
 
 
-def test_names_empty_texts_and_what_is_out_of_range() -> None:
+def test_empty_texts_and_values_out_of_range_are_named() -> None:
     model, params, tokenizer = small()[:3]
     documents = [Document("a b", "f.txt"), Document("c d", "f.txt"), Document("", "e")]
     report = run_task(perplexity(model, params, tokenizer, documents))

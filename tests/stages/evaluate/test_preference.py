@@ -36,10 +36,10 @@ def test_the_figures_are_those_of_the_dpo_stage() -> None:
         preference_pipe(pairs, batch_size=4, length=16, key=None, shuffle=False), MODEL, PARAMS
     )
     stage = dpo(MODEL, optim.sgd(0.1), beta=0.5)
-    wanted = mean_loss(stage, pipe, ("rewards/accuracies", "rewards/margins"))(OTHER)
+    expected = mean_loss(stage, pipe, ("rewards/accuracies", "rewards/margins"))(OTHER)
     found = run_task(preference(MODEL, OTHER, TOKENIZER, pairs, reference=PARAMS)).figures
-    assert found["accuracy"].value == pytest.approx(wanted["val_rewards/accuracies"])
-    assert 0.5 * found["margin"].value == pytest.approx(wanted["val_rewards/margins"], rel=1e-4)
+    assert found["accuracy"].value == pytest.approx(expected["val_rewards/accuracies"])
+    assert 0.5 * found["margin"].value == pytest.approx(expected["val_rewards/margins"], rel=1e-4)
 
 
 def test_its_own_reference_prefers_nothing() -> None:

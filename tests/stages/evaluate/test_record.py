@@ -51,15 +51,15 @@ def test_everything_is_written_down(tmp_path: Path) -> None:
     assert results["environment"]["torch"]
     assert results["environment"]["intro2llm"]
     data = (tmp_path / record.SAMPLES).read_bytes()
-    told = [json.dumps(sample, sort_keys=True) for report in reports.values() for sample in report.samples]
-    assert results["samples_sha256"] == hashlib.sha256("\n".join(told).encode()).hexdigest()
+    lines = [json.dumps(sample, sort_keys=True) for report in reports.values() for sample in report.samples]
+    assert results["samples_sha256"] == hashlib.sha256("\n".join(lines).encode()).hexdigest()
     assert [json.loads(line)["id"] for line in data.splitlines()[:6]] == [f"i{i}" for i in range(6)]
     assert {name: len(samples) for name, samples in record.read_samples(tmp_path).items()} == {"t": 6, "u": 6}
     assert "3 of 6 prompts were cut" in record.format_table(reports)
 
 
 @pytest.mark.parametrize("cut", [0, 7])
-def test_killed_it_goes_on_with_what_is_there(tmp_path: Path, cut: int) -> None:
+def test_killed_it_resumes_from_the_saved_samples(tmp_path: Path, cut: int) -> None:
     """A line that was cut off counts as not written."""
     with pytest.raises(KeyboardInterrupt):
         record.evaluate([_task([], fail_at=4)], tmp_path, about=ABOUT, quiet=True)
@@ -100,7 +100,7 @@ def test_an_edited_line_is_named(tmp_path: Path) -> None:
         record.read_samples(tmp_path / "nothing")
 
 
-def test_time_left_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_time_left_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     record.evaluate([_task([])], tmp_path, about=ABOUT)
     assert "t 6/6" in capsys.readouterr().out
 

@@ -58,7 +58,7 @@ def test_an_answer_to_another_question_of_that_name_does_not_count() -> None:
     assert report.samples[1]["score"] == 1.0
 
 
-def test_the_protocol_is_what_two_models_share() -> None:
+def test_the_protocol_is_independent_of_the_model() -> None:
     assert protocol_hash(_task([], shots=5, form="a")) == protocol_hash(_task([], shots=5, form="b"))
     assert protocol_hash(_task([], shots=5)) != protocol_hash(_task([], shots=4))
     assert template_hash(_task([], form="a")) != template_hash(_task([], form="b"))
@@ -71,7 +71,7 @@ def test_nothing_to_ask_and_two_of_one_name_are_refused() -> None:
         run_task(_task([])._replace(ids=["i0", "i1", "i1"]))
 
 
-def test_the_hash_is_that_of_what_decided_the_prompts() -> None:
+def test_the_hash_covers_everything_that_affects_the_prompts() -> None:
     assert (
         template_hash(_task([], shots=5))
         == template_hash(_task([], shots=5))

@@ -70,7 +70,7 @@ def test_killed_and_run_again_it_comes_to_the_same_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"use_dora": True}, {"use_rslora": True, "lora_targets": "q,up"}])
-def test_peft_reads_it_and_what_peft_writes_is_read(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_peft_reads_it_and_files_of_peft_are_read(changes: dict[str, Any], tmp_path: Path) -> None:
     assert run(tmp_path, "sft", **SMALL, **changes) == 0
     folder = tmp_path / "sft" / "final_model"
     base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
@@ -78,8 +78,8 @@ def test_peft_reads_it_and_what_peft_writes_is_read(changes: dict[str, Any], tmp
     ours = language_model.load(folder)
     tokens = torch.arange(3, 15)[None]
     with torch.no_grad():
-        wanted = theirs(tokens).logits
-    torch.testing.assert_close(ours.model.forward(ours.params, tokens), wanted, rtol=1e-4, atol=1e-4)
+        expected = theirs(tokens).logits
+    torch.testing.assert_close(ours.model.forward(ours.params, tokens), expected, rtol=1e-4, atol=1e-4)
     theirs.save_pretrained(tmp_path / "again")
     again = language_model.load(tmp_path / "again")
     for x, y in zip(tree.leaves(again.params), tree.leaves(ours.params), strict=True):
@@ -147,16 +147,16 @@ def test_targets_by_pefts_names(typed: tuple[str, ...], matrices: Any, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "message"),
     [("embed_tokens", "is the embedding, which cannot have an adapter here; targets are q_proj"),
      ("c_attn", "'c_attn' matches no matrix of the base; there are down, gate, k, o, q, up, v"),
      ("lm_head", "'head' matches no matrix of the base")],
 )  # fmt: skip
-def test_a_target_that_is_not_there_is_refused(typed: str, told: str, tmp_path: Path) -> None:
+def test_a_target_that_is_not_there_is_refused(typed: str, message: str, tmp_path: Path) -> None:
     write_model(tmp_path)
     found = language_model.load(tmp_path / "model")
     options = SFTOptions(model_path=str(tmp_path / "model"), lora="conservative", lora_targets=(typed,))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         attach(options, found)
 
 
@@ -175,13 +175,13 @@ def test_a_third_adapter_is_joined_with_two(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [({"use_dora": True}, {}), ({}, {"use_dora": True})])
-def test_what_cannot_be_joined_is_refused_with_what_to_do(
+def test_incompatible_adapters_are_refused_with_the_fix(
     first: dict[str, Any], second: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert run(tmp_path, "sft", **SMALL | first, max_steps=1) == 0
     assert run(tmp_path, "dpo", model_path=tmp_path / "sft", **SMALL | second) == 2
-    told = capsys.readouterr().err
-    assert f"run intro2llm merge --model_path {tmp_path / 'sft'} --output_dir MERGED" in told
+    message = capsys.readouterr().err
+    assert f"run intro2llm merge --model_path {tmp_path / 'sft'} --output_dir MERGED" in message
     assert (
         main(["merge", "--model_path", str(tmp_path / "sft"), "--output_dir", str(tmp_path / "whole")]) == 0
     )
@@ -204,7 +204,7 @@ def test_adapters_of_another_base_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("bias", "some", "adapter_config.json: bias: expected 'none', 'all' or 'lora_only', got 'some'"),
         (
@@ -218,11 +218,11 @@ def test_adapters_of_another_base_are_refused(tmp_path: Path) -> None:
         ("base_model_name_or_path", None, "base_model_name_or_path is missing"),
     ],
 )
-def test_what_is_not_understood_is_refused(field: str, value: Any, told: str, tmp_path: Path) -> None:
+def test_unsupported_fields_are_refused(field: str, value: Any, message: str, tmp_path: Path) -> None:
     assert run(tmp_path, "sft", **SMALL, max_steps=1) == 0
     file = tmp_path / "sft" / "final_model" / adapter_folder.CONFIG
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         language_model.load(tmp_path / "sft")
 
 

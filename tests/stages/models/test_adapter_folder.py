@@ -85,32 +85,32 @@ def change(file: Path, fields: dict[str, Any]) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
 
 
-def refused(folder: Path, told: str) -> None:
-    with pytest.raises((ValueError, FileNotFoundError), match=told) as caught:
+def refused(folder: Path, message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         language_model.load(folder)
     text = str(caught.value)
     assert "\n" not in text
     assert str(folder) in text
 
 
-@pytest.mark.parametrize(("fields", "told"), FIELDS)
-def test_a_field_that_is_wrong_is_named(fields: dict[str, Any], told: str, folder: Path) -> None:
+@pytest.mark.parametrize(("fields", "message"), FIELDS)
+def test_a_field_that_is_wrong_is_named(fields: dict[str, Any], message: str, folder: Path) -> None:
     change(folder / adapter_folder.CONFIG, fields)
-    refused(folder, told)
+    refused(folder, message)
 
 
-@pytest.mark.parametrize(("fields", "told"), BESIDE)
-def test_a_damaged_base_json_is_named(fields: dict[str, Any], told: str, folder: Path) -> None:
+@pytest.mark.parametrize(("fields", "message"), BESIDE)
+def test_a_damaged_base_json_is_named(fields: dict[str, Any], message: str, folder: Path) -> None:
     change(folder / adapter_folder.BASE, fields)
-    refused(folder, told)
+    refused(folder, message)
 
 
-@pytest.mark.parametrize(("alter", "told"), TENSORS)
-def test_a_tensor_that_does_not_fit_is_named(alter: Callable, told: str, folder: Path) -> None:
+@pytest.mark.parametrize(("alter", "message"), TENSORS)
+def test_a_tensor_that_does_not_fit_is_named(alter: Callable, message: str, folder: Path) -> None:
     file = folder / adapter_folder.WEIGHTS
     changed = {name: alter(name, x) for name, x in load_file(file).items()}
     save_file({name: x.contiguous() for name, x in changed.items() if x is not None}, file)
-    refused(folder, told)
+    refused(folder, message)
 
 
 def test_a_base_that_leads_back_is_refused(trained: Path, folder: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_model_is_saved_with_the_template_it_was_trained_with(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         (CHATML, r"a turn ends with <\|im_end\|>, which is no token"),
         ("{{ bos_token }}", "leaves out what the assistant"),
@@ -61,10 +61,10 @@ def test_a_model_is_saved_with_the_template_it_was_trained_with(tmp_path: Path) 
         ("{% for %}", "line 1"),
     ],
 )
-def test_a_template_that_cannot_work_is_named(source: str, told: str, tmp_path: Path) -> None:
+def test_a_template_that_cannot_work_is_named(source: str, message: str, tmp_path: Path) -> None:
     base = language_model.load(written.model(tmp_path / "m", **LLAMA))
     (tmp_path / "t.jinja").write_text(source)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         template_of(str(tmp_path / "t.jinja"), base)
 
 

@@ -1,4 +1,4 @@
-"""GGUF files in: small ones of every architecture, damaged ones, and a real one beside transformers."""
+"""GGUF files are read: small ones of every architecture, damaged ones, and a real one against transformers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def small(**changes: Any) -> tuple[ModelConfig, Any]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_reads_what_was_written(name: str, tmp_path: Path) -> None:
+def test_round_trips(name: str, tmp_path: Path) -> None:
     config, params = small(**KINDS[name])
     made = language_model.load(write(tmp_path / "model.gguf", config, params, tokenizer()))
     assert made.model.config == config.__class__(
@@ -82,7 +82,7 @@ def test_rope_scaling(fields: dict[str, Any], scaling: tuple[str, float], tmp_pa
     assert (found.rope_type, found.factor) == scaling
 
 
-def test_llama_3s_rope_is_found_from_what_came_of_it(tmp_path: Path) -> None:
+def test_the_rope_scaling_of_llama_3_is_inferred_from_its_factors(tmp_path: Path) -> None:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     config, params = small(rope_theta=500000.0, head_dim=32)
@@ -109,7 +109,7 @@ def test_llama_3s_rope_is_found_from_what_came_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"rope__scaling__type": "longrope"}, "rope scaling 'longrope' is not supported"),
         ({"attention__sliding_window": 128}, "fields not understood: attention.sliding_window of llama"),
@@ -117,10 +117,10 @@ def test_llama_3s_rope_is_found_from_what_came_of_it(tmp_path: Path) -> None:
         ({"rope__dimension_count": 4}, "differs from the head's width 6"),
     ],
 )
-def test_what_is_not_understood_is_refused(fields: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_unsupported_fields_are_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
     config, params = small()
     path = write(tmp_path / "model.gguf", config, params, tokenizer(), **fields)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         language_model.load(path)
 
 
@@ -167,8 +167,8 @@ def test_smollm2_beside_transformers() -> None:
     reference = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     reference.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(digits)
     for text in TEXTS:
-        wanted = reference(text, add_special_tokens=False)["input_ids"]
-        assert ours.tokenizer.encode(text, special="all") == wanted, text
+        expected = reference(text, add_special_tokens=False)["input_ids"]
+        assert ours.tokenizer.encode(text, special="all") == expected, text
     turns = [f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n" for asked in ASKED]
     ours_of = [ours.tokenizer.encode(turn, special="all") for turn in turns]
     made = generate(ours.model, ours.params, ours_of, Sampling(16, temperature=0.0), key=random.key(0))

@@ -1,4 +1,4 @@
-"""A model's name in the place of a folder."""
+"""A model's name on the hub instead of a folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_name_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert asked == ["Someone/Model-1B"]
 
 
-def test_no_network_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_network_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str, **_: object) -> str:
         raise ConnectionError("no route to host\nat all")
 

@@ -16,7 +16,7 @@ def describe(params: Tree) -> dict[str, str]:
     return identity.describe_model(identity.hash_weights(params))
 
 
-def test_a_model_is_told_by_its_weights(tmp_path: Path) -> None:
+def test_a_model_is_identified_by_its_weights(tmp_path: Path) -> None:
     made = make()
     folder = language_model.save(tmp_path / "run" / "final_model", made, shard_bytes=10_000)
     found = describe(made.params)

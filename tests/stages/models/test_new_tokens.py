@@ -89,7 +89,7 @@ def test_padded_rows_are_used_first_and_known_tokens_stay() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "multiple"), [(["a", "a"], 1), ([""], 1), (["x"], 0)])
-def test_what_cannot_be_added_is_refused(tokens: list[str], multiple: int) -> None:
+def test_invalid_tokens_are_refused(tokens: list[str], multiple: int) -> None:
     with pytest.raises(ValueError, match="expected tokens that are not empty, each once, and a multiple"):
         new_tokens.add_tokens(base(), tokens, multiple=multiple)
 

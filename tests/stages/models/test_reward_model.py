@@ -37,9 +37,9 @@ def test_transformers_scores_alike(tied: bool, tmp_path: Path) -> None:
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
     ids = torch.tensor([made.tokenizer.encode(TEXT[0])[:20]])
     with torch.no_grad():
-        wanted = theirs(ids).logits[:, 0]
+        expected = theirs(ids).logits[:, 0]
     found = scalar_model(made.model).score(made.params, ids)[:, -1]
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_language_model_is_no_reward_model(tmp_path: Path) -> None:

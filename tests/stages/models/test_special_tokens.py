@@ -83,7 +83,7 @@ def test_an_end_is_an_id(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"extra_special_tokens": 5}, "extra_special_tokens must be a list"),
         ({"extra_special_tokens": [5]}, "extra_special_tokens must be a text or an object"),
@@ -92,9 +92,9 @@ def test_an_end_is_an_id(value: object) -> None:
         ({"added_tokens_decoder": [1]}, "added_tokens_decoder must be a table of ids"),
     ],
 )
-def test_a_field_of_another_type_is_refused_by_name(fields: dict, told: str, tmp_path: Path) -> None:
+def test_a_field_of_another_type_is_refused_by_name(fields: dict, message: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
-    with pytest.raises(ValueError, match=rf"tokenizer_config\.json: {told}"):
+    with pytest.raises(ValueError, match=rf"tokenizer_config\.json: {message}"):
         special_tokens.read(tmp_path, make().tokenizer, 300)
 
 

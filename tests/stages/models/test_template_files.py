@@ -25,7 +25,7 @@ def test_one_template_is_a_file_and_several_are_a_field() -> None:
     "templates",
     [Templates(), Templates("a"), Templates("a", (("b", "c"),)), Templates(None, (("b", "c"), ("d", "e")))],
 )
-def test_what_is_written_is_read(templates: Templates, tmp_path: Path) -> None:
+def test_round_trips(templates: Templates, tmp_path: Path) -> None:
     files, field = template_files.render(templates)
     for name, text in {**files, "tokenizer_config.json": json.dumps(field)}.items():
         (tmp_path / name).write_text(text)

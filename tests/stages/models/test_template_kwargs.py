@@ -25,7 +25,7 @@ def test_anything_else_is_refused_with_an_example(text: str) -> None:
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_date_is_what_strftime_now_tells() -> None:
+def test_a_date_sets_strftime_now() -> None:
     variables = template_variables('{"strftime_now": "2025-01-31"}')
     source = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
     template = chat_template(source, variables=variables)

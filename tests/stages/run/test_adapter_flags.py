@@ -34,7 +34,7 @@ def test_a_dropout_without_effect_is_refused_by_name(kind: type[TuningOptions]) 
     adapter_flags.check_dropout(DPOOptions(model_path="m", lora_dropout=0.1, disable_dropout=False))
 
 
-def test_a_preset_whose_dropout_has_no_effect_is_said() -> None:
+def test_a_preset_whose_dropout_has_no_effect_is_reported() -> None:
     assert adapter_flags.describe_idle_dropout(GRPOOptions(model_path="m"), 0.05).endswith(
         "without dropout, so their dropout of 0.05 has no effect"
     )

@@ -88,7 +88,9 @@ def test_steps_and_epochs(base: PretrainOptions, corpus: Corpus) -> None:
     )
 
 
-def test_a_corpus_too_short_for_one_row_says_what_fits(base: PretrainOptions, corpus: Corpus) -> None:
+def test_a_corpus_too_short_for_one_row_is_refused_with_a_length_that_fits(
+    base: PretrainOptions, corpus: Corpus
+) -> None:
     short = corpus._replace(train=memory_store([[1, 2, 3, 4]], vocab_size=264))
     with pytest.raises(
         ValueError, match=r"--data_path embedded: the training split has 4 tokens.*or --max_length 3$"
@@ -98,7 +100,7 @@ def test_a_corpus_too_short_for_one_row_says_what_fits(base: PretrainOptions, co
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"batch_size": 0}, "--batch_size: expected at least 1, got 0"),
         ({"max_length": 0}, "--max_length: expected at least 1"),
@@ -116,9 +118,9 @@ def test_a_corpus_too_short_for_one_row_says_what_fits(base: PretrainOptions, co
     ],
 )
 def test_flags_that_cannot_work_are_named_before_any_work(
-    changes: dict[str, Any], told: str, base: PretrainOptions
+    changes: dict[str, Any], message: str, base: PretrainOptions
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         check(with_(base, **changes))
 
 
@@ -164,7 +166,7 @@ def test_the_resolved_configuration_is_plain(base: PretrainOptions, corpus: Corp
     import json
 
     made = build(base, corpus)
-    told = json.loads(json.dumps(config_file.describe_run(base, made.base.model.config, None)))
-    assert told["options"]["batch_size"] == 4
-    assert told["model"]["hidden_size"] == 16
-    assert told["torch"] == torch.__version__
+    written = json.loads(json.dumps(config_file.describe_run(base, made.base.model.config, None)))
+    assert written["options"]["batch_size"] == 4
+    assert written["model"]["hidden_size"] == 16
+    assert written["torch"] == torch.__version__

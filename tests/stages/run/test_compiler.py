@@ -26,10 +26,10 @@ def test_the_first_step_says_how_long_it_takes_here() -> None:
 def test_without_one_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    told = compiler.missing_tool()
-    assert told is not None
-    assert told.startswith("no C++ compiler was found (g++)")
-    assert "runs eagerly" in told
+    message = compiler.missing_tool()
+    assert message is not None
+    assert message.startswith("no C++ compiler was found (g++)")
+    assert "runs eagerly" in message
 
 
 def test_one_that_does_not_work_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A run goes on with its own flags, and with no others; config.json is read as flag_values."""
+"""A run resumes only with the flags it was started with, which `options.values` reads from config.json."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_how_a_run_behaves_may_change(tmp_path: Path) -> None:
     assert config_file.refuse_other_flags(folder, changed) == []
 
 
-def test_what_the_fingerprint_compares_may_be_called_otherwise(tmp_path: Path) -> None:
+def test_paths_that_the_fingerprint_compares_may_change(tmp_path: Path) -> None:
     folder = begun(tmp_path / "run", model_path="w/base")
     assert config_file.refuse_other_flags(folder, PretrainOptions(model_path="../w/base")) == []
     with pytest.raises(ValueError, match="--model_path was w/base, is None"):
@@ -76,10 +76,10 @@ def test_what_the_fingerprint_compares_may_be_called_otherwise(tmp_path: Path) -
             config_file.refuse_other_flags(folder, GRPOOptions(model_path="m", reward=other))
 
 
-def test_another_machine_is_told(tmp_path: Path) -> None:
+def test_another_machine_is_reported(tmp_path: Path) -> None:
     folder = begun(tmp_path / "run")
-    told = config_file.refuse_other_flags(folder, PretrainOptions(compile=False, device="cpu"))
-    assert told == [
+    messages = config_file.refuse_other_flags(folder, PretrainOptions(compile=False, device="cpu"))
+    assert messages == [
         "--device was auto, is cpu: the run resumes, but not bit for bit",
         "--compile was True, is False: the run resumes, but not bit for bit",
     ]
@@ -106,7 +106,7 @@ class Other:
     beta: float = 0.1
 
 
-def test_what_is_not_the_config_of_a_run_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_the_config_of_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config\.json: expected the config\.json of a run"):
         config_file.read(tmp_path, PretrainOptions)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')

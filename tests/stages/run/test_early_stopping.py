@@ -10,7 +10,7 @@ import pytest
 from stages.run.early_stopping import BestValidation, from_json, observe, to_json
 
 
-def after(*values: float) -> BestValidation:
+def observe_all(*values: float) -> BestValidation:
     state = BestValidation()
     for step, value in enumerate(values, 1):
         state = observe(state, step, value)
@@ -18,15 +18,15 @@ def after(*values: float) -> BestValidation:
 
 
 def test_equal_is_no_improvement_and_nan_is_never_better() -> None:
-    assert after(2.0, 2.0, math.nan) == (2.0, 1, 2)
-    assert after(math.nan) == (math.inf, -1, 1)
-    assert after(math.nan, 5.0) == (5.0, 2, 0)
+    assert observe_all(2.0, 2.0, math.nan) == (2.0, 1, 2)
+    assert observe_all(math.nan) == (math.inf, -1, 1)
+    assert observe_all(math.nan, 5.0) == (5.0, 2, 0)
 
 
 @pytest.mark.parametrize("values", [(), (math.nan,), (0.1 + 0.2,), (1e-300, 2.0)])
 def test_json_gives_back_every_bit(values: tuple[float, ...]) -> None:
-    text = json.dumps(to_json(after(*values)), allow_nan=False)
-    assert from_json(json.loads(text)) == after(*values)
+    text = json.dumps(to_json(observe_all(*values)), allow_nan=False)
+    assert from_json(json.loads(text)) == observe_all(*values)
 
 
 def test_a_checkpoint_that_says_nothing_is_the_beginning() -> None:

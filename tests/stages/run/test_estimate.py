@@ -67,21 +67,21 @@ def batch(rows):
 made = sft(transformer(config), optim.adamw(1e-3))
 state = made.init(random.key(0))
 made.step(state, batch(1))  # what torch itself holds
-told = estimate(config, optim.adamw(1e-3), rows=8, length=256, dtype=torch.float32)
+estimated = estimate(config, optim.adamw(1e-3), rows=8, length=256, dtype=torch.float32)
 open("/proc/self/clear_refs", "w").write("5")  # the most so far is what is held now
 before = held("VmRSS")
 made.step(state, batch(8))
-print(held("VmHWM") - before, told.rest)
+print(held("VmHWM") - before, estimated.rest)
 """
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="asks Linux for the most held")
-def test_within_a_tenth_of_what_the_process_takes() -> None:
+def test_within_a_tenth_of_the_measured_memory() -> None:
     """With the allocator told to hand every freed block back, so that what lies between the blocks is not
     counted."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     answer = subprocess.run(
         [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, env=environment
     )
-    measured, told = map(int, answer.stdout.split())
-    assert abs(told - measured) < 0.1 * measured, (told, measured)
+    measured, estimated = map(int, answer.stdout.split())
+    assert abs(estimated - measured) < 0.1 * measured, (estimated, measured)

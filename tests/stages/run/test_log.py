@@ -78,7 +78,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_wandb_goes_on_with_the_run_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_resumes_the_run_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[dict[str, Any]] = []
     logged: list[tuple[dict[str, float], int]] = []
     run = SimpleNamespace(
@@ -116,7 +116,7 @@ def test_wandb_itself_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyP
     wandb.teardown()
 
 
-def test_tensorboard_holds_the_numbers_and_hides_what_is_computed_again(tmp_path: Path) -> None:
+def test_tensorboard_has_the_numbers_without_repeated_steps(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for first, steps in ((0, (1, 2, 3)), (2, (3, 4))):
@@ -136,7 +136,7 @@ def test_tensorboard_holds_the_numbers_and_hides_what_is_computed_again(tmp_path
 
 
 @pytest.mark.parametrize("make", [lambda folder: log.wandb(folder, {}, project="p"), log.tensorboard])
-def test_a_missing_package_is_named_with_what_brings_it(
+def test_a_missing_package_is_named_with_the_install_command(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
@@ -162,12 +162,12 @@ def test_every_line_is_json_that_other_programs_read(tmp_path: Path) -> None:
     [b'{"step": 3, "lo', b"\xff\xfe\x00", b'{"step": 3, "loss": \x9a}\n', b'{"step": 3, "loss": [1]}\n'],
 )
 def test_a_torn_end_is_taken_out_and_said(end: bytes, tmp_path: Path) -> None:
-    path, told = tmp_path / "metrics.jsonl", []
+    path, messages = tmp_path / "metrics.jsonl", []
     whole = b'{"step": 1, "loss": 2.0}\n{"step": 2, "loss": "nan"}\n'
     path.write_bytes(whole + end)
-    log.json_lines(path, 5, told.append).close()
+    log.json_lines(path, 5, messages.append).close()
     assert path.read_bytes() == whole
-    assert told == [f"{path}:3: the last line is cut off ({len(end)} bytes) and was deleted"]
+    assert messages == [f"{path}:3: the last line is cut off ({len(end)} bytes) and was deleted"]
     path.write_bytes(end.rstrip(b"\n") + b"\n" + whole)
     with pytest.raises(ValueError, match=r"metrics.jsonl:1: expected a JSON object with a step"):
         log.json_lines(path, 5)

@@ -68,7 +68,7 @@ def ones(steps: int) -> list[Tree]:
     return [{"x": torch.ones(2)} for _ in range(steps)]
 
 
-def same(one: Tree, other: Tree) -> bool:
+def is_bit_identical(one: Tree, other: Tree) -> bool:
     pairs = zip(tree.leaves(one), tree.leaves(other), strict=True)
     return all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in pairs)
 
@@ -76,7 +76,7 @@ def same(one: Tree, other: Tree) -> bool:
 def test_a_run_is_the_fold_bit_for_bit(tmp_path: Path) -> None:
     made, batches = language()
     outcome = run(made, batches, tmp_path, key=KEY, options=EAGER)
-    assert same(outcome.state, functools.reduce(made.step, batches, made.init(KEY)))
+    assert is_bit_identical(outcome.state, functools.reduce(made.step, batches, made.init(KEY)))
     assert (outcome.status, outcome.steps, outcome.signal) == ("complete", 6, None)
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
@@ -87,7 +87,7 @@ def test_resumed_after_every_step_equals_uninterrupted(tmp_path: Path) -> None:
     for step in range(1, 7):
         outcome = run(made, batches[:step], tmp_path / "parts", key=KEY, options=EAGER)
         assert outcome.steps == 1
-    assert same(whole.state, outcome.state)
+    assert is_bit_identical(whole.state, outcome.state)
     assert last_state(tmp_path / "whole") == last_state(tmp_path / "parts")
     assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
 
@@ -104,7 +104,7 @@ def test_a_complete_run_takes_no_further_step(tmp_path: Path) -> None:
     log = (tmp_path / "metrics.jsonl").read_bytes()
     again = run(made, batches, tmp_path, key=KEY, options=EAGER)
     assert (again.steps, again.status) == (0, "complete")
-    assert same(first.state, again.state)
+    assert is_bit_identical(first.state, again.state)
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
 
 
@@ -115,7 +115,7 @@ def test_compiled_it_is_the_compiled_donated_step(tmp_path: Path, monkeypatch: p
     batches = [{"x": torch.tensor([0.1, 0.2]) * i} for i in range(1, 4)]
     outcome = run(made, batches, tmp_path, key=KEY, options=RunOptions(quiet=True))
     step = quick(made.step, donate=True, regions=True)
-    assert same(outcome.state, functools.reduce(step, batches, made.init(KEY)))
+    assert is_bit_identical(outcome.state, functools.reduce(step, batches, made.init(KEY)))
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert ["compile_seconds" in line for line in lines] == [True, False, False]
@@ -126,7 +126,7 @@ def test_a_population_is_run_like_any_stage(tmp_path: Path) -> None:
     three = population(made, 3)
     run(three, batches[:2], tmp_path, key=KEY, options=EAGER)
     outcome = run(three, batches, tmp_path, key=KEY, options=EAGER)
-    assert same(outcome.state, functools.reduce(three.step, batches, three.init(KEY)))
+    assert is_bit_identical(outcome.state, functools.reduce(three.step, batches, three.init(KEY)))
     assert outcome.steps == 1
     for row in rows(tmp_path):
         members = [row[f"loss/{i}"] for i in range(3)]
@@ -148,7 +148,7 @@ def test_it_stops_early_where_it_would_have_without_interruptions(chain: bool, t
     assert (again.status, again.steps) == ("early", 0)
 
 
-def test_more_patience_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_with_more_patience(tmp_path: Path) -> None:
     made, validate = counting([1.0, 2.0, 2.0, 0.5])
     options = RunOptions(compile=False, eval_every=1, patience=1, quiet=True)
     assert run(made, ones(4), tmp_path, key=KEY, validate=validate, options=options).status == "early"
@@ -187,11 +187,11 @@ def test_validation_sees_the_average_where_there_is_one(tmp_path: Path) -> None:
         return {"val_loss": 1.0}
 
     outcome = run(made, batches, tmp_path, key=KEY, validate=validate, options=EAGER)
-    assert same(seen[-1], outcome.state.extra["ema"])
-    assert not same(seen[-1], outcome.state.params)
+    assert is_bit_identical(seen[-1], outcome.state.extra["ema"])
+    assert not is_bit_identical(seen[-1], outcome.state.params)
 
 
-def test_a_validation_that_does_not_give_what_is_watched_is_refused(tmp_path: Path) -> None:
+def test_a_validation_without_the_watched_metric_is_refused(tmp_path: Path) -> None:
     made, _ = counting()
     with pytest.raises(ValueError, match=r"validate gave accuracy, but options\.watch is 'val_loss'"):
         run(made, ones(1), tmp_path, key=KEY, validate=lambda params: {"accuracy": 1.0}, options=EAGER)
@@ -227,7 +227,7 @@ def test_a_signal_ends_the_step_saves_and_ends_the_run(
     assert signal.getsignal(number) == before
     resumed = run(made, batches, tmp_path / "parts", key=KEY, options=options)
     whole = run(made, batches, tmp_path / "whole", key=KEY, options=options)
-    assert same(resumed.state, whole.state)
+    assert is_bit_identical(resumed.state, whole.state)
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
 
 
@@ -289,11 +289,11 @@ def test_a_save_that_fails_shows_at_the_next_or_at_the_end(
     assert logged == min(steps, 3)  # it did not go on for long without saving
     outcome = run(made, batches, tmp_path, key=KEY, options=EAGER)
     assert outcome.steps == 5
-    assert same(outcome.state, functools.reduce(made.step, batches, made.init(KEY)))
+    assert is_bit_identical(outcome.state, functools.reduce(made.step, batches, made.init(KEY)))
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_an_error_in_a_step_leaves_what_was_saved(tmp_path: Path) -> None:
+def test_an_error_in_a_step_keeps_the_saved_checkpoints(tmp_path: Path) -> None:
     made, batches = language()
     with pytest.raises(KeyError, match="labels"):
         run(made, [*batches[:3], {"tokens": batches[0]["tokens"]}], tmp_path, key=KEY, options=EAGER)
@@ -322,7 +322,7 @@ def spoil(path: Path) -> None:
     (path / "state.msgpack").write_bytes(data)
 
 
-def test_past_a_damaged_checkpoint_it_goes_on_from_the_one_before_and_says_so(
+def test_a_damaged_checkpoint_is_skipped_with_a_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made, batches = language()
@@ -331,7 +331,7 @@ def test_past_a_damaged_checkpoint_it_goes_on_from_the_one_before_and_says_so(
     outcome = run(made, batches, tmp_path, key=KEY, options=RunOptions(compile=False))
     assert "skipped a damaged checkpoint" in capsys.readouterr().out
     assert outcome.steps == 3
-    assert same(outcome.state, functools.reduce(made.step, batches, made.init(KEY)))
+    assert is_bit_identical(outcome.state, functools.reduce(made.step, batches, made.init(KEY)))
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
@@ -354,7 +354,7 @@ def test_a_gradient_that_is_not_finite_is_named_and_passed_over(
     assert rows(tmp_path)[1]["grad_norm"] in ("inf", "nan")
 
 
-def test_what_is_observed_and_other_writers_get_every_step(tmp_path: Path) -> None:
+def test_observed_metrics_and_other_writers_get_every_step(tmp_path: Path) -> None:
     from stages.run.log import Writer
 
     made, _ = counting()

@@ -145,18 +145,18 @@ def test_without_steps_there_is_nothing_to_write(clock: list[float]) -> None:
     assert r.lines == []
 
 
-def test_what_is_passed_over_is_told_ever_more_seldom_and_ends_a_run_that_learns_nothing(
+def test_skipped_updates_are_reported_at_powers_of_two_and_end_a_run_that_learns_nothing(
     clock: list[float],
 ) -> None:
     r = rig(clock)
     for step in range(1, 50):
         take(r, step, 1.0, nonfinite_leaf=1.0)
         r.made.write({})
-    told = [text for text in r.said if "skipped" in text]
-    assert len(told) == 7  # at 1, 2, 3, 4, 8, 16, 32
+    skipped = [text for text in r.said if "skipped" in text]
+    assert len(skipped) == 7  # at 1, 2, 3, 4, 8, 16, 32
     assert r.made.count_skipped() == (49, 49)
     take(r, 50, 1.0, nonfinite_leaf=1.0)
-    with pytest.raises(FloatingPointError, match="in 50 steps one after the other"):
+    with pytest.raises(FloatingPointError, match="in 50 consecutive steps"):
         r.made.write({})
 
 

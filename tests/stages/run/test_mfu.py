@@ -1,4 +1,4 @@
-"""The FLOPs of a model, counted by torch's own counter."""
+"""The FLOPs of a model, against torch's counter."""
 
 from __future__ import annotations
 

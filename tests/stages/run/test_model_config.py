@@ -1,4 +1,4 @@
-"""The model's shape from flags; whatever is no shape is told what to type."""
+"""The model's configuration from flags; an error says which values are valid."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ def test_a_model_brings_its_own_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("configs/tiny_config.py", r"Python files are not run as configuration; type --config tiny_config$"),
-        ("my_own.py", r"not run as configuration; the presets are tiny_config, .* write JSON"),
+        ("my_own.py", r"not run as configuration; the presets are tiny_config, .* write a JSON file"),
         ("tiny_confg", "did you mean 'tiny_config'"),
         ("gpt4", "expected a preset's name or a file that ends in .json; the presets are"),
         ("nothing.json", "there is no such file"),
     ],
 )
-def test_what_is_no_shape_is_told_what_to_type(name: str, told: str) -> None:
-    with pytest.raises(ValueError, match=rf"--config {name}: .*{told}|--config {name}: {told}"):
+def test_an_invalid_config_is_refused_with_the_fix(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"--config {name}: .*{message}|--config {name}: {message}"):
         model_config.read_named_config(name)
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"num_attention_heads": 3}, "hidden_size 16 is not divisible by num_attention_heads 3"),
         ({"num_key_value_heads": 3, "num_attention_heads": 4}, "is not divisible by num_key_value_heads 3"),
@@ -68,9 +68,9 @@ def test_what_is_no_shape_is_told_what_to_type(name: str, told: str) -> None:
         ({"rope_theta": "big"}, "rope_theta"),
     ],
 )
-def test_a_file_with_a_mistake_is_named_with_it(fields: dict, told: str, tmp_path: Path) -> None:
+def test_a_file_with_a_mistake_is_named_with_it(fields: dict, message: str, tmp_path: Path) -> None:
     path = write_config(tmp_path / "a.json", **fields)
-    with pytest.raises(ValueError, match=rf"--config .*a\.json: .*{told}"):
+    with pytest.raises(ValueError, match=rf"--config .*a\.json: .*{message}"):
         model_config.read_named_config(str(path))
     path.write_text("{,}")
     with pytest.raises(ValueError, match=r"--config .*a\.json: not valid JSON, line 1"):

@@ -1,4 +1,4 @@
-"""The picture is drawn from the log, and a missing library is named."""
+"""The figure is plotted from the log; a missing library is named."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ def test_it_draws_a_picture(count: int, tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_matplotlib_it_says_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_it_prints_the_install_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert plot.plot_curves(tmp_path) == "not drawn; pip install 'intro2llm[plot]' brings matplotlib"

@@ -53,7 +53,7 @@ def test_quiet_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_bar_on_a_terminal() -> None:
-    """Run behind a pseudo-terminal, as a person would see it."""
+    """Run in a pseudo-terminal, and return the output that a user would see."""
     main, side = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "70"}
     child = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=side, stderr=side, env=environment)

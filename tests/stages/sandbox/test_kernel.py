@@ -14,7 +14,7 @@ from tests.stages.sandbox.child_process import run_in_child
 PR_GET_NAME = 16
 
 
-def test_a_call_returns_what_it_returns() -> None:
+def test_a_call_returns_the_value_of_libc() -> None:
     assert call_libc("getpid") == os.getpid()
 
 

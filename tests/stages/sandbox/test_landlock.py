@@ -31,7 +31,7 @@ print(tells(open, "/dev/zero"))
 """
 
 
-def test_it_allows_what_is_named_and_nothing_else(tmp_path: Path) -> None:
+def test_only_the_named_paths_are_allowed(tmp_path: Path) -> None:
     if not landlock.version():
         pytest.skip("the kernel has no Landlock")
     folders = [str(tmp_path / name) for name in ("library", "scratch", "other")]

@@ -1,4 +1,4 @@
-"""Namespaces and rights."""
+"""Namespaces and capabilities."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_inside_it_is_nobody_and_alone(isolation: Isolation) -> None:
     assert os.uname().nodename != "jail"
 
 
-def test_each_jail_is_a_user_of_its_own() -> None:
+def test_each_jail_has_its_own_user() -> None:
     """Or nobody, in a user namespace of its own."""
     users = {namespaces.choose_user(number) for number in range(100, 120)}
     assert 0 not in users

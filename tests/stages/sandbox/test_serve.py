@@ -117,7 +117,7 @@ def test_tests_that_swallow_errors_do_not_swallow_an_end(isolation: Isolation) -
 
 
 @pytest.mark.parametrize("check", ["f(lambda: 1)", "f(object())"])
-def test_what_the_tests_cannot_send_is_said(isolation: Isolation, check: str) -> None:
+def test_values_that_the_tests_cannot_send_are_reported(isolation: Isolation, check: str) -> None:
     found = judge("def f(x): return x", check)
     assert found.status == "refused"
     assert found.reason.startswith("the tests call f with a ")

@@ -79,7 +79,7 @@ def test_descriptors_are_the_three(isolation: Isolation) -> None:
 
 
 @pytest.mark.parametrize("victim", ["supervisor", "parent"])
-def test_nothing_outlives_who_started_it(isolation: Isolation, victim: str) -> None:
+def test_no_process_outlives_its_starter(isolation: Isolation, victim: str) -> None:
     """A killed supervisor, or a killed first process, takes the program along."""
     code = "from stages.sandbox import sandbox; sandbox.run_program('while True: pass', timeout=60)"
     supervisor = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)

@@ -52,7 +52,7 @@ def test_each_is_listed_once(machine: str) -> None:
     assert len(set(names)) == len(names)
 
 
-def test_what_would_reach_outside_is_not_listed() -> None:
+def test_calls_that_reach_outside_are_not_listed() -> None:
     assert {row[0] for row in ALLOWED} & FORBIDDEN == set()
 
 

@@ -57,7 +57,7 @@ class Colour(enum.IntEnum):
 
 
 @given(VALUES)
-def test_what_is_written_is_read(value: Any) -> None:
+def test_round_trips(value: Any) -> None:
     line = encode(value)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
@@ -128,7 +128,7 @@ def test_other_things_are_refused_by_name(value: Any) -> None:
         encode(value)
 
 
-def test_what_only_says_that_it_is_an_int_is_refused() -> None:
+def test_objects_that_imitate_an_int_are_refused() -> None:
     liar = type("Liar", (), {"__class__": int})()
     with pytest.raises(ValueError, match="a Liar, which is no plain value"):
         encode(liar)
@@ -160,7 +160,7 @@ def test_depth_and_size_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("line", INVALID_LINES)
-def test_what_could_not_be_written_is_not_read(line: bytes) -> None:
+def test_values_that_cannot_be_written_are_not_read(line: bytes) -> None:
     with pytest.raises(ValueError):
         decode(line)
 

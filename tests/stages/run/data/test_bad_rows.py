@@ -1,4 +1,4 @@
-"""Bad rows stop a run or are listed, in the words of the command line."""
+"""Bad rows stop a run or are listed, as --on_bad selects."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_one_line_a_step_with_everything_that_was_rewarded(tmp_path: Path) -> No
     assert second["rewards"] == {"a": None}
 
 
-def test_what_a_killed_run_wrote_ahead_is_dropped(tmp_path: Path) -> None:
+def test_completions_after_the_checkpoint_of_a_killed_run_are_dropped(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         take(make(tmp_path, []), step)
     with (tmp_path / NAME).open("a") as file:
@@ -112,7 +112,7 @@ def test_the_best_and_the_worst_are_shown() -> None:
     assert "…" in shown[1]
 
 
-def test_a_file_that_may_not_grow_is_told_by_the_recorder(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_by_the_recorder(tmp_path: Path) -> None:
     made = make(tmp_path, [])
     made.score(ROLLOUTS)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -52,7 +52,9 @@ def test_done_before_it_is_only_opened(tmp_path: Path) -> None:
     assert again.tokenizer.spec == made.tokenizer.spec
 
 
-def test_what_a_kill_left_unfinished_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_data_of_a_killed_run_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_text(tmp_path / "text")
 
     def killed(*_: Any) -> None:
@@ -142,7 +144,7 @@ def test_bad_rows_are_listed_and_skipped(tmp_path: Path) -> None:
     assert json.loads(noted)["name"] == f"{path}:51"
 
 
-def test_filters_say_what_they_dropped(tmp_path: Path) -> None:
+def test_filters_report_the_dropped_documents(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.mkdir()
     words = [name for name in dir(builtins) if name.isalpha()]
@@ -151,10 +153,10 @@ def test_filters_say_what_they_dropped(tmp_path: Path) -> None:
     (text / "short.txt").write_text("short")
     (text / "twice.txt").write_text((text / "0.txt").read_text())
     prepare(options(tmp_path, filter=True), 280, silent)
-    told = (tmp_path / "run" / "data" / "dropped.txt").read_text()
-    assert "length" in told
-    assert "short.txt" in told
-    assert "twice.txt" in told
+    report = (tmp_path / "run" / "data" / "dropped.txt").read_text()
+    assert "length" in report
+    assert "short.txt" in report
+    assert "twice.txt" in report
 
 
 @pytest.mark.parametrize(
@@ -245,7 +247,7 @@ def test_tokens_that_were_changed_are_not_trained_on(damage: Any, tmp_path: Path
     assert (prepare(options(tmp_path), 300, silent).train.tokens == tokens).all()
 
 
-def test_a_large_store_is_not_verified_and_that_is_said(
+def test_a_large_store_is_not_verified_which_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_text(tmp_path / "text")
@@ -256,7 +258,7 @@ def test_a_large_store_is_not_verified_and_that_is_said(
     assert [line.split(" and ")[1] for line in said] == ["was not verified"] * 2
 
 
-def test_nothing_left_is_told_by_what_took_it(tmp_path: Path) -> None:
+def test_an_empty_corpus_names_the_filter_that_dropped_all(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "short"}\n' * 3)
     with pytest.raises(

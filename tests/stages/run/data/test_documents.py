@@ -1,4 +1,4 @@
-"""Text as the flags say, with a note of everything that is left out."""
+"""Documents selected by the flags, and the list of those that were dropped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def flags(path: Path, **changes: Any) -> PretrainOptions:
     return PretrainOptions(data_path=str(path), **changes)
 
 
-def test_what_is_left_out_is_noted_only_where_there_is_a_folder(tmp_path: Path) -> None:
+def test_dropped_documents_are_listed_only_if_there_is_a_folder(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "one"}\n{"text": 2}\n')
     (tmp_path / "data").mkdir()

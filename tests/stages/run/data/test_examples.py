@@ -23,8 +23,8 @@ def read(tmp_path: Path, rows: list[dict], kind: str = "CONVERSATIONS", **option
 
 def test_a_file_is_split_evenly_and_at_most_a_fifth_is_kept_apart(tmp_path: Path) -> None:
     rows = [{"prompt": f"a {i}", "completion": f"b {i}"} for i in range(50)]
-    for wanted, count in ((4, 4), (100, 10), (0, 0)):
-        found = read(tmp_path, rows, held_out=wanted)
+    for expected, count in ((4, 4), (100, 10), (0, 0)):
+        found = read(tmp_path, rows, held_out=expected)
         assert (len(found.train), len(found.held_out)) == (50 - count, count)
         parts = [{WORDS.decode(x.tokens) for x in part} for part in found]
         assert not parts[0] & parts[1]

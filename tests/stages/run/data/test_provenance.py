@@ -91,7 +91,7 @@ def test_other_flags_are_named(changes: dict[str, Any], words: str) -> None:
     assert "Set these back, or choose another --output_dir" in message
 
 
-def test_tokenizers_are_compared_by_what_they_do(tmp_path: Path) -> None:
+def test_tokenizers_are_compared_by_their_contents(tmp_path: Path) -> None:
     one = tokenizers.save(tokenizers.train(["low lower"], 262), tmp_path / "one.json")
     two = tokenizers.save(tokenizers.train(["wide wider"], 262), tmp_path / "two.json")
     copy = shutil.copy(one, tmp_path / "copy.json")

@@ -83,13 +83,13 @@ REFUSED = (
 
 
 @pytest.mark.parametrize(("options", "changes", "words"), REFUSED, ids=str)
-def test_those_of_later_rungs_and_what_contradicts_itself(options: Any, changes: dict, words: str) -> None:
+def test_flags_of_the_later_stages_and_contradictory_flags(options: Any, changes: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         check(replace(options, **changes))
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_what_fits_together_is_accepted() -> None:
+def test_consistent_flags_are_accepted() -> None:
     for options in (
         replace(PPO, batch_size=12, minibatches=3, gradient_accumulation=2),
         replace(GRPO, reward_weights=(-1.0,)),

@@ -23,7 +23,7 @@ def test_they_go_to_json_and_back(kind: type) -> None:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, flags.TuningOptions, flags.OnlineOptions])
-def test_every_flag_says_what_it_is(kind: type) -> None:
+def test_every_flag_has_help(kind: type) -> None:
     lines = inspect.getsource(kind).splitlines()
     for i, line in enumerate(lines):
         if (
