@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.config import ModelConfig
 from pure.nn.linear import linear
 from pure.types import Hidden, Model, ParamSpec, Tree
 
@@ -57,7 +58,7 @@ def scalar_model(model: Model) -> ScalarModel:
     """
     head = ParamSpec(shape=(1, model.config.hidden_size), std=(model.config.hidden_size + 1) ** -0.5)
     return ScalarModel(
-        spec={"model": without_head(model.spec), "score": head},
+        spec={"model": _without_own_head(model, model.spec), "score": head},
         init=partial(init, model=model, head=head),
         score=partial(score, model=model),
     )
@@ -81,7 +82,7 @@ def init(key: Tensor, params: Tree | None = None, *, model: Model, head: ParamSp
     """
     params = model.init(key) if params is None else tree.clone(params)
     weight = random.normal(random.fold_in(key, crc32(b"score")), head.shape) * head.std
-    return {"model": without_head(params), "score": weight}
+    return {"model": _without_own_head(model, params), "score": weight}
 
 
 def score(
@@ -108,3 +109,8 @@ def score(
     """
     hidden = model.hidden(params["model"], tokens, positions=positions, segment_ids=segment_ids, key=key)
     return linear(params["score"], hidden)[..., 0].to(torch.float32)
+
+
+def _without_own_head(model: Model, params: Tree) -> Tree:
+    """Removes the head of a model of this project; another's hidden states may need a leaf of that name."""
+    return without_head(params) if isinstance(model.config, ModelConfig) else params

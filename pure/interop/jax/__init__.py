@@ -15,6 +15,17 @@ except ImportError as error:
     ) from error
 
 from pure.interop.jax.arrays import key_to_jax, key_to_torch, to_jax, to_torch
+from pure.interop.jax.flax import from_flax, kernel_matrices, params_to_flax
 from pure.interop.jax.functions import jax_fn_in_torch, torch_fn_in_jax
 
-__all__ = ["jax_fn_in_torch", "key_to_jax", "key_to_torch", "to_jax", "to_torch", "torch_fn_in_jax"]
+__all__ = [
+    "from_flax",
+    "jax_fn_in_torch",
+    "kernel_matrices",
+    "key_to_jax",
+    "key_to_torch",
+    "params_to_flax",
+    "to_jax",
+    "to_torch",
+    "torch_fn_in_jax",
+]
