@@ -10,7 +10,7 @@ import pytest
 
 from stages.cli import demo
 from stages.cli.main import main
-from tests.stages.children import child, wait_for
+from tests.stages.children import start_process, wait_for
 from tests.stages.small import rows, write_config
 
 
@@ -83,7 +83,7 @@ def test_interrupted_it_resumes_to_the_same_results(
     demo_output: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log_file = tmp_path / "run" / "metrics.jsonl"
-    process = child(flags(tmp_path), subcommand="demo")
+    process = start_process(flags(tmp_path), subcommand="demo")
     wait_for(lambda: log_file.exists() and log_file.read_bytes().count(b"\n") >= 1, process)
     process.terminate()
     process.join()

@@ -20,7 +20,7 @@ from pure.config import preset
 from stages.checkpoint import checkpoint, state_file
 from stages.cli.main import main
 from stages.run import compiler, log
-from tests.stages.children import child, limit_files, slow_saves, wait_for
+from tests.stages.children import limit_files, slow_saves, start_process, wait_for
 from tests.stages.small import final_weights, flags, last_state, rows, same_run, write_config, write_text
 
 
@@ -110,7 +110,7 @@ def test_the_older_projects_command(
 @pytest.mark.parametrize("step", [1, 6])
 def test_killed_at_a_step_it_resumes_to_the_same_bits(step: int, place: Path, complete: Path) -> None:
     log_file = place / "run" / "metrics.jsonl"
-    process = child(flags(place))
+    process = start_process(flags(place))
     wait_for(lambda: log_file.exists() and log_file.read_bytes().count(b"\n") >= step, process)
     process.kill()
     process.join()
@@ -121,7 +121,7 @@ def test_killed_at_a_step_it_resumes_to_the_same_bits(step: int, place: Path, co
 def test_killed_inside_saves_it_resumes_to_the_same_bits(place: Path, complete: Path) -> None:
     """Each process is killed in the middle of a save: of its first, then of the next, ..."""
     for step in (3, 6, 9):
-        process = child(flags(place), partial(slow_saves, 0.5, step))
+        process = start_process(flags(place), partial(slow_saves, 0.5, step))
         inside = place / "run" / "checkpoints" / f"step-{step:08d}.tmp" / "state.msgpack"
         wait_for(inside.exists, process)
         process.kill()
@@ -132,7 +132,7 @@ def test_killed_inside_saves_it_resumes_to_the_same_bits(place: Path, complete: 
 
 
 def test_sigterm_saves_and_ends_with_143_and_a_second_one_is_safe(place: Path, complete: Path) -> None:
-    process = child(flags(place, save_every=0), partial(slow_saves, 0.5))
+    process = start_process(flags(place, save_every=0), partial(slow_saves, 0.5))
     log_file, saving = place / "run" / "metrics.jsonl", place / "run" / "checkpoints"
     wait_for(lambda: log_file.exists() and log_file.read_bytes().count(b"\n") >= 1, process)
     process.terminate()
@@ -386,7 +386,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
 def test_a_disk_that_fills_while_text_is_written_is_no_harm(place: Path, complete: Path) -> None:
     """As the system does it: no file of the process may grow beyond 4 KB. Then, with room, all is as it
     should be."""
-    process = child(flags(place), partial(limit_files, 4096))
+    process = start_process(flags(place), partial(limit_files, 4096))
     process.join()
     assert process.exitcode == 1
     assert main(["pretrain", *flags(place)]) == 0
