@@ -12,14 +12,14 @@ from data_pipes.source.multiple_choice import write_csv
 from stages.cli.main import main
 from stages.models import language_model
 from stages.sandbox import sandbox
-from tests.stages.evaluate.small_model import small
+from tests.stages.evaluate.small_model import small_model
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with two models, texts, questions in MMLU's layout, programming problems and sums."""
     for seed in (0, 1):
-        language_model.save(tmp_path / f"model{seed}", small(512, seed))
+        language_model.save(tmp_path / f"model{seed}", small_model(512, seed))
     (tmp_path / "text").mkdir()
     for name in ("a", "b", "c"):
         (tmp_path / "text" / f"{name}.txt").write_text(f"def {name}(a, b): return a + b\n" * 9)
