@@ -12,14 +12,14 @@ from pure import tree
 from stages.cli.main import main
 from stages.models import language_model
 from tests.stages.models.gguf_writer import write
-from tests.stages.models.test_gguf import small, tokenizer
+from tests.stages.models.test_gguf import make_params, tokenizer
 from tests.stages.small_stages import run, write_model
 
 
 def test_a_gguf_file_is_imported_and_exported_in_bfloat16(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    config, params = small()
+    config, params = make_params()
     file = write(tmp_path / "model.gguf", config, params, tokenizer())
     assert main(["import", "--model_path", str(file), "--output_dir", str(tmp_path / "in")]) == 0
     assert f"{tree.count(params):,} parameters in float32" in capsys.readouterr().out

@@ -14,12 +14,12 @@ from stages.cli.generate import GenerateOptions, generate_texts
 from stages.cli.main import main
 from stages.models import language_model
 from stages.models.language_model import Pretrained
-from tests.stages.models.test_language_model import make
+from tests.stages.models.test_language_model import make_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return language_model.save(tmp_path_factory.mktemp("generate") / "final_model", make())
+    return language_model.save(tmp_path_factory.mktemp("generate") / "final_model", make_model())
 
 
 def generate(model: Path, *arguments: str) -> int:
@@ -43,7 +43,7 @@ def test_ids_beyond_the_tokenizer_are_never_sampled(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The vocabulary is padded by 100 ids, and the model gives each a higher logit than any token."""
-    pretrained = make(vocab_size=390, tie_word_embeddings=False, max_position_embeddings=128)
+    pretrained = make_model(vocab_size=390, tie_word_embeddings=False, max_position_embeddings=128)
     head = torch.zeros_like(pretrained.params["head"])
     head[290:] = 9 * pretrained.params["norm"]["scale"]
     params = {**pretrained.params, "head": head}
@@ -66,7 +66,7 @@ def test_temperature_0_is_greedy(model: Path) -> None:
 
 def test_generation_stops_at_eos_and_does_not_print_it() -> None:
     """A model whose next token is always eos."""
-    pretrained = make(tie_word_embeddings=False)
+    pretrained = make_model(tie_word_embeddings=False)
     eos = pretrained.model.config.eos_token_id
     assert eos is not None
     params = tree.map(lambda x: x.clone(), pretrained.params)
@@ -78,7 +78,7 @@ def test_generation_stops_at_eos_and_does_not_print_it() -> None:
 
 
 def test_a_model_without_eos_generates() -> None:
-    pretrained = make()
+    pretrained = make_model()
     endless = transformer(dataclasses.replace(pretrained.model.config, eos_token_id=None))
     options = GenerateOptions(model_path="", prompt=("a",), max_new_tokens=5)
     texts = generate_texts(Pretrained(endless, endless.init(random.key(0)), pretrained.tokenizer), options)

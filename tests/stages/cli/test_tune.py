@@ -12,7 +12,7 @@ import torch
 from stages.checkpoint import checkpoint
 from stages.cli.main import main
 from stages.models import language_model, reward_model
-from tests.stages.models.test_language_model import make
+from tests.stages.models.test_language_model import make_model
 from tests.stages.small import rows, same_run
 from tests.stages.small_stages import NAMES, flags, run, write_model, write_rows
 
@@ -150,7 +150,7 @@ def test_a_run_resumes_with_the_same_base_model_at_another_path_only(
     assert run(tmp_path, "sft", max_steps=2, model_path=base) == 0
     for same in ("run", "run/", "./run/final_model", "../" + tmp_path.name + "/run", str(link), str(copy)):
         assert run(tmp_path, "sft", max_steps=2, model_path=same) == 0, same
-    language_model.save(copy, make(max_position_embeddings=128, initializer_range=0.5))
+    language_model.save(copy, make_model(max_position_embeddings=128, initializer_range=0.5))
     assert run(tmp_path, "sft", max_steps=2, model_path=copy) == 2
     error = capsys.readouterr().err
     assert "the model of --model_path has other contents" in error
@@ -265,9 +265,9 @@ def test_a_model_whose_tokenizer_has_no_end_of_turn_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from data_pipes import tokenizer as tokenizers
-    from tests.stages.models.test_language_model import TEXT, make
+    from tests.stages.models.test_language_model import TEXT, make_model
 
-    plain = make(max_position_embeddings=128)._replace(
+    plain = make_model(max_position_embeddings=128)._replace(
         tokenizer=tokenizers.train(TEXT, 280, special_tokens=["<|endoftext|>"])
     )
     language_model.save(tmp_path / "plain", plain)
