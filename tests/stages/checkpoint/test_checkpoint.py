@@ -63,7 +63,7 @@ def is_same(a: Any, b: Any) -> bool:
     return tree.structure(a) == tree.structure(b) and to_bytes(a) == to_bytes(b)
 
 
-def steps(run: Path) -> list[int]:
+def saved_steps(run: Path) -> list[int]:
     return [step_of(path) for path in list_saved(run)]
 
 
@@ -141,24 +141,24 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None:
     scores = {1: 3.0, 2: 1.0, 3: float("nan"), 4: 2.0, 5: None, 6: 4.0}
     for step, score in scores.items():
         save(tmp_path, example(step), score=score, keep_last=2, keep_best=2)
-    assert steps(tmp_path) == [2, 4, 5, 6]
+    assert saved_steps(tmp_path) == [2, 4, 5, 6]
     assert best(tmp_path) == tmp_path / "checkpoints" / "step-00000002"
     assert latest(tmp_path) == tmp_path / "checkpoints" / "step-00000006"
     save(tmp_path, example(7), keep_last=1)
-    assert steps(tmp_path) == [7]
+    assert saved_steps(tmp_path) == [7]
     assert best(tmp_path) is None
 
 
 def test_all_checkpoints_are_kept_by_default(tmp_path: Path) -> None:
     for step in range(4):
         save(tmp_path, example(step), keep_best=1)
-    assert steps(tmp_path) == [0, 1, 2, 3]
+    assert saved_steps(tmp_path) == [0, 1, 2, 3]
 
 
 def test_a_checkpoint_just_saved_is_kept_even_if_others_have_later_steps(tmp_path: Path) -> None:
     for step in (8, 9, 3):
         save(tmp_path, example(step), keep_last=1)
-    assert steps(tmp_path) == [3, 9]
+    assert saved_steps(tmp_path) == [3, 9]
 
 
 def test_a_checkpoint_that_cannot_be_deleted_is_reported_and_the_save_succeeds(
@@ -177,7 +177,7 @@ def test_a_checkpoint_that_cannot_be_deleted_is_reported_and_the_save_succeeds(
     save(tmp_path, example(2), keep_last=1, warn=warnings.append)
     assert len(warnings) == 1
     assert "could not delete older ones: Permission denied" in warnings[0]
-    assert steps(tmp_path) == [1, 2]
+    assert saved_steps(tmp_path) == [1, 2]
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:

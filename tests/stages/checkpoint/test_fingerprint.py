@@ -50,6 +50,9 @@ class Pipe:
         self.batches, self.seed = batches, seed
 
 
+# The functions of a stage; only their names and bound arguments matter.
+
+
 def begin(key: Any, *, optimizer: Any, config: Any) -> None: ...
 
 

@@ -141,7 +141,8 @@ def test_streamed_pieces_join_to_the_text_and_split_no_character(tmp_path: Path)
     assert not {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} & {piece.strip() for piece in pieces}
 
 
-def test_a_terminal_can_edit_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_typed_in_a_terminal_can_be_edited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`input` has line editing once the module readline is imported."""
     monkeypatch.setattr("sys.stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})())
     _type_lines(monkeypatch, "a", "  ", EOFError)
     assert list(chat._user_turns(ChatOptions(model_path=""))) == ["a"]
