@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from stages.models import language_model
-from tests.stages.evaluate.small_model import small
+from tests.stages.evaluate.small_model import small_model
 
 FOLDER = Path(__file__).parents[2] / "examples"
 
@@ -112,7 +112,7 @@ def test_a_module_of_transformers_learns_by_grpo() -> None:
 
 def test_two_models_are_compared(tmp_path: Path) -> None:
     for seed in (0, 1):
-        language_model.save(tmp_path / f"{seed}", small(1024, seed))
+        language_model.save(tmp_path / f"{seed}", small_model(1024, seed))
     found = load("14_two_models_compared").main(str(tmp_path / "0"), str(tmp_path / "1"), "10")
     assert found.count == 10
     assert found.low <= found.value <= found.high

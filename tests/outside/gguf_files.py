@@ -84,8 +84,8 @@ def _quantised(kind: KIND) -> Callable[[Path], torch.Tensor]:
             t.name: torch.from_numpy(np.array(gguf.quants.dequantize(t.data, t.tensor_type)))
             for t in gguf.GGUFReader(path).tensors
         }
-        names = {ours: name for name, ours in gguf_writer.renamed(hf.to_weights(params)).items()}
-        weights = {names[name]: gguf_writer.unpermuted(name, x, config) for name, x in read.items()}
+        names = {ours: name for name, ours in gguf_writer.gguf_names(hf.to_weights(params)).items()}
+        weights = {names[name]: gguf_writer.undo_permutation(name, x, config) for name, x in read.items()}
         return _theirs(config, hf.from_weights(transformer(config).spec, weights))
 
     return write

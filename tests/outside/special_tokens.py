@@ -286,7 +286,7 @@ def _gguf(folder: Path, **fields: Any) -> Path:
         base.model.config,
         base.params,
         base.tokenizer,
-        words={"chat_template": HEADER, "ggml.bos_token_id": 0, **fields},
+        tokenizer_fields={"chat_template": HEADER, "ggml.bos_token_id": 0, **fields},
     )
 
 

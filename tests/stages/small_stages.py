@@ -11,7 +11,7 @@ from stages.models import language_model
 from stages.run.build import RECIPES
 from stages.run.data import examples
 from stages.run.options.tuning import STAGES
-from tests.stages.models.test_language_model import make
+from tests.stages.models.test_language_model import make_model
 from tests.stages.small import _flag as flag
 
 NAMES = tuple(STAGES)
@@ -19,7 +19,7 @@ NAMES = tuple(STAGES)
 
 def write_model(folder: Path, **changes: Any) -> Path:
     """A model that was just drawn, in Hugging Face's layout."""
-    return language_model.save(folder / "model", make(**({"max_position_embeddings": 128} | changes)))
+    return language_model.save(folder / "model", make_model(**({"max_position_embeddings": 128} | changes)))
 
 
 def write_rows(folder: Path, count: int = 24) -> dict[str, Path]:

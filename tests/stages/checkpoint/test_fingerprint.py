@@ -1,4 +1,4 @@
-"""Whatever changes what a run computes changes its fingerprint, by name; nothing else does."""
+"""`fingerprint` changes with everything that changes a run's computation, by name, and with nothing else."""
 
 from __future__ import annotations
 
@@ -50,6 +50,9 @@ class Pipe:
         self.batches, self.seed = batches, seed
 
 
+# The functions of a stage; only their names and bound arguments matter.
+
+
 def begin(key: Any, *, optimizer: Any, config: Any) -> None: ...
 
 
@@ -69,7 +72,7 @@ def make_closure(updates: Any, rate: float) -> Callable:
     return inner
 
 
-def make(
+def fingerprint_of_run(
     learning_rate: Any = 0.001,
     config: Config | None = None,
     beta: float = 0.1,
@@ -92,8 +95,8 @@ def make(
     return fingerprint(stage, pipe, tokenizer)
 
 
-def test_it_is_flat_readable_and_tells_each_thing_once() -> None:
-    found = make()
+def test_a_fingerprint_is_a_flat_dict_of_strings_without_duplicates() -> None:
+    found = fingerprint_of_run()
     assert found["optimizer.learning_rate"] == "0.001"
     assert found["config.width"] == "8"
     assert found["config.dtype"] == "torch.float32"
@@ -104,7 +107,7 @@ def test_it_is_flat_readable_and_tells_each_thing_once() -> None:
     assert found["tokenizer.merges"].startswith("list of 100, sha256:")
     assert "loss.config.width" not in found
     assert all(type(key) is type(value) is str for key, value in found.items())
-    assert make() == found
+    assert fingerprint_of_run() == found
 
 
 @pytest.mark.parametrize(
@@ -123,18 +126,18 @@ def test_it_is_flat_readable_and_tells_each_thing_once() -> None:
         ({"spec": {"merges": [("a", "c")] * 100}}, ["tokenizer.merges has other contents"]),
     ],
 )
-def test_a_change_has_a_name(change: dict, expected: list[str]) -> None:
-    found = differences(make(), make(**change))
+def test_each_change_of_a_run_is_reported_by_name(change: dict, expected: list[str]) -> None:
+    found = differences(fingerprint_of_run(), fingerprint_of_run(**change))
     assert len(found) == len(expected)
     assert all(line.startswith(start) for line, start in zip(found, expected, strict=True))
 
 
-def test_going_on_with_another_rate_is_refused_by_name(tmp_path: Path) -> None:
+def test_resuming_with_another_learning_rate_is_refused_by_name(tmp_path: Path) -> None:
     state = {"w": torch.zeros(1)}
-    checkpoint.save(tmp_path, state, step=1, fingerprint=make())
-    checkpoint.load(tmp_path, state, fingerprint=make())
+    checkpoint.save(tmp_path, state, step=1, fingerprint=fingerprint_of_run())
+    checkpoint.load(tmp_path, state, fingerprint=fingerprint_of_run())
     with pytest.raises(ValueError, match=r"optimizer.learning_rate was 0.001, is 0.01. Set these back"):
-        checkpoint.load(tmp_path, state, fingerprint=make(learning_rate=0.01))
+        checkpoint.load(tmp_path, state, fingerprint=fingerprint_of_run(learning_rate=0.01))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +178,7 @@ def test_going_on_with_another_rate_is_refused_by_name(tmp_path: Path) -> None:
         (float("nan"), float("inf")),
     ],
 )
-def test_different_things_differ_and_equal_things_do_not(one: Any, other: Any) -> None:
+def test_different_values_have_different_fingerprints(one: Any, other: Any) -> None:
     assert fingerprint(one) != fingerprint(other)
     assert fingerprint(one) == fingerprint(one)
     assert fingerprint(partial(step, loss=one)) != fingerprint(partial(step, loss=other))
@@ -186,7 +189,7 @@ def test_compiled_functions_have_the_fingerprint_of_the_original() -> None:
     assert fingerprint(torch.compile(inner)) == fingerprint(inner)
 
 
-def test_functions_that_refer_to_themselves() -> None:
+def test_a_function_that_refers_to_itself_has_a_fingerprint() -> None:
     found = fingerprint(make_closure(1, 2.5))
     assert found["rate"] == "2.5"
     assert found["inner"] == "itself"
@@ -199,29 +202,31 @@ def test_entries_of_the_two_fields_of_a_pair_have_different_names() -> None:
     assert found["update.learning_rate"] == "2"
 
 
-def test_a_digest_or_a_method_stands_for_all_the_rest() -> None:
+def test_a_digest_or_a_fingerprint_method_replaces_an_object_s_contents() -> None:
     class Store(NamedTuple):
         tokens: Any
         digest: str
 
-    class Own:
+    class WithMethod:
         __slots__ = ()
 
         def fingerprint(self) -> str:
             return "mine"
 
     assert fingerprint(Store(object(), "abc"))[""].endswith("Store abc")
-    assert fingerprint(Own())[""].endswith("Own mine")
+    assert fingerprint(WithMethod())[""].endswith("WithMethod mine")
 
 
-def test_opaque_objects_are_named() -> None:
+def test_an_object_without_readable_contents_is_refused_by_name() -> None:
     with pytest.raises(
         TypeError, match=r"cannot look into partial\.loss\.generator, of type torch\..*Generator; bind a"
     ):
         fingerprint(partial(step, loss={"generator": torch.Generator()}))
 
 
-def test_a_large_map_of_a_file_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_memory_mapped_file_is_hashed_by_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("stages.checkpoint.fingerprint._WHOLE", 1000)
     monkeypatch.setattr("stages.checkpoint.fingerprint._SAMPLES", 10)
     monkeypatch.setattr("stages.checkpoint.fingerprint._SAMPLE", 16)
@@ -234,13 +239,13 @@ def test_a_large_map_of_a_file_is_sampled(tmp_path: Path, monkeypatch: pytest.Mo
     assert fingerprint(np.memmap(tmp_path / "tokens", np.uint16, "r")) != found
 
 
-def test_of_a_stage_init_and_step_are_listed_and_nothing_twice() -> None:
-    """Its loss and parts are what the two are made of."""
-    made = Stage(partial(begin, config=Config()), partial(step, loss=partial(loss, beta=0.1)))
-    assert fingerprint(made._replace(loss=partial(loss, beta=0.1))) == fingerprint(made)
+def test_a_stage_s_fingerprint_ignores_its_other_fields() -> None:
+    """`init` and `step` describe the computation; `loss` is a part of `step`."""
+    stage = Stage(partial(begin, config=Config()), partial(step, loss=partial(loss, beta=0.1)))
+    assert fingerprint(stage._replace(loss=partial(loss, beta=0.1))) == fingerprint(stage)
 
 
-def test_compiled_or_not_it_is_the_same_run() -> None:
+def test_the_compile_argument_does_not_change_the_fingerprint() -> None:
     assert fingerprint(partial(max, key=abs, compile=True)) == fingerprint(partial(max, key=abs))
 
 
@@ -260,7 +265,7 @@ for item in sorted(fingerprint(thing, {"x": frozenset("abcdef"), "y": {max, min,
 """
 
 
-def test_it_is_the_same_in_every_process() -> None:
+def test_a_fingerprint_is_the_same_in_every_process() -> None:
     seen = set()
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}

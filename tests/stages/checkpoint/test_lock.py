@@ -1,4 +1,4 @@
-"""Two processes never work in one run's folder."""
+"""`lock_folder`: two processes never use the folder of one run at the same time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from stages.checkpoint.lock import lock_folder
 
-HOLD = """
+PROGRAM = """
 import sys, time
 from pathlib import Path
 from stages.checkpoint.lock import lock_folder
@@ -21,8 +21,8 @@ with lock_folder(Path(sys.argv[1])):
 """
 
 
-def test_a_folder_in_use_is_refused_until_its_process_has_gone(tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
+def test_a_locked_folder_is_refused_until_its_process_has_ended(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path)], stdout=subprocess.PIPE)
     assert child.stdout is not None
     assert child.stdout.readline() == b"held\n"
     with (
@@ -38,7 +38,7 @@ def test_a_folder_in_use_is_refused_until_its_process_has_gone(tmp_path: Path) -
             assert (tmp_path / ".lock").exists()
 
 
-def test_it_makes_the_folder_or_says_why_it_cannot(tmp_path: Path) -> None:
+def test_lock_folder_makes_the_folder_or_reports_why_it_cannot(tmp_path: Path) -> None:
     with lock_folder(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").write_text("")

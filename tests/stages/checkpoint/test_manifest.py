@@ -1,4 +1,4 @@
-"""A manifest is read as it was written, or not at all."""
+"""`stages.checkpoint.manifest`: decoding restores what was encoded, and any damage is a ValueError."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from stages.checkpoint.manifest import LeafRecord, Manifest
 
 def example() -> Manifest:
     leaf = LeafRecord("params/w", "float32", [2], 8, "ab" * 32, "cd" * 32, [[12, 8]])
-    about = manifest.begin(
+    recorded = manifest.begin(
         3, 0.5, {"note": "ärger", "list": [1, {"a": None}]}, {"optimizer.learning_rate": "0.1"}
     )
-    return about._replace(bytes=23, leaves=(leaf, leaf._replace(path="params/v", spans=[])))
+    return recorded._replace(bytes=23, leaves=(leaf, leaf._replace(path="params/v", spans=[])))
 
 
-def test_it_comes_back_and_is_json_that_others_can_read() -> None:
+def test_a_manifest_survives_encoding_and_is_plain_json() -> None:
     data = manifest.encode(example())
     assert manifest.decode(data) == example()
     body = json.loads(data)
@@ -35,7 +35,7 @@ def test_it_comes_back_and_is_json_that_others_can_read() -> None:
     assert manifest.read(io.BytesIO(data)) == example()
 
 
-def test_metadata_becomes_json_when_it_is_given_not_when_it_is_read() -> None:
+def test_metadata_is_converted_to_json_by_begin() -> None:
     recorded = manifest.begin(0, math.nan, {2: (1, 2), 10: math.inf, "x": 0.1}, None)
     back = manifest.decode(manifest.encode(recorded))
     assert back.metadata == {"2": [1, 2], "10": math.inf, "x": 0.1}
@@ -45,7 +45,7 @@ def test_metadata_becomes_json_when_it_is_given_not_when_it_is_read() -> None:
         manifest.begin(0, None, {"x": {1}}, None)
 
 
-def test_every_flipped_bit_is_noticed() -> None:
+def test_every_flipped_bit_is_refused() -> None:
     data = manifest.encode(example())
     for i in range(8 * len(data)):
         bad = bytearray(data)
@@ -54,7 +54,7 @@ def test_every_flipped_bit_is_noticed() -> None:
             manifest.decode(bytes(bad))
 
 
-def test_every_truncation_is_noticed() -> None:
+def test_every_truncation_is_refused() -> None:
     data = manifest.encode(example())
     for n in range(len(data)):
         with pytest.raises(ValueError):
@@ -64,8 +64,8 @@ def test_every_truncation_is_noticed() -> None:
 LEAF: Mapping[str, object] = example().leaves[0]._asdict()
 
 
-def signed(**changes: object) -> bytes:
-    """A manifest with other fields and the right checksum: damage that its author meant."""
+def manifest_with(**changes: object) -> bytes:
+    """An encoded manifest with other fields and the right checksum, as if it was forged."""
     body = json.loads(manifest.encode(example())) | changes
     body["sha256"] = manifest._digest(body)
     return json.dumps(body).encode()
@@ -98,7 +98,7 @@ def signed(**changes: object) -> bytes:
 )
 def test_fields_are_checked_even_if_the_checksum_is_right(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        manifest.decode(signed(**changes))
+        manifest.decode(manifest_with(**changes))
 
 
 @pytest.mark.parametrize(
@@ -110,15 +110,15 @@ def test_an_invalid_manifest_is_a_value_error(data: bytes) -> None:
 
 
 @given(st.binary(max_size=100), st.integers(0, 2000), st.integers(0, 20))
-def test_random_changes_raise_only_value_errors(new: bytes, place: int, length: int) -> None:
+def test_random_changes_raise_only_value_errors(new: bytes, position: int, length: int) -> None:
     data = manifest.encode(example())
-    bad = data[:place] + new + data[place + length :]
+    bad = data[:position] + new + data[position + length :]
     if bad != data:
         with pytest.raises(ValueError):
             manifest.decode(bad)
 
 
-def test_one_longer_than_any_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_above_the_size_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "_LARGEST", 100)
     with pytest.raises(ValueError, match="at most 100 bytes"):
         manifest.read(io.BytesIO(manifest.encode(example())))

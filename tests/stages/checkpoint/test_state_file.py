@@ -1,4 +1,4 @@
-"""The file holds the bytes of `to_bytes`, whatever the system does with the writes."""
+"""`stages.checkpoint.state_file` writes the bytes of `to_bytes`, and its records find damage in them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def example() -> Any:
 
 
 @pytest.mark.parametrize("block", [1, 64, 1 << 23])
-def test_the_bytes_are_those_of_to_bytes_and_the_records_find_them(
+def test_the_file_equals_to_bytes_and_records_locate_each_leaf(
     block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state_file, "_BLOCK", block)
@@ -43,9 +43,9 @@ def test_the_bytes_are_those_of_to_bytes_and_the_records_find_them(
     assert written.bytes == len(data)
     assert [leaf.path for leaf in written.leaves] == ["large", "strided", "empty/0", "empty/1", "number", ""]
     for leaf in written.leaves:
-        held = b"".join(data[start : start + length] for start, length in leaf.spans)
-        assert leaf.sha256 == hashlib.sha256(held).hexdigest()
-        assert leaf.bytes == len(held)
+        contents = b"".join(data[start : start + length] for start, length in leaf.spans)
+        assert leaf.sha256 == hashlib.sha256(contents).hexdigest()
+        assert leaf.bytes == len(contents)
     large, spans = example()["large"], written.leaves[0].spans
     assert len(spans) == 1
     assert data[spans[0][0] :][: spans[0][1]] == large.numpy().tobytes()
@@ -54,13 +54,13 @@ def test_the_bytes_are_those_of_to_bytes_and_the_records_find_them(
     assert to_bytes(back) == data
 
 
-def test_equal_leaves_have_equal_digests_wherever_they_lie(tmp_path: Path) -> None:
+def test_equal_leaves_have_equal_digests_at_any_position(tmp_path: Path) -> None:
     one = write(tmp_path / "one", {"a": torch.zeros(9), "w": torch.arange(5)})
     two = write(tmp_path / "two", {"w": torch.arange(5), "b": torch.zeros(2)})
     assert one.leaves[1].sha256 == two.leaves[0].sha256
 
 
-def test_chunks_have_a_span_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_chunk_of_a_leaf_has_a_span(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state_file, "pieces", partial(pieces, chunk_bytes=16))
     value = {"w": torch.arange(9, dtype=torch.int32)}
     leaves = write(tmp_path / "state", value).leaves
@@ -74,13 +74,13 @@ def test_chunks_have_a_span_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert damaged == ()
 
 
-def test_a_system_that_writes_less_than_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partial_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = os.writev
 
-    def little(descriptor: int, buffers: Sequence[memoryview]) -> int:
+    def write_7_bytes(descriptor: int, buffers: Sequence[memoryview]) -> int:
         return original(descriptor, [bytes(b"".join(buffers)[:7])])
 
-    monkeypatch.setattr(os, "writev", little)
+    monkeypatch.setattr(os, "writev", write_7_bytes)
     write(tmp_path / "state", example())
     assert (tmp_path / "state").read_bytes() == to_bytes(example())
 
@@ -92,12 +92,12 @@ def test_an_existing_file_is_never_written(tmp_path: Path) -> None:
     assert (tmp_path / "state").read_text() == "precious"
 
 
-def test_a_state_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_leaf_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(SerialError, match="b/1: expected a tensor"):
         write(tmp_path / "state", {"a": torch.zeros(1000), "b": [1, {2}]})
 
 
-def test_errors_beside_do_not_block(tmp_path: Path) -> None:
+def test_an_error_in_the_worker_thread_does_not_block_put(tmp_path: Path) -> None:
     def fail(items: Iterable[int]) -> None:
         raise RuntimeError(f"at {next(iter(items))}")
 
@@ -108,7 +108,7 @@ def test_errors_beside_do_not_block(tmp_path: Path) -> None:
             worker.result()
 
 
-def test_the_thread_ends_with_the_block() -> None:
+def test_the_worker_thread_ends_with_its_with_block() -> None:
     seen: list[int] = []
 
     def interrupted() -> None:
@@ -121,7 +121,7 @@ def test_the_thread_ends_with_the_block() -> None:
     assert seen == [1]
 
 
-def test_damages_names_leaves(tmp_path: Path) -> None:
+def test_find_damage_names_the_damaged_leaf(tmp_path: Path) -> None:
     path = tmp_path / "state"
     value = {"a": torch.arange(5.0), "b": {"c": torch.arange(5), "d": torch.ones(3)}, "e": ()}
     written = write(path, value)
@@ -135,7 +135,7 @@ def test_damages_names_leaves(tmp_path: Path) -> None:
             damage = manifest.find_damage(file, len(bad), recorded)
         with suppress(SerialError):
             assert read(path, value, written.leaves, len(bad))[1] == damage.leaves
-        ends = [sum(leaf.spans[-1]) if leaf.spans else len(data) for leaf in written.leaves]
+        ends = [sum(leaf.spans[-1]) if leaf.spans else len(data) for leaf in written.leaves]  # start + length
         owner = next(leaf.path for leaf, end in zip(written.leaves, ends, strict=True) if i < end)
         assert damage is not None
         assert damage.leaves == (owner or "the end",)

@@ -1,5 +1,4 @@
-"""A conversation at the command line: deterministic, turn by turn, shown while it is written, and never too
-long."""
+"""`intro2llm chat`: the same seed gives the same answers, text is streamed, and long chats are cut to fit."""
 
 from __future__ import annotations
 
@@ -20,18 +19,19 @@ from tests.outside.special_tokens import CHATML
 from tests.stages.small_stages import write_model
 
 
-def run(model: Path, *flags: str) -> int:
+def run_chat(model: Path, *flags: str) -> int:
     return main(["chat", "--model_path", str(model), "--max_new_tokens", "5", "--device", "cpu", *flags])
 
 
-def test_turns_from_flags_and_the_same_seed_says_the_same(
+def test_turns_from_flags_are_answered_equally_for_the_same_seed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = write_model(tmp_path)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     said = []
     for seed in ("0", "0", "1"):
-        assert run(model, "--prompt", "Hi", "--prompt", "And?", "--system", "Be brief.", "--seed", seed) == 0
+        flags = ["--prompt", "Hi", "--prompt", "And?", "--system", "Be brief.", "--seed", seed]
+        assert run_chat(model, *flags) == 0
         shown = capsys.readouterr()
         assert shown.err == f"loading {model}\n"
         said.append(shown.out)
@@ -40,28 +40,28 @@ def test_turns_from_flags_and_the_same_seed_says_the_same(
     assert "> And?\n" in said[0]
 
 
-def test_an_empty_line_does_not_end_the_session_and_the_end_of_the_input_does(
+def test_a_session_ends_at_the_end_of_input_but_not_at_an_empty_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n\nAnd?\n"))
-    assert run(write_model(tmp_path)) == 0
+    assert run_chat(write_model(tmp_path)) == 0
     assert capsys.readouterr().out.count("> ") == 4
 
 
-def _typing(monkeypatch: pytest.MonkeyPatch, *lines: Any) -> None:
-    """A keyboard: texts, and errors that keys raise."""
-    keys = iter(lines)
+def _type_lines(monkeypatch: pytest.MonkeyPatch, *lines: Any) -> None:
+    """Makes `input` return the given lines one by one; an exception class among them is raised."""
+    remaining = iter(lines)
 
-    def typed(prompt: str) -> str:
-        found = next(keys)
-        if isinstance(found, type):
-            raise found
-        return found
+    def next_line(prompt: str) -> str:
+        line = next(remaining)
+        if isinstance(line, type):
+            raise line
+        return line
 
-    monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr("builtins.input", next_line)
 
 
-def test_ctrl_c_stops_an_answer_and_keeps_the_part_that_was_shown(
+def test_ctrl_c_stops_an_answer_and_keeps_the_text_shown_so_far(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[list[str | None]] = []
@@ -76,7 +76,7 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_part_that_was_shown(
         show("whole")
         return "whole"
 
-    _typing(monkeypatch, "first", "second", "third", KeyboardInterrupt, "never")
+    _type_lines(monkeypatch, "first", "second", "third", KeyboardInterrupt, "never")
     said = run_session(answer, ChatOptions(model_path="", system="s"))
     assert [message.content for message in said] == ["s", "first", "half an", "third", "whole"]
     assert asked[-1] == ["s", "first", "half an", "third"]
@@ -88,7 +88,7 @@ def test_a_turn_that_is_too_long_does_not_end_the_session(
 ) -> None:
     base = language_model.load(write_model(tmp_path))
     options = ChatOptions(model_path="", max_new_tokens=5)
-    _typing(monkeypatch, "word " * 200, "Hi", EOFError)
+    _type_lines(monkeypatch, "word " * 200, "Hi", EOFError)
     said = run_session(answer_fn(base, options), options)
     assert [message.role for message in said] == ["user", "assistant"]
     assert "shorten it; this turn is skipped" in capsys.readouterr().err
@@ -98,33 +98,34 @@ def test_a_turn_that_is_too_long_does_not_end_the_session(
         answer_fn(base, ChatOptions(model_path="", max_new_tokens=128))
 
 
-def test_whole_oldest_exchanges_are_forgotten_and_the_system_stays() -> None:
+def test_the_oldest_exchanges_are_dropped_and_the_system_message_stays() -> None:
     roles = ("system", "user", "assistant", "tool", "assistant", "user", "assistant", "user")
-    said = [Message(role, content) for role, content in zip(roles, "sac7bcde", strict=True)]
+    messages = [Message(role, content) for role, content in zip(roles, "sac7bcde", strict=True)]
 
     def encode(messages: Sequence[Message]) -> list[int]:
+        """One token for each message: its letter."""
         return [ord((message.content or "?")[0]) for message in messages]
 
-    left = {room: "".join(map(chr, fit_to_context(said, encode, room)[0])) for room in (8, 7, 4, 3, 2)}
-    assert left == {8: "sac7bcde", 7: "scde", 4: "scde", 3: "se", 2: "se"}
-    assert fit_to_context(said, encode, 3)[1] == 6
+    kept = {room: "".join(map(chr, fit_to_context(messages, encode, room)[0])) for room in (8, 7, 4, 3, 2)}
+    assert kept == {8: "sac7bcde", 7: "scde", 4: "scde", 3: "se", 2: "se"}
+    assert fit_to_context(messages, encode, 3)[1] == 6
     with pytest.raises(ValueError, match=r"the system's message and the last turn have 2 tokens.*room for 1"):
-        fit_to_context(said, encode, 1)
+        fit_to_context(messages, encode, 1)
 
 
-def test_forgotten_messages_are_reported(tmp_path: Path) -> None:
+def test_dropped_messages_are_reported(tmp_path: Path) -> None:
     base = language_model.load(write_model(tmp_path))
-    said: list[str] = []
-    answer = answer_fn(base, ChatOptions(model_path="", max_new_tokens=5, temperature=0.0), say=said.append)
+    notices: list[str] = []
+    options = ChatOptions(model_path="", max_new_tokens=5, temperature=0.0)
+    answer = answer_fn(base, options, say=notices.append)
     long = [Message(("user", "assistant")[i % 2], "word " * 8) for i in range(19)]
     answer(long, lambda piece: None)
-    assert len(said) == 1
-    assert "the oldest" in said[0]
+    assert len(notices) == 1
+    assert "the oldest" in notices[0]
 
 
-def test_pieces_are_the_text_and_never_half_a_character(tmp_path: Path) -> None:
-    """Bytes at random: the pieces, joined, are the decoded whole, and only the last may end in half a
-    character."""
+def test_streamed_pieces_join_to_the_text_and_split_no_character(tmp_path: Path) -> None:
+    """The model writes random bytes; only the last piece may end within a character."""
     options = ChatOptions(model_path="", max_new_tokens=60, temperature=1.0, top_p=None)
     folder = written.model(
         tmp_path,
@@ -140,9 +141,10 @@ def test_pieces_are_the_text_and_never_half_a_character(tmp_path: Path) -> None:
     assert not {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} & {piece.strip() for piece in pieces}
 
 
-def test_the_keyboard_edits_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_typed_in_a_terminal_can_be_edited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`input` has line editing once the module readline is imported."""
     monkeypatch.setattr("sys.stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})())
-    _typing(monkeypatch, "a", "  ", EOFError)
+    _type_lines(monkeypatch, "a", "  ", EOFError)
     assert list(chat._user_turns(ChatOptions(model_path=""))) == ["a"]
     import sys
 

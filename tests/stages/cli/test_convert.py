@@ -1,4 +1,4 @@
-"""Conversion: every format that is read is written as a folder that transformers loads."""
+"""`intro2llm import`, `export` and `merge` write folders that transformers loads."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from pure import tree
 from stages.cli.main import main
 from stages.models import language_model
 from tests.stages.models.gguf_writer import write
-from tests.stages.models.test_gguf import small, tokenizer
+from tests.stages.models.test_gguf import make_params, tokenizer
 from tests.stages.small_stages import run, write_model
 
 
-def test_a_gguf_file_comes_in_and_goes_out_narrower(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    config, params = small()
+def test_a_gguf_file_is_imported_and_exported_in_bfloat16(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config, params = make_params()
     file = write(tmp_path / "model.gguf", config, params, tokenizer())
     assert main(["import", "--model_path", str(file), "--output_dir", str(tmp_path / "in")]) == 0
     assert f"{tree.count(params):,} parameters in float32" in capsys.readouterr().out
-    out = [
+    export = [
         "export",
         "--model_path",
         str(tmp_path / "in"),
@@ -30,7 +32,7 @@ def test_a_gguf_file_comes_in_and_goes_out_narrower(tmp_path: Path, capsys: pyte
         "--dtype",
         "bfloat16",
     ]
-    assert main(out) == 0
+    assert main(export) == 0
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     assert theirs.dtype == torch.bfloat16
     ours = language_model.load(tmp_path / "out")
@@ -40,7 +42,9 @@ def test_a_gguf_file_comes_in_and_goes_out_narrower(tmp_path: Path, capsys: pyte
     )
 
 
-def test_adapters_are_merged(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_merged_adapters_equal_the_adapted_model_in_transformers(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert run(tmp_path, "sft", lora="conservative", learning_rate=0.05) == 0
     merge = ["merge", "--model_path", str(tmp_path / "sft"), "--output_dir", str(tmp_path / "whole")]
     assert main(merge) == 0
@@ -55,7 +59,7 @@ def test_adapters_are_merged(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert "exists already; choose another, so that nothing is lost" in capsys.readouterr().err
 
 
-def test_a_whole_model_has_nothing_to_merge(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_merging_a_model_without_adapters_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_model(tmp_path)
     assert (
         main(["merge", "--model_path", str(tmp_path / "model"), "--output_dir", str(tmp_path / "out")]) == 2

@@ -1,4 +1,4 @@
-"""The demo trains, generates and evaluates; a second run reports that it is done, an interrupted one resumes."""
+"""`intro2llm demo` trains, samples and evaluates; run again it prints its results; interrupted it resumes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 from stages.cli import demo
 from stages.cli.main import main
-from tests.stages.children import child, wait_for
+from tests.stages.children import start_process, wait_for
 from tests.stages.small import rows, write_config
 
 
 def flags(folder: Path, steps: int = 4) -> list[str]:
-    """A demo that takes seconds: its own commands on a small text and model."""
+    """Flags of a demo on a small text and model, which takes seconds."""
     if not (folder / "small.json").exists():
         write_config(folder / "small.json", max_position_embeddings=256)
         text = folder / "text"
@@ -41,7 +41,7 @@ def flags(folder: Path, steps: int = 4) -> list[str]:
 
 @pytest.fixture(scope="module")
 def demo_output(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a demo, and what it printed."""
+    """The folder of a finished demo, and the lines that it printed."""
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         lines: list[str] = []
@@ -50,7 +50,7 @@ def demo_output(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, "\n".join(lines)
 
 
-def test_it_shows_samples_before_and_after_and_bits_per_byte_beside_compressors(
+def test_the_demo_prints_samples_before_and_after_and_compares_bits_per_byte(
     demo_output: tuple[Path, str],
 ) -> None:
     folder, text = demo_output
@@ -68,7 +68,7 @@ def test_it_shows_samples_before_and_after_and_bits_per_byte_beside_compressors(
     assert f"intro2llm generate --model_path {folder / 'run'}" in text
 
 
-def test_run_again_it_says_that_it_is_done(
+def test_a_finished_demo_prints_its_results_again(
     demo_output: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, text = demo_output
@@ -79,11 +79,11 @@ def test_run_again_it_says_that_it_is_done(
     assert text[text.index("held-out text  ") : text.index("of xz)")] in again
 
 
-def test_interrupted_it_resumes_to_the_same_results(
+def test_an_interrupted_demo_resumes_to_the_same_results(
     demo_output: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log_file = tmp_path / "run" / "metrics.jsonl"
-    process = child(flags(tmp_path), subcommand="demo")
+    process = start_process(flags(tmp_path), subcommand="demo")
     wait_for(lambda: log_file.exists() and log_file.read_bytes().count(b"\n") >= 1, process)
     process.terminate()
     process.join()
@@ -96,7 +96,7 @@ def test_interrupted_it_resumes_to_the_same_results(
     assert rows(tmp_path / "run") == rows(demo_output[0] / "run")
 
 
-def test_the_demo_is_a_pretraining_on_the_embedded_corpus() -> None:
+def test_the_demo_pretrains_the_tiny_config_on_the_embedded_corpus() -> None:
     options = demo.pretrain_options(demo.DemoOptions(seed=7, max_steps=3))
     assert (options.data_path, options.config, options.seed, options.max_steps) == (
         "embedded",

@@ -1,4 +1,4 @@
-"""`intro2llm evaluate` and `compare` on the command line, from flags to results (`stages.evaluate.build`)."""
+"""`intro2llm evaluate` and `intro2llm compare`, from flags to results (`stages.evaluate.build`)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from data_pipes.source.multiple_choice import write_csv
 from stages.cli.main import main
 from stages.models import language_model
 from stages.sandbox import sandbox
-from tests.stages.evaluate.small_model import small
+from tests.stages.evaluate.small_model import small_model
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two models, a text, a set in MMLU's layout, problems, questions."""
+    """A folder with two models, texts, questions in MMLU's layout, programming problems and sums."""
     for seed in (0, 1):
-        language_model.save(tmp_path / f"model{seed}", small(512, seed))
+        language_model.save(tmp_path / f"model{seed}", small_model(512, seed))
     (tmp_path / "text").mkdir()
     for name in ("a", "b", "c"):
         (tmp_path / "text" / f"{name}.txt").write_text(f"def {name}(a, b): return a + b\n" * 9)
@@ -44,7 +44,9 @@ def evaluate(folder: Path, *flags: str, model: int = 0, out: str = "out") -> int
     )
 
 
-def test_the_older_projects_command(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_perplexity_of_a_folder_of_texts_is_written_to_results_json(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert evaluate(folder, "--task", "perplexity", "--data_path", str(folder / "text")) == 0
     assert "bits_per_byte" in capsys.readouterr().out
     results = json.loads((folder / "out" / "results.json").read_text())
@@ -52,7 +54,7 @@ def test_the_older_projects_command(folder: Path, capsys: pytest.CaptureFixture)
     assert results["options"]["task"] == ["perplexity"]
 
 
-def test_several_tasks_then_another_model_then_the_difference(
+def test_two_models_are_evaluated_on_two_tasks_and_compared(
     folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     flags = [
@@ -78,7 +80,7 @@ def test_several_tasks_then_another_model_then_the_difference(
     assert "model_sha256 was" in capsys.readouterr().err
 
 
-def test_gsm8k_shows_examples(folder: Path) -> None:
+def test_gsm8k_prompts_begin_with_the_examples_of_dev_path(folder: Path) -> None:
     flags = ["--task", "gsm8k", "--data_path", str(folder / "sums.jsonl"), "--max_new_tokens", "4"]
     assert evaluate(folder, *flags, "--shots", "2", "--dev_path", str(folder / "sums.jsonl")) == 0
     sample = json.loads((folder / "out" / "samples.jsonl").read_text().splitlines()[0])
@@ -86,20 +88,20 @@ def test_gsm8k_shows_examples(folder: Path) -> None:
     assert evaluate(folder, *flags, out="other") == 2
 
 
-PROGRAMS = ("--task", "humaneval", "--max_new_tokens", "4", "--data_path")
+HUMANEVAL = ("--task", "humaneval", "--max_new_tokens", "4", "--data_path")
 
 
 @pytest.mark.skipif(not sandbox.probe().complete, reason="no jail can be made here")
-def test_programs_are_judged(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    assert evaluate(folder, *PROGRAMS, str(folder / "problems.jsonl")) == 0
+def test_humaneval_programs_are_run_and_judged(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert evaluate(folder, *HUMANEVAL, str(folder / "problems.jsonl")) == 0
     assert "pass@1" in capsys.readouterr().out
 
 
-def test_where_no_jail_can_be_made_one_line_says_so(
+def test_humaneval_without_a_sandbox_is_refused(
     folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sandbox, "probe", lambda: sandbox.Isolation(False, "sandbox: missing: namespaces"))
-    assert evaluate(folder, *PROGRAMS, str(folder / "problems.jsonl")) == 1
+    assert evaluate(folder, *HUMANEVAL, str(folder / "problems.jsonl")) == 1
     error = capsys.readouterr().err
     assert "sandbox: missing: namespaces" in error
     assert "--run_untrusted_code_without_isolation" in error
@@ -109,7 +111,7 @@ def test_where_no_jail_can_be_made_one_line_says_so(
 def test_options_without_effect_on_the_answers_may_change(
     folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """More questions, another name of the same model and data; another model, tokenizer or option is refused."""
+    """--limit and --batch_tokens may change in a resumed evaluation; --shots may not."""
     flags = ["--task", "mmlu", "--data_path", str(folder / "mmlu"), "--shots", "1"]
     assert evaluate(folder, *flags, "--limit", "4") == 0
     assert evaluate(folder, *flags, "--limit", "6", "--batch_tokens", "64") == 0
@@ -118,12 +120,15 @@ def test_options_without_effect_on_the_answers_may_change(
     assert "options.shots was 1, is 2" in capsys.readouterr().err
 
 
-def test_bad_rows_stop_or_are_noted(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_bad_row_stops_the_evaluation_or_is_skipped_and_recorded(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
     path = folder / "sums.jsonl"
     path.write_text(path.read_text() + '{"question": "only"}\n')
     flags = ["--task", "exact_match", "--data_path", str(path), "--max_new_tokens", "2"]
     assert evaluate(folder, *flags) == 2
-    assert "sums.jsonl:4" in (error := capsys.readouterr().err)
+    error = capsys.readouterr().err
+    assert "sums.jsonl:4" in error
     assert "--on_bad skip" in error
     assert evaluate(folder, *flags, "--on_bad", "skip") == 0
     assert "sums.jsonl:4" in (folder / "out" / "bad_rows.jsonl").read_text()
@@ -149,12 +154,12 @@ MISTAKES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("flags", "words"), MISTAKES)
+@pytest.mark.parametrize(("flags", "message"), MISTAKES)
 def test_invalid_flags_are_refused_in_one_line(
-    folder: Path, capsys: pytest.CaptureFixture, flags: list[str], words: str
+    folder: Path, capsys: pytest.CaptureFixture, flags: list[str], message: str
 ) -> None:
     flags = [flag.replace("MISSING", str(folder / "MISSING")) for flag in flags]
     assert evaluate(folder, *flags) in (1, 2)
     error = capsys.readouterr().err
-    assert words in error
+    assert message in error
     assert len(error.strip().splitlines()) == 1

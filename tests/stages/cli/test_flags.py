@@ -1,5 +1,4 @@
-"""Every flag has its meaning, its unit and its default in --help, which answers at once and imports no
-torch."""
+"""Command-line flags: --help gives each flag's meaning, unit and default quickly; mistakes are explained."""
 
 from __future__ import annotations
 
@@ -30,9 +29,9 @@ def options_of(name: str) -> type:
 def test_help_lists_every_flag_with_its_meaning_and_default(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main([name, "--help"])
-    assert ended.value.code == 0
+    assert exit_info.value.code == 0
     shown = " ".join(re.sub(r"[│╭╰╮╯─]", " ", capsys.readouterr().out).split())
     for field in dataclasses.fields(options_of(name)):
         flag = field.name.upper() if "Positional" in str(field.type) else f"--{field.name}"
@@ -84,7 +83,7 @@ def test_the_help_of_every_flag_has_its_unit(name: str) -> None:
             assert any(re.search(rf"\b{unit}", text.lower()) for unit in units), f"{field.name}: {text}"
 
 
-PROGRAM = """
+HELP_PROGRAM = """
 import sys
 from stages.cli.main import main
 try:
@@ -94,21 +93,20 @@ except SystemExit:
 """
 
 
-def seconds(name: str) -> float:
-    """Seconds of a core for --help of a subcommand, in a process of its own; others may work beside
-    it."""
+def help_seconds(name: str) -> float:
+    """CPU seconds that --help of a subcommand takes in a new process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", PROGRAM, name], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", HELP_PROGRAM, name], check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_help_is_quick_and_imports_nothing_heavy(name: str) -> None:
-    assert min(seconds(name) for _ in range(2)) < 0.7
+def test_help_takes_under_0_7_cpu_seconds_and_imports_no_heavy_library(name: str) -> None:
+    assert min(help_seconds(name) for _ in range(2)) < 0.7
 
 
-def test_both_spellings_of_a_flag_are_taken() -> None:
+def test_flags_are_read_with_underscores_or_hyphens() -> None:
     for flag in ("--batch_size", "--batch-size"):
         assert parse(PretrainOptions, "pretrain", [flag, "7"]).batch_size == 7
     assert not parse(PretrainOptions, "pretrain", ["--no-compile"]).compile
@@ -134,18 +132,18 @@ MISTAKES = (
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES)
-def test_a_wrong_flag_ends_with_2_and_names_the_right_one_in_one_line(
+def test_a_wrong_flag_exits_with_2_and_one_line_that_names_the_mistake(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         parse(PretrainOptions, "pretrain", arguments)
-    assert ended.value.code == 2
+    assert exit_info.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"intro2llm pretrain: {message}")
     assert line.endswith("intro2llm pretrain --help lists the flags")
 
 
-def test_a_missing_required_flag_is_named(
+def test_find_mistake_names_a_missing_flag_and_accepts_valid_ones(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert find_mistake(SFTOptions, ["--batch_size", "4"]) == "--model_path is required"

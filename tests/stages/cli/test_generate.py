@@ -1,4 +1,4 @@
-"""`intro2llm generate`: prompts are continued up to eos, reproducibly by seed; bad flags are refused."""
+"""`intro2llm generate` continues prompts up to eos, reproducibly by seed, and refuses bad flags."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from stages.cli.generate import GenerateOptions, generate_texts
 from stages.cli.main import main
 from stages.models import language_model
 from stages.models.language_model import Pretrained
-from tests.stages.models.test_language_model import make
+from tests.stages.models.test_language_model import make_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return language_model.save(tmp_path_factory.mktemp("generate") / "final_model", make())
+    return language_model.save(tmp_path_factory.mktemp("generate") / "final_model", make_model())
 
 
 def generate(model: Path, *arguments: str) -> int:
     return main(["generate", "--model_path", str(model), "--max_new_tokens", "6", *arguments])
 
 
-def test_every_prompt_is_continued_by_the_seed(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_prompt_is_continued_and_the_seed_decides_the_text(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     outputs = []
     for seed in ("0", "0", "1"):
         assert generate(model, "--prompt", "def add", "--prompt", "return", "--seed", seed) == 0
@@ -41,11 +43,11 @@ def test_ids_beyond_the_tokenizer_are_never_sampled(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The vocabulary is padded by 100 ids, and the model gives each a higher logit than any token."""
-    made = make(vocab_size=390, tie_word_embeddings=False, max_position_embeddings=128)
-    head = torch.zeros_like(made.params["head"])
-    head[290:] = 9 * made.params["norm"]["scale"]
-    params = {**made.params, "head": head}
-    folder = language_model.save(tmp_path / "model", made._replace(params=params))
+    pretrained = make_model(vocab_size=390, tie_word_embeddings=False, max_position_embeddings=128)
+    head = torch.zeros_like(pretrained.params["head"])
+    head[290:] = 9 * pretrained.params["norm"]["scale"]
+    params = {**pretrained.params, "head": head}
+    folder = language_model.save(tmp_path / "model", pretrained._replace(params=params))
     flags = ["--model_path", str(folder), "--max_new_tokens", "8", "--temperature", "0", "--prompt", "return"]
     assert main([command, *flags]) == 0
     assert "error" not in capsys.readouterr().err
@@ -64,22 +66,22 @@ def test_temperature_0_is_greedy(model: Path) -> None:
 
 def test_generation_stops_at_eos_and_does_not_print_it() -> None:
     """A model whose next token is always eos."""
-    made = make(tie_word_embeddings=False)
-    eos = made.model.config.eos_token_id
+    pretrained = make_model(tie_word_embeddings=False)
+    eos = pretrained.model.config.eos_token_id
     assert eos is not None
-    params = tree.map(lambda x: x.clone(), made.params)
+    params = tree.map(lambda x: x.clone(), pretrained.params)
     params["embedding"].fill_(1.0)
     params["head"].zero_()
     params["head"][eos] = 1.0
     options = GenerateOptions(model_path="", prompt=("a", "bc"), temperature=0.0, max_new_tokens=20)
-    assert generate_texts(made._replace(params=params), options) == ["", ""]
+    assert generate_texts(pretrained._replace(params=params), options) == ["", ""]
 
 
 def test_a_model_without_eos_generates() -> None:
-    made = make()
-    endless = transformer(dataclasses.replace(made.model.config, eos_token_id=None))
+    pretrained = make_model()
+    endless = transformer(dataclasses.replace(pretrained.model.config, eos_token_id=None))
     options = GenerateOptions(model_path="", prompt=("a",), max_new_tokens=5)
-    texts = generate_texts(Pretrained(endless, endless.init(random.key(0)), made.tokenizer), options)
+    texts = generate_texts(Pretrained(endless, endless.init(random.key(0)), pretrained.tokenizer), options)
     assert len(texts) == 1
 
 

@@ -1,4 +1,4 @@
-"""The demo's stages after pretraining: each is evaluated once before and once after. (test_demo runs them.)"""
+"""`stages.cli.ladder`: the demo's stages after pretraining, each evaluated before and after training."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def test_dpo_grpo_and_ppo_start_from_the_fine_tuned_model(tmp_path: Path) -> Non
     assert all(stage.options.max_steps == 1 for stage in small)
 
 
-def stage(tmp_path: Path, asked: list[str]) -> ladder.DemoStage:
-    """A stage whose task has four questions; the start answers one, the end three of them."""
+def four_question_stage(tmp_path: Path, evaluated: list[str]) -> ladder.DemoStage:
+    """A stage whose task has four questions; w of them are answered right, and `evaluated` notes each w."""
 
     def task(built: Any, params: Any) -> Task:
-        right = int(params["w"])
+        correct = int(params["w"])
 
         def answer(numbers: list[int]) -> list[dict]:
-            asked.append(f"{right}")
-            return [{"prompt": f"p{i}", "output": "", "score": float(i < right)} for i in numbers]
+            evaluated.append(f"{correct}")
+            return [{"prompt": f"p{i}", "output": "", "score": float(i < correct)} for i in numbers]
 
         return Task(
             "exam",
@@ -51,8 +51,9 @@ def stage(tmp_path: Path, asked: list[str]) -> ladder.DemoStage:
     return ladder.demo_stages(tmp_path, seed=0, compile=False)[2]._replace(task=task)
 
 
-def run_stage(tmp_path: Path, asked: list[str], status: str = "complete") -> dict | None:
-    made = stage(tmp_path, asked)
+def run_stage(tmp_path: Path, evaluated: list[str], status: str = "complete") -> dict | None:
+    """Runs the stage with a training that raises w from 1 to 3; None if it was interrupted."""
+    demo_stage = four_question_stage(tmp_path, evaluated)
 
     def run(options: Any, before_first_step: Any) -> Any:
         built = SimpleNamespace(params={"w": torch.tensor(1.0)}, key=torch.zeros(2))
@@ -65,12 +66,12 @@ def run_stage(tmp_path: Path, asked: list[str], status: str = "complete") -> dic
         return SimpleNamespace(status=status, state=state, experiment=built)
 
     (tmp_path / "grpo").mkdir(exist_ok=True)
-    return ladder.run_stage(made, run, tmp_path / "ladder.json")
+    return ladder.run_stage(demo_stage, run, tmp_path / "ladder.json")
 
 
-def test_it_is_evaluated_before_and_after_and_not_again(tmp_path: Path) -> None:
-    asked: list[str] = []
-    found = run_stage(tmp_path, asked)
+def test_a_stage_is_evaluated_before_and_after_and_not_when_run_again(tmp_path: Path) -> None:
+    evaluated: list[str] = []
+    found = run_stage(tmp_path, evaluated)
     assert found is not None
     assert {name: found[name] for name in ("before", "after", "kl")} == {
         "before": 0.25,
@@ -78,35 +79,35 @@ def test_it_is_evaluated_before_and_after_and_not_again(tmp_path: Path) -> None:
         "kl": 0.4,
     }
     assert found["low"] < 0.5 < found["high"]
-    assert run_stage(tmp_path, asked) == found == files.read_json(tmp_path / "ladder.json")["grpo"]
-    assert asked == ["1", "3"]
+    assert run_stage(tmp_path, evaluated) == found == files.read_json(tmp_path / "ladder.json")["grpo"]
+    assert evaluated == ["1", "3"]
     assert len(record.read_samples(tmp_path / "grpo" / "evaluation" / "after")["exam"]) == 4
 
 
-def test_interrupted_it_remembers_how_it_began(tmp_path: Path) -> None:
-    asked: list[str] = []
-    assert run_stage(tmp_path, asked, "interrupted") is None
+def test_an_interrupted_stage_keeps_its_evaluation_before_training(tmp_path: Path) -> None:
+    evaluated: list[str] = []
+    assert run_stage(tmp_path, evaluated, "interrupted") is None
     assert not (tmp_path / "ladder.json").exists()
-    assert run_stage(tmp_path, asked) is not None
-    assert asked == ["1", "3"]
+    assert run_stage(tmp_path, evaluated) is not None
+    assert evaluated == ["1", "3"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_tasks_of_a_real_stage(tmp_path: Path, name: str) -> None:
-    """An untrained model answers nothing right; and one that did not move has no margins."""
-    made = {stage.name: stage for stage in ladder.demo_stages(tmp_path, seed=0, compile=False)}[name]
+def test_an_untrained_model_scores_0_in_the_task_of_each_stage(tmp_path: Path, name: str) -> None:
+    """Its answers are all wrong, and its DPO margins are 0, as the policy equals the reference."""
+    demo_stage = {stage.name: stage for stage in ladder.demo_stages(tmp_path, seed=0, compile=False)}[name]
     built = build(tmp_path, "sft")
-    ladder.evaluate_policy(made, built, built.params, tmp_path / "exam")
+    ladder.evaluate_policy(demo_stage, built, built.params, tmp_path / "exam")
     ((task, samples),) = record.read_samples(tmp_path / "exam").items()
     assert (task, len(samples)) == ("preference" if name == "dpo" else "exact_match", 128)
     assert all(sample["score"] == 0.0 for sample in samples)
     assert all(sample.get("margin", 0.0) == 0.0 for sample in samples)
 
 
-def test_the_table_names_the_bound(tmp_path: Path) -> None:
+def test_the_table_shows_the_kl_bound_for_grpo_and_not_for_ppo(tmp_path: Path) -> None:
     found = {"before": 0.1, "after": 0.9, "low": 0.7, "high": 0.9, "kl": 0.2}
     lines = ladder.table(
-        [(made, found) for made in ladder.demo_stages(tmp_path, seed=0, compile=False)]
+        [(demo_stage, found) for demo_stage in ladder.demo_stages(tmp_path, seed=0, compile=False)]
     ).splitlines()
     assert len(lines) == 5
     assert "bound 0.5" in lines[3]

@@ -1,4 +1,4 @@
-"""The command line answers at once, and every subcommand it lists is there."""
+"""`intro2llm` itself: help, version, exit codes, and one-line errors instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_help_lists_every_subcommand(arguments: list[str], capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_every_row_names_flags_and_a_function(name: str) -> None:
+def test_every_subcommand_has_a_dataclass_of_flags_and_a_function(name: str) -> None:
     assert is_dataclass(resolve(SUBCOMMANDS[name].options))
     assert callable(resolve(SUBCOMMANDS[name].run))
 
@@ -36,9 +36,9 @@ def test_an_unknown_subcommand_is_named_with_the_nearest(capsys: pytest.CaptureF
 
 
 def test_help_answers_in_under_0_7_seconds() -> None:
-    """The installed command, as a user types it; the best of three, since other tests run beside it."""
+    """The installed command, as a user types it; the best of three, as other tests run at the same time."""
 
-    def once() -> float:
+    def help_seconds() -> float:
         start = time.perf_counter()
         answer = subprocess.run(
             [Path(sys.executable).with_name("intro2llm"), "--help"], check=True, capture_output=True
@@ -46,21 +46,21 @@ def test_help_answers_in_under_0_7_seconds() -> None:
         assert b"usage: intro2llm" in answer.stdout
         return time.perf_counter() - start
 
-    assert min(once() for _ in range(3)) < 0.7
+    assert min(help_seconds() for _ in range(3)) < 0.7
 
 
-def fail(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Runs a subcommand that raises an error."""
+def run_failing(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit code of a subcommand that raises `error`."""
 
-    def broken(options: Any) -> int:
+    def raise_error(options: Any) -> int:
         raise error
 
-    monkeypatch.setattr("stages.cli.tokenizer.run", broken)
+    monkeypatch.setattr("stages.cli.tokenizer.run", raise_error)
     return main(["tokenizer"])
 
 
 class InductorError(RuntimeError):
-    """As torch's compiler raises it."""
+    """Named like the error that torch's compiler raises."""
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_errors_that_the_user_can_fix_are_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert fail(error, monkeypatch) == code
+    assert run_failing(error, monkeypatch) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("intro2llm tokenizer: ")
     assert message in line
@@ -110,18 +110,18 @@ def test_errors_that_the_user_can_fix_are_one_line(
 
 def test_the_message_of_an_interruption_depends_on_the_saved_files(tmp_path: Path) -> None:
     explanation = lambda name, *options: explain(KeyboardInterrupt(), name, *options)[1]  # noqa: E731
-    place = [SimpleNamespace(output_dir=str(tmp_path))]
-    assert explanation("generate", *place) == explanation("sft") == "interrupted"
+    options = [SimpleNamespace(output_dir=str(tmp_path))]
+    assert explanation("generate", *options) == explanation("sft") == "interrupted"
     assert (
-        explanation("sft", *place)
+        explanation("sft", *options)
         == f"interrupted before the first checkpoint in {tmp_path}; the same command starts again"
     )
-    assert explanation("evaluate", *place) == "interrupted; the same command starts again"
+    assert explanation("evaluate", *options) == "interrupted; the same command starts again"
     (tmp_path / "checkpoints" / "step-00000002").mkdir(parents=True)
     (tmp_path / "samples.jsonl").touch()
-    assert explanation("sft", *place) == "interrupted; the same command resumes from the newest checkpoint"
-    assert explanation("demo", *place) == explanation("sft", *place)
-    assert explanation("evaluate", *place) == "interrupted; the same command keeps the saved answers"
+    assert explanation("sft", *options) == "interrupted; the same command resumes from the newest checkpoint"
+    assert explanation("demo", *options) == explanation("sft", *options)
+    assert explanation("evaluate", *options) == "interrupted; the same command keeps the saved answers"
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,15 +132,15 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "error", [IndexError("list index out of range"), RuntimeError("shape mismatch"), TypeError()]
 )
-def test_a_bug_shows_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_shows_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(type(error)):
-        fail(error, monkeypatch)
+        run_failing(error, monkeypatch)
 
 
-def test_a_traceback_is_shown_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_shows_the_traceback_of_any_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INTRO2LLM_TRACEBACK", "1")
     with pytest.raises(ValueError, match="mine"):
-        fail(ValueError("mine"), monkeypatch)
+        run_failing(ValueError("mine"), monkeypatch)
 
 
 def test_a_closed_pipe_is_no_error() -> None:

@@ -1,4 +1,4 @@
-"""The preview at the command line: every kind of rows, and what it says about the mask."""
+"""`intro2llm preview` shows rows of each stage, and for SFT the share of trained positions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from tests.stages.small_stages import write_model, write_rows
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
-def test_rows_are_shown(stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_of_each_stage_are_shown_as_the_model_reads_them(
+    stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, files = write_model(tmp_path), write_rows(tmp_path)
     flags = ["--model_path", str(model), "--data_path", str(files[stage]), "--stage", stage, "--rows", "2"]
     assert main(["preview", *flags, "--max_length", "64"]) == 0

@@ -1,5 +1,4 @@
-"""Folders like those of Llama 3 and Qwen3, written by transformers, through sft, grpo, chat, evaluate and
-export."""
+"""Models like Llama 3 and Qwen3, written by transformers, go through sft, grpo, chat, evaluate and export."""
 
 from __future__ import annotations
 
@@ -31,23 +30,23 @@ MODELS: dict[str, dict[str, Any]] = {
         "chat_template": CHATML, "config": {"eos_token_id": 2}, "generation": {"eos_token_id": [2, 0], "top_k": 20},
     },
 }  # fmt: skip
-ENDS = {"llama3": {1, 3, 4}, "qwen3": {0, 2}}
-SAID = [
+STOP_IDS = {"llama3": {1, 3, 4}, "qwen3": {0, 2}}
+CHAT = [
     {"role": "user", "content": "12 + 34?"},
     {"role": "assistant", "content": "46."},
     {"role": "user", "content": "What is it?"},
 ]
 
 
-def _assert_same(folder: Path, name: str) -> None:
-    """transformers reads what we do: ids of a chat, of a text, ends, greedy text."""
+def _assert_equals_transformers(folder: Path, name: str) -> None:
+    """Ours and transformers' chat ids, stop ids and greedy text of the model in `folder` are equal."""
     base, theirs = language_model.load(folder), written.tokenizer(folder)
     template = template_of(None, base)
-    said = [Message(turn["role"], turn["content"]) for turn in SAID]
-    ours = encode_chat(template, base.tokenizer, said, add_generation_prompt=True).tokens.tolist()
-    assert ours == theirs.apply_chat_template(SAID, add_generation_prompt=True, return_dict=False)
+    messages = [Message(turn["role"], turn["content"]) for turn in CHAT]
+    ours = encode_chat(template, base.tokenizer, messages, add_generation_prompt=True).tokens.tolist()
+    assert ours == theirs.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)
     assert ours.count(0) == (1 if name == "llama3" else 0)
-    assert set(stop_ids(base, template)) == ENDS[name]
+    assert set(stop_ids(base, template)) == STOP_IDS[name]
     options = GenerateOptions(
         model_path="", prompt=("What is",), max_new_tokens=12, temperature=0.0, top_p=None
     )
@@ -61,19 +60,21 @@ def _assert_same(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_it_goes_up_the_ladder(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_published_model_is_equal_in_transformers_after_sft_grpo_and_export(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     written.model(tmp_path / "model", **MODELS[name])
     write_rows(tmp_path)
-    _assert_same(tmp_path / "model", name)
+    _assert_equals_transformers(tmp_path / "model", name)
     assert main(["sft", *flags(tmp_path, "sft", max_steps=2)]) == 0
     sft = tmp_path / "sft" / "final_model"
-    _assert_same(sft, name)
+    _assert_equals_transformers(sft, name)
     assert main(["grpo", *flags(tmp_path, "grpo", max_steps=2, model_path=sft)]) == 0
     grpo = tmp_path / "grpo" / "final_model"
-    _assert_same(grpo, name)
+    _assert_equals_transformers(grpo, name)
     capsys.readouterr()
-    quick = ["--device", "cpu", "--max_new_tokens", "8"]
-    assert main(["chat", "--model_path", str(grpo), "--prompt", "Hi", "--prompt", "And?", *quick]) == 0
+    common = ["--device", "cpu", "--max_new_tokens", "8"]
+    assert main(["chat", "--model_path", str(grpo), "--prompt", "Hi", "--prompt", "And?", *common]) == 0
     assert not any(
         token.content in capsys.readouterr().out
         for token in language_model.load(grpo).tokenizer.spec.added_tokens
@@ -90,20 +91,20 @@ def test_it_goes_up_the_ladder(name: str, tmp_path: Path, capsys: pytest.Capture
         "--output_dir",
         str(tmp_path / "eval"),
     ]
-    assert main([*evaluate, *quick]) == 0
+    assert main([*evaluate, *common]) == 0
     assert main(["export", "--model_path", str(grpo), "--output_dir", str(tmp_path / "out")]) == 0
-    _assert_same(tmp_path / "out", name)
+    _assert_equals_transformers(tmp_path / "out", name)
 
 
 @pytest.mark.parametrize("lora", [{}, {"lora": "balanced"}])
 def test_a_run_is_saved_with_the_template_it_was_trained_with(lora: dict[str, Any], tmp_path: Path) -> None:
-    """Another template than the model's own, whose turns end with another token; of adapters too."""
+    """Also with adapters; the template is not the model's own, and its turns end with another token."""
     written.model(tmp_path / "model", **MODELS["llama3"])
     write_rows(tmp_path)
     source = HEADER.replace("<|eot_id|>", "<|pad|>")
     (tmp_path / "t.jinja").write_text(source)
-    chosen = {"max_steps": 2, "chat_template": tmp_path / "t.jinja", **lora}
-    assert main(["sft", *flags(tmp_path, "sft", **chosen)]) == 0
+    changes = {"max_steps": 2, "chat_template": tmp_path / "t.jinja", **lora}
+    assert main(["sft", *flags(tmp_path, "sft", **changes)]) == 0
     folder = tmp_path / "sft" / "final_model"
     assert written.tokenizer(folder).chat_template == source
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [1, 3, 4, 5]

@@ -1,4 +1,4 @@
-"""A tokenizer is trained by one command, and Hugging Face's library loads it."""
+"""`intro2llm tokenizer` trains and saves a tokenizer that Hugging Face's library loads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from stages.cli.main import main
 from tests.stages.small import write_text
 
 
-def test_it_trains_saves_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trained_tokenizer_encodes_as_hugging_face_s_library_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = write_text(tmp_path / "text")
     arguments = ["--data_path", str(text), "--output_dir", str(tmp_path / "out"), "--vocab_size", "280"]
     assert main(["tokenizer", *arguments]) == 0
@@ -23,7 +25,7 @@ def test_it_trains_saves_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture
     theirs = huggingface.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     sample = "def add_3_1(left, right): 4711"
     assert ours.encode(sample) == theirs.encode(sample).ids
-    assert len(ours.encode("4711")) == 4  # digits stand alone
+    assert len(ours.encode("4711")) == 4  # each digit is a token
     assert {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} <= set(tokenizers.special_tokens(ours))
 
 
@@ -40,7 +42,7 @@ def test_it_trains_saves_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--encoding", "none"], "unknown encoding: none"),
     ],
 )
-def test_bad_flags_are_one_line(
+def test_bad_flags_are_refused_in_one_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = write_text(tmp_path / "text")

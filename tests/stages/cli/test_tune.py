@@ -1,4 +1,4 @@
-"""Every stage at the command line: it trains, its scorer rewards, it resumes exactly; errors are one line."""
+"""`intro2llm sft`, `dpo`, `grpo` and the other stages train, resume to the same bits and refuse bad input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from stages.checkpoint import checkpoint
 from stages.cli.main import main
 from stages.models import language_model, reward_model
-from tests.stages.models.test_language_model import make
+from tests.stages.models.test_language_model import make_model
 from tests.stages.small import rows, same_run
 from tests.stages.small_stages import NAMES, flags, run, write_model, write_rows
 
@@ -20,10 +20,10 @@ every_stage = pytest.mark.parametrize("name", NAMES)
 
 
 @every_stage
-def test_it_trains_and_writes_a_model_that_can_be_read(name: str, tmp_path: Path) -> None:
+def test_each_stage_trains_and_saves_a_model_that_loads(name: str, tmp_path: Path) -> None:
     assert run(tmp_path, name) == 0
-    read = reward_model.load if name == "reward" else language_model.load
-    start, end = language_model.load(tmp_path / "model"), read(tmp_path / name)
+    load = reward_model.load if name == "reward" else language_model.load
+    start, end = language_model.load(tmp_path / "model"), load(tmp_path / name)
     assert end.model.config == start.model.config
     params = end.params["model"] if name == "reward" else end.params
     assert not torch.equal(params["embedding"], start.params["embedding"])
@@ -34,8 +34,8 @@ def test_it_trains_and_writes_a_model_that_can_be_read(name: str, tmp_path: Path
 
 
 @every_stage
-def test_killed_and_run_again_it_gives_the_same_bits(name: str, tmp_path: Path) -> None:
-    """A kill leaves an older checkpoint, and a log that is ahead of it."""
+def test_a_killed_run_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    """As after a kill, the last checkpoints and the final model are missing, and the log is ahead."""
     assert run(tmp_path, name) == 0
     shutil.copytree(tmp_path / name, tmp_path / "whole")
     shutil.rmtree(tmp_path / name / "final_model")
@@ -49,7 +49,7 @@ def test_killed_and_run_again_it_gives_the_same_bits(name: str, tmp_path: Path) 
         assert one == other
 
 
-def test_the_stages_start_from_each_other(tmp_path: Path) -> None:
+def test_grpo_uses_the_models_of_the_sft_and_reward_stages(tmp_path: Path) -> None:
     """pretrained -> sft -> reward -> grpo, rewarded by the reward model."""
     assert run(tmp_path, "sft", max_steps=2) == 0
     assert run(tmp_path, "reward", max_steps=2, model_path=tmp_path / "sft") == 0
@@ -57,10 +57,10 @@ def test_the_stages_start_from_each_other(tmp_path: Path) -> None:
     assert "rewards/model/mean" in rows(tmp_path / "grpo")[-1]
 
 
-def test_flags_of_the_older_project(tmp_path: Path) -> None:
+def test_dpo_starts_from_the_model_that_sft_saved(tmp_path: Path) -> None:
     write_model(tmp_path)
     files = write_rows(tmp_path)
-    quick = ["--no_compile", "--device", "cpu", "--max_length", "64"]
+    common = ["--no_compile", "--device", "cpu", "--max_length", "64"]
     assert (
         main(
             [
@@ -77,7 +77,7 @@ def test_flags_of_the_older_project(tmp_path: Path) -> None:
                 "3",
                 "--learning_rate",
                 "2e-5",
-                *quick,
+                *common,
             ]
         )
         == 0
@@ -94,14 +94,14 @@ def test_flags_of_the_older_project(tmp_path: Path) -> None:
                 str(tmp_path / "b"),
                 "--beta",
                 "0.1",
-                *quick,
+                *common,
             ]
         )
         == 0
     )
 
 
-def test_answers_are_written_down_with_their_rewards(
+def test_grpo_completions_are_recorded_with_their_rewards(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, "grpo") == 0
@@ -113,14 +113,15 @@ def test_answers_are_written_down_with_their_rewards(
     assert "step 2: reward | prompt | completion" in capsys.readouterr().out
 
 
-def test_a_reward_that_changed_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its file, or a column of the rows that it may read: a resumed run would give other bits without a
-    word."""
+def test_resuming_with_a_changed_reward_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file of the reward function, or a column of the rows that it may read, has changed."""
     changes = {"max_steps": 2, "reward_weights": 2.0, "top_p": 0.9, "top_k": 50, "mask_truncated": True}
     assert run(tmp_path, "grpo", **changes) == 0
     arguments = flags(tmp_path, "grpo", **changes)
     source, rows_file = tmp_path / "short.py", tmp_path / "grpo.jsonl"
-    for file, old, new, words in (
+    for file, old, new, message in (
         (source, "-len", "-2 * len", "reward short's file short.py has other contents"),
         (rows_file, '"is"', '"was"', "the rows' column answer has other contents"),
     ):
@@ -128,17 +129,16 @@ def test_a_reward_that_changed_is_refused_by_name(tmp_path: Path, capsys: pytest
         file.write_text(text.replace(old, new, 1))
         assert main(["grpo", *arguments]) == 2
         error = capsys.readouterr().err
-        assert words in error
+        assert message in error
         assert len(error.splitlines()) == 1
         file.write_text(text)
     assert main(["grpo", *arguments]) == 0
 
 
-def test_a_run_resumes_with_the_same_model_at_another_path_only(
+def test_a_run_resumes_with_the_same_base_model_at_another_path_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run's folder, its final_model, a relative path, a link and a copy are the same; other weights are
-    not."""
+    """A run's folder, its final_model, a relative path, a link and a copy are the same base."""
     base, link, copy = tmp_path / "run", tmp_path / "link", tmp_path / "copy"
     write_model(base)
     (base / "model").rename(base / "final_model")
@@ -150,7 +150,7 @@ def test_a_run_resumes_with_the_same_model_at_another_path_only(
     assert run(tmp_path, "sft", max_steps=2, model_path=base) == 0
     for same in ("run", "run/", "./run/final_model", "../" + tmp_path.name + "/run", str(link), str(copy)):
         assert run(tmp_path, "sft", max_steps=2, model_path=same) == 0, same
-    language_model.save(copy, make(max_position_embeddings=128, initializer_range=0.5))
+    language_model.save(copy, make_model(max_position_embeddings=128, initializer_range=0.5))
     assert run(tmp_path, "sft", max_steps=2, model_path=copy) == 2
     error = capsys.readouterr().err
     assert "the model of --model_path has other contents" in error
@@ -169,14 +169,16 @@ def test_a_run_resumes_with_the_same_reward_model_at_another_path(
     assert "reward model's weights has other contents" in capsys.readouterr().err
 
 
-def test_equal_rewards_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rewards_that_are_equal_in_every_group_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "same.py").write_text("def same(prompt, completion, row):\n    return 1\n")
     assert run(tmp_path, "grpo", max_steps=2, reward=f"{tmp_path / 'same.py'}:same") == 0
     out = capsys.readouterr().out
     assert "the reward is equal in 4 of 4 groups: nothing to learn from" in out
 
 
-BAD = (
+BAD_ROWS = (
     ("sft", {"messages": [{"role": "user", "content": "a"}]}, "no turn of the assistant"),
     ("sft", {"text": "a"}, "expected the columns"),
     ("dpo", {"prompt": "a", "chosen": "b", "rejected": "b"}, "equal"),
@@ -184,39 +186,39 @@ BAD = (
 )
 
 
-@pytest.mark.parametrize(("name", "row", "words"), BAD)
-def test_a_bad_row_is_named_or_passed_over(
-    name: str, row: dict, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("name", "row", "message"), BAD_ROWS)
+def test_a_bad_row_is_refused_by_name_or_skipped(
+    name: str, row: dict, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = flags(tmp_path, name, max_steps=1)
     with (tmp_path / f"{name}.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
     assert main([name, *arguments]) == 2
     error = capsys.readouterr().err
-    assert words in error
+    assert message in error
     assert f"{name}.jsonl:25" in error
     assert "--on_bad skip" in error
     assert main([name, *arguments, "--on_bad", "skip"]) == 0
-    assert words in (tmp_path / name / "bad_rows.jsonl").read_text()
+    assert message in (tmp_path / name / "bad_rows.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
-    ("reward", "words"),
+    ("reward", "message"),
     [
         ("def f(p, c, r):\n    return 1 / (len(c) % 2)\n", "raised ZeroDivisionError"),
         ("def f(p, c, r):\n    return len(c) if len(c) % 2 else float('nan')\n", "gave nan"),
         ("def g(p, c, r):\n    return 1\n", "has no function 'f'; it has g"),
     ],
 )
-def test_a_bad_reward_names_the_text_and_stops_or_continues(
-    reward: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_bad_reward_is_refused_with_its_prompt_or_skipped(
+    reward: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.py").write_text(reward)
     changes = {"max_steps": 1, "reward": f"{tmp_path / 'mine.py'}:f"}
     assert run(tmp_path, "grpo", **changes) == 2
     error = capsys.readouterr().err
-    assert words in error
-    if "'f'" not in words:
+    assert message in error
+    if "'f'" not in message:
         assert "for the prompt 'Add" in error
         assert run(tmp_path, "grpo", **changes, on_bad_reward="skip") == 0
 
@@ -233,13 +235,13 @@ BAD_FLAGS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "changes", "words"), BAD_FLAGS)
-def test_flags_that_cannot_work_are_refused_in_one_line(  # by flag_checks
-    name: str, changes: dict, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("name", "changes", "message"), BAD_FLAGS)
+def test_flags_that_cannot_work_are_refused_in_one_line(
+    name: str, changes: dict, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, name, **changes) == 2
     error = capsys.readouterr().err
-    assert words in error
+    assert message in error
     assert len(error.splitlines()) == 1
 
 
@@ -250,22 +252,22 @@ BAD_TEMPLATES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("template", "words"), BAD_TEMPLATES)
+@pytest.mark.parametrize(("template", "message"), BAD_TEMPLATES)
 def test_a_template_that_cannot_work_is_refused(
-    template: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    template: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "t.jinja").write_text(template)
     assert run(tmp_path, "sft", chat_template=tmp_path / "t.jinja") == 2
-    assert words in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_model_whose_tokenizer_has_no_end_of_turn_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from data_pipes import tokenizer as tokenizers
-    from tests.stages.models.test_language_model import TEXT, make
+    from tests.stages.models.test_language_model import TEXT, make_model
 
-    plain = make(max_position_embeddings=128)._replace(
+    plain = make_model(max_position_embeddings=128)._replace(
         tokenizer=tokenizers.train(TEXT, 280, special_tokens=["<|endoftext|>"])
     )
     language_model.save(tmp_path / "plain", plain)
@@ -273,7 +275,7 @@ def test_a_model_whose_tokenizer_has_no_end_of_turn_is_refused(
     assert "its tokenizer lacks the tokens of ChatML" in capsys.readouterr().err
 
 
-def test_another_rung_s_folder_and_other_flags_are_refused(
+def test_resuming_with_other_flags_or_rows_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, "sft", max_steps=2) == 0
@@ -285,7 +287,9 @@ def test_another_rung_s_folder_and_other_flags_are_refused(
 
 
 @every_stage
-def test_a_step_can_be_computed_again(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_computes_equal_bits_for_each_stage(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(tmp_path, name) == 0
     for step in ("1", "6"):
         assert main(["replay", str(tmp_path / name), "--step", step]) == 0

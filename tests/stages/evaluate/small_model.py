@@ -1,4 +1,4 @@
-"""A small model with a tokenizer, for the tests of evaluations."""
+"""A small random model with a tokenizer, for the tests of evaluations."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from stages.models.language_model import Pretrained
 TEXT = "def add(a, b):\n    return a + b\n\nQuestion: what is it?\nAnswer: A B C D\n" * 20
 
 
-def small(length: int = 256, seed: int = 0) -> Pretrained:
-    """Random weights, large enough that its choices differ; a byte-level tokenizer of 300 words."""
+def small_model(length: int = 256, seed: int = 0) -> Pretrained:
+    """A model whose weights are so large that choices differ, and a byte-level tokenizer of 300 ids."""
     tokenizer = tokenizers.train([TEXT], vocab_size=300)
     end = tokenizers.special_tokens(tokenizer)["<|endoftext|>"]
     config = ModelConfig(

@@ -1,4 +1,4 @@
-"""Chat prompts of evaluations: ids, the form in the records, and the end of the turn."""
+"""`chat_prompt`: the ids of a chat prompt, the form that is recorded, and the end-of-turn token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.outside import written
 from tests.outside.special_tokens import CHATML
 
 
-def test_the_template_writes_the_prompt_and_ends_the_answer(tmp_path: Path) -> None:
+def test_the_template_gives_the_prompt_and_the_stop_token(tmp_path: Path) -> None:
     tokens = ("<|im_start|>", "<|im_end|>")
     loaded = language_model.load(
         written.model(tmp_path, tokens, eos_token="<|im_end|>", chat_template=CHATML)
@@ -24,7 +24,7 @@ def test_the_template_writes_the_prompt_and_ends_the_answer(tmp_path: Path) -> N
     assert special_id(loaded.tokenizer, "<|im_end|>") in chat.stop_tokens
 
 
-def test_variables_are_part_of_the_form(tmp_path: Path) -> None:
+def test_template_variables_are_part_of_the_recorded_form(tmp_path: Path) -> None:
     source = CHATML + "{{ style }}"
     loaded = language_model.load(
         written.model(tmp_path, ("<|im_start|>", "<|im_end|>"), chat_template=source)

@@ -1,4 +1,4 @@
-"""Questions with one right answer: what is asked, judged and kept. What is written: test_harness.py."""
+"""`exact_match`: prompts, verdicts and scores. (Completions against lm-eval: test_harness.py.)"""
 
 from __future__ import annotations
 
@@ -9,32 +9,34 @@ from pure.generation.sampling import Sampling
 from stages.evaluate.completion import Decoding
 from stages.evaluate.exact_match import JUDGES, exact_match, summarize
 from stages.evaluate.task import run_task
-from tests.stages.evaluate.small_model import small
+from tests.stages.evaluate.small_model import small_model
 
 ROWS = [QuestionAnswer("1 + 1?", "2", "a:1"), QuestionAnswer("1 + 2?", "3", "a:2")]
 GREEDY = Decoding(Sampling(max_new_tokens=6, temperature=0.0))
 
 
-def test_the_completion_is_compared() -> None:
-    """Asked again with its own answers for the right ones, it is right."""
-    loaded = small()[:3]
+def test_a_completion_scores_1_if_it_equals_the_answer() -> None:
+    """In the second run, the model's own completions are the answers."""
+    loaded = small_model()[:3]
     first = run_task(exact_match(*loaded, ROWS, decoding=GREEDY, judges=JUDGES["text"]))
     assert first.figures["exact_match/text"].value == 0.0
-    own = [row._replace(answer=s["output"]) for row, s in zip(ROWS, first.samples, strict=True)]
-    again = run_task(exact_match(*loaded, own, decoding=GREEDY, judges=JUDGES["text"]))
-    assert again.figures["exact_match/text"].value == 1.0
-    assert [s["score"] for s in again.samples] == [1.0, 1.0]
+    own_answers = [row._replace(answer=s["output"]) for row, s in zip(ROWS, first.samples, strict=True)]
+    second = run_task(exact_match(*loaded, own_answers, decoding=GREEDY, judges=JUDGES["text"]))
+    assert second.figures["exact_match/text"].value == 1.0
+    assert [s["score"] for s in second.samples] == [1.0, 1.0]
 
 
-def test_examples_stand_before_the_question() -> None:
-    task = exact_match(*small()[:3], ROWS[:1], decoding=GREEDY, judges=JUDGES["gsm8k"], examples=ROWS[1:])
+def test_few_shot_examples_precede_the_question() -> None:
+    task = exact_match(
+        *small_model()[:3], ROWS[:1], decoding=GREEDY, judges=JUDGES["gsm8k"], examples=ROWS[1:]
+    )
     found = run_task(task)
     assert found.samples[0]["prompt"] == "Question: 1 + 2?\nAnswer: 3\n\nQuestion: 1 + 1?\nAnswer:"
     assert set(found.figures) == {"exact_match/strict", "exact_match/flexible"}
 
 
-def test_a_custom_prompt_format() -> None:
-    loaded = small()[:3]
+def test_encode_gives_a_custom_prompt_format() -> None:
+    loaded = small_model()[:3]
     task = exact_match(
         *loaded,
         ROWS,
@@ -51,7 +53,7 @@ def test_a_custom_prompt_format() -> None:
         )
 
 
-def test_the_share_by_each_judge() -> None:
+def test_summarize_gives_the_share_of_right_answers_by_each_judge() -> None:
     samples = [
         {"verdicts": {"strict": False, "flexible": True}},
         {"verdicts": {"strict": True, "flexible": True}},

@@ -1,4 +1,4 @@
-"""Our figures against lm-evaluation-harness with transformers: the same model and the same data."""
+"""Our evaluations against lm-evaluation-harness with transformers, on the same model and data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stages.models import language_model
 from stages.models.text_prompt import prefix_token
 from tests.outside import written
 from tests.outside.special_tokens import CHATML, HEADER
-from tests.stages.evaluate.small_model import small
+from tests.stages.evaluate.small_model import small_model
 
 TEXTS = ["def add(a, b): return a + b", "Question: " + "what is it? " * 60, "x", "Grüße 你好 " * 9]
 
@@ -43,15 +43,15 @@ def _questions() -> list[Question]:
 
 
 @pytest.fixture(scope="module")
-def peers(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """(ours, transformers' in lm-eval, the folder with the data)."""
+def model_pair(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(our model, lm-eval's wrapper of it as transformers loads it, a folder for model and data)."""
     folder = tmp_path_factory.mktemp("harness")
-    ours = small(512)
-    return ours, _theirs(language_model.save(folder / "model", ours)), folder
+    ours = small_model(512)
+    return ours, _lm_eval_model(language_model.save(folder / "model", ours)), folder
 
 
-def _theirs(folder: Path) -> Any:
-    """transformers' model of a folder in lm-eval, all by default."""
+def _lm_eval_model(folder: Path) -> Any:
+    """The model of a folder as transformers loads it, in lm-eval's wrapper with default options."""
     import transformers
 
     with warnings.catch_warnings():
@@ -67,14 +67,14 @@ def _theirs(folder: Path) -> Any:
         )
 
 
-def _write(path: Path, rows: list[dict]) -> str:
-    """A JSONL file."""
+def _write_jsonl(path: Path, rows: list[dict]) -> str:
+    """Writes a JSONL file and returns its path."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 
 
-def _run(model: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """lm-eval's own loop over one task; its samples are in the order of the data."""
+def _run_lm_eval(model: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """Figures and samples of one task, computed by lm-eval; the samples are in the order of the data."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from lm_eval import simple_evaluate
@@ -96,10 +96,10 @@ def _run(model: Any, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _mmlu_config(folder: Path, subject: str, style: str) -> dict[str, Any]:
-    """One subject as lm-eval's MMLU task has it, or its ARC task."""
-    chosen = [q for q in _questions() if q.subject == subject]
-    rows = [{"question": q.question, "choices": list(q.choices), "answer": q.answer} for q in chosen]
-    kind = {
+    """lm-eval's configuration of one subject: as its MMLU task ("letter") or its ARC task ("answer")."""
+    questions = [q for q in _questions() if q.subject == subject]
+    rows = [{"question": q.question, "choices": list(q.choices), "answer": q.answer} for q in questions]
+    format_fields = {
         "letter": {
             "doc_to_text": "{{question.strip()}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\n"
             "D. {{choices[3]}}\nAnswer:",
@@ -109,10 +109,8 @@ def _mmlu_config(folder: Path, subject: str, style: str) -> dict[str, Any]:
         },
         "answer": {"doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_choice": "{{choices}}"},
     }[style]
-    test, dev = (
-        _write(folder / f"{subject}_{part}.jsonl", part_rows)
-        for part, part_rows in (("test", rows), ("dev", rows[:3]))
-    )
+    test = _write_jsonl(folder / f"{subject}_test.jsonl", rows)
+    dev = _write_jsonl(folder / f"{subject}_dev.jsonl", rows[:3])
     return {
         "task": f"{style}_{subject}",
         "dataset_path": "json",
@@ -124,37 +122,38 @@ def _mmlu_config(folder: Path, subject: str, style: str) -> dict[str, Any]:
         "fewshot_config": {"sampler": "first_n"},
         "doc_to_target": "answer",
         "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
-        **kind,
+        **format_fields,
     }
 
 
 @pytest.mark.parametrize("style", ["letter", "answer"])
-def test_every_likelihood_and_every_choice_of_mmlu_is_lm_evals(peers: Any, style: str) -> None:
-    ours, theirs, folder = peers
+def test_mmlu_log_likelihoods_and_choices_equal_lm_eval(model_pair: Any, style: str) -> None:
+    ours, theirs, folder = model_pair
     dev = {s: [q for q in _questions() if q.subject == s][:3] for s in ("high_school_sums", "words")}
     report = run_task(mmlu.mmlu(*ours[:3], Questions(_questions(), dev, "dev"), shots=3, style=style))
     for subject in dev:
-        expected = _run(theirs, _mmlu_config(folder, subject, style))
-        mine = [sample for sample in report.samples if sample["subject"] == subject]
-        assert len(mine) == len(expected["samples"]) == len([q for q in _questions() if q.subject == subject])
-        for sample, other in zip(mine, expected["samples"], strict=True):
+        expected = _run_lm_eval(theirs, _mmlu_config(folder, subject, style))
+        samples = [sample for sample in report.samples if sample["subject"] == subject]
+        asked = [q for q in _questions() if q.subject == subject]
+        assert len(samples) == len(expected["samples"]) == len(asked)
+        for sample, other in zip(samples, expected["samples"], strict=True):
             assert sample["prompt"] == other["arguments"][0][0]
-            lls = [float(pair[0]) for pair in other["filtered_resps"]]
-            assert sample["logps"] == pytest.approx(lls, abs=1e-4)
+            logps = [float(pair[0]) for pair in other["filtered_resps"]]
+            assert sample["logps"] == pytest.approx(logps, abs=1e-4)
             assert sample["score"] == other["acc"]
             assert sample["score_norm"] == other["acc_norm"]
         assert report.figures[f"acc/{subject}"].value == pytest.approx(expected["figures"]["acc,none"])
 
 
-def test_perplexity_is_lm_evals_with_its_windows(peers: Any) -> None:
-    ours, theirs, folder = peers
+def test_perplexity_with_windows_equals_lm_eval(model_pair: Any) -> None:
+    ours, theirs, folder = model_pair
     config = {
         "task": "texts",
         "dataset_path": "json",
         "test_split": "test",
         "output_type": "loglikelihood_rolling",
         "dataset_kwargs": {
-            "data_files": {"test": _write(folder / "texts.jsonl", [{"text": t} for t in TEXTS])}
+            "data_files": {"test": _write_jsonl(folder / "texts.jsonl", [{"text": t} for t in TEXTS])}
         },
         "doc_to_target": "{{text}}",
         "doc_to_text": "",
@@ -164,31 +163,31 @@ def test_perplexity_is_lm_evals_with_its_windows(peers: Any) -> None:
             {"metric": "bits_per_byte"},
         ],
     }
-    theirs._max_length = 64
-    expected = _run(theirs, config)
+    theirs._max_length = 64  # so that lm-eval cuts windows
+    expected = _run_lm_eval(theirs, config)
     theirs._max_length = None
-    mine = run_task(perplexity.perplexity(*ours[:3], TEXTS, max_length=64, stride=64))
-    for sample, other in zip(mine.samples, expected["samples"], strict=True):
+    found = run_task(perplexity.perplexity(*ours[:3], TEXTS, max_length=64, stride=64))
+    for sample, other in zip(found.samples, expected["samples"], strict=True):
         assert -sample["nats"] == pytest.approx(float(other["filtered_resps"][0]), abs=1e-3, rel=1e-6)
     for name in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
-        assert mine.figures[name].value == pytest.approx(expected["figures"][f"{name},none"], rel=1e-5)
+        assert found.figures[name].value == pytest.approx(expected["figures"][f"{name},none"], rel=1e-5)
 
 
-def test_lm_eval_drives_our_model_to_the_numbers_of_theirs(peers: Any) -> None:
-    ours, theirs, folder = peers
+def test_lm_eval_computes_equal_figures_with_our_model_and_transformers(model_pair: Any) -> None:
+    ours, theirs, folder = model_pair
     config = _mmlu_config(folder, "words", "answer")
-    mine, expected = _run(harness(ours), config), _run(theirs, config)
-    for sample, other in zip(mine["samples"], expected["samples"], strict=True):
+    found, expected = _run_lm_eval(harness(ours), config), _run_lm_eval(theirs, config)
+    for sample, other in zip(found["samples"], expected["samples"], strict=True):
         assert [float(x[0]) for x in sample["filtered_resps"]] == pytest.approx(
             [float(x[0]) for x in other["filtered_resps"]], abs=1e-4
         )
         assert [x[1] for x in sample["filtered_resps"]] == [x[1] for x in other["filtered_resps"]]
-    assert mine["figures"]["acc,none"] == expected["figures"]["acc,none"]
+    assert found["figures"]["acc,none"] == expected["figures"]["acc,none"]
 
 
-def test_gsm8k_completions_and_verdicts_are_lm_evals(peers: Any) -> None:
-    """Greedy completions of a random model, cut at the same strings, judged by both."""
-    ours, theirs, folder = peers
+def test_gsm8k_completions_and_verdicts_equal_lm_eval(model_pair: Any) -> None:
+    """Greedy completions of a random model, by our task, by lm-eval with transformers and with our model."""
+    ours, theirs, folder = model_pair
     rows = [
         {"question": f"How many are {i} and {i}?", "answer": f"They are many.\n#### {2 * i}"}
         for i in range(6)
@@ -198,7 +197,7 @@ def test_gsm8k_completions_and_verdicts_are_lm_evals(peers: Any) -> None:
         "dataset_path": "json",
         "test_split": "test",
         "output_type": "generate_until",
-        "dataset_kwargs": {"data_files": {"test": _write(folder / "sums.jsonl", rows)}},
+        "dataset_kwargs": {"data_files": {"test": _write_jsonl(folder / "sums.jsonl", rows)}},
         "num_fewshot": 0,
         "doc_to_text": "Question: {{question}}\nAnswer:",
         "doc_to_target": "{{answer}}",
@@ -214,16 +213,18 @@ def test_gsm8k_completions_and_verdicts_are_lm_evals(peers: Any) -> None:
             }
         ],
     }
-    expected = _run(theirs, config)
+    expected = _run_lm_eval(theirs, config)
     task = exact_match.exact_match(
         *ours[:3],
         [QuestionAnswer(row["question"], row["answer"], str(i)) for i, row in enumerate(rows)],
         decoding=Decoding(Sampling(24, temperature=0.0), stop=("Question:", "</s>", "e")),
         judges=exact_match.JUDGES["gsm8k"],
     )
-    mine, driven = run_task(task), _run(harness(ours), config)
-    for sample, other, through in zip(mine.samples, expected["samples"], driven["samples"], strict=True):
-        assert sample["output"] == other["resps"][0][0] == through["resps"][0][0]
+    found, with_our_model = run_task(task), _run_lm_eval(harness(ours), config)
+    for sample, other, ours_in_lm_eval in zip(
+        found.samples, expected["samples"], with_our_model["samples"], strict=True
+    ):
+        assert sample["output"] == other["resps"][0][0] == ours_in_lm_eval["resps"][0][0]
         assert sample["verdicts"]["flexible"] == bool(other["exact_match"])
     assert match.exact_match("#### 4", rows[2]["answer"])
 
@@ -239,27 +240,29 @@ def test_gsm8k_completions_and_verdicts_are_lm_evals(peers: Any) -> None:
         ("Answer: \n", "B C"),
     ],
 )
-def test_odd_requests_are_answered_as_by_transformers(peers: Any, context: str, continuation: str) -> None:
-    """Control tokens in the text, no context, merges across the cut, white space at its end."""
+def test_unusual_requests_have_transformers_log_likelihoods(
+    model_pair: Any, context: str, continuation: str
+) -> None:
+    """Special tokens in the text, no context, merges across the boundary, white space before it."""
     from lm_eval.api.instance import Instance
 
-    ours, theirs, _ = peers
-    asked = [Instance("loglikelihood", {}, (context, continuation), 0)]
-    ((mine, greedy),), ((expected, best),) = (
-        harness(ours).loglikelihood(asked),
-        theirs.loglikelihood(asked, True),
+    ours, theirs, _ = model_pair
+    requests = [Instance("loglikelihood", {}, (context, continuation), 0)]
+    ((found, found_greedy),), ((expected, expected_greedy),) = (
+        harness(ours).loglikelihood(requests),
+        theirs.loglikelihood(requests, True),
     )
-    assert mine == pytest.approx(expected, abs=1e-4)
-    assert greedy == best
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert found_greedy == expected_greedy
 
 
 BEGIN = "<|begin_of_text|>"
-PLAIN = HEADER.replace("{{ bos_token }}", "")
+NO_BOS = HEADER.replace("{{ bos_token }}", "")
 OTHER_TOKENIZERS: dict[str, dict[str, Any]] = {
     "a bos in the post_processor":
         {"bos_token": BEGIN, "eos_token": "<|eot_id|>", "before": (BEGIN,), "chat_template": HEADER},
     "a bos in the post_processor and none in the template":
-        {"bos_token": BEGIN, "eos_token": "<|eot_id|>", "before": (BEGIN,), "chat_template": PLAIN},
+        {"bos_token": BEGIN, "eos_token": "<|eot_id|>", "before": (BEGIN,), "chat_template": NO_BOS},
     "a bos and an eos":
         {"bos_token": BEGIN, "eos_token": "<|end_of_text|>", "before": (BEGIN,), "after": ("<|end_of_text|>",),
          "chat_template": HEADER},
@@ -268,26 +271,26 @@ OTHER_TOKENIZERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", OTHER_TOKENIZERS)
-def test_tokens_that_a_tokenizer_adds_are_where_lm_eval_has_them(name: str, tmp_path: Path) -> None:
-    """Log-likelihoods of pairs, whole texts, completions and chats: ours in lm-eval, and ours alone."""
+def test_tokens_that_a_tokenizer_adds_are_where_lm_eval_adds_them(name: str, tmp_path: Path) -> None:
+    """Log-likelihoods of pairs and whole texts, completions and chats equal transformers' in lm-eval."""
     from lm_eval.api.instance import Instance
 
     folder = written.model(tmp_path, generation={"eos_token_id": [1, 4]}, **OTHER_TOKENIZERS[name])
-    loaded, theirs = language_model.load(folder), _theirs(folder)
+    loaded, theirs = language_model.load(folder), _lm_eval_model(folder)
     ours = harness(loaded)
-    without = range(vocabulary_size(loaded.tokenizer), loaded.model.config.vocab_size)
-    theirs.model.generation_config.suppress_tokens = [*without]  # ids without a token are never drawn here
+    unused_ids = range(vocabulary_size(loaded.tokenizer), loaded.model.config.vocab_size)
+    theirs.model.generation_config.suppress_tokens = [*unused_ids]  # as ours never samples them
     chat = [{"role": "system", "content": "Be brief. "}, {"role": "user", "content": "What is it?"}]
-    asked = ours.apply_chat_template(chat)
-    assert asked == theirs.apply_chat_template(chat)
-    begun = [*chat, {"role": "assistant", "content": "It is"}]
-    assert ours.apply_chat_template(begun, False) == theirs.apply_chat_template(begun, False)
+    prompt = ours.apply_chat_template(chat)
+    assert prompt == theirs.apply_chat_template(chat)
+    continued = [*chat, {"role": "assistant", "content": "It is"}]
+    assert ours.apply_chat_template(continued, False) == theirs.apply_chat_template(continued, False)
     pairs = [
         ("What is", " it?"),
         ("", "It is"),
         ("", f"{BEGIN}It"),
         (f"{BEGIN}What is ", "it"),
-        (asked, "It is"),
+        (prompt, "It is"),
         ("What is it?\n", "46"),
     ]
     requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
@@ -296,62 +299,64 @@ def test_tokens_that_a_tokenizer_adds_are_where_lm_eval_has_them(name: str, tmp_
     assert [x[0] for x in found] == pytest.approx([x[0] for x in expected], abs=1e-4)
     assert [x[1] for x in found] == [x[1] for x in expected]
     texts = ["What is it? It is a small text.", f"{BEGIN}12 + 34 = 46."]
-    whole = [Instance("loglikelihood_rolling", {}, (text,), i) for i, text in enumerate(texts)]
-    rolling = theirs.loglikelihood_rolling(whole, True)
-    assert ours.loglikelihood_rolling(whole) == pytest.approx(rolling, abs=1e-4)
-    mine = run_task(perplexity.perplexity(*loaded[:3], texts[:1], prefix=prefix_token(loaded)))
-    assert -mine.samples[0]["nats"] == pytest.approx(rolling[0], abs=1e-4)
+    documents = [Instance("loglikelihood_rolling", {}, (text,), i) for i, text in enumerate(texts)]
+    rolling = theirs.loglikelihood_rolling(documents, True)
+    assert ours.loglikelihood_rolling(documents) == pytest.approx(rolling, abs=1e-4)
+    report = run_task(perplexity.perplexity(*loaded[:3], texts[:1], prefix=prefix_token(loaded)))
+    assert -report.samples[0]["nats"] == pytest.approx(rolling[0], abs=1e-4)
     options = {"until": ["\n\n"], "do_sample": False, "max_gen_toks": 12}
     prompts = [
-        Instance("generate_until", {}, (text, dict(options)), i) for i, text in enumerate(["What is", asked])
+        Instance("generate_until", {}, (text, dict(options)), i) for i, text in enumerate(["What is", prompt])
     ]
     assert ours.generate_until(prompts) == [theirs.generate_until([one], True)[0] for one in prompts]
 
 
-def test_a_system_message_that_the_template_refuses_is_left_out_as_in_lm_eval(tmp_path: Path) -> None:
+def test_a_system_message_that_the_template_refuses_is_dropped_as_in_lm_eval(tmp_path: Path) -> None:
     source = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     tokens = ("<|im_start|>", "<|im_end|>")
     folder = written.model(tmp_path, tokens, eos_token="<|im_end|>", chat_template=source)
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is it?"}]
     with pytest.warns(UserWarning, match="without its system message"):
         text = harness(language_model.load(folder)).apply_chat_template(chat)
-    assert text == _theirs(folder).apply_chat_template(chat)
+    assert text == _lm_eval_model(folder).apply_chat_template(chat)
     with pytest.raises(ValueError, match="no system"):
         harness(language_model.load(folder)).apply_chat_template([chat[0]])
 
 
-@pytest.mark.parametrize(("thinks", "end"), [(None, "assistant\n"), (False, "none"), (True, "assistant\n")])
-def test_thinking_is_turned_off_as_in_lm_eval(thinks: bool | None, end: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("enable_thinking", "end"), [(None, "assistant\n"), (False, "none"), (True, "assistant\n")]
+)
+def test_thinking_is_turned_off_as_in_lm_eval(enable_thinking: bool | None, end: str, tmp_path: Path) -> None:
     source = CHATML + "{% if enable_thinking is defined and not enable_thinking %}none{% endif %}"
     written.model(tmp_path, ("<|im_start|>", "<|im_end|>"), eos_token="<|im_end|>", chat_template=source)
-    made = _load(str(tmp_path), device="cpu", enable_thinking=thinks)
-    assert made.apply_chat_template([{"role": "user", "content": "Hi"}]).endswith(end)
+    loaded = _load(str(tmp_path), device="cpu", enable_thinking=enable_thinking)
+    assert loaded.apply_chat_template([{"role": "user", "content": "Hi"}]).endswith(end)
 
 
-def test_an_answer_ends_with_the_turn_of_the_template_that_is_given(
+def test_the_end_of_turn_of_the_given_template_stops_an_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = "{% for message in messages %}{{ message.content + '<|eot|>' }}{% endfor %}"
     tokens = ("<|a|>", "<|eot|>", "<|im_start|>", "<|im_end|>")
     loaded = language_model.load(written.model(tmp_path, tokens, eos_token="<|eot|>", chat_template=own))
-    turn, asked = special_id(loaded.tokenizer, "<|im_end|>"), list[tuple[int, ...]]()
+    turn_end, stop_tokens = special_id(loaded.tokenizer, "<|im_end|>"), list[tuple[int, ...]]()
 
     def complete(
         model: Any, params: Any, tokenizer: Any, prompts: list, numbers: Any, decoding: Decoding, **_: Any
     ) -> list:
-        asked.append(decoding.sampling.stop_tokens)
+        stop_tokens.append(decoding.sampling.stop_tokens)
         return [SimpleNamespace(text="")] * len(prompts)
 
     monkeypatch.setattr("stages.evaluate.harness.complete", complete)
     for name in (None, "chatml"):
         harness(loaded, chat_template=name).generate_until([SimpleNamespace(args=("Hi", {}))])
-    assert [turn in stops for stops in asked] == [False, True]
+    assert [turn_end in stops for stops in stop_tokens] == [False, True]
 
 
-def test_options_of_completions_are_understood_or_refused() -> None:
-    greedy, drawn = {"do_sample": False, "temperature": 0.7}, {"do_sample": True, "temperature": 0.7}
+def test_generation_options_of_lm_eval_are_converted_or_refused() -> None:
+    greedy, sampled = {"do_sample": False, "temperature": 0.7}, {"do_sample": True, "temperature": 0.7}
     assert [
-        _decoding(options, 0).sampling.temperature for options in (greedy, drawn, {"temperature": 0.5}, {})
+        _decoding(options, 0).sampling.temperature for options in (greedy, sampled, {"temperature": 0.5}, {})
     ] == [
         0,
         0.7,
@@ -363,19 +368,19 @@ def test_options_of_completions_are_understood_or_refused() -> None:
         _decoding({"repetition_penalty": 1.2}, 0)
 
 
-def test_lm_evals_command_line_finds_our_model(peers: Any) -> None:
+def test_lm_eval_loads_our_model_by_its_registered_name(model_pair: Any) -> None:
     from lm_eval.api.registry import get_model
 
     from stages.evaluate.harness import register
 
-    ours, _, folder = peers
+    ours, _, folder = model_pair
     register()
-    made = get_model("intro2llm").create_from_arg_string(
+    loaded = get_model("intro2llm").create_from_arg_string(
         f"path={folder / 'model'},max_length=64", {"device": "cpu"}
     )
     request = SimpleNamespace(args=("def add", "(a, b)"))
-    assert made.loglikelihood([request]) == harness(ours, max_length=64).loglikelihood([request])
+    assert loaded.loglikelihood([request]) == harness(ours, max_length=64).loglikelihood([request])
     with pytest.raises(ValueError, match="--model_args: unknown add_bos_token; expected path"):
         get_model("intro2llm").create_from_arg_string(f"path={folder / 'model'},add_bos_token=True", {})
-    said = [{"role": "user", "content": "Hi"}]
-    assert made.apply_chat_template(said) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    chat = [{"role": "user", "content": "Hi"}]
+    assert loaded.apply_chat_template(chat) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"

@@ -1,4 +1,4 @@
-"""HumanEval: the estimator by enumeration, problems, and the whole way from a model to a verdict."""
+"""`humaneval`: pass@k by enumeration, reading problems, and verdicts on a model's programs."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from stages.evaluate.programs import chat_format
 from stages.evaluate.task import run_task
 from stages.sandbox import sandbox
 from stages.sandbox.sandbox import Isolation, SandboxMissingError
-from tests.stages.evaluate.small_model import small
+from tests.stages.evaluate.small_model import small_model
 
 DOUBLE = Problem("T/0", "def double(x):\n", "double", "def check(f):\n    assert f(2) == 4\n")
 ISOLATION = sandbox.probe()
 isolated = pytest.mark.skipif(not ISOLATION.complete, reason=ISOLATION.line)
 
 
-COUNTS = [(n, c) for n in range(1, 7) for c in range(n + 1)]
+COUNTS = [(n, c) for n in range(1, 7) for c in range(n + 1)]  # n samples, c of them correct
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(n, c, k) for n, c in COUNTS for k in range(1, n + 1)])
-def test_pass_at_k_by_enumeration(n: int, c: int, k: int) -> None:
-    """The share of all choices of k samples that contain one of the c."""
-    chosen = list(itertools.combinations([True] * c + [False] * (n - c), k))
-    assert pass_at_k(n, c, k) == pytest.approx(float(Fraction(sum(map(any, chosen)), len(chosen))))
+def test_pass_at_k_equals_the_share_by_enumeration(n: int, c: int, k: int) -> None:
+    """pass@k is the share of all choices of k of the n samples that contain a correct one."""
+    choices = list(itertools.combinations([True] * c + [False] * (n - c), k))
+    assert pass_at_k(n, c, k) == pytest.approx(float(Fraction(sum(map(any, choices)), len(choices))))
 
 
 def test_pass_at_k_refuses_invalid_counts() -> None:
-    for wrong in ((3, 1, 4), (3, 4, 1), (3, -1, 1), (3, 1, 0)):
+    for counts in ((3, 1, 4), (3, 4, 1), (3, -1, 1), (3, 1, 0)):
         with pytest.raises(ValueError, match="take more samples"):
-            pass_at_k(*wrong)
+            pass_at_k(*counts)
 
 
-def test_the_package_carries_164_problems() -> None:
+def test_the_installed_package_has_164_problems() -> None:
     found = read_problems(source.rows(humaneval.installed_path()))
     assert len(found) == len({problem.name for problem in found}) == 164
     assert found[0].entry_point == "has_close_elements"
 
 
-def test_a_problem_without_tests_is_named() -> None:
+def test_a_problem_without_tests_is_refused_by_name() -> None:
     row = Row({"task_id": "a", "prompt": "def f():", "entry_point": "f"}, "mine.jsonl:3")
     with pytest.raises(ValueError, match=r"mine.jsonl:3: expected a string in test, got NoneType"):
         read_problems([row])
@@ -56,7 +56,7 @@ def test_a_problem_without_tests_is_named() -> None:
 
 
 @isolated
-def test_right_wrong_endless_and_crashing_completions_have_their_reasons() -> None:
+def test_each_way_to_fail_has_its_status_and_reason() -> None:
     found = {
         text: check_completion(DOUBLE, text, timeout=1.0 if "while" in text else 20.0, isolation=ISOLATION)
         for text in (
@@ -73,10 +73,10 @@ def test_right_wrong_endless_and_crashing_completions_have_their_reasons() -> No
 
 
 @isolated
-def test_from_a_model_to_pass_at_k(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pass_at_k_is_computed_from_the_completions_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four samples one is right: pass@1 is 1/4, pass@4 is 1."""
 
-    def written(
+    def fake_complete(
         model: object,
         params: object,
         tokenizer: object,
@@ -90,9 +90,9 @@ def test_from_a_model_to_pass_at_k(monkeypatch: pytest.MonkeyPatch) -> None:
             for _, sample in numbers
         ]
 
-    monkeypatch.setattr(humaneval, "complete", written)
-    twins = [DOUBLE, DOUBLE._replace(name="T/1")]
-    report = run_task(humaneval.humaneval(*small()[:3], twins, samples=4, ks=(1, 2, 4)))
+    monkeypatch.setattr(humaneval, "complete", fake_complete)
+    problems = [DOUBLE, DOUBLE._replace(name="T/1")]
+    report = run_task(humaneval.humaneval(*small_model()[:3], problems, samples=4, ks=(1, 2, 4)))
     assert {name: figure.value for name, figure in report.figures.items()} == {
         "pass@1": 0.25,
         "pass@2": 0.5,
@@ -104,17 +104,17 @@ def test_from_a_model_to_pass_at_k(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @isolated
-def test_a_real_model_writes_something_and_is_judged() -> None:
+def test_completions_of_a_random_model_are_judged_wrong() -> None:
     greedy = Decoding(Sampling(8, temperature=0.0), stop=humaneval.STOPS)
-    report = run_task(humaneval.humaneval(*small()[:3], [DOUBLE], decoding=greedy))
+    report = run_task(humaneval.humaneval(*small_model()[:3], [DOUBLE], decoding=greedy))
     assert report.figures["pass@1"].value == 0.0
     assert report.samples[0]["status"] != "ok"
 
 
 @isolated
 @pytest.mark.parametrize("candidate", ["    raise StopIteration", "    return next(iter(()))"])
-def test_a_loop_that_a_candidate_ends_is_no_pass(candidate: str) -> None:
-    """`map` would take a StopIteration for its own end, and `all` of nothing is true."""
+def test_a_candidate_that_raises_stop_iteration_does_not_pass(candidate: str) -> None:
+    """`map` would end at the StopIteration, and `all` of no values is true."""
     test = "def check(f):\n    assert all(x == y for x, y in zip(map(f, [1, 2]), [2, 4]))\n"
     assert check_completion(DOUBLE._replace(test=test), candidate, isolation=ISOLATION).status == "error"
 
@@ -123,26 +123,26 @@ def test_a_loop_that_a_candidate_ends_is_no_pass(candidate: str) -> None:
 @pytest.mark.parametrize(
     "test", ["def check(f):\n    assert f(1) == 4\n    yield", "async def check(f): assert 0", "x = 1"]
 )
-def test_tests_that_test_nothing_are_broken(test: str) -> None:
+def test_a_problem_whose_tests_check_nothing_is_broken(test: str) -> None:
     assert (
         check_completion(DOUBLE._replace(test=test), "    return 2 * x", isolation=ISOLATION).status
         == "broken"
     )
 
 
-def test_without_isolation_nothing_is_written_or_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_isolation_no_program_is_generated_or_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "probe", lambda: Isolation(False, "sandbox: missing: namespaces"))
     monkeypatch.setattr(humaneval, "complete", lambda *_, **__: pytest.fail("it wrote"))
     with pytest.raises(SandboxMissingError, match="run_untrusted_code_without_isolation"):
-        humaneval.humaneval(*small()[:3], [DOUBLE])
+        humaneval.humaneval(*small_model()[:3], [DOUBLE])
     with pytest.raises(ValueError, match="k=2"):
-        humaneval.humaneval(*small()[:3], [DOUBLE], ks=(2,))
+        humaneval.humaneval(*small_model()[:3], [DOUBLE], ks=(2,))
 
 
 @isolated
-def test_in_a_chat_the_program_is_found_in_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The format of `programs.chat_format`: a question in a chat, the program in its answer."""
-    said = [
+def test_in_a_chat_the_program_is_extracted_from_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The format of `programs.chat_format`: the prompt is a chat, and its answer contains the program."""
+    answers = [
         "Sure:\n```python\ndef double(x):\n    return 2 * x\n```",
         "<think>x * 2</think>    return x * 2",
         "No.",
@@ -150,11 +150,13 @@ def test_in_a_chat_the_program_is_found_in_the_answer(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         humaneval,
         "complete",
-        lambda *given, **_: [Completion(said[sample], 0, True) for _, sample in given[4]],
+        lambda *arguments, **_: [Completion(answers[sample], 0, True) for _, sample in arguments[4]],
     )
     prompts: list[str] = []
     program_format = chat_format(lambda text: prompts.append(text) or [1], name="template")
-    report = run_task(humaneval.humaneval(*small()[:3], [DOUBLE], samples=3, program_format=program_format))
+    report = run_task(
+        humaneval.humaneval(*small_model()[:3], [DOUBLE], samples=3, program_format=program_format)
+    )
     assert [sample["status"] for sample in report.samples] == ["ok", "ok", "syntax"]
     assert report.samples[0]["program"].endswith("def double(x):\n    return 2 * x")
     assert report.samples[0]["prompt"] == prompts[0]

@@ -1,4 +1,4 @@
-"""Log-likelihoods: shared and by window, both against a plain loop."""
+"""`log_likelihoods`, with and without shared prefixes, and `window_log_likelihoods` against a plain loop."""
 
 from __future__ import annotations
 
@@ -26,24 +26,27 @@ PARAMS = MODEL.init(random.key(0))
 ids = st.lists(st.integers(0, 39), min_size=1, max_size=6).map(tuple)
 
 
-def by_hand(request: Request) -> Likelihood:
-    """One token after the other, each from a pass of its own."""
+def likelihood_by_loop(request: Request) -> Likelihood:
+    """The log-likelihood token by token, each from its own forward pass."""
     total, greedy = 0.0, True
-    for place, word in enumerate(request.continuation):
-        row = torch.tensor([request.context + request.continuation[:place]])
+    for position, token in enumerate(request.continuation):
+        row = torch.tensor([request.context + request.continuation[:position]])
         logps = MODEL.forward(PARAMS, row)[0, -1].double().log_softmax(0)
-        total += float(logps[word])
-        greedy = greedy and int(logps.argmax()) == word
+        total += float(logps[token])
+        greedy = greedy and int(logps.argmax()) == token
     return Likelihood(total, greedy)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), ids, ids), min_size=1, max_size=8), st.sampled_from([1, 40, 2048]))
-def test_shared_or_whole_the_numbers_are_those_of_a_loop(parts: list, tokens: int) -> None:
-    """Contexts with and without a long beginning in common, endings of one token and of several."""
-    beginning = tuple(range(20))
-    requests = [Request(beginning + context if long else context, ending) for long, context, ending in parts]
-    expected = [by_hand(request) for request in requests]
+def test_log_likelihoods_equal_a_loop_with_and_without_sharing(parts: list, tokens: int) -> None:
+    """`parts` are (whether the context begins with the common prefix, rest of the context, continuation)."""
+    prefix = tuple(range(20))
+    requests = [
+        Request(prefix + context if prefixed else context, continuation)
+        for prefixed, context, continuation in parts
+    ]
+    expected = [likelihood_by_loop(request) for request in requests]
     for share in (True, False):
         found = log_likelihoods(MODEL, PARAMS, requests, tokens=tokens, share=share)
         assert [x.logp for x in found] == pytest.approx([x.logp for x in expected], abs=2e-4)
@@ -51,22 +54,22 @@ def test_shared_or_whole_the_numbers_are_those_of_a_loop(parts: list, tokens: in
 
 
 def test_a_shared_context_is_read_once() -> None:
-    """Four questions of 30 tokens after 30 that they share, four continuations each: 30 + 4 x 30 tokens, not 16 x
-    60."""
-    read = []
+    """Four questions of 30 tokens after a common prefix of 30, each with four continuations: the model reads
+    30 + 4 x 30 tokens, not 16 x 60."""
+    tokens_read = []
 
     def decode(params: object, tokens: torch.Tensor, *rest: object, **options: object) -> object:
-        read.append(tokens.numel())
+        tokens_read.append(tokens.numel())
         return MODEL.decode(params, tokens, *rest, **options)
 
     requests = [
         Request((*range(30), 30 + i, *range(29)), (ending,)) for i in range(4) for ending in (1, 2, 3, 4)
     ]
     log_likelihoods(MODEL._replace(decode=decode), PARAMS, requests)
-    assert read == [30, 4 * 30]
+    assert tokens_read == [30, 4 * 30]
 
 
-def test_a_greedy_ending_is_called_so() -> None:
+def test_greedy_is_true_for_the_likeliest_continuation_only() -> None:
     row = torch.tensor([[1, 2, 3]])
     best = int(MODEL.forward(PARAMS, row)[0, -1].argmax())
     other = (best + 1) % 40
@@ -75,7 +78,7 @@ def test_a_greedy_ending_is_called_so() -> None:
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_too_long_a_request_loses_its_left_and_says_so(share: bool) -> None:
+def test_a_long_request_is_cut_on_its_left_and_dropped_counts_the_tokens(share: bool) -> None:
     long = Request(tuple(i % 40 for i in range(80)), (5, 6))
     short = Request(long.context[-63:], long.continuation)
     found = log_likelihoods(MODEL, PARAMS, [long, short], share=share)
@@ -83,7 +86,7 @@ def test_too_long_a_request_loses_its_left_and_says_so(share: bool) -> None:
     assert [x.dropped for x in found] == [17, 0]
 
 
-def test_a_model_without_a_cache_is_read_whole() -> None:
+def test_a_model_without_a_cache_is_scored() -> None:
     class Bigram(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -101,7 +104,7 @@ def test_a_model_without_a_cache_is_read_whole() -> None:
     )
 
 
-def test_windows_in_bfloat16_stay_near() -> None:
+def test_window_log_likelihoods_in_bfloat16_are_near_those_in_float32() -> None:
     window = Window(tuple(range(30)), 29)
     exact = window_log_likelihoods(MODEL, PARAMS, [window])[0].logp
     assert window_log_likelihoods(MODEL, tree.cast(PARAMS, torch.bfloat16), [window])[
@@ -119,7 +122,7 @@ def test_requests_that_cannot_be_scored_are_refused() -> None:
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_a_model_of_nan_is_no_model(share: bool) -> None:
+def test_nan_weights_are_a_floating_point_error(share: bool) -> None:
     broken = tree.map(lambda x: x * float("nan"), PARAMS)
     with pytest.raises(FloatingPointError, match="log-likelihood of request 0 is NaN"):
         log_likelihoods(MODEL, broken, [Request((1,), (2,))], share=share)

@@ -1,4 +1,4 @@
-"""MBPP's rows, as published, and their verdicts."""
+"""`mbpp`: rows as published, their prompts, and verdicts on right and wrong programs."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ isolated = pytest.mark.skipif(not ISOLATION.complete, reason=ISOLATION.line)
 
 @isolated
 @pytest.mark.parametrize("row", [FULL, SANITIZED], ids=["full", "sanitized"])
-def test_the_reference_passes_and_nothing_fails(row: dict) -> None:
+def test_the_reference_program_passes_and_a_constant_fails(row: dict) -> None:
     (problem,) = mbpp.read_problems([Row(row, "m:1")])
     program_format = chat_format(lambda text: [1], name="chat")
-    right = program_format.program(problem, f"[PYTHON] of course:\n```python\n{row['code']}\n```\n")
-    wrong = program_format.program(problem, f"```python\ndef {problem.entry_point}(*_):\n    return 0\n```")
-    assert humaneval.check_program(problem, right, timeout=20, isolation=ISOLATION).status == "ok"
-    assert humaneval.check_program(problem, wrong, timeout=20, isolation=ISOLATION).status == "wrong"
+    right_program = program_format.program(problem, f"[PYTHON] of course:\n```python\n{row['code']}\n```\n")
+    wrong_program = program_format.program(
+        problem, f"```python\ndef {problem.entry_point}(*_):\n    return 0\n```"
+    )
+    assert humaneval.check_program(problem, right_program, timeout=20, isolation=ISOLATION).status == "ok"
+    assert humaneval.check_program(problem, wrong_program, timeout=20, isolation=ISOLATION).status == "wrong"
 
 
-def test_a_row_is_asked_for_in_the_papers_words() -> None:
+def test_a_prompt_has_the_wording_of_the_paper() -> None:
     (problem,) = mbpp.read_problems([Row(FULL, "m:1")])
     assert (problem.name, problem.entry_point) == ("MBPP/11", "remove")
     assert question_text(problem).startswith(
@@ -44,7 +46,7 @@ def test_a_row_is_asked_for_in_the_papers_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"test_list": []}, "a list of asserts"),
         ({"test_list": "assert"}, "a list of asserts"),
@@ -52,6 +54,6 @@ def test_a_row_is_asked_for_in_the_papers_words() -> None:
         ({"text": None}, "expected a string in prompt, got NoneType"),
     ],
 )
-def test_a_row_of_another_form_is_named(change: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=rf"m:1: .*{words}"):
+def test_a_row_of_another_form_is_refused_by_name(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"m:1: .*{message}"):
         mbpp.read_problems([Row({**FULL, **change}, "m:1")])

@@ -1,4 +1,4 @@
-"""Multiple choice: exact prompts, averages by hand. Its likelihoods: tests/stages/evaluate/test_harness.py."""
+"""`mmlu`: exact prompts, and averages by hand. (Log-likelihoods against lm-eval: test_harness.py.)"""
 
 from __future__ import annotations
 
@@ -9,32 +9,36 @@ import pytest
 from data_pipes.choices import Question, Questions
 from stages.evaluate.mmlu import GROUPS, STYLES, mmlu, preamble, summarize
 from stages.evaluate.task import run_task
-from tests.stages.evaluate.small_model import small
+from tests.stages.evaluate.small_model import small_model
 
 SUM = Question("1 + 1? ", ("1", "2", "3", "4"), 1, "high_school_sums", "a:1")
 
 
-def test_the_prompt_of_mmlu() -> None:
+def test_the_letter_style_has_the_prompt_of_mmlu() -> None:
     style = STYLES["letter"]
     found = preamble(
         Questions([SUM], {"high_school_sums": [SUM]}, "dev"), "high_school_sums", 1, style
     ) + style.prompt(SUM)
-    asked = "1 + 1?\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer:"
+    question = "1 + 1?\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer:"
     title = "The following are multiple choice questions (with answers) about high school sums.\n\n"
-    assert found == f"{title}{asked} B\n\n{asked}"
+    assert found == f"{title}{question} B\n\n{question}"
     assert style.continuations(SUM) == [" A", " B", " C", " D"]
 
 
-def test_the_prompts_of_arc_and_hellaswag() -> None:
+def test_the_other_styles_have_the_prompts_of_arc_and_hellaswag() -> None:
     assert STYLES["answer"].prompt(SUM) == "Question: 1 + 1? \nAnswer:"
     assert STYLES["continue"].prompt(SUM) == "1 + 1? "
     assert STYLES["answer"].continuations(SUM) == [" 1", " 2", " 3", " 4"]
 
 
-def test_averages_over_questions_subjects_and_groups() -> None:
-    """virology is of "other", astronomy and machine_learning of "stem"."""
+def test_summarize_averages_over_questions_subjects_and_groups() -> None:
+    """virology is in the group "other", astronomy and machine_learning are in "stem"."""
     scores = {"virology": [1, 0, 0, 0], "astronomy": [1, 1], "machine_learning": [0, 1]}
-    samples = [{"subject": s, "score": float(x), "score_norm": 1.0} for s, xs in scores.items() for x in xs]
+    samples = [
+        {"subject": subject, "score": float(score), "score_norm": 1.0}
+        for subject, subject_scores in scores.items()
+        for score in subject_scores
+    ]
     found = summarize(samples, normalised=True)
     assert found["acc"].value == pytest.approx(4 / 8)
     assert found["acc_macro"].value == pytest.approx((0.25 + 1.0 + 0.5) / 3)
@@ -45,37 +49,39 @@ def test_averages_over_questions_subjects_and_groups() -> None:
     assert "acc/humanities" not in found
 
 
-def test_the_subjects_are_mmlus_57() -> None:
+def test_groups_hold_the_57_subjects_of_mmlu() -> None:
     members = [subject for group in GROUPS.values() for subject in group.split()]
     assert len(members) == len(set(members)) == 57
 
 
-def test_shared_reading_changes_nothing_but_rounding() -> None:
+def test_sharing_prefixes_changes_logps_by_rounding_only() -> None:
     questions = [
         Question(f"What is {i}?", ("one", "two", "three", "four"), i % 4, "xy"[i % 2], f"t:{i}")
         for i in range(9)
     ]
     dev = {"x": questions[:3], "y": questions[:3]}
     for style in STYLES:
-        both = [
+        shared, separate = [
             run_task(
-                mmlu(*small(512)[:3], Questions(questions, dev, "dev"), shots=3, style=style, share=share)
+                mmlu(
+                    *small_model(512)[:3], Questions(questions, dev, "dev"), shots=3, style=style, share=share
+                )
             )
             for share in (True, False)
         ]
-        for one, two in zip(both[0].samples, both[1].samples, strict=True):
+        for one, two in zip(shared.samples, separate.samples, strict=True):
             assert one["logps"] == pytest.approx(two["logps"], abs=1e-4)
             assert one["output"] == two["output"]
 
 
-def test_too_long_a_prompt_is_cut_on_its_left_and_counted() -> None:
-    report = run_task(mmlu(*small(24)[:3], Questions([SUM], {"high_school_sums": [SUM] * 5}, "dev")))
+def test_a_long_prompt_is_cut_on_its_left_and_the_cut_is_counted() -> None:
+    report = run_task(mmlu(*small_model(24)[:3], Questions([SUM], {"high_school_sums": [SUM] * 5}, "dev")))
     assert report.samples[0]["dropped"] > 0
     assert len(report.samples[0]["logps"]) == 4
 
 
 def test_invalid_arguments_are_refused() -> None:
-    loaded = small()[:3]
+    loaded = small_model()[:3]
     with pytest.raises(
         ValueError, match="expected 5 examples of the subject 'high_school_sums', got 0 from dev/x"
     ):

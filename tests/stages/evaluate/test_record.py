@@ -1,4 +1,4 @@
-"""Files of an evaluation, and resuming after a kill."""
+"""`stages.evaluate.record`: the files of an evaluation, and resuming from its saved samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ABOUT = {"model_sha256": "abc", "options": {"shots": 5}}
 
 
 def _task(asked: list[int], fail_at: int | None = None, name: str = "t") -> Task:
-    """Six questions in chunks of two; may be interrupted."""
+    """Six questions in chunks of two; answering appends to `asked`, and stops at question `fail_at`."""
 
     def answer(numbers: list[int]) -> list[dict]:
         if fail_at is not None and fail_at in numbers:
@@ -37,7 +37,7 @@ def _task(asked: list[int], fail_at: int | None = None, name: str = "t") -> Task
     )
 
 
-def test_everything_is_written_down(tmp_path: Path) -> None:
+def test_results_and_samples_are_written_with_their_digest(tmp_path: Path) -> None:
     reports = record.evaluate([_task([]), _task([], name="u")], tmp_path, about=ABOUT, quiet=True)
     results = json.loads((tmp_path / record.RESULTS).read_text())
     assert results["samples_read"] == {"t": 6, "u": 6}
@@ -59,8 +59,8 @@ def test_everything_is_written_down(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 7])
-def test_killed_it_resumes_from_the_saved_samples(tmp_path: Path, cut: int) -> None:
-    """A line that was cut off counts as not written."""
+def test_an_interrupted_evaluation_resumes_from_the_saved_samples(tmp_path: Path, cut: int) -> None:
+    """`cut` bytes are missing at the end of the file; an incomplete line counts as not written."""
     with pytest.raises(KeyboardInterrupt):
         record.evaluate([_task([], fail_at=4)], tmp_path, about=ABOUT, quiet=True)
     path = tmp_path / record.SAMPLES
@@ -68,11 +68,11 @@ def test_killed_it_resumes_from_the_saved_samples(tmp_path: Path, cut: int) -> N
     asked: list[int] = []
     reports = record.evaluate([_task(asked)], tmp_path, about=ABOUT, quiet=True)
     assert asked == ([4, 5] if not cut else [3, 4, 5])
-    whole = record.evaluate([_task([])], tmp_path / "whole", about=ABOUT, quiet=True)
-    assert reports == whole
-    again: list[int] = []
-    assert record.evaluate([_task(again)], tmp_path, about=ABOUT, quiet=True) == whole
-    assert again == []
+    uninterrupted = record.evaluate([_task([])], tmp_path / "whole", about=ABOUT, quiet=True)
+    assert reports == uninterrupted
+    asked_again: list[int] = []
+    assert record.evaluate([_task(asked_again)], tmp_path, about=ABOUT, quiet=True) == uninterrupted
+    assert asked_again == []
 
 
 def test_a_folder_of_another_evaluation_is_refused(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_folder_of_another_evaluation_is_refused(tmp_path: Path) -> None:
         record.evaluate([_task([])], tmp_path, about=ABOUT, quiet=True)
 
 
-def test_an_edited_line_is_named(tmp_path: Path) -> None:
+def test_an_invalid_line_of_samples_is_refused_by_its_number(tmp_path: Path) -> None:
     record.evaluate([_task([])], tmp_path, about=ABOUT, quiet=True)
     path = tmp_path / record.SAMPLES
     lines = path.read_text().splitlines(keepends=True)
@@ -100,19 +100,19 @@ def test_an_edited_line_is_named(tmp_path: Path) -> None:
         record.read_samples(tmp_path / "nothing")
 
 
-def test_the_time_left_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_progress_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     record.evaluate([_task([])], tmp_path, about=ABOUT)
     assert "t 6/6" in capsys.readouterr().out
 
 
-def test_a_folder_without_an_answer_is_free(tmp_path: Path) -> None:
-    """A run that failed before its first answer leaves the folder free."""
+def test_a_folder_without_answers_may_be_used_by_another_evaluation(tmp_path: Path) -> None:
+    """The first evaluation failed before its first answer."""
     with pytest.raises(KeyboardInterrupt):
         record.evaluate([_task([], fail_at=0)], tmp_path, about=ABOUT, quiet=True)
     record.evaluate([_task([])], tmp_path, about={**ABOUT, "model_sha256": "def"}, quiet=True)
 
 
-def test_answers_to_other_questions_are_asked_again(tmp_path: Path) -> None:
+def test_changed_questions_are_answered_again(tmp_path: Path) -> None:
     record.evaluate([_task([])], tmp_path, about=ABOUT, quiet=True)
     asked: list[int] = []
     changed = _task(asked)._replace(digests=["a", "b", "CHANGED", "d", "e", "f"])
@@ -121,33 +121,33 @@ def test_answers_to_other_questions_are_asked_again(tmp_path: Path) -> None:
     assert [s["item"] for s in record.read_samples(tmp_path)["t"]] == ["a", "b", "CHANGED", "d", "e", "f"]
 
 
-def test_two_at_once_are_refused(tmp_path: Path) -> None:
+def test_a_second_evaluation_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from stages.checkpoint.lock import lock_folder\n"
         "with lock_folder(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         with pytest.raises(ValueError, match="in use by another process"):
             record.evaluate([_task([])], tmp_path, about=ABOUT, quiet=True)
-        other.communicate()
+        process.communicate()
 
 
-def test_results_are_json_even_where_no_error_is_known(tmp_path: Path) -> None:
+def test_an_unknown_standard_error_is_null_in_the_json(tmp_path: Path) -> None:
     one = _task([])._replace(ids=["i0"], digests=["a"])
     record.evaluate([one], tmp_path, about=ABOUT, quiet=True)
 
-    def refuse(name: str) -> None:
+    def refuse_constant(name: str) -> None:
         pytest.fail(name)
 
-    found = json.loads((tmp_path / record.RESULTS).read_text(), parse_constant=refuse)
+    found = json.loads((tmp_path / record.RESULTS).read_text(), parse_constant=refuse_constant)
     assert found["results"]["t"]["acc"]["stderr"] is None
 
 
-SLOW = """
+SLOW_EVALUATION = """
 import sys, time
 from stages.evaluate import record
 from tests.stages.evaluate.test_record import ABOUT, _task
@@ -159,16 +159,16 @@ record.evaluate([task._replace(answer=slow, chunk=1)], sys.argv[1], about=ABOUT,
 """
 
 
-def test_killed_with_9_in_the_middle_it_comes_to_the_same(tmp_path: Path) -> None:
+def test_an_evaluation_killed_with_9_resumes_to_the_same_result(tmp_path: Path) -> None:
     path = tmp_path / record.SAMPLES
     root = Path(__file__).resolve().parents[3]
-    with subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path)], cwd=root) as process:
+    with subprocess.Popen([sys.executable, "-c", SLOW_EVALUATION, str(tmp_path)], cwd=root) as process:
         while process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= 2):
             time.sleep(0.02)
         process.kill()
-    there = path.read_bytes().count(b"\n")
-    assert 2 <= there < 6
+    saved = path.read_bytes().count(b"\n")
+    assert 2 <= saved < 6
     asked: list[int] = []
     reports = record.evaluate([_task(asked)], tmp_path, about=ABOUT, quiet=True)
-    assert len(asked) == 6 - there
+    assert len(asked) == 6 - saved
     assert reports == record.evaluate([_task([])], tmp_path / "whole", about=ABOUT, quiet=True)

@@ -1,4 +1,4 @@
-"""Arithmetic of reports, and reuse of saved samples."""
+"""`run_task` answers questions in chunks and reuses saved samples; `mean` and `ratio` give figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stages.evaluate.task import Figure, Task, mean, protocol_hash, ratio, run_t
 
 
 def _task(asked: list[int], count: int = 5, **about: object) -> Task:
-    """Score question i with i; append the numbers of the questions to `asked`."""
+    """A task that scores question i with i, and appends the numbers of the questions to `asked`."""
 
     def answer(numbers: list[int]) -> list[dict]:
         asked.extend(numbers)
@@ -25,7 +25,7 @@ def _task(asked: list[int], count: int = 5, **about: object) -> Task:
     )
 
 
-def test_all_are_answered_in_chunks_and_saved() -> None:
+def test_all_questions_are_answered_in_chunks_and_saved() -> None:
     asked: list[int] = []
     saved: list[list[dict]] = []
     report = run_task(_task(asked), save=saved.append)
@@ -51,27 +51,27 @@ def test_saved_answers_are_reused() -> None:
     assert [sample["score"] for sample in report.samples] == [0.0, 10.0, 2.0, 3.0, 4.0]
 
 
-def test_an_answer_to_another_question_of_that_name_does_not_count() -> None:
+def test_a_saved_answer_to_another_question_with_the_same_id_is_not_reused() -> None:
     asked: list[int] = []
     report = run_task(_task(asked), {"i1": {"id": "i1", "score": 10.0, "item": "another"}})
     assert asked == [0, 1, 2, 3, 4]
     assert report.samples[1]["score"] == 1.0
 
 
-def test_the_protocol_is_independent_of_the_model() -> None:
+def test_the_protocol_hash_ignores_the_form_and_the_template_hash_does_not() -> None:
     assert protocol_hash(_task([], shots=5, form="a")) == protocol_hash(_task([], shots=5, form="b"))
     assert protocol_hash(_task([], shots=5)) != protocol_hash(_task([], shots=4))
     assert template_hash(_task([], form="a")) != template_hash(_task([], form="b"))
 
 
-def test_nothing_to_ask_and_two_of_one_name_are_refused() -> None:
+def test_a_task_without_questions_or_with_duplicate_ids_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one question"):
         run_task(_task([], count=0))
     with pytest.raises(ValueError, match="two questions have the id 'i1'"):
         run_task(_task([])._replace(ids=["i0", "i1", "i1"]))
 
 
-def test_the_hash_covers_everything_that_affects_the_prompts() -> None:
+def test_the_template_hash_changes_with_the_number_of_shots() -> None:
     assert (
         template_hash(_task([], shots=5))
         == template_hash(_task([], shots=5))
@@ -79,7 +79,7 @@ def test_the_hash_covers_everything_that_affects_the_prompts() -> None:
     )
 
 
-def test_mean_and_its_standard_error() -> None:
+def test_mean_has_the_standard_error_of_statistics_stdev() -> None:
     values = [0.5, 2.0, 1.25, 9.0]
     found = mean(values)
     assert found.value == pytest.approx(statistics.mean(values))
@@ -89,7 +89,7 @@ def test_mean_and_its_standard_error() -> None:
     assert math.isnan(mean([]).value)
 
 
-def test_ratio_of_sums_weighs_by_size() -> None:
+def test_ratio_divides_the_sums_and_equals_mean_for_equal_sizes() -> None:
     assert ratio([1.0, 8.0], [1.0, 4.0]).value == pytest.approx(9 / 5)
     equal = ratio([1.0, 2.0, 6.0], [1.0, 1.0, 1.0])
     assert equal == pytest.approx(Figure(*mean([1.0, 2.0, 6.0])))

@@ -1,4 +1,4 @@
-"""A small model of ours written as a GGUF file, by the gguf package."""
+"""Writes a small model as a GGUF file with the gguf package, for the tests of the reader."""
 
 from __future__ import annotations
 
@@ -34,37 +34,33 @@ def write(
     tokenizer: Tokenizer,
     rope_factors: Tensor | None = None,
     *,
-    words: Mapping[str, Any] | None = None,
+    tokenizer_fields: Mapping[str, Any] | None = None,
     quantise: Callable[[np.ndarray], tuple[np.ndarray, Any]] | None = None,
     change: Callable[[dict[str, Any], Weights], None] | None = None,
     **further: Any,
 ) -> Path:
-    """Writes it in float32.
+    """Writes a GGUF file, in float32 unless `quantise` is given.
 
     Args:
-        path: of the file.
-        config, params, tokenizer: of the model.
+        path: path of the file.
+        config, params, tokenizer: the model.
         rope_factors: the weight rope_freqs.
-        words: fields of the tokenizer, without "tokenizer." before them.
-        quantise: of each weight: the array as it is stored, and its type.
-        change: of {field: value} and {weight: (array, type or None)}, before they are written.
+        tokenizer_fields: further fields of the tokenizer, without the prefix "tokenizer.".
+        quantise: maps a weight to the array that is stored and its GGUF type.
+        change: changes {field: value} and {weight: (array, type or None)} in place before they are written.
         further: fields of the architecture, with __ for a dot.
     """
-    kind = hf.model_type(config)
-    fields = {
-        **_fields(config, tokenizer),
-        **{name.replace("__", "."): value for name, value in further.items()},
-    }
-    fields = {
-        name if name.startswith("tokenizer.") else f"{kind}.{name}": value for name, value in fields.items()
-    }
-    fields |= {
-        "general.architecture": kind,
-        **{f"tokenizer.{name}": value for name, value in (words or {}).items()},
-    }
+    architecture = hf.model_type(config)
+    fields: dict[str, Any] = {"general.architecture": architecture}
+    unprefixed = _fields(config, tokenizer)
+    unprefixed |= {name.replace("__", "."): value for name, value in further.items()}
+    for name, value in unprefixed.items():
+        fields[name if name.startswith("tokenizer.") else f"{architecture}.{name}"] = value
+    for name, value in (tokenizer_fields or {}).items():
+        fields[f"tokenizer.{name}"] = value
     weights: Weights = {} if rope_factors is None else {"rope_freqs.weight": (_array(rope_factors), None)}
-    for name, theirs in renamed(hf.to_weights(params)).items():
-        array = _array(_permuted(name, hf.to_weights(params)[name], config))
+    for name, theirs in gguf_names(hf.to_weights(params)).items():
+        array = _array(_permute(name, hf.to_weights(params)[name], config))
         weights[theirs] = quantise(array) if quantise else (array, None)
     if change:
         change(fields, weights)
@@ -80,8 +76,8 @@ def write(
     return path
 
 
-def renamed(names: Iterable[str]) -> dict[str, str]:
-    """Hugging Face's names -> GGUF's."""
+def gguf_names(names: Iterable[str]) -> dict[str, str]:
+    """Maps each of Hugging Face's names of weights to GGUF's name."""
     found = {}
     for name in names:
         module, ending = name.rsplit(".", 1)
@@ -91,14 +87,14 @@ def renamed(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def unpermuted(name: str, x: Tensor, config: ModelConfig) -> Tensor:
+def undo_permutation(name: str, x: Tensor, config: ModelConfig) -> Tensor:
     """A weight by its GGUF name, with the rows of q and k in Hugging Face's order again."""
     heads = _heads(name, config)
     return x.reshape(heads, -1, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape) if heads else x
 
 
 def _fields(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Fields of every file."""
+    """The fields that every file has."""
     spec = tokenizer.spec
     special = {token.id: token.content for token in spec.added_tokens}
     tokens = [special.get(i, token) for i, token in enumerate(spec.vocab)]
@@ -125,7 +121,7 @@ def _fields(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _heads(name: str, config: ModelConfig) -> int:
-    """Into how many heads the rows of a weight are divided, if they are permuted."""
+    """Number of heads whose rows are permuted in a weight; 0 if its rows are not permuted."""
     if hf.model_type(config) != "llama":
         return 0
     if ".attn_q." in name or ".q_proj." in name:
@@ -133,8 +129,8 @@ def _heads(name: str, config: ModelConfig) -> int:
     return config.num_key_value_heads if ".attn_k." in name or ".k_proj." in name else 0
 
 
-def _permuted(name: str, x: Tensor, config: ModelConfig) -> Tensor:
-    """Rows in the order of Llama's own code, as llama.cpp's conversion brings them."""
+def _permute(name: str, x: Tensor, config: ModelConfig) -> Tensor:
+    """The rows of q and k in the order of Meta's Llama code, as llama.cpp's conversion stores them."""
     heads = _heads(name, config)
     return x.reshape(heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape) if heads else x
 

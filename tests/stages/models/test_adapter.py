@@ -1,4 +1,4 @@
-"""Runs with adapters: they train, resume, stand in a folder that PEFT reads, and never fit another base."""
+"""Runs with adapters train, resume and save folders that PEFT reads; adapters of another base are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.stages.small_stages import NAMES, flags, run, write_model
 SMALL: dict[str, Any] = {"lora": "conservative", "lora_rank": 2, "learning_rate": 0.05}
 
 
-def attach(options: SFTOptions, base: language_model.Pretrained) -> adapter.Adapter:
+def attach_adapter(options: SFTOptions, base: language_model.Pretrained) -> adapter.Adapter:
     config = adapter_flags.lora_config_of(options)
     assert config is not None
     return adapter.attach(
@@ -40,20 +40,20 @@ def attach(options: SFTOptions, base: language_model.Pretrained) -> adapter.Adap
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_stage_trains_adapters_and_leaves_the_model(
+def test_every_stage_trains_adapters_and_leaves_other_weights_unchanged(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert run(tmp_path, name, **SMALL) == 0
     assert "adapters: " in capsys.readouterr().out
-    read = reward_model.load if name == "reward" else language_model.load
-    start, end = language_model.load(tmp_path / "model"), read(tmp_path / name)
+    load = reward_model.load if name == "reward" else language_model.load
+    start, end = language_model.load(tmp_path / "model"), load(tmp_path / name)
     params = end.params["model"] if name == "reward" else end.params
     assert torch.equal(params["embedding"], start.params["embedding"])
     assert torch.equal(params["layers"][0]["attention"]["k"], start.params["layers"][0]["attention"]["k"])
     assert not torch.equal(params["layers"][0]["attention"]["q"], start.params["layers"][0]["attention"]["q"])
 
 
-def test_killed_and_run_again_it_comes_to_the_same_bits(tmp_path: Path) -> None:
+def test_a_killed_run_with_adapters_resumes_to_the_same_bits(tmp_path: Path) -> None:
     changes = SMALL | {"lora_dropout": 0.2, "qlora": True}
     assert run(tmp_path, "sft", **changes) == 0
     shutil.copytree(tmp_path / "sft", tmp_path / "whole")
@@ -70,7 +70,9 @@ def test_killed_and_run_again_it_comes_to_the_same_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"use_dora": True}, {"use_rslora": True, "lora_targets": "q,up"}])
-def test_peft_reads_it_and_files_of_peft_are_read(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_peft_loads_saved_adapters_and_adapters_of_peft_are_read(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
     assert run(tmp_path, "sft", **SMALL, **changes) == 0
     folder = tmp_path / "sft" / "final_model"
     base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
@@ -84,13 +86,13 @@ def test_peft_reads_it_and_files_of_peft_are_read(changes: dict[str, Any], tmp_p
     again = language_model.load(tmp_path / "again")
     for x, y in zip(tree.leaves(again.params), tree.leaves(ours.params), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=0)
-    one, other = (load_file(str(x / adapter_folder.WEIGHTS)) for x in (folder, tmp_path / "again"))
-    assert {name: x.numpy().tobytes() for name, x in one.items()} == {
-        name: x.numpy().tobytes() for name, x in other.items()
+    our_file, peft_file = (load_file(str(x / adapter_folder.WEIGHTS)) for x in (folder, tmp_path / "again"))
+    assert {name: x.numpy().tobytes() for name, x in our_file.items()} == {
+        name: x.numpy().tobytes() for name, x in peft_file.items()
     }
 
 
-ROUNDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+TWO_RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "other ranks and targets": ({"lora_rank": 3}, {"lora_targets": "q,up", "use_rslora": True}),
     "the same twice": ({}, {}),
     "quantised first": ({"qlora": True}, {}),
@@ -99,9 +101,9 @@ ROUNDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", ROUNDS)
-def test_adapters_over_adapters_are_joined_over_the_whole_model(name: str, tmp_path: Path) -> None:
-    first, second = (SMALL | {"max_steps": 2} | changes for changes in ROUNDS[name])
+@pytest.mark.parametrize("name", TWO_RUNS)
+def test_adapters_trained_on_an_adapted_model_are_joined_on_its_base(name: str, tmp_path: Path) -> None:
+    first, second = (SMALL | {"max_steps": 2} | changes for changes in TWO_RUNS[name])
     assert run(tmp_path, "sft", **first) == 0
     changes = second | {"model_path": tmp_path / "sft"}
     assert run(tmp_path, "dpo", **changes) == 0
@@ -112,7 +114,7 @@ def test_adapters_over_adapters_are_joined_over_the_whole_model(name: str, tmp_p
     assert any(
         not torch.equal(x, y) for x, y in zip(tree.leaves(start.params), tree.leaves(end.params), strict=True)
     )
-    # what is read is what the run had at its end
+    # The loaded model computes what the run's last state computes.
     built = build.build(parse(DPOOptions, "dpo", flags(tmp_path, "dpo", **changes)), say=lambda _: None)
     state = checkpoint.load(
         checkpoint.list_saved(tmp_path / "dpo")[-1], built.stage.init(built.key, params=built.params)
@@ -120,9 +122,7 @@ def test_adapters_over_adapters_are_joined_over_the_whole_model(name: str, tmp_p
     tokens = torch.arange(3, 15)[None]
     logits = end.model.forward(end.params, tokens)
     torch.testing.assert_close(logits, built.base.model.forward(state.params, tokens), rtol=1e-4, atol=1e-4)
-    if not (
-        first.get("qlora") or second.get("qlora")
-    ):  # PEFT would load the base as it was before it was quantised
+    if not (first.get("qlora") or second.get("qlora")):  # PEFT would load the base without quantisation
         base = transformers.AutoModelForCausalLM.from_pretrained(fields["base_model_name_or_path"])
         theirs = peft.PeftModel.from_pretrained(base, folder).eval()
         with torch.no_grad():
@@ -130,7 +130,7 @@ def test_adapters_over_adapters_are_joined_over_the_whole_model(name: str, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("typed", "matrices"),
+    ("lora_targets", "matrices"),
     [
         (("q_proj", "v_proj"), "qv"),
         (("q_proj,v_proj",), "qv"),
@@ -138,35 +138,41 @@ def test_adapters_over_adapters_are_joined_over_the_whole_model(name: str, tmp_p
         (("all-linear",), ["q", "k", "v", "o", "gate", "up", "down"]),
     ],
 )
-def test_targets_by_pefts_names(typed: tuple[str, ...], matrices: Any, tmp_path: Path) -> None:
+def test_lora_targets_may_be_peft_s_names(
+    lora_targets: tuple[str, ...], matrices: Any, tmp_path: Path
+) -> None:
     write_model(tmp_path)
     found = language_model.load(tmp_path / "model")
-    options = SFTOptions(model_path=str(tmp_path / "model"), lora="conservative", lora_targets=typed)
-    built = attach(options, found)
+    options = SFTOptions(model_path=str(tmp_path / "model"), lora="conservative", lora_targets=lora_targets)
+    built = attach_adapter(options, found)
     assert {path.rsplit("/", 2)[1] for path in tree.paths(built.model.spec)} == set(matrices)
 
 
 @pytest.mark.parametrize(
-    ("typed", "message"),
+    ("target", "message"),
     [("embed_tokens", "is the embedding, which cannot have an adapter here; targets are q_proj"),
      ("c_attn", "'c_attn' matches no matrix of the base; there are down, gate, k, o, q, up, v"),
      ("lm_head", "'head' matches no matrix of the base")],
 )  # fmt: skip
-def test_a_target_that_is_not_there_is_refused(typed: str, message: str, tmp_path: Path) -> None:
+def test_an_unknown_target_is_refused(target: str, message: str, tmp_path: Path) -> None:
     write_model(tmp_path)
     found = language_model.load(tmp_path / "model")
-    options = SFTOptions(model_path=str(tmp_path / "model"), lora="conservative", lora_targets=(typed,))
+    options = SFTOptions(model_path=str(tmp_path / "model"), lora="conservative", lora_targets=(target,))
     with pytest.raises(ValueError, match=message):
-        attach(options, found)
+        attach_adapter(options, found)
 
 
-def test_a_third_adapter_is_joined_with_two(tmp_path: Path) -> None:
-    few = SMALL | {"max_steps": 2}
-    assert run(tmp_path, "sft", **few) == 0
-    assert run(tmp_path, "dpo", **few | {"model_path": tmp_path / "sft", "lora_targets": "up"}) == 0
+def test_a_third_adapter_is_joined_with_the_first_two(tmp_path: Path) -> None:
+    two_steps = SMALL | {"max_steps": 2}
+    assert run(tmp_path, "sft", **two_steps) == 0
+    assert run(tmp_path, "dpo", **two_steps | {"model_path": tmp_path / "sft", "lora_targets": "up"}) == 0
     shutil.copytree(tmp_path / "dpo", tmp_path / "second")
     assert (
-        run(tmp_path, "dpo", **few | {"model_path": tmp_path / "second", "output_dir": tmp_path / "third"})
+        run(
+            tmp_path,
+            "dpo",
+            **two_steps | {"model_path": tmp_path / "second", "output_dir": tmp_path / "third"},
+        )
         == 0
     )
     fields = json.loads((tmp_path / "third" / "final_model" / adapter_folder.CONFIG).read_text())
@@ -175,7 +181,7 @@ def test_a_third_adapter_is_joined_with_two(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [({"use_dora": True}, {}), ({}, {"use_dora": True})])
-def test_incompatible_adapters_are_refused_with_the_fix(
+def test_adapters_that_cannot_be_joined_are_refused_until_merged(
     first: dict[str, Any], second: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert run(tmp_path, "sft", **SMALL | first, max_steps=1) == 0
@@ -188,11 +194,14 @@ def test_incompatible_adapters_are_refused_with_the_fix(
     assert run(tmp_path, "dpo", model_path=tmp_path / "whole", **SMALL | second, max_steps=1) == 0
 
 
-def test_quantised_adapters_are_merged_into_the_base_that_they_saw(tmp_path: Path) -> None:
+def test_qlora_adapters_are_loaded_with_the_quantised_base(tmp_path: Path) -> None:
     assert run(tmp_path, "sft", qlora=True) == 0
     start, end = language_model.load(tmp_path / "model"), language_model.load(tmp_path / "sft")
-    unadapted = start.params["layers"][0]["feedforward"]["up"], end.params["layers"][0]["feedforward"]["up"]
-    assert not torch.equal(*unadapted)  # in four bits it was another
+    matrices_without_adapter = (
+        start.params["layers"][0]["feedforward"]["up"],
+        end.params["layers"][0]["feedforward"]["up"],
+    )
+    assert not torch.equal(*matrices_without_adapter)  # the second was rounded to 4 bits
 
 
 def test_adapters_of_another_base_are_refused(tmp_path: Path) -> None:
@@ -218,7 +227,9 @@ def test_adapters_of_another_base_are_refused(tmp_path: Path) -> None:
         ("base_model_name_or_path", None, "base_model_name_or_path is missing"),
     ],
 )
-def test_unsupported_fields_are_refused(field: str, value: Any, message: str, tmp_path: Path) -> None:
+def test_unsupported_fields_of_adapter_config_are_refused(
+    field: str, value: Any, message: str, tmp_path: Path
+) -> None:
     assert run(tmp_path, "sft", **SMALL, max_steps=1) == 0
     file = tmp_path / "sft" / "final_model" / adapter_folder.CONFIG
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
@@ -226,7 +237,7 @@ def test_unsupported_fields_are_refused(field: str, value: Any, message: str, tm
         language_model.load(tmp_path / "sft")
 
 
-def test_flags_of_adapters_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_flags_of_adapters_without_lora_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert run(tmp_path, "sft", lora_rank=4) == 2
     assert "flags of adapters (rank) need --lora balanced or --qlora; give one" in capsys.readouterr().err
     assert flags(tmp_path, "sft")

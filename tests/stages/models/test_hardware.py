@@ -1,4 +1,4 @@
-"""The device and the dtype of "auto"."""
+"""`stages.models.hardware`: the device and dtype that "auto" selects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stages.models import hardware
 CPU = torch.device("cpu")
 
 
-def test_auto_is_bfloat16_only_if_the_processor_multiplies_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_bfloat16_only_if_the_cpu_has_bfloat16_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     for supported in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
@@ -19,7 +19,7 @@ def test_auto_is_bfloat16_only_if_the_processor_multiplies_in_it(monkeypatch: py
         assert hardware.pick_dtype("bfloat16", CPU) == torch.bfloat16
 
 
-def test_unknown_names() -> None:
+def test_unknown_devices_and_dtypes_are_refused() -> None:
     with pytest.raises(ValueError, match="--dtype int8: expected auto, float32, bfloat16, float16"):
         hardware.pick_dtype("int8", CPU)
     with pytest.raises(ValueError, match="--device tpu: expected auto, cpu or cuda"):

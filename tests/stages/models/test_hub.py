@@ -1,4 +1,4 @@
-"""A model's name on the hub instead of a folder."""
+"""`hub.find`: a folder is returned as it is, a name on the Hugging Face hub is downloaded."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import pytest
 from stages.models import hub, language_model
 
 
-def test_a_folder_is_itself_and_a_path_is_no_name(tmp_path: Path) -> None:
+def test_folders_and_paths_are_not_names_on_the_hub(tmp_path: Path) -> None:
     assert hub.find(tmp_path) == tmp_path
     assert hub.find(tmp_path / "none") == tmp_path / "none"
     assert hub.find("a/b/c") == Path("a/b/c")
 
 
-def test_a_name_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_a_name_on_the_hub_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    downloads = []
     monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(tmp_path)
+        huggingface_hub, "snapshot_download", lambda name, **_: downloads.append(name) or str(tmp_path)
     )
     assert hub.find("Someone/Model-1B") == tmp_path
-    assert asked == ["Someone/Model-1B"]
+    assert downloads == ["Someone/Model-1B"]
 
 
-def test_a_missing_network_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str, **_: object) -> str:
         raise ConnectionError("no route to host\nat all")
 

@@ -19,7 +19,7 @@ from pure.serial import serial
 from stages.checkpoint import checkpoint, orbax
 from stages.cli.main import main
 from stages.models import jax_params, language_model
-from tests.stages.models.test_language_model import make
+from tests.stages.models.test_language_model import make_model
 from tests.stages.small_stages import flags, run
 
 Params = dict[str, Any]
@@ -29,7 +29,7 @@ Params = dict[str, Any]
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tied model in Hugging Face's layout, exported to both forms."""
     root = tmp_path_factory.mktemp("jax")
-    language_model.save(root / "hf", make())
+    language_model.save(root / "hf", make_model())
     for form in ("orbax", "msgpack"):
         export = [
             "export",

@@ -1,4 +1,4 @@
-"""Chat templates in all the places where a folder may have them."""
+"""`stages.models.template_files`: chat templates in every file and field that may hold them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stages.models import template_files
 from stages.models.template_files import Templates
 
 
-def test_one_template_is_a_file_and_several_are_a_field() -> None:
+def test_one_template_is_saved_as_a_file_and_several_as_a_field() -> None:
     assert template_files.render(Templates("a")) == ({"chat_template.jinja": "a"}, {})
     assert template_files.render(Templates()) == ({}, {})
     files, field = template_files.render(Templates("a", (("rag", "b"),)))
@@ -25,14 +25,14 @@ def test_one_template_is_a_file_and_several_are_a_field() -> None:
     "templates",
     [Templates(), Templates("a"), Templates("a", (("b", "c"),)), Templates(None, (("b", "c"), ("d", "e")))],
 )
-def test_round_trips(templates: Templates, tmp_path: Path) -> None:
+def test_saved_templates_are_read_back(templates: Templates, tmp_path: Path) -> None:
     files, field = template_files.render(templates)
     for name, text in {**files, "tokenizer_config.json": json.dumps(field)}.items():
         (tmp_path / name).write_text(text)
     assert template_files.read(tmp_path) == templates
 
 
-def test_files_of_their_own_replace_the_field(tmp_path: Path) -> None:
+def test_template_files_override_the_field_of_tokenizer_config(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "old"}')
     assert template_files.read(tmp_path) == Templates("old")
     (tmp_path / "additional_chat_templates").mkdir()
@@ -42,7 +42,7 @@ def test_files_of_their_own_replace_the_field(tmp_path: Path) -> None:
     assert template_files.read(tmp_path) == Templates("new", (("rag", "r"),))
 
 
-def test_a_processors_file_counts_alone_and_must_not_contradict(tmp_path: Path) -> None:
+def test_a_template_of_chat_template_json_must_equal_the_tokenizer_s(tmp_path: Path) -> None:
     (tmp_path / "chat_template.json").write_text('{"chat_template": "a"}')
     assert template_files.read(tmp_path) == Templates("a")
     (tmp_path / "chat_template.jinja").write_text("a")
@@ -53,13 +53,13 @@ def test_a_processors_file_counts_alone_and_must_not_contradict(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("value", [5, ["a"], [{"name": "a"}], {"a": 5}])
-def test_another_type_is_refused(value: object, tmp_path: Path) -> None:
+def test_a_chat_template_field_of_another_type_is_refused(value: object, tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": value}))
     with pytest.raises(ValueError, match=r"tokenizer_config\.json: chat_template must be a text, or a list"):
         template_files.read(tmp_path)
 
 
-def test_templates_of_a_gguf_file() -> None:
+def test_templates_of_a_gguf_file_are_read() -> None:
     fields = {
         "tokenizer.chat_template": "a",
         "tokenizer.chat_template.rag": "b",

@@ -1,4 +1,4 @@
-"""Variables of a template are read from JSON, or refused in one line."""
+"""`--template_kwargs`: variables of a chat template are read from JSON, or refused in one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from data_pipes.chat.chat import chat_template, render
 from stages.models.template_kwargs import check_variables, template_variables
 
 
-def test_an_object_gives_its_pairs() -> None:
+def test_a_json_object_gives_name_value_pairs() -> None:
     assert template_variables(None) == ()
     assert dict(template_variables('{"enable_thinking": false, "n": [1, "a"]}')) == {
         "enable_thinking": False,
@@ -19,13 +19,13 @@ def test_an_object_gives_its_pairs() -> None:
 
 
 @pytest.mark.parametrize("text", ["enable_thinking=false", "[1]", "", "{'a': 1}", "[" * 100_000])
-def test_anything_else_is_refused_with_an_example(text: str) -> None:
+def test_text_that_is_no_json_object_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match=r"--template_kwargs: .*enable_thinking") as error:
         template_variables(text)
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_date_sets_strftime_now() -> None:
+def test_the_variable_strftime_now_sets_the_date() -> None:
     variables = template_variables('{"strftime_now": "2025-01-31"}')
     source = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
     template = chat_template(source, variables=variables)

@@ -1,4 +1,4 @@
-"""Plain texts as prompts: what a tokenizer puts before a text stands there once."""
+"""`stages.models.text_prompt`: plain texts as prompts begin with the tokenizer's prefix exactly once."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 from stages.models import language_model, text_prompt
 from tests.outside import written
-from tests.stages.models.test_language_model import make
+from tests.stages.models.test_language_model import make_model
 
 BEGIN = "<|begin_of_text|>"
 
 
-def test_control_tokens_are_text_unless_they_are_asked_for(tmp_path: Path) -> None:
+def test_special_tokens_in_a_prompt_are_text_unless_special_is_all(tmp_path: Path) -> None:
     base = language_model.load(written.model(tmp_path, before=(BEGIN,)))
     assert text_prompt.encode_prompt(base, BEGIN + "a", special="all") == text_prompt.encode_prompt(base, "a")
     assert text_prompt.encode_prompt(base, "a")[0] == 0
@@ -20,7 +20,7 @@ def test_control_tokens_are_text_unless_they_are_asked_for(tmp_path: Path) -> No
     assert 0 not in plain[1:]
 
 
-def test_documents_begin_as_the_tokenizer_says_and_then_as_the_configuration_does(tmp_path: Path) -> None:
+def test_the_prefix_token_is_the_tokenizer_s_bos_or_eos_then_the_config_s(tmp_path: Path) -> None:
     assert (
         text_prompt.prefix_token(
             language_model.load(written.model(tmp_path / "a", bos_token="<|pad|>", eos_token=BEGIN))
@@ -31,4 +31,4 @@ def test_documents_begin_as_the_tokenizer_says_and_then_as_the_configuration_doe
         text_prompt.prefix_token(language_model.load(written.model(tmp_path / "b", eos_token="<|pad|>"))) == 5
     )
     assert text_prompt.prefix_token(language_model.load(written.model(tmp_path / "c"))) == 0
-    assert text_prompt.prefix_token(make()) == make().model.config.eos_token_id
+    assert text_prompt.prefix_token(make_model()) == make_model().model.config.eos_token_id

@@ -16,7 +16,7 @@ from stages.models import language_model
 from stages.run import build as builders
 from stages.run.experiment import Experiment, Say
 from stages.run.options import tuning as flags
-from tests.stages.models.test_language_model import make
+from tests.stages.models.test_language_model import make_model
 from tests.stages.small_stages import write_model, write_rows
 
 KINDS = flags.STAGES
@@ -99,7 +99,9 @@ def test_a_model_keeps_its_template(tmp_path: Path) -> None:
         "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
     )
-    language_model.save(tmp_path / "model", make(max_position_embeddings=128)._replace(chat_template=source))
+    language_model.save(
+        tmp_path / "model", make_model(max_position_embeddings=128)._replace(chat_template=source)
+    )
     write_rows(tmp_path)
     made = build(tmp_path, "sft")
     assert made.base.chat_template == source

@@ -12,7 +12,7 @@ from pure.config import preset
 from pure.interop import hf
 from stages.models import language_model
 from stages.run import model_config
-from tests.stages.models.test_language_model import make
+from tests.stages.models.test_language_model import make_model
 from tests.stages.small import SHAPE, write_config
 
 
@@ -30,7 +30,7 @@ def test_a_config_of_hugging_face_is_a_shape_too(tmp_path: Path) -> None:
 
 
 def test_a_model_brings_its_own_shape(tmp_path: Path) -> None:
-    made = make()
+    made = make_model()
     language_model.save(tmp_path / "model", made)
     model, same, other = str(tmp_path / "model"), tmp_path / "same.json", tmp_path / "other.json"
     assert model_config.read_config(None, model) == made.model.config

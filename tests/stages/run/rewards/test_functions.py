@@ -10,7 +10,7 @@ import torch
 from stages.models import reward_model
 from stages.run.rewards.functions import build_score, load_function, reward_names
 from tests.data_pipes.chats import tokenizer
-from tests.stages.models.test_language_model import make
+from tests.stages.models.test_language_model import make_model
 from tests.stages.models.test_reward_model import scored
 from tests.stages.test_score import ROLLOUTS
 
@@ -21,7 +21,7 @@ def test_each_is_a_column(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def length(prompt, completion, row):\n    return len(completion)\n")
     reward_model.save(tmp_path / "model", scored())
     rewards = ["correct", f"{tmp_path / 'mine.py'}:length", str(tmp_path / "model")]
-    score = build_score(rewards, tokenizer=make().tokenizer, **GIVEN)
+    score = build_score(rewards, tokenizer=make_model().tokenizer, **GIVEN)
     assert reward_names(rewards) == ("correct", "length", "model")
     assert score(ROLLOUTS).shape == (2, 3)
     assert score(ROLLOUTS)[:, :2].tolist()[0] == [0.0, 2.0]
