@@ -1,4 +1,4 @@
-"""Writes folders with Orbax itself, on eight simulated devices. test_orbax runs `python -m ... FOLDER`."""
+"""Orbax's own folders, written by Orbax in a process with eight simulated devices: python -m ... FOLDER."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def params() -> dict:
 
 
 def main(folder: Path) -> None:
-    """Writes one folder for each of Orbax's formats and each kind of tree."""
+    """Writes one folder for each form."""
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
-    small_params = {"w": jnp.arange(3.0)}
-    _, opt_state = tx.update({"w": jnp.ones(3)}, tx.init(small_params), small_params)
-    state = {"step": jnp.int32(7), "key": jax.random.key(3), "params": small_params, "opt_state": opt_state}
+    small = {"w": jnp.arange(3.0)}
+    _, opt_state = tx.update({"w": jnp.ones(3)}, tx.init(small), small)
+    state = {"step": jnp.int32(7), "key": jax.random.key(3), "params": small, "opt_state": opt_state}
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "standard", params())
         checkpointer.save(folder / "state", state)
-        flax_state = TrainState.create(apply_fn=None, params=small_params, tx=tx)
+        flax_state = TrainState.create(apply_fn=None, params=small, tx=tx)
         checkpointer.save(folder / "flax_state", flax_state.replace(step=7, opt_state=opt_state))
         module = nnx.List([nnx.Dict(kernel=nnx.Param(jnp.full((2,), float(i)))) for i in range(11)])
         checkpointer.save(folder / "nnx", nnx.state(module))
         mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))
-        sharded = jax.device_put(jnp.arange(64.0).reshape(8, 8), NamedSharding(mesh, P("data", "model")))
-        checkpointer.save(folder / "sharded", {"w": sharded})
+        placed = jax.device_put(jnp.arange(64.0).reshape(8, 8), NamedSharding(mesh, P("data", "model")))
+        checkpointer.save(folder / "sharded", {"w": placed})
         checkpointer.save(folder / "dotted", {"a.b": jnp.ones(2), "a": {"b": jnp.zeros(2)}})
     unmerged = epath.Path(folder / "unmerged")
     ocp.StandardCheckpointHandler().save(unmerged, args=ocp.args.StandardSave(small))
@@ -56,7 +56,7 @@ def main(folder: Path) -> None:
     with ocp.CheckpointManager(
         folder / "items", options=ocp.CheckpointManagerOptions(step_prefix="at")
     ) as manager:
-        items = {"params": ocp.args.StandardSave(small_params), "state": ocp.args.StandardSave(state)}
+        items = {"params": ocp.args.StandardSave(small), "state": ocp.args.StandardSave(state)}
         manager.save(5, args=ocp.args.Composite(**items, notes=ocp.args.JsonSave({"a": 1})))
     for name, options in {"zarr2": {}, "zarr3": {"use_zarr3": True}}.items():
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False, **options)) as checkpointer:

@@ -1,4 +1,4 @@
-"""`stages.checkpoint.orbax` reads Orbax's folders, Orbax restores ours, and damage is refused by name."""
+"""Orbax folders: what Orbax wrote is read, what we wrote Orbax restores, and damage is refused by name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Empty(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def orbax_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders that Orbax wrote, on eight simulated devices."""
     folder = tmp_path_factory.mktemp("orbax")
     command = [sys.executable, "-m", "tests.stages.checkpoint.orbax_writer", str(folder)]
@@ -61,44 +61,44 @@ def wanted_params() -> dict:
 
 
 @pytest.mark.parametrize("name", ["standard", "zarr2", "zarr3", "v1", "v1_steps"])
-def test_params_are_read_from_each_of_orbax_s_formats(orbax_folders: Path, name: str) -> None:
-    assert_same(orbax.read(orbax_folders / name), wanted_params())
+def test_params_in_each_of_orbax_s_forms(theirs: Path, name: str) -> None:
+    assert_same(orbax.read(theirs / name), wanted_params())
     spec = tree.map(lambda x: ParamSpec(shape=tuple(x.shape), dtype=x.dtype), wanted_params())
-    assert_same(orbax.read(orbax_folders / name, spec), wanted_params())
+    assert_same(orbax.read(theirs / name, spec), wanted_params())
 
 
-def test_sharded_arrays_are_joined_and_the_newest_step_is_read(orbax_folders: Path) -> None:
-    assert torch.equal(orbax.read(orbax_folders / "sharded")["w"], torch.arange(64.0).reshape(8, 8))
-    assert orbax.read(orbax_folders / "manager")["w"].tolist() == [10.0, 10.0]
-    assert orbax.read(orbax_folders / "manager" / "2")["w"].tolist() == [2.0, 2.0]
-    assert orbax.read(orbax_folders / "items" / "at_5" / "params")["w"].tolist() == [0.0, 1.0, 2.0]
+def test_sharded_arrays_are_whole_and_the_newest_step_is_read(theirs: Path) -> None:
+    assert torch.equal(orbax.read(theirs / "sharded")["w"], torch.arange(64.0).reshape(8, 8))
+    assert orbax.read(theirs / "manager")["w"].tolist() == [10.0, 10.0]
+    assert orbax.read(theirs / "manager" / "2")["w"].tolist() == [2.0, 2.0]
+    assert orbax.read(theirs / "items" / "at_5" / "params")["w"].tolist() == [0.0, 1.0, 2.0]
 
 
-def test_states_of_optax_and_flax_are_read_into_our_structure(orbax_folders: Path) -> None:
+def test_states_of_optax_and_flax_fit_ours(theirs: Path) -> None:
     params = {"w": torch.arange(3.0)}
     optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adam(1e-3))
     _, opt_state = optimizer.update({"w": torch.ones(3)}, optimizer.init(params), params)
     like = {"step": torch.tensor(0, dtype=torch.int32), "params": params, "opt_state": optimizer.init(params)}
     for name in ("state", "flax_state"):  # a 0-d array; a Python number
-        state = orbax.read(orbax_folders / name, like, subset=True)
+        state = orbax.read(theirs / name, like, subset=True)
         assert state["step"].item() == 7
         assert state["step"].dtype == torch.int32
         assert str(tree.structure(state["opt_state"])) == str(tree.structure(opt_state))
         for x, y in zip(tree.leaves(state["opt_state"]), tree.leaves(opt_state), strict=True):
             torch.testing.assert_close(x, y, rtol=1e-6, atol=0)
-    assert torch.equal(orbax.read(orbax_folders / "state")["key"], random.key(3))
+    assert torch.equal(orbax.read(theirs / "state")["key"], random.key(3))
     number = {"step": torch.tensor(0.0)}
     with pytest.raises(ValueError, match=r"step: expected float32\[\], got a Python int"):
-        orbax.read(orbax_folders / "flax_state", number, subset=True)
+        orbax.read(theirs / "flax_state", number, subset=True)
 
 
-def test_variables_of_an_nnx_list_are_read_into_a_list(orbax_folders: Path) -> None:
+def test_variables_of_nnx_fit_a_list(theirs: Path) -> None:
     like = [{"kernel": torch.zeros(2)} for _ in range(11)]
-    assert [layer["kernel"][0].item() for layer in orbax.read(orbax_folders / "nnx", like)] == list(range(11))
+    assert [layer["kernel"][0].item() for layer in orbax.read(theirs / "nnx", like)] == list(range(11))
 
 
-def test_numbers_texts_and_empty_nodes_are_read(orbax_folders: Path) -> None:
-    read = orbax.read(orbax_folders / "numbers")
+def test_numbers_texts_and_empty_nodes(theirs: Path) -> None:
+    read = orbax.read(theirs / "numbers")
     assert read.pop("big").tolist() == [2**40]
     assert read == {"i": 3, "f": 2.5, "text": "words", "none": None, "empty": {}}
     assert [type(read[name]) for name in "if"] == [int, float]
@@ -137,7 +137,7 @@ def test_orbax_restores_our_state_with_and_without_optax_s_classes(tmp_path: Pat
     assert_same(orbax.read(tmp_path / "again", state), state)
 
 
-def test_every_dtype_and_container_survives_write_and_read(tmp_path: Path) -> None:
+def test_every_dtype_and_container_survives(tmp_path: Path) -> None:
     numbers = torch.tensor([0.0, 1.0, 2.0])
     state = {name: numbers.to(getattr(torch, name)) for name in orbax.DTYPES if name != "float8_e8m0fnu"}
     state |= {"scales": torch.ones(3).to(torch.float8_e8m0fnu), "wide": torch.tensor([2**62 + 1])}
@@ -148,7 +148,7 @@ def test_every_dtype_and_container_survives_write_and_read(tmp_path: Path) -> No
     assert orbax.read(orbax.write(tmp_path / "alone", torch.ones(2))).tolist() == [1.0, 1.0]
 
 
-UNSUPPORTED = {
+REFUSED = {
     "text": ({"a": "words"}, "a: expected a tensor"),
     "empty": ({"a": torch.ones(0, 3)}, r"a: Orbax cannot hold a cpu tensor of float32\[0, 3\]"),
     "collision": ({"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, r"second leaf under the name 'a\.b'"),
@@ -159,9 +159,9 @@ UNSUPPORTED = {
 }
 
 
-@pytest.mark.parametrize("name", UNSUPPORTED)
-def test_a_tree_that_orbax_cannot_hold_is_refused_before_writing(tmp_path: Path, name: str) -> None:
-    state, message = UNSUPPORTED[name]
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_orbax_cannot_hold_is_refused_before_it_starts(tmp_path: Path, name: str) -> None:
+    state, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         orbax.write(tmp_path / "folder", state)
     assert not list(tmp_path.iterdir())
@@ -197,18 +197,16 @@ MISFITS = {
 
 
 @pytest.mark.parametrize("name", MISFITS)
-def test_a_target_of_another_structure_shape_or_dtype_is_refused(orbax_folders: Path, name: str) -> None:
+def test_another_structure_shape_or_dtype_is_refused(theirs: Path, name: str) -> None:
     like, message = MISFITS[name]
     with pytest.raises(ValueError, match=message) as error:
-        orbax.read(orbax_folders / "standard", like, subset=True)
+        orbax.read(theirs / "standard", like, subset=True)
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="the data has "):
-        orbax.read(orbax_folders / "standard", {"scale": torch.tensor(0.0)})
+        orbax.read(theirs / "standard", {"scale": torch.tensor(0.0)})
 
 
-def test_a_path_without_one_complete_orbax_tree_is_refused_by_name(
-    orbax_folders: Path, tmp_path: Path
-) -> None:
+def test_other_folders_are_refused_by_name(theirs: Path, tmp_path: Path) -> None:
     unfinished = tmp_path / "run" / f"4{orbax_folder.TEMPORARY}"
     unfinished.mkdir(parents=True)
     (tmp_path / "file").write_text("x")
@@ -231,16 +229,16 @@ def test_a_path_without_one_complete_orbax_tree_is_refused_by_name(
         assert "\n" not in str(error.value)
 
 
-def read_error(folder: Path, expected: Any) -> str:
-    """The message of the error that reading a damaged folder raises; "" if the damaged file is not needed."""
+def refusal(folder: Path, right: Any) -> str:
+    """The error of reading a damaged folder; "" if what was damaged is not needed."""
     try:
-        assert_same(orbax.read(folder), expected)
+        assert_same(orbax.read(folder), right)
     except ValueError as error:
         return str(error)
     return ""
 
 
-def test_damaged_files_are_refused_in_one_line(orbax_folders: Path, tmp_path: Path) -> None:
+def test_damage_is_refused_in_one_line(theirs: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     ours = orbax.write(tmp_path / "ours", {"layers": [{"w": torch.randn(32, 32)}], "step": torch.tensor(3)})
     copy = tmp_path / "copy"
@@ -253,13 +251,13 @@ def test_damaged_files_are_refused_in_one_line(orbax_folders: Path, tmp_path: Pa
                 shutil.rmtree(copy, ignore_errors=True)
                 shutil.copytree(source, copy)
                 (copy / file).unlink()
-                if damaged is not None:
-                    (copy / file).write_bytes(damaged)
-                message = read_error(copy, expected)
+                if kept is not None:
+                    (copy / file).write_bytes(kept)
+                message = refusal(copy, right)
                 assert "\n" not in message
                 if file.name in needed and "ocdbt.process_0" not in file.parts:
                     assert str(copy) in message
-    # One flipped bit in a tensor, which Orbax itself does not notice.
+    # One bit of the numbers, which Orbax does not notice.
     data_file = max((ours / "ocdbt.process_0" / "d").iterdir(), key=lambda x: x.stat().st_size)
     data = bytearray(data_file.read_bytes())
     data[len(data) // 2] ^= 1

@@ -1,7 +1,8 @@
 """Every operation that `pure/interop/jax/aten` lowers to JAX, compared with torch.
 
-Values, shapes, dtypes and gradients are compared. The cases are in `aten_cases.py`, sorted by the file of
-`pure/interop/jax/aten` that they test. All cases of one file are compiled as one program.
+Values, shapes, dtypes and gradients are compared. The cases are in `aten_cases.py`, sorted by the file that
+they test: activation, arithmetic, comparison, creation, indexing, order, product, reduction, shape, unary.
+All cases of one file are compiled as one program. (`table` collects them, `result` describes the results.)
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from stages.models import reward_model
 from stages.run.rewards.functions import build_score, load_function, reward_names
 from tests.data_pipes.chats import tokenizer
 from tests.stages.models.test_language_model import make_model
-from tests.stages.models.test_reward_model import scored
+from tests.stages.models.test_reward_model import make_reward_model
 from tests.stages.test_score import ROLLOUTS
 
 GIVEN = {"prompts": ["a", "b"], "rows": [{"answer": "x"}, {"answer": "y"}]}
@@ -19,7 +19,7 @@ GIVEN = {"prompts": ["a", "b"], "rows": [{"answer": "x"}, {"answer": "y"}]}
 
 def test_each_is_a_column(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def length(prompt, completion, row):\n    return len(completion)\n")
-    reward_model.save(tmp_path / "model", scored())
+    reward_model.save(tmp_path / "model", make_reward_model())
     rewards = ["correct", f"{tmp_path / 'mine.py'}:length", str(tmp_path / "model")]
     score = build_score(rewards, tokenizer=make_model().tokenizer, **GIVEN)
     assert reward_names(rewards) == ("correct", "length", "model")
@@ -28,7 +28,7 @@ def test_each_is_a_column(tmp_path: Path) -> None:
 
 
 def test_a_reward_model_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
-    reward_model.save(tmp_path / "model", scored())
+    reward_model.save(tmp_path / "model", make_reward_model())
     with pytest.raises(ValueError, match="another tokenizer"):
         build_score([str(tmp_path / "model")], tokenizer=tokenizer(), **GIVEN)
 

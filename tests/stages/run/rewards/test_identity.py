@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stages.models import reward_model
 from stages.run.rewards.identity import digest_rewards
-from tests.stages.models.test_reward_model import scored
+from tests.stages.models.test_reward_model import make_reward_model
 
 ROWS = [{"prompt": "a", "answer": "x"}, {"prompt": "b", "answer": "y", "hint": None}]
 
@@ -14,7 +14,7 @@ ROWS = [{"prompt": "a", "answer": "x"}, {"prompt": "b", "answer": "y", "hint": N
 def test_each_part_has_an_entry_that_changes_with_it(tmp_path: Path) -> None:
     file, folder = tmp_path / "mine.py", tmp_path / "model"
     file.write_text("def f(p, c, r): return 1\n")
-    reward_model.save(folder, scored())
+    reward_model.save(folder, make_reward_model())
     named = ("correct", f"{file}:f", str(folder))
     before = digest_rewards(named, ROWS)
     assert list(before) == [
