@@ -1,7 +1,8 @@
 """Every operation that `pure/interop/jax/aten` lowers to JAX, compared with torch.
 
 Values, shapes, dtypes and gradients are compared. The cases are in `aten_cases.py`, sorted by the file of
-`pure/interop/jax/aten` that they test. All cases of one file are compiled as one program.
+`pure/interop/jax/aten` that they test: activation, arithmetic, comparison, creation, indexing, order, product,
+reduction, shape, unary; result and table are shared. All cases of one file are compiled as one program.
 """
 
 from __future__ import annotations
