@@ -31,6 +31,7 @@ INFRASTRUCTURE: Mapping[str, str] = {
     "pure/nn/packed.py": "an order of memory",
     "pure/nn/prepare.py": "arranges params",
     "pure/optim/base.py": "the protocol and its combinators",
+    "pure/optim/names.py": "names of optax that are not here",
     "pure/optim/multi_steps.py": "a combinator",
     "pure/optim/freeze.py": "combinators",
     "pure/optim/zero_nans.py": "a correction of gradients; in no paper",

@@ -2,7 +2,10 @@
 
 from pure.optim.adafactor import adafactor
 from pure.optim.adagrad import ScaleByRssState, adagrad, scale_by_rss
+from pure.optim.adamax import adamax, adamaxw, scale_by_adamax
 from pure.optim.adamw import ScaleByAdamState, adam, adamw, scale_by_adam
+from pure.optim.adan import ScaleByAdanState, adan, scale_by_adan
+from pure.optim.amsgrad import ScaleByAmsgradState, amsgrad, scale_by_amsgrad
 from pure.optim.axes import MuonDimensionNumbers, hidden_matrices
 from pure.optim.base import EmptyState, apply_updates, chain, identity
 from pure.optim.block_rms import clip_by_block_rms, scale_by_param_block_rms
@@ -31,8 +34,10 @@ from pure.optim.multi_steps import (
 )
 from pure.optim.muon import MuonState, muon, scale_by_muon
 from pure.optim.nadam import nadam, nadamw
+from pure.optim.names import __getattr__  # noqa: F401  (Python calls it for a missing name)
 from pure.optim.newton_schulz import orthogonalize
 from pure.optim.partition import PartitionState, multi_transform, partition
+from pure.optim.radam import radam, scale_by_radam
 from pure.optim.reduce_on_plateau import ReduceLROnPlateauState, reduce_on_plateau
 from pure.optim.rmsprop import (
     ScaleByRmsState,
@@ -51,6 +56,12 @@ from pure.optim.schedule import (
     join_schedules,
     linear_schedule,
     polynomial_schedule,
+)
+from pure.optim.schedule_free import (
+    ScheduleFreeState,
+    schedule_free,
+    schedule_free_adamw,
+    schedule_free_eval_params,
 )
 from pure.optim.sgd import TraceState, sgd, trace
 from pure.optim.warmup import (
@@ -80,6 +91,8 @@ __all__ = [
     "PartitionState",
     "ReduceLROnPlateauState",
     "ScaleByAdamState",
+    "ScaleByAdanState",
+    "ScaleByAmsgradState",
     "ScaleByLionState",
     "ScaleByRStdDevState",
     "ScaleByRStdDevWithCountState",
@@ -88,6 +101,7 @@ __all__ = [
     "ScaleByRssState",
     "ScaleByScheduleState",
     "Schedule",
+    "ScheduleFreeState",
     "TraceState",
     "WeightDecaySchedule",
     "WrappedScheduleState",
@@ -95,9 +109,13 @@ __all__ = [
     "adafactor",
     "adagrad",
     "adam",
+    "adamax",
+    "adamaxw",
     "adamw",
+    "adan",
     "add_decayed_weights",
     "all_finite",
+    "amsgrad",
     "apply_if_finite",
     "apply_updates",
     "chain",
@@ -130,21 +148,29 @@ __all__ = [
     "partition",
     "path_mask",
     "polynomial_schedule",
+    "radam",
     "reduce_on_plateau",
     "rmsprop",
     "scale",
     "scale_by_adam",
+    "scale_by_adamax",
+    "scale_by_adan",
+    "scale_by_amsgrad",
     "scale_by_factored_rms",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_muon",
     "scale_by_param_block_rms",
+    "scale_by_radam",
     "scale_by_rms",
     "scale_by_rss",
     "scale_by_schedule",
     "scale_by_shape",
     "scale_by_stddev",
     "scale_by_trust_ratio",
+    "schedule_free",
+    "schedule_free_adamw",
+    "schedule_free_eval_params",
     "selective_transform",
     "set_to_zero",
     "sgd",

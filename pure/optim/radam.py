@@ -1,0 +1,172 @@
+"""RAdam: Adam with a factor for the variance of its denominator, in place of a warm-up.
+
+Shape letters: none; elementwise on each leaf.
+
+Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", 2020, algorithm 2.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure.optim.adamw import ScaleByAdamState, adam_init
+from pure.optim.base import (
+    Scalar,
+    ScalarOrSchedule,
+    bias_correction,
+    chain,
+    corrected_mean,
+    increment,
+    map_unzip,
+    mean_correction,
+    shared_dtype,
+    store_once,
+    upcast,
+)
+from pure.optim.check import check_fraction, check_not_negative
+from pure.optim.leafwise import leafwise
+from pure.optim.scale import scale_by_learning_rate
+from pure.types import GradientTransformation, Tree
+
+
+def radam(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    threshold: Scalar = 5.0,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformation:
+    """Builds RAdam: momentum alone at first, then Adam, rectified.
+
+    Args:
+        learning_rate, b1, b2, eps, eps_root, nesterov: as in `adamw`.
+        threshold: effective number of gradients in the mean of squares from which on it is used, > 4.
+
+    Returns:
+        GradientTransformation with state (ScaleByAdamState, state of the learning rate).
+
+    Raises:
+        ValueError: for b1 or b2 outside [0, 1), or a negative learning_rate, eps or threshold.
+
+    Example:
+        The first steps are those of momentum.
+
+        >>> opt = radam(0.1)
+        >>> opt.update(torch.tensor([-7.0]), opt.init(torch.tensor([2.0])))[0]
+        tensor([0.7000])
+
+    Source: Liu et al. 2020, algorithm 2.
+    """
+    check_not_negative("radam", optional=True, learning_rate=learning_rate)
+    scaled = scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov)
+    return chain(scaled, scale_by_learning_rate(learning_rate))
+
+
+def scale_by_radam(
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    threshold: Scalar = 5.0,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformation:
+    """Builds RAdam's rescaling of gradients, without the learning rate.
+
+    Args:
+        b1, b2, eps, eps_root, threshold, nesterov: as in `radam`.
+
+    Returns:
+        GradientTransformation with state ScaleByAdamState; updates are not negated: chain
+        `scale_by_learning_rate`.
+
+    Raises:
+        ValueError: for b1 or b2 outside [0, 1), or a negative eps or threshold.
+    """
+    check_fraction("scale_by_radam", b1=b1, b2=b2)
+    check_not_negative("scale_by_radam", eps=eps, eps_root=eps_root, threshold=threshold)
+    update = partial(
+        radam_update, b1=b1, b2=b2, eps=eps, eps_root=eps_root, threshold=threshold, nesterov=nesterov
+    )
+    return GradientTransformation(adam_init, leafwise(update))
+
+
+def radam_update(
+    updates: Tree,
+    state: ScaleByAdamState,
+    params: Tree | None = None,
+    *,
+    b1: Scalar,
+    b2: Scalar,
+    eps: Scalar,
+    eps_root: Scalar,
+    threshold: Scalar,
+    nesterov: bool,
+    **extra: Any,
+) -> tuple[Tree, ScaleByAdamState]:
+    """Computes Adam's step times a rectification, or the mean gradient while there are too few squares.
+
+        ro_inf = 2 / (1 - b2) - 1;   ro = ro_inf - 2 t b2^t / (1 - b2^t)
+        r = √((ro - 4)(ro - 2) ro_inf / ((ro_inf - 4)(ro_inf - 2) ro))
+        update = r mu_hat / (√(nu_hat + eps_root) + eps)  if ro >= threshold, else mu_hat
+
+    Args:
+        updates: tree of gradients g.
+        state: ScaleByAdamState after t - 1 updates.
+        params, extra: not used.
+        b1, b2, eps, eps_root, threshold, nesterov: as in `radam`.
+
+    Returns:
+        (updates, state); updates are not negated.
+
+    Steps:
+        1. Count, the corrections, and the rectification, once for all leaves.
+        2. Both moments of each leaf, and its step.
+
+    Source: Liu et al. 2020, algorithm 2. Differs from optax: 1 - b2^t is computed by expm1, as ro is the
+    difference of two large numbers.
+    """
+    del params, extra
+    # 1. Count and factors.
+    count, dtype = increment(state.count), shared_dtype(updates)
+    mu_correction, nu_correction = (
+        mean_correction(b1, count, dtype, nesterov),
+        bias_correction(b2, count, dtype),
+    )
+    active, factor = _rectification(b2, count.to(dtype), threshold)
+
+    # 2. Moments and step.
+    def leaf(g: Tensor, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = upcast(g)
+        mu = (1 - b1) * x + b1 * upcast(m)
+        nu = (1 - b2) * x.square() + b2 * upcast(v)
+        mean = corrected_mean(x, mu, b1, mu_correction)
+        adaptive = factor * mean / ((nu / nu_correction.to(nu.dtype) + eps_root).sqrt() + eps)
+        step = torch.where(active, adaptive, mean)
+        return step.to(torch.promote_types(g.dtype, v.dtype)), mu.to(m.dtype), nu.to(v.dtype)
+
+    steps, mu, nu = map_unzip(3, leaf, updates, state.mu, state.nu)
+    return steps, ScaleByAdamState(count=count, mu=mu, nu=nu)
+
+
+def _rectification(b2: Scalar, t: Tensor, threshold: Scalar) -> tuple[Tensor, Tensor]:
+    """Computes if the second moment is used at update t [], and the factor r []."""
+    if isinstance(b2, Tensor):
+        log_b2: Scalar = b2.to(t.dtype).log()
+    else:
+        log_b2 = math.log(b2) if b2 > 0 else -math.inf
+    remaining = -torch.expm1(t * log_b2)  # 1 - b2^t
+    ro_inf = 2.0 / (1.0 - b2) - 1.0
+    ro = ro_inf - 2 * t * (1 - remaining) / remaining
+    active = ro >= threshold
+    inside = torch.where(active, ro, ro_inf)
+    square = (inside - 4.0) * (inside - 2.0) * ro_inf / ((ro_inf - 4.0) * (ro_inf - 2.0) * inside)
+    return store_once(active), store_once(square.sqrt())
