@@ -11,10 +11,12 @@ Source: Orbax, `orbax.checkpoint`.
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,13 +86,15 @@ def write(path: str | os.PathLike[str], state: Tree, *, overwrite: bool = False)
     arrays = _to_numpy(state, (), digests)
     if not digests:
         raise SerialError("orbax.write: the tree has no leaf, which Orbax refuses; add one")
+    if isinstance(state, Tensor | int | float):
+        raise SerialError('orbax.write: the tree is one leaf, which Orbax 0.11 refuses; write {"name": leaf}')
     checkpointer = _import_checkpointer()
     partial, old = (final.with_name(f".{final.name}.{end}") for end in ("partial", "old"))
     try:
         # 2. Orbax writes.
         files.make_folder(final.parent)
         _remove(partial)
-        with checkpointer() as orbax_writer:
+        with _quiet_log(), checkpointer() as orbax_writer:
             metadata = {orbax_folder.OURS: {"sha256": digests}}
             orbax_writer.save(partial, arrays, custom_metadata=metadata)
         # 3. To the disk.
@@ -277,6 +281,17 @@ def _import_checkpointer() -> Callable[[], Any]:
             "'intro2llm[jax]'"
         ) from None
     return StandardCheckpointer
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Keeps Orbax from logging the traceback of an error that is raised here too."""
+    logger = logging.getLogger("absl")
+    was, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was
 
 
 def _remove(folder: Path) -> None:

@@ -50,12 +50,6 @@ def _manager(folder: Path, params: Any) -> None:
         manager.save(10, args=StandardSave(params))
 
 
-def _v1(folder: Path, params: Any) -> None:
-    from orbax.checkpoint import v1
-
-    v1.save(folder / "v1", {"params": params})
-
-
 def _flax(folder: Path, params: Any) -> None:
     from flax.serialization import to_bytes
 
@@ -80,7 +74,6 @@ def _refused(name: str, message: str, writer: str, theirs: Callable[[Path], Any]
 FORMS = (
     _form("StandardCheckpointer", "orbax", _standard, "tuned"),
     _form("the newest step of a CheckpointManager", "orbax", _manager, "steps"),
-    _form("orbax v1", "orbax", _v1, "v1"),
     _refused("a folder above", "holds trees in steps; name one", "orbax", _saved(_manager)),
     _form("to_bytes", "flax", _flax),
     _refused("kernels [in, out]", r"matrices are \[out, in\]: transpose it", "flax", _saved(_flax, _turn)),

@@ -5,6 +5,29 @@ is imported.
 
 On a GPU, JAX by default reserves most of the memory when it first runs. Where torch shares the GPU, start
 Python with the environment variable XLA_PYTHON_CLIENT_PREALLOCATE=false.
+
+Fine-tune a published model in a JAX loop of your own, and give it back to transformers:
+
+    intro2llm export --model_path HuggingFaceTB/SmolLM2-135M --dtype float32 --format orbax --output_dir smol
+
+    folder = Path("smol").absolute()  # Orbax takes absolute paths
+    init, apply = model_in_jax(transformer(language_model.read_config(folder)))
+    tokenizer = data_pipes.tokenizer.load(folder)
+    with StandardCheckpointer() as checkpointer:
+        params = checkpointer.restore(folder / "params")
+
+    def loss(params, tokens):  # [B, T] of tokenizer.encode(text)
+        logits = apply(params, tokens[:, :-1])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+    ...  # jax.jit, jax.value_and_grad(loss), any optax optimizer
+    with StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder / "tuned", params)
+
+    intro2llm import --model_path smol/tuned --output_dir tuned  # or any stage: --model_path smol/tuned
+
+Without files: `base = language_model.load(path, dtype=torch.float32)`, `params = to_jax(base.params)`, and in
+the end `language_model.save("tuned", base._replace(params=to_torch(params)))`.
 """
 
 try:

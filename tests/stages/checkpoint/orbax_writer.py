@@ -18,7 +18,6 @@ from flax import nnx
 from flax.training.train_state import TrainState
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from orbax.checkpoint import v1
 
 
 def params() -> dict:
@@ -61,6 +60,12 @@ def main(folder: Path) -> None:
     for name, options in {"zarr2": {}, "zarr3": {"use_zarr3": True}}.items():
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False, **options)) as checkpointer:
             checkpointer.save(folder / name, params())
+    try:
+        from orbax.checkpoint import v1
+    except ImportError:  # before 0.12
+        return
+    if not hasattr(v1, "save"):
+        return
     v1.save(folder / "v1", params())
     with v1.training.Checkpointer(folder / "v1_steps") as steps:
         steps.save(3, params())

@@ -7,11 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pure import optim, random, tree
 from pure.types import ParamSpec
@@ -62,6 +65,8 @@ def wanted_params() -> dict:
 
 @pytest.mark.parametrize("name", ["standard", "zarr2", "zarr3", "v1", "v1_steps"])
 def test_params_in_each_of_orbax_s_forms(theirs: Path, name: str) -> None:
+    if not (theirs / name).exists():
+        pytest.skip("this Orbax has no v1")
     assert_same(orbax.read(theirs / name), wanted_params())
     spec = tree.map(lambda x: ParamSpec(shape=tuple(x.shape), dtype=x.dtype), wanted_params())
     assert_same(orbax.read(theirs / name, spec), wanted_params())
@@ -145,7 +150,46 @@ def test_every_dtype_and_container_survives(tmp_path: Path) -> None:
     state |= {"0-d": torch.tensor(True), "layers": [(torch.ones(1),)]}
     path = orbax.write(tmp_path / "folder", state)
     assert_same(orbax.read(path, state), state)
-    assert orbax.read(orbax.write(tmp_path / "alone", torch.ones(2))).tolist() == [1.0, 1.0]
+
+
+class Pair(NamedTuple):
+    """A container with two children."""
+
+    first: Any
+    second: Any
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> torch.Tensor:
+    """A tensor of any dtype that both libraries have, with up to three axes, perhaps transposed."""
+    dtype = getattr(torch, draw(st.sampled_from([name for name in orbax.DTYPES if name != "float8_e8m0fnu"])))
+    shape = draw(st.lists(st.integers(1, 3), max_size=3))
+    numbers = torch.arange(torch.Size(shape).numel()).reshape(shape).to(dtype)
+    return numbers.mT if len(shape) > 1 and draw(st.booleans()) else numbers
+
+
+TREES = st.recursive(
+    st.one_of(tensors(), st.none()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["a", "b c", "d/e", "ü", "0", ".."]), inner, max_size=3),
+        st.builds(Pair, inner, inner),
+        st.tuples(inner, inner),
+        st.builds(Empty),
+    ),
+    max_leaves=8,
+)
+
+
+@given(TREES)
+@settings(max_examples=12)
+def test_any_tree_comes_back(node: Any) -> None:
+    state = {"first": torch.ones(1), "node": node}
+    with tempfile.TemporaryDirectory() as folder:
+        path = orbax.write(Path(folder) / "state", state)
+        assert_same(orbax.read(path, state), state)
+        plain = tree.leaves(orbax.read(path))
+    assert list(map(orbax_folder.digest, plain)) == list(map(orbax_folder.digest, tree.leaves(state)))
 
 
 REFUSED = {
@@ -153,6 +197,7 @@ REFUSED = {
     "empty": ({"a": torch.ones(0, 3)}, r"a: Orbax cannot hold a cpu tensor of float32\[0, 3\]"),
     "collision": ({"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, r"second leaf under the name 'a\.b'"),
     "two keys": ({1: torch.ones(1), "1": torch.ones(1)}, "two keys of this dict"),
+    "alone": (torch.ones(2), r'one leaf.*write \{"name": leaf\}'),
     "no leaf": ({"a": {}}, "no leaf"),
     "huge": ({"a": 2**64}, "does not fit in 64 bits"),
     "meta": ({"a": torch.ones(1, device="meta")}, "cannot hold a meta tensor"),
