@@ -1,4 +1,7 @@
-"""Marks of leafwise transformations; that leafwise updates work by parts is a law of all optimizers."""
+"""`is_leafwise`: which optimizers are marked as safe to update layer by layer.
+
+That such updates equal those of the whole tree is a law in `tests/laws/test_optimizers.py`.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ CLIP, FINITE = optim.clip_by_global_norm(1.0), optim.apply_if_finite(optim.adam(
     ],
     ids=lambda opt: str(opt.update.func.__name__),
 )
-def test_leafwise(opt: GradientTransformation) -> None:
+def test_optimizers_that_treat_each_leaf_alone_are_leafwise(opt: GradientTransformation) -> None:
     assert optim.is_leafwise(opt)
 
 
@@ -57,5 +60,7 @@ def test_leafwise(opt: GradientTransformation) -> None:
     ],
     ids=lambda opt: getattr(opt.update, "func", opt.update).__name__,
 )
-def test_not_leafwise(opt: GradientTransformation) -> None:
+def test_optimizers_that_need_other_leaves_or_are_not_marked_are_not_leafwise(
+    opt: GradientTransformation,
+) -> None:
     assert not optim.is_leafwise(opt)
