@@ -135,7 +135,7 @@ def test_a_compiled_sampler_under_vmap_equals_eager(name: str) -> None:
 
 @pytest.mark.slow
 def test_inductor_equals_eager() -> None:
-    """Keys, uniform and normal numbers in one graph: Inductor's vector code rounds and overflows as eager code."""
+    """Keys, uniform and normal numbers in one graph: Inductor rounds and overflows as eager code does."""
 
     def sample_all(key: Tensor) -> tuple[Tensor, ...]:
         keys = random.split(key, 3)

@@ -1,4 +1,4 @@
-"""`pure.serial.reader` on untrusted bytes: they give a tree or SerialError, and cost little time and memory."""
+"""`pure.serial.reader` on untrusted bytes: a tree or SerialError, at little cost in time and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pure.serial`: bytes equal Flax's, each library reads the other's, and data that does not fit is refused."""
+"""`pure.serial`: bytes equal Flax's, each library reads the other's, data that does not fit is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pure import tree
 from pure.serial.serial import SerialError, from_bytes, from_state_dict, from_stream, to_bytes, to_state_dict
 from pure.serial.writer import DTYPES
 from pure.types import ParamSpec
-from tests.pure.trees import Pair, as_numpy, bits, identical, random_tensor, trees
+from tests.pure.trees import Pair, as_numpy, identical, random_tensor, raw_bytes, trees
 
 TREES = {
     "one matrix": {"w": torch.tensor([[1.0, 2.0]])},
@@ -80,7 +80,7 @@ def test_bytes_equal_flax_and_each_library_reads_the_other(name: str) -> None:
     theirs = flax.serialization.from_bytes(arrays, ours)
     for our_leaf, their_leaf in zip(tree.leaves(TREES[name]), jax.tree.leaves(theirs), strict=True):
         is_tensor = isinstance(our_leaf, Tensor)
-        our_bytes = bits(our_leaf.detach()) if is_tensor else np.asarray(our_leaf).tobytes()
+        our_bytes = raw_bytes(our_leaf.detach()) if is_tensor else np.asarray(our_leaf).tobytes()
         assert np.asarray(their_leaf).tobytes() == our_bytes
 
 

@@ -1,5 +1,5 @@
-"""`pure.serial.writer`: a tree becomes a stream of pieces, in Flax's chunks. Leaves that cannot be written are
-refused by path."""
+"""`pure.serial.writer`: a tree becomes a stream of pieces, in Flax's chunks. Leaves that cannot be written
+are refused by path."""
 
 from __future__ import annotations
 
