@@ -346,7 +346,7 @@ def test_tests_follow_their_rules(rule: Callable[[Module], Iterator[str]]) -> No
 
 
 def test_conditional_expressions_and_comprehensions_are_few() -> None:
-    """Of a thousand lines of code at most 33 hold a conditional expression, and at most 50 a comprehension."""
+    """A thousand lines of code have at most 33 conditional expressions and at most 50 comprehensions."""
     comprehension = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
     lines = sum(english.code_line_count(module) for module in MODULES)
     nodes = [node for module in MODULES for node in ast.walk(module.tree)]

@@ -126,7 +126,7 @@ def init_only_exports(module: Module) -> Iterator[str]:
 
 
 def _group(name: str) -> str:
-    """Return the group of a module of `stages`: "stages.run" for "stages.run.loop", "stages" for "stages.dpo"."""
+    """Return the group of a module: "stages.run" for "stages.run.loop", "stages" for "stages.dpo"."""
     group = ".".join(name.split(".")[:2])
     return group if group in STAGES_LEVELS else "stages"
 

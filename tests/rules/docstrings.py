@@ -62,8 +62,8 @@ def args_section_lists_parameters(module: Module) -> Iterator[str]:
 
 
 def long_functions_have_sections(module: Module) -> Iterator[str]:
-    """A function with many parameters or many lines has Args. It also has Returns, unless its result is a class
-    of this project, which has a docstring of its own."""
+    """A function with many parameters or many lines has Args. It also has Returns, unless its result is a
+    class of this project, which has a docstring of its own."""
     for name, node in public_definitions(module):
         if not isinstance(node, Function):
             continue
