@@ -39,7 +39,9 @@ CLIP, FINITE = optim.clip_by_global_norm(1.0), optim.apply_if_finite(optim.adam(
     ],
     ids=lambda opt: str(opt.update.func.__name__),
 )
-def test_optimizers_that_treat_each_leaf_alone_are_leafwise(opt: GradientTransformation) -> None:
+def test_marked_optimizers_and_chains_that_clip_by_norm_first_are_leafwise(
+    opt: GradientTransformation,
+) -> None:
     assert optim.is_leafwise(opt)
 
 
@@ -60,7 +62,7 @@ def test_optimizers_that_treat_each_leaf_alone_are_leafwise(opt: GradientTransfo
     ],
     ids=lambda opt: getattr(opt.update, "func", opt.update).__name__,
 )
-def test_optimizers_that_need_other_leaves_or_are_not_marked_are_not_leafwise(
+def test_unmarked_optimizers_and_those_that_depend_on_the_whole_tree_are_not_leafwise(
     opt: GradientTransformation,
 ) -> None:
     assert not optim.is_leafwise(opt)

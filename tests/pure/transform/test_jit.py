@@ -100,7 +100,7 @@ def swap(s: dict) -> dict:
 
 
 def rotate(s: dict) -> dict:
-    """Move each leaf to the next name."""
+    """Permute all three leaves."""
     return {"a": s["b"], "b": s["c"], "c": s["a"]}
 
 
