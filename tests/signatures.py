@@ -1,13 +1,13 @@
 """Checks types and shapes whenever a function of `pure` is called, under pytest only.
 
-Types come from the annotations. Shapes come from where a reader looks for them, the docstring: a parameter
-`x: Tensor` with the line "x: [B, T, D] float32, ..." under Args becomes jaxtyping's `Float32[Tensor, "B T
-D"]`, and so does the result if Returns begins with a shape. A letter stands for one length throughout a call,
-so a docstring that lies fails.
+Types come from the annotations, and shapes from the docstring: a parameter `x: Tensor` with the line
+"x: [B, T, D] float32, ..." under Args is checked as jaxtyping's `Float32[Tensor, "B T D"]`, and so is the
+result if Returns begins with a shape. A letter means the same length throughout a call, so a docstring with a
+wrong shape fails.
 
-Not jaxtyping's own import hook: it would check in every call, and a compiled step would then trace beartype's
-generated code. The wrapper here is a branch on `is_compiling()`, a constant to Dynamo, so `fullgraph=True`
-holds. It keeps the function's globals, by which doctest recognises that a function belongs to its module.
+jaxtyping's own import hook is not used, because a compiled step would trace beartype's generated code. The
+wrapper here branches on `is_compiling()`, which is a constant to Dynamo, so `fullgraph=True` works. It keeps
+the function's globals, by which doctest recognises that a function belongs to its module.
 """
 
 from __future__ import annotations
@@ -40,32 +40,31 @@ DTYPES: Mapping[str, Any] = {
     "uint8": jaxtyping.UInt8,
     "uint32": jaxtyping.UInt32,
 }
-SHAPE = r"\[([^\]]*)\](?! or \[) ?(\w*)"
+SHAPE_PATTERN = r"\[([^\]]*)\](?! or \[) ?(\w*)"
 
-# An int is a fine float, and what does not fit is a TypeError, as Python itself would say.
-CONF = beartype.BeartypeConf(is_pep484_tower=True, violation_type=TypeError)
+# An int passes as a float, and a violation raises TypeError, as in Python itself.
+BEARTYPE_CONFIG = beartype.BeartypeConf(is_pep484_tower=True, violation_type=TypeError)
 
 
-def checked(function: types.FunctionType) -> types.FunctionType:
-    """Makes a function check its arguments and what it returns, except where it is being compiled."""
-    described = types.FunctionType(
+def add_checks(function: types.FunctionType) -> types.FunctionType:
+    """Return the function with checks of its arguments and result, which are skipped during compilation."""
+    with_shapes = types.FunctionType(
         function.__code__,
         function.__globals__,
         function.__name__,
         function.__defaults__,
         function.__closure__,
     )
-    described.__module__, described.__qualname__ = function.__module__, function.__qualname__
-    described.__kwdefaults__ = function.__kwdefaults__
-    described.__annotations__ = function.__annotations__ | shapes(function)
-    check = jaxtyping.jaxtyped(described, typechecker=beartype.beartype(conf=CONF))
+    with_shapes.__module__, with_shapes.__qualname__ = function.__module__, function.__qualname__
+    with_shapes.__kwdefaults__ = function.__kwdefaults__
+    with_shapes.__annotations__ = function.__annotations__ | shape_annotations(function)
+    checked = jaxtyping.jaxtyped(with_shapes, typechecker=beartype.beartype(conf=BEARTYPE_CONFIG))
     is_compiling = torch.compiler.is_compiling
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs) if is_compiling() else check(*args, **kwargs)
+        return function(*args, **kwargs) if is_compiling() else checked(*args, **kwargs)
 
-    # A code object of its own: Dynamo counts recompilations by code object, and one for all would soon be too
-    # often.
+    # Each wrapper gets its own code object, because Dynamo limits recompilations per code object.
     code = wrapper.__code__.replace(
         co_name=function.__name__, co_firstlineno=function.__code__.co_firstlineno
     )
@@ -73,21 +72,26 @@ def checked(function: types.FunctionType) -> types.FunctionType:
     return functools.update_wrapper(wrapped, function)  # type: ignore[return-value]
 
 
-def shapes(function: Callable) -> dict[str, Any]:
-    """Annotations with the shapes which the docstring gives to parameters, and a result, annotated as
-    tensors."""
+def shape_annotations(function: Callable) -> dict[str, Any]:
+    """Return annotations with shapes for those parameters that are annotated as Tensor and whose shape the
+    docstring gives, and for the result likewise."""
     text = inspect.getdoc(function)
-    lines = re.findall(rf"^(\w+(?:, \w+)*): {SHAPE}", section(text, "Args") or "", re.MULTILINE)
-    found = {name: (dims, dtype) for names, dims, dtype in lines for name in names.split(", ")}
-    if first := re.match(SHAPE, (section(text, "Returns") or "").strip()):
-        found["return"] = (first[1], first[2])
-    kinds = {"Tensor": lambda shaped: shaped, "Tensor | None": lambda shaped: shaped | None}
-    typed = {name: kinds[kind] for name, kind in function.__annotations__.items() if kind in kinds}
-    return {name: typed[name](annotation(*found[name])) for name in found if name in typed}
+    lines = re.findall(rf"^(\w+(?:, \w+)*): {SHAPE_PATTERN}", section(text, "Args") or "", re.MULTILINE)
+    documented = {name: (dims, dtype) for names, dims, dtype in lines for name in names.split(", ")}
+    if result := re.match(SHAPE_PATTERN, (section(text, "Returns") or "").strip()):
+        documented["return"] = (result[1], result[2])
+    shaped: dict[str, Any] = {}
+    for name, (dims, dtype) in documented.items():
+        annotated = function.__annotations__.get(name)
+        if annotated == "Tensor":
+            shaped[name] = jaxtyping_type(dims, dtype)
+        elif annotated == "Tensor | None":
+            shaped[name] = jaxtyping_type(dims, dtype) | None
+    return shaped
 
 
-def annotation(dims: str, dtype: str) -> Any:
-    """Turns "B, T, D" and "float32" into jaxtyping's type; a length that is a formula ("H/2") is not
+def jaxtyping_type(dims: str, dtype: str) -> Any:
+    """Turns "B, T, D" and "float32" into a jaxtyping type. A length that is a formula ("H/2") is not
     checked."""
     parts = [part.strip() for part in dims.split(",") if part.strip()]
     lengths = [part if re.fullmatch(r"\.\.\.|[A-Za-z]\w*|\d+", part) else "_" for part in parts]
@@ -95,17 +99,17 @@ def annotation(dims: str, dtype: str) -> Any:
 
 
 class Loader(importlib.machinery.SourceFileLoader):
-    """Loads a module and puts `checked` around every function that is defined in it."""
+    """Loads a module and adds checks to every function that is defined in it."""
 
     def exec_module(self, module: types.ModuleType) -> None:
         super().exec_module(module)
         for name, value in list(vars(module).items()):
             if inspect.isfunction(value) and value.__module__ == module.__name__:
-                setattr(module, name, checked(value))
+                setattr(module, name, add_checks(value))
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Finds what Python would find, and has the modules of `pure` loaded by Loader."""
+    """Finds the modules that Python would find, and gives those of `pure` to `Loader`."""
 
     def find_spec(
         self, name: str, path: Any = None, target: Any = None
@@ -119,5 +123,5 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 def install() -> None:
-    """Checks every module of `pure` that is imported from now on."""
+    """Add checks to every module of `pure` that is imported from now on."""
     sys.meta_path.insert(0, Finder())

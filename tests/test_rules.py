@@ -1,8 +1,8 @@
-"""The rules of the house that a program can check.
+"""Every rule on the source holds for every file, and the rules themselves are tested.
 
-Each rule is a function from one parsed file to its violations. It stands in one table with a text that
-breaks it and one that does not, so that the rules are tested too. What is excepted stands in
-`rules/exceptions.py`, with its reason.
+A rule is a function from one parsed file to its violations; the rules are in `tests/rules/`. `TABLE` has for
+each rule a text that breaks it and one that does not. Exceptions and their reasons are in
+`tests/rules/exceptions.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.rules.source import (
     ROOT,
     Function,
     Module,
-    bound,
+    bound_names,
     code_lines,
     functions,
     imports,
@@ -36,77 +36,121 @@ from tests.rules.source import (
     read,
 )
 
-HOUSE = tuple(read(*PACKAGES))
+MODULES = tuple(read(*PACKAGES))
 
 
 class Row(NamedTuple):
+    """A rule, with a text that breaks it and one that does not."""
+
     rule: Callable[[Module], Iterator[str]]
-    bad: tuple[str, str]  # text, and the module whose text it is
+    bad: tuple[str, str]  # text, and the name of the module whose text it is
     good: tuple[str, str]
 
 
-NN, ADAMW, DPO, STAGE, LOOP = (
+NN, ADAMW, DPO, STAGE, LOOP = (  # names of modules, for texts in TABLE
     "pure.nn.norm",
     "pure.optim.adamw",
     "pure.loss.dpo",
     "stages.dpo",
     "stages.run.loop",
 )
-JAX, MODELS, JAIL = "pure.interop.jax", "stages.models.language_model", "stages.sandbox.start"
+JAX, MODELS, SANDBOX = "pure.interop.jax", "stages.models.language_model", "stages.sandbox.start"
 
 TABLE = (
-    Row(arrows.arrows, ("import stages.dpo", NN), ("import pure.tree", STAGE)),
-    Row(arrows.arrows, ("from data_pipes import pack", NN), ("from data_pipes import pack", LOOP)),
-    Row(arrows.arrows_inside_pure, ("from pure import nn", ADAMW), ("import pure.tree", NN)),
-    Row(arrows.arrows_inside_pure, ("import pure.tree", "pure.types"), ("import math", "pure.types")),
+    Row(arrows.import_direction, ("import stages.dpo", NN), ("import pure.tree", STAGE)),
+    Row(arrows.import_direction, ("from data_pipes import pack", NN), ("from data_pipes import pack", LOOP)),
+    Row(arrows.import_direction_inside_pure, ("from pure import nn", ADAMW), ("import pure.tree", NN)),
     Row(
-        arrows.arrows_inside_pure, ("from pure.types import Model", DPO), ("from pure.types import Tree", DPO)
+        arrows.import_direction_inside_pure, ("import pure.tree", "pure.types"), ("import math", "pure.types")
     ),
-    Row(arrows.jax_stays_outside, ("import jax", LOOP), ("def f():\n import jax", LOOP)),
-    Row(arrows.jax_stays_outside, ("def f():\n import optax", ADAMW), ("import optax", JAX)),
     Row(
-        arrows.jax_stays_outside,
+        arrows.import_direction_inside_pure,
+        ("from pure.types import Model", DPO),
+        ("from pure.types import Tree", DPO),
+    ),
+    Row(arrows.jax_only_at_the_border, ("import jax", LOOP), ("def f():\n import jax", LOOP)),
+    Row(arrows.jax_only_at_the_border, ("def f():\n import optax", ADAMW), ("import optax", JAX)),
+    Row(
+        arrows.jax_only_at_the_border,
         ("import pure.interop.jax", STAGE),
         ("def f():\n import pure.interop.jax", STAGE),
     ),
-    Row(arrows.jax_stays_outside, ("def f():\n import pure.interop.jax", ADAMW), ("import torch", ADAMW)),
-    Row(arrows.arrows_inside_stages, ("from stages import run", STAGE), ("import stages.dpo", LOOP)),
     Row(
-        arrows.arrows_inside_stages,
+        arrows.jax_only_at_the_border, ("def f():\n import pure.interop.jax", ADAMW), ("import torch", ADAMW)
+    ),
+    Row(
+        arrows.import_direction_inside_stages, ("from stages import run", STAGE), ("import stages.dpo", LOOP)
+    ),
+    Row(
+        arrows.import_direction_inside_stages,
         ("from stages.run import loop", MODELS),
         ("import stages.models.hub", LOOP),
     ),
-    Row(arrows.arrows_inside_stages, ("import pure.tree", JAIL), ("import stages.sandbox.kernel", JAIL)),
-    Row(arrows.own_init, ("from pure.optim import adamw_", ADAMW), ("from pure import tree", NN)),
-    Row(arrows.exports, ("from pure.tree import map", "p.__init__"), ("", "p.__init__")),
     Row(
-        arrows.exports,
+        arrows.import_direction_inside_stages,
+        ("import pure.tree", SANDBOX),
+        ("import stages.sandbox.kernel", SANDBOX),
+    ),
+    Row(
+        arrows.no_import_from_own_init,
+        ("from pure.optim import adamw_", ADAMW),
+        ("from pure import tree", NN),
+    ),
+    Row(arrows.init_only_exports, ("from pure.tree import map", "p.__init__"), ("", "p.__init__")),
+    Row(
+        arrows.init_only_exports,
         ("try:\n x = 1\nfinally:\n pass", "p.__init__"),
         ("try:\n import a\nexcept ImportError:\n raise", "p.__init__"),
     ),
-    Row(arrows.exports, ("x = 1", "p.__init__"), ("from a import b\n__all__ = ['b']", "p.__init__")),
-    Row(effects.world, ("import os", NN), ("import os", LOOP)),
-    Row(effects.world, ("def f(path):\n return open(path)", STAGE), ("def f(path):\n return path", STAGE)),
-    Row(effects.chance, ("x = torch.rand(3)", NN), ("x = random.uniform(key, (3,))", NN)),
     Row(
-        effects.chance,
+        arrows.init_only_exports, ("x = 1", "p.__init__"), ("from a import b\n__all__ = ['b']", "p.__init__")
+    ),
+    Row(effects.effects_only_where_allowed, ("import os", NN), ("import os", LOOP)),
+    Row(
+        effects.effects_only_where_allowed,
+        ("def f(path):\n return open(path)", STAGE),
+        ("def f(path):\n return path", STAGE),
+    ),
+    Row(
+        effects.no_global_random_generator,
+        ("x = torch.rand(3)", NN),
+        ("x = random.uniform(key, (3,))", NN),
+    ),
+    Row(
+        effects.no_global_random_generator,
         ("def f(x):\n return x.clone().normal_()", NN),
         ("def f(x):\n return x.clone().zero_()", NN),
     ),
-    Row(effects.switches, ("torch.set_num_threads(1)", LOOP), ("torch.get_num_threads()", LOOP)),
     Row(
-        effects.switches, ("torch.backends.cudnn.benchmark = True", LOOP), ("x = torch.backends.cudnn", LOOP)
+        effects.no_global_torch_setting, ("torch.set_num_threads(1)", LOOP), ("torch.get_num_threads()", LOOP)
     ),
-    Row(effects.no_global, ("def f():\n global x\n x = 1", LOOP), ("def f():\n x = 1", LOOP)),
-    Row(effects.module_state, ("TABLE = {'a': 1}", NN), ("TABLE: Mapping[str, int] = {'a': 1}", NN)),
-    Row(effects.module_state, ("TABLE: dict = dict(a=1)", NN), ("def f():\n table = dict(a=1)", NN)),
-    Row(effects.module_state, ("class C:\n x = []", NN), ("class C:\n x = ()", NN)),
     Row(
-        effects.module_state,
+        effects.no_global_torch_setting,
+        ("torch.backends.cudnn.benchmark = True", LOOP),
+        ("x = torch.backends.cudnn", LOOP),
+    ),
+    Row(effects.no_global_statement, ("def f():\n global x\n x = 1", LOOP), ("def f():\n x = 1", LOOP)),
+    Row(
+        effects.no_mutable_module_state,
+        ("TABLE = {'a': 1}", NN),
+        ("TABLE: Mapping[str, int] = {'a': 1}", NN),
+    ),
+    Row(
+        effects.no_mutable_module_state,
+        ("TABLE: dict = dict(a=1)", NN),
+        ("def f():\n table = dict(a=1)", NN),
+    ),
+    Row(effects.no_mutable_module_state, ("class C:\n x = []", NN), ("class C:\n x = ()", NN)),
+    Row(
+        effects.no_mutable_module_state,
         ("@functools.lru_cache(8)\ndef f(): ...", NN),
         ("@partial(f, 8)\ndef f(): ...", NN),
     ),
-    Row(effects.no_item, ("def f(x):\n return x.item()", STAGE), ("def f(x):\n return x.item()", LOOP)),
+    Row(
+        effects.no_item_in_pure_functions,
+        ("def f(x):\n return x.item()", STAGE),
+        ("def f(x):\n return x.item()", LOOP),
+    ),
     Row(
         effects.no_write_to_arguments,
         ("def f(x):\n x.mul_(2)", NN),
@@ -118,19 +162,27 @@ TABLE = (
         ("def f(x):\n x['a'] = 1", NN),
         ("def f(x):\n x = {**x}\n x['a'] = 1", NN),
     ),
-    Row(shape.classes, ("class Trainer: ...", NN), ("class State(NamedTuple):\n x: int", NN)),
-    Row(shape.classes, ("@dataclass\nclass C: ...", NN), ("@dataclass(frozen=True)\nclass C: ...", NN)),
+    Row(shape.only_plain_classes, ("class Trainer: ...", NN), ("class State(NamedTuple):\n x: int", NN)),
+    Row(
+        shape.only_plain_classes,
+        ("@dataclass\nclass C: ...", NN),
+        ("@dataclass(frozen=True)\nclass C: ...", NN),
+    ),
     Row(
         shape.short_functions,
         ("def f():\n" + " a = 1\n" * 51, NN),
         ("def f(\n a,\n b\n):\n" + " # a\n a = 1\n" * 50, NN),
     ),
     Row(shape.short_files, ("a = 1\n" * 401, NN), ("a = 1\n" * 400, NN)),
-    Row(shape.names, ("", "pure.nn.attention_utils"), ("", NN)),
-    Row(docstrings.documented, ('"""M."""\ndef f(): ...', NN), ('"""M."""\ndef _f(): ...', NN)),
-    Row(docstrings.documented, ("import math", NN), ('"""M."""\nimport math', NN)),
+    Row(shape.file_names, ("", "pure.nn.attention_utils"), ("", NN)),
     Row(
-        docstrings.arguments_listed,
+        docstrings.public_names_have_docstrings,
+        ('"""M."""\ndef f(): ...', NN),
+        ('"""M."""\ndef _f(): ...', NN),
+    ),
+    Row(docstrings.public_names_have_docstrings, ("import math", NN), ('"""M."""\nimport math', NN)),
+    Row(
+        docstrings.args_section_lists_parameters,
         ('def f(x, y):\n """F.\n\n Args:\n     x: one.\n """', NN),
         (
             'def f(x, *y, z):\n """F.\n\n Args:\n     x, y: one: two.\n         more: of it.\n     z: three.\n """',
@@ -138,27 +190,27 @@ TABLE = (
         ),
     ),
     Row(
-        docstrings.arguments_listed,
+        docstrings.args_section_lists_parameters,
         ('class C:\n """C.\n\n Args:\n     y: one.\n """\n x: int', NN),
         ('class C:\n """C.\n\n Args:\n     x: one.\n """\n x: int', NN),
     ),
     Row(
-        docstrings.long_ones_have_sections,
+        docstrings.long_functions_have_sections,
         ('def f(a, b, c, d, e) -> int:\n """F.\n\n Args:\n     a, b, c, d, e: numbers.\n """', NN),
         ('def f(a, b, c, d, e) -> None:\n """F.\n\n Args:\n     a, b, c, d, e: numbers.\n """', NN),
     ),
     Row(
-        docstrings.long_ones_have_sections,
+        docstrings.long_functions_have_sections,
         ('def f(a, b, c, d, e) -> Tensor:\n """F.\n\n Args:\n     a, b, c, d, e: numbers.\n """', NN),
         ('def f(a, b, c, d, e) -> Schedule:\n """F.\n\n Args:\n     a, b, c, d, e: as in `g`.\n """', NN),
     ),
     Row(
-        docstrings.raises_listed,
+        docstrings.raises_section_lists_errors,
         ('def f():\n """F."""\n raise ValueError("x")', NN),
         ('def f():\n """F.\n\n Raises:\n     ValueError: always.\n """\n raise ValueError("x")', NN),
     ),
     Row(
-        docstrings.steps_numbered,
+        docstrings.steps_are_numbered_in_comments,
         ('def f():\n """F.\n\n Steps:\n     1. One.\n     2. Two.\n """\n # 1. One.\n a = 1', NN),
         ('def f():\n """F.\n\n Steps:\n     1. One.\n     2. Two.\n """\n # 1. and 2. Both.\n a = 1', NN),
     ),
@@ -187,9 +239,9 @@ RULES = tuple(dict.fromkeys(row.rule for row in TABLE))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_the_house_keeps(rule: Callable[[Module], Iterator[str]]) -> None:
-    broken = [violation for module in HOUSE for violation in rule(module)]
-    assert not broken, f"{rule.__doc__}\n" + "\n".join(broken)
+def test_the_packages_follow_each_rule(rule: Callable[[Module], Iterator[str]]) -> None:
+    violations = [violation for module in MODULES for violation in rule(module)]
+    assert not violations, f"{rule.__doc__}\n" + "\n".join(violations)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.rule.__name__)
@@ -199,107 +251,111 @@ def test_a_rule_reports_its_violations_and_nothing_else(row: Row) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [effects.no_global, effects.module_state, arrows.arrows, docstrings.documented]
+    "rule",
+    [
+        effects.no_global_statement,
+        effects.no_mutable_module_state,
+        arrows.import_direction,
+        docstrings.public_names_have_docstrings,
+    ],
 )
-def test_programs_keep(rule: Callable[[Module], Iterator[str]]) -> None:
-    broken = [violation for module in read(*PROGRAMS) for violation in rule(module)]
-    assert not broken, f"{rule.__doc__}\n" + "\n".join(broken)
+def test_examples_and_benchmarks_follow_their_rules(rule: Callable[[Module], Iterator[str]]) -> None:
+    violations = [violation for module in read(*PROGRAMS) for violation in rule(module)]
+    assert not violations, f"{rule.__doc__}\n" + "\n".join(violations)
 
 
-def test_no_import_leads_back() -> None:
-    """Imports have no cycle, those inside functions among them; imports for type checkers alone are free."""
-    graph = {module.name: arrows.imported(module) for module in HOUSE}
-    done: set[str] = set()
+def test_imports_have_no_cycle() -> None:
+    """Imports inside functions count; those under `if TYPE_CHECKING` do not."""
+    graph = {module.name: arrows.runtime_imports(module) for module in MODULES}
+    visited: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         assert name not in path, " -> ".join((*path[path.index(name) :], name))
-        if name not in done:
-            for other in sorted(graph.get(name, ())):
-                visit(other, (*path, name))
-            done.add(name)
+        if name not in visited:
+            for imported in sorted(graph.get(name, ())):
+                visit(imported, (*path, name))
+            visited.add(name)
 
     for name in graph:
         visit(name, ())
 
 
 def test_each_name_is_exported_once() -> None:
-    """A public name has one short address and one long one, not three."""
-    places: dict[tuple[str, str], list[str]] = {}
-    for module in (module for module in HOUSE if module.package):
+    """A public name can be imported from its own module and from one package, not from two."""
+    exporters: dict[tuple[str, str], list[str]] = {}
+    for module in (module for module in MODULES if module.package):
         for found in imports(module):
             if found.name and found.module != "__future__":
-                places.setdefault((found.module, found.name), []).append(module.name)
-    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+                exporters.setdefault((found.module, found.name), []).append(module.name)
+    assert {name: packages for name, packages in exporters.items() if len(packages) > 1} == {}
 
 
-def test_most_functions_are_short() -> None:
-    """Functions are mostly under 12 lines of code."""
-    sizes = [code_lines(module, function) for module in HOUSE for _, function in functions(module.tree)]
+def test_the_median_function_has_less_than_12_lines_of_code() -> None:
+    sizes = [code_lines(module, function) for module in MODULES for _, function in functions(module.tree)]
     assert statistics.median(sizes) < 12
 
 
-def test_most_files_are_short() -> None:
-    """Files rarely pass 300 lines."""
-    sizes = [module.text.count("\n") for module in HOUSE]
+def test_at_most_one_file_in_ten_has_more_than_300_lines() -> None:
+    sizes = [module.text.count("\n") for module in MODULES]
     assert sum(size > shape.RARE_FILE_LINES for size in sizes) <= len(sizes) / 10
 
 
 def test_every_exception_is_still_needed() -> None:
-    """An exception outlives its reason unless somebody looks."""
-    sizes = {f"{m.name}.{n}": code_lines(m, f) for m in HOUSE for n, f in functions(m.tree)}
-    every = {
+    """Each exception names something that exists and still breaks the rule."""
+    sizes = {f"{m.name}.{n}": code_lines(m, f) for m in MODULES for n, f in functions(m.tree)}
+    definitions = {
         f"{m.name}.{n.name}"
-        for m in HOUSE
+        for m in MODULES
         for n in ast.walk(m.tree)
         if isinstance(n, (*Function, ast.ClassDef))
     }
-    files = {m.path: m.text.count("\n") for m in HOUSE}
+    files = {m.path: m.text.count("\n") for m in MODULES}
     assert [name for name in exceptions.LONG_FUNCTIONS if sizes.get(name, 0) <= shape.FUNCTION_LINES] == []
     assert [path for path in exceptions.LONG_FILES if files.get(path, 0) <= shape.FILE_LINES] == []
     assert [name for name in (*exceptions.ITEM, *exceptions.IN_PLACE) if name not in sizes] == []
     assert [path for path in exceptions.DEEP if path.count("/") < 4 and not (ROOT / path).is_dir()] == []
-    assert [name for name in exceptions.CLASSES if name not in every] == []
-    assert [name for name in exceptions.STATE if name not in every | bound_names()] == []
+    assert [name for name in exceptions.CLASSES if name not in definitions] == []
+    assert [name for name in exceptions.STATE if name not in definitions | all_bound_names()] == []
 
 
-def bound_names() -> set[str]:
-    """Every name that a module binds, "module.name"."""
-    return {f"{module.name}.{name}" for module in HOUSE for name in bound(module)}
+def all_bound_names() -> set[str]:
+    """Return every name that a module binds, as "module.name"."""
+    return {f"{module.name}.{name}" for module in MODULES for name in bound_names(module)}
 
 
-def test_tests_mirror_the_source() -> None:
-    """`pure/nn/linear.py` is tested in `tests/pure/nn/test_linear.py`, or in the file that is named as its
-    test."""
+def test_every_source_file_has_a_test_file() -> None:
+    """`pure/nn/linear.py` is tested in `tests/pure/nn/test_linear.py`, or in the file that `TESTED_ELSEWHERE`
+    gives, which must mention its name."""
     elsewhere = exceptions.TESTED_ELSEWHERE
-    sources = {module.path for module in HOUSE if not module.package}
-    own = {path: re.sub(r"(\w+\.py)$", r"test_\1", f"tests/{path}") for path in sources}
-    assert sorted(path for path in sources - elsewhere.keys() if not (ROOT / own[path]).exists()) == []
-    assert [path for path in elsewhere if path not in sources or (ROOT / own[path]).exists()] == []
-    unnamed = [
+    sources = {module.path for module in MODULES if not module.package}
+    mirrored = {path: re.sub(r"(\w+\.py)$", r"test_\1", f"tests/{path}") for path in sources}
+    assert sorted(path for path in sources - elsewhere.keys() if not (ROOT / mirrored[path]).exists()) == []
+    assert [path for path in elsewhere if path not in sources or (ROOT / mirrored[path]).exists()] == []
+    not_mentioned = [
         path for path, test in elsewhere.items() if Path(path).stem not in (ROOT / test).read_text("utf8")
     ]
-    assert unnamed == []
+    assert not_mentioned == []
 
 
 @pytest.mark.parametrize(
     "rule", [english.docstring_openings, english.formatted], ids=lambda rule: rule.__name__
 )
-def test_tests_keep(rule: Callable[[Module], Iterator[str]]) -> None:
-    broken = [violation for module in read("tests") for violation in rule(module)]
-    assert not broken, f"{rule.__doc__}\n" + "\n".join(broken)
+def test_tests_follow_their_rules(rule: Callable[[Module], Iterator[str]]) -> None:
+    violations = [violation for module in read("tests") for violation in rule(module)]
+    assert not violations, f"{rule.__doc__}\n" + "\n".join(violations)
 
 
-def test_conditional_expressions_and_comprehensions_stay_few() -> None:
-    """Of a thousand lines of code at most 33 hold a conditional expression, and at most 50 a comprehension."""
+def test_conditional_expressions_and_comprehensions_are_few() -> None:
+    """A thousand lines of code have at most 33 conditional expressions and at most 50 comprehensions."""
     comprehension = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-    lines = sum(english.code_line_count(module) for module in HOUSE)
-    nodes = [node for module in HOUSE for node in ast.walk(module.tree)]
+    lines = sum(english.code_line_count(module) for module in MODULES)
+    nodes = [node for module in MODULES for node in ast.walk(module.tree)]
     assert sum(isinstance(node, ast.IfExp) for node in nodes) <= 0.033 * lines
     assert sum(isinstance(node, comprehension) for node in nodes) <= 0.050 * lines
 
 
 def test_the_command_line_starts_without_heavy_imports() -> None:
-    """`intro2llm --help` answers at once: what a subcommand needs is imported when it runs."""
+    """`intro2llm --help` is fast, because heavy libraries are imported only when a subcommand runs."""
     heavy = (
         "torch",
         "numpy",
@@ -313,36 +369,36 @@ def test_the_command_line_starts_without_heavy_imports() -> None:
         "optree",
     )
     code = f"import sys, stages.cli.main; print([name for name in {heavy} if name in sys.modules])"
-    answer = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert answer.stdout.strip() == "[]"
+    assert process.stdout.strip() == "[]"
 
 
-def test_no_path_of_a_machine() -> None:
-    """Files name no folder of the machine they were written on."""
-    machine = re.compile(r"(?<![\w.:])/(?:home|root|Users|work|opt|mnt)/\w")
+def test_no_file_contains_a_path_of_the_developers_machine() -> None:
+    """No absolute path below home, work and the like."""
+    absolute_path = re.compile(r"(?<![\w.:])/(?:home|root|Users|work|opt|mnt)/\w")
     folders = (*PACKAGES, *PROGRAMS, "tests", ".ci")
     paths = [
         *(path for path in ROOT.glob("*.*") if path.name != ".git"),
         *(path for folder in folders for path in (ROOT / folder).rglob("*")),
     ]
-    texts = [
+    text_files = [
         path
         for path in paths
         if path.is_file() and path.suffix in (".py", ".md", ".toml", ".txt", ".json", "")
     ]
-    found = [
+    violations = [
         f"{path.relative_to(ROOT)}: {line}"
-        for path in texts
+        for path in text_files
         for line in path.read_text("utf8").splitlines()
-        if machine.search(line)
+        if absolute_path.search(line)
     ]
-    assert found == []
+    assert violations == []
 
 
 def test_every_dependency_is_pinned() -> None:
-    """constraints.txt has one exact version of each of our dependencies, those of every extra among them."""
+    """constraints.txt has one exact version of each of our dependencies, including those of every extra."""
     needed = {canonicalize_name(Requirement(text).name) for text in requires("intro2llm") or []} - {
         "intro2llm"
     }

@@ -1,5 +1,4 @@
-"""Every refusal of a configuration says what to type instead; presets have the shapes of the published
-models."""
+"""`pure.config`: bad configurations are refused with a fix; presets have the shapes of published models."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from pure import tree
 from pure.config import PRESETS, ModelConfig, RopeScaling, from_dict, preset, to_dict
 from pure.nn.transformer import transformer_spec
 
-REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
+BAD_FIELDS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"vocab_size": 0}, "vocab_size: expected a whole number of at least 1, got 0"),
     ({"hidden_size": 2.0}, "hidden_size: expected a whole number of at least 1, got 2.0"),
     ({"num_hidden_layers": True}, "num_hidden_layers: expected a whole number of at least 1, got True"),
@@ -65,7 +64,7 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"bos_token_id": "0"}, "bos_token_id: expected an id below vocab_size 4096 or None, got '0'"),
 )
 
-REFUSED_SCALING: tuple[tuple[dict[str, Any], str], ...] = (
+BAD_SCALING: tuple[tuple[dict[str, Any], str], ...] = (
     (
         {"rope_type": "ntk"},
         "rope_scaling.rope_type: expected one of 'default', 'linear', 'llama3', 'yarn', got 'ntk'",
@@ -99,7 +98,7 @@ REFUSED_SCALING: tuple[tuple[dict[str, Any], str], ...] = (
     ),
 )
 
-PUBLISHED = {
+PUBLISHED = {  # preset -> classes of transformers, and the published number of parameters
     "smollm2_135m": (transformers.LlamaForCausalLM, transformers.LlamaConfig, 134.5e6),
     "llama3.2_1b": (transformers.LlamaForCausalLM, transformers.LlamaConfig, 1.2358e9),
     "qwen2.5_0.5b": (transformers.Qwen2ForCausalLM, transformers.Qwen2Config, 494.0e6),
@@ -108,24 +107,24 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"), REFUSED, ids=lambda x: "-".join(x) if isinstance(x, dict) else ""
+    ("fields", "message"), BAD_FIELDS, ids=lambda x: "-".join(x) if isinstance(x, dict) else ""
 )
-def test_refuses(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError) as refusal:
+def test_bad_fields_are_refused_with_a_fix(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
         ModelConfig(**fields)
-    assert message in str(refusal.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"), REFUSED_SCALING, ids=lambda x: "" if isinstance(x, str) else "-".join(x)
+    ("fields", "message"), BAD_SCALING, ids=lambda x: "" if isinstance(x, str) else "-".join(x)
 )
-def test_refuses_scaling(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError) as refusal:
+def test_bad_rope_scaling_is_refused_with_a_fix(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
         RopeScaling(**fields)
-    assert message in str(refusal.value)
+    assert message in str(error.value)
 
 
-def test_unknown_fields_get_the_nearest_name() -> None:
+def test_an_unknown_field_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(
         ValueError, match="ModelConfig: unknown field 'hiden_size'; did you mean 'hidden_size'"
     ):
@@ -138,7 +137,7 @@ def test_unknown_fields_get_the_nearest_name() -> None:
         from_dict({"rope_scaling": {"facto": 8}})
 
 
-def test_unknown_presets_list_the_known() -> None:
+def test_an_unknown_preset_is_refused_with_a_list_of_presets() -> None:
     with pytest.raises(ValueError, match=r"preset: expected one of tiny_config, qwen3_0.5b, .* got 'gpt5'$"):
         preset("gpt5")
     with pytest.raises(ValueError, match=r"got 'configs/tiny.py'; for a configuration .* write a JSON file$"):
@@ -146,15 +145,15 @@ def test_unknown_presets_list_the_known() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_json_there_and_back(name: str) -> None:
+def test_a_config_read_back_from_json_is_equal(name: str) -> None:
     config = preset(name, hidden_dropout=0.25)
-    again = from_dict(json.loads(json.dumps(to_dict(config))))
-    assert again == config
-    assert hash(again) == hash(config)
+    restored = from_dict(json.loads(json.dumps(to_dict(config))))
+    assert restored == config
+    assert hash(restored) == hash(config)
     assert config.hidden_dropout == 0.25
 
 
-def test_is_frozen_and_needs_keywords() -> None:
+def test_model_config_is_frozen_and_takes_keywords_only() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         ModelConfig().hidden_size = 8  # type: ignore[misc]
     with pytest.raises(TypeError):
@@ -163,9 +162,9 @@ def test_is_frozen_and_needs_keywords() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_presets_have_the_parameters_of_the_published_models(name: str) -> None:
-    kind, kind_of_config, published = PUBLISHED[name]
+    model_class, config_class, published = PUBLISHED[name]
     config = preset(name)
-    same = (
+    shared_fields = (
         "vocab_size",
         "hidden_size",
         "intermediate_size",
@@ -176,12 +175,12 @@ def test_presets_have_the_parameters_of_the_published_models(name: str) -> None:
         "tie_word_embeddings",
     )
     with torch.device("meta"):
-        peer = kind(kind_of_config(**{field: getattr(config, field) for field in same}))
+        peer = model_class(config_class(**{field: getattr(config, field) for field in shared_fields}))
     count = tree.count(transformer_spec(config))
     assert count == sum(p.numel() for p in peer.parameters())
     assert abs(count / published - 1) < 0.001
 
 
-def test_head_dim_follows_from_the_width() -> None:
+def test_head_dim_defaults_to_hidden_size_over_heads() -> None:
     assert ModelConfig(hidden_size=48, num_attention_heads=6, num_key_value_heads=1).head_dim == 8
     assert ModelConfig(hidden_size=50, num_attention_heads=6, num_key_value_heads=1, head_dim=4).head_dim == 4

@@ -1,5 +1,8 @@
-"""The laws of all that draws: pure; vmap = loop; compiled = eager; pieces = the whole; nothing larger is
-held."""
+"""Laws of every sampler in `pure.random`.
+
+Each is a pure function of its key; vmap equals a loop and compiled equals eager; a sample in parts equals the
+whole; and memory is that of the result and one block.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pure import random
 from pure.random.threefry import BLOCK
 
-Draw = Callable[[Tensor], Tensor]
+Sampler = Callable[[Tensor], Tensor]
 
 
 def ramp(key: Tensor, size: int = 101) -> Tensor:
@@ -27,7 +30,7 @@ def logits(key: Tensor) -> Tensor:
     return ramp(key, 35).reshape(5, 7)
 
 
-DRAWS: dict[str, Draw] = {
+SAMPLERS: dict[str, Sampler] = {
     "split": lambda key: random.split(key, (3, 2)),
     "fold_in": lambda key: random.fold_in(key, 7),
     "bits": lambda key: random.bits(key, (101,)),
@@ -53,7 +56,7 @@ DRAWS: dict[str, Draw] = {
     ),
     "at an offset": lambda key: random.normal(key, (5,), offset=torch.full((), 1 << 33, device=key.device)),
 }
-IN_PIECES: dict[str, Callable[..., Tensor]] = {
+OFFSET_SAMPLERS: dict[str, Callable[..., Tensor]] = {  # called with key, shape and offset
     "bits": random.bits,
     "uniform": random.uniform,
     "uniform, scaled": lambda key, shape, offset: random.uniform(
@@ -63,41 +66,43 @@ IN_PIECES: dict[str, Callable[..., Tensor]] = {
     "truncated_normal": lambda key, shape, offset: random.truncated_normal(key, -1, 2, shape, offset=offset),
     "gumbel": random.gumbel,
 }
-draws = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS.keys())
-in_pieces = pytest.mark.parametrize("draw", IN_PIECES.values(), ids=IN_PIECES.keys())
+for_each_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
+for_each_offset_sampler = pytest.mark.parametrize(
+    "sampler", OFFSET_SAMPLERS.values(), ids=OFFSET_SAMPLERS.keys()
+)
 
 
-def assert_same(a: Tensor, b: Tensor) -> bool:
-    """Equal in dtype, shape and every value (torch.equal does not know all unsigned types)."""
+def identical(a: Tensor, b: Tensor) -> bool:
+    """Compare dtype, shape and every value (torch.equal does not support all unsigned types)."""
     return (
         a.dtype == b.dtype
         and a.shape == b.shape
-        and np.array_equal(*(x.view(narrow(x)).numpy() for x in (a, b)))
+        and np.array_equal(*(x.view(numpy_dtype(x)).numpy() for x in (a, b)))
     )
 
 
-def narrow(x: Tensor) -> torch.dtype:
-    """A type of the same width that NumPy has."""
+def numpy_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of x, or int16 for bfloat16, which NumPy lacks."""
     return torch.int16 if x.dtype == torch.bfloat16 else x.dtype
 
 
-@draws
-def test_pure(draw: Draw) -> None:
+@for_each_sampler
+def test_the_same_key_gives_the_same_sample_and_another_key_another(sampler: Sampler) -> None:
     key = random.key(3)
-    first = draw(key)
-    assert assert_same(draw(key), first)
+    first = sampler(key)
+    assert identical(sampler(key), first)
     assert key.tolist() == [0, 3]
-    assert not assert_same(draw(random.key(4)), first)
+    assert not identical(sampler(random.key(4)), first)
 
 
-@draws
-def test_many_keys_at_once_equal_one_by_one(draw: Draw) -> None:
+@for_each_sampler
+def test_sampling_under_vmap_over_keys_equals_a_loop(sampler: Sampler) -> None:
     keys = random.split(random.key(3), 4)
-    assert assert_same(torch.func.vmap(draw)(keys), torch.stack([draw(key) for key in keys]))
+    assert identical(torch.func.vmap(sampler)(keys), torch.stack([sampler(key) for key in keys]))
 
 
-ONE_OF_EACH = {
-    name: DRAWS[name]
+COMPILED_SAMPLERS = {
+    name: SAMPLERS[name]
     for name in (
         "split",
         "fold_in",
@@ -114,63 +119,62 @@ ONE_OF_EACH = {
 }
 
 
-@pytest.mark.parametrize("draw", ONE_OF_EACH.values(), ids=ONE_OF_EACH.keys())
-def test_compiled_equals_eager(draw: Draw) -> None:
+@pytest.mark.parametrize("sampler", COMPILED_SAMPLERS.values(), ids=COMPILED_SAMPLERS.keys())
+def test_a_compiled_sampler_equals_eager(sampler: Sampler) -> None:
     torch.compiler.reset()
     key = random.key(3)
-    assert assert_same(torch.compile(draw, fullgraph=True, backend="aot_eager")(key), draw(key))
+    assert identical(torch.compile(sampler, fullgraph=True, backend="aot_eager")(key), sampler(key))
 
 
 @pytest.mark.parametrize("name", ["fold_in", "uniform, scaled", "permutation"])
-def test_compiled_for_many_keys(name: str) -> None:
+def test_a_compiled_sampler_under_vmap_equals_eager(name: str) -> None:
     torch.compiler.reset()
-    keys, draw = random.split(random.key(3), 2), torch.func.vmap(DRAWS[name])
-    assert assert_same(torch.compile(draw, fullgraph=True, backend="aot_eager")(keys), draw(keys))
+    keys, sampler = random.split(random.key(3), 2), torch.func.vmap(SAMPLERS[name])
+    assert identical(torch.compile(sampler, fullgraph=True, backend="aot_eager")(keys), sampler(keys))
 
 
 @pytest.mark.slow
 def test_inductor_equals_eager() -> None:
-    """Keys, uniforms and normals in one graph, whose vector code neither rounds nor overflows in its own
-    way."""
+    """Keys, uniform and normal numbers in one graph: Inductor rounds and overflows as eager code does."""
 
-    def several(key: Tensor) -> tuple[Tensor, ...]:
+    def sample_all(key: Tensor) -> tuple[Tensor, ...]:
         keys = random.split(key, 3)
         uniform = torch.func.vmap(lambda k: random.uniform(k, (333,), minval=-0.1, maxval=0.7))(keys)
         return keys, uniform, random.normal(keys[1], (333,))
 
     torch.compiler.reset()
     key = random.key(3)
-    *exact, normal = torch.compile(several, fullgraph=True)(key)
-    *expected, expected_normal = several(key)
-    assert all(assert_same(a, b) for a, b in zip(exact, expected, strict=True))
+    *exact, normal = torch.compile(sample_all, fullgraph=True)(key)
+    *expected, expected_normal = sample_all(key)
+    assert all(identical(a, b) for a, b in zip(exact, expected, strict=True))
     torch.testing.assert_close(normal, expected_normal, rtol=5e-7, atol=0)
 
 
-@in_pieces
-def test_pieces_equal_the_whole(draw: Callable[..., Tensor]) -> None:
-    """In blocks, from any offset, and with an offset that is a tensor."""
+@for_each_offset_sampler
+def test_a_sample_from_an_offset_equals_a_slice_of_the_whole_sample(sampler: Callable[..., Tensor]) -> None:
+    """Also across blocks, with a tensor as offset, and under vmap."""
     key, start, size = random.key(3), BLOCK["cpu"] - 2, BLOCK["cpu"] + 5
-    whole = draw(key, (2 * BLOCK["cpu"] + 10,), offset=0)
-    assert assert_same(draw(key, (size,), offset=start), whole[start : start + size])
-    assert assert_same(draw(key, (9,), offset=torch.tensor(start)), whole[start : start + 9])
+    whole = sampler(key, (2 * BLOCK["cpu"] + 10,), offset=0)
+    assert identical(sampler(key, (size,), offset=start), whole[start : start + size])
+    assert identical(sampler(key, (9,), offset=torch.tensor(start)), whole[start : start + 9])
     keys = key.expand(2, 2)
-    many = torch.func.vmap(lambda k: draw(k, (size,), offset=0))(keys)
-    assert assert_same(many, whole[:size].expand(2, -1))
+    stacked = torch.func.vmap(lambda k: sampler(k, (size,), offset=0))(keys)
+    assert identical(stacked, whole[:size].expand(2, -1))
 
 
-def test_one_compiled_block_serves_every_place() -> None:
+def test_a_compiled_block_is_not_recompiled_for_another_offset() -> None:
     torch.compiler.reset()
-    block = torch.compile(
+    sample_block = torch.compile(
         lambda key, offset: random.normal(key, (64,), offset=offset), fullgraph=True, backend="aot_eager"
     )
     key = random.key(3)
     with torch._dynamo.config.patch(error_on_recompile=True):
-        drawn = torch.cat([block(key, torch.tensor(start)) for start in range(0, 256, 64)])
-    assert assert_same(drawn, random.normal(key, (256,)))
+        sample = torch.cat([sample_block(key, torch.tensor(start)) for start in range(0, 256, 64)])
+    assert identical(sample, random.normal(key, (256,)))
 
 
-class Sizes(TorchDispatchMode):
-    """Notes how many tensors with more elements than a block are made."""
+class LargeStorageRecorder(TorchDispatchMode):
+    """Records the storages that are larger than one block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,37 +188,37 @@ class Sizes(TorchDispatchMode):
         return result
 
 
-@in_pieces
-def test_a_large_draw_holds_its_result_and_blocks(draw: Callable[..., Tensor]) -> None:
-    with Sizes() as sizes:
-        drawn = draw(random.key(3), (4 * BLOCK["cpu"],), offset=0)
-    assert sizes.large == {drawn.untyped_storage().data_ptr()}
+@for_each_offset_sampler
+def test_the_only_large_storage_of_a_sampler_is_its_result(sampler: Callable[..., Tensor]) -> None:
+    with LargeStorageRecorder() as recorder:
+        sample = sampler(random.key(3), (4 * BLOCK["cpu"],), offset=0)
+    assert recorder.large == {sample.untyped_storage().data_ptr()}
 
 
-@draws
-def test_device(draw: Draw) -> None:
-    """Meta tensors have no values: nothing is read back, and nothing is made on another device."""
-    assert draw(random.key(3, device="meta")).device.type == "meta"
+@for_each_sampler
+def test_a_sampler_runs_on_the_device_of_its_key(sampler: Sampler) -> None:
+    """On the meta device: no value is read back, and no tensor is made on another device."""
+    assert sampler(random.key(3, device="meta")).device.type == "meta"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@draws
-def test_cuda_equals_cpu(draw: Draw) -> None:
+@for_each_sampler
+def test_sampling_on_cuda_equals_cpu_and_does_not_synchronize(sampler: Sampler) -> None:
     key = random.key(3, device="cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:
-        drawn = draw(key)
+        sample = sampler(key)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    expected = draw(random.key(3))
+    expected = sampler(random.key(3))
     if expected.is_floating_point():
-        torch.testing.assert_close(drawn.cpu(), expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(sample.cpu(), expected, rtol=1e-6, atol=1e-6)
     else:
-        assert assert_same(drawn.cpu(), expected)
+        assert identical(sample.cpu(), expected)
 
 
 @pytest.mark.parametrize(
-    ("draw", "message"),
+    ("sampler", "message"),
     [
         (lambda key: random.normal(key, (2, -3)), r"shape must have lengths of at least 0, got \(2, -3\)"),
         (
@@ -272,6 +276,6 @@ def test_cuda_equals_cpu(draw: Draw) -> None:
         (lambda key: random.key(torch.arange(3)), "one integer"),
     ],
 )
-def test_refusals_tell_the_fix(draw: Draw, message: str) -> None:
+def test_bad_arguments_are_refused_with_a_fix(sampler: Sampler, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
-        draw(random.key(0))
+        sampler(random.key(0))

@@ -1,4 +1,4 @@
-"""Trees to write and read, and how to compare them bit for bit."""
+"""Random trees for the tests of `pure.serial`, and their comparison bit for bit."""
 
 from __future__ import annotations
 
@@ -15,42 +15,48 @@ from pure.serial.writer import DTYPES
 
 
 class Pair(NamedTuple):
+    """A NamedTuple node for test trees."""
+
     first: Any
     second: Any
 
 
 def as_numpy(x: Any) -> Any:
-    """A tensor as the numpy array with the same bytes and Flax's dtype; other leaves as they are."""
+    """Convert a tensor to a NumPy array of the same bytes and Flax's dtype; return other leaves unchanged."""
     if not isinstance(x, Tensor):
         return x
     dtype = str(x.dtype).removeprefix("torch.")
     dtype = getattr(ml_dtypes, dtype, None) or np.dtype(dtype)
-    return np.frombuffer(bits(x), dtype).reshape(tuple(x.shape))
+    return np.frombuffer(raw_bytes(x), dtype).reshape(tuple(x.shape))
 
 
 def random_tensor(dtype: str, shape: tuple[int, ...]) -> Tensor:
-    """Random bits of a dtype."""
-    kind = getattr(torch, dtype)
+    """Make a tensor of random bits (random bools for bool)."""
+    torch_dtype = getattr(torch, dtype)
     generator = torch.Generator().manual_seed(len(shape))
-    if kind == torch.bool:
+    if torch_dtype == torch.bool:
         return torch.randint(0, 2, shape, generator=generator).bool()
-    count = torch.Size(shape).numel() * kind.itemsize
-    return torch.randint(0, 256, (count,), generator=generator, dtype=torch.uint8).view(kind).reshape(shape)
+    count = torch.Size(shape).numel() * torch_dtype.itemsize
+    return (
+        torch.randint(0, 256, (count,), generator=generator, dtype=torch.uint8)
+        .view(torch_dtype)
+        .reshape(shape)
+    )
 
 
-def bits(x: Tensor) -> bytes:
+def raw_bytes(x: Tensor) -> bytes:
     """The raw bytes of a tensor."""
-    plain = torch.empty(x.shape, dtype=x.dtype).copy_(x.detach())
-    return bytes(plain.reshape(-1).view(torch.uint8).tolist())
+    contiguous = torch.empty(x.shape, dtype=x.dtype).copy_(x.detach())
+    return bytes(contiguous.reshape(-1).view(torch.uint8).tolist())
 
 
 def identical(a: Any, b: Any) -> bool:
-    """Equal structure, types and bits."""
+    """Compare structures, types and the bits of tensors, but not the values of other leaves."""
     if tree.structure(a) != tree.structure(b):
         return False
     pairs = zip(tree.leaves(a), tree.leaves(b), strict=True)
     return all(
-        (x.dtype, x.shape, bits(x)) == (y.dtype, y.shape, bits(y))
+        (x.dtype, x.shape, raw_bytes(x)) == (y.dtype, y.shape, raw_bytes(y))
         if isinstance(x, Tensor)
         else type(x) is type(y)
         for x, y in pairs

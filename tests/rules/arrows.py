@@ -1,16 +1,19 @@
-"""Rules on imports: they run one way, and a package's __init__ is for others."""
+"""Rules on imports: their direction between packages, JAX at the border, and what an __init__ exports.
+
+Each rule yields one line for each violation in a module.
+"""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
 
-from tests.rules.source import PACKAGES, PROGRAMS, ROOT, Module, bound, imports, under
+from tests.rules.source import PACKAGES, PROGRAMS, ROOT, Module, bound_names, imports, is_under
 
 PEERS = ("jax", "jaxlib", "flax", "optax", "orbax")
 BORDER = ("stages.checkpoint.orbax", "stages.run")
-"""Where functions may import jax and its libraries: checkpoints that orbax writes, runs that JAX computes."""
-LEVELS: Mapping[str, int] = {
+"""Modules whose functions may import jax and its libraries: Orbax checkpoints, and runs computed by JAX."""
+STAGES_LEVELS: Mapping[str, int] = {
     "stages.sandbox": 0,
     "stages": 1,  # the stages themselves, pure like all they import
     "stages.checkpoint": 2,
@@ -19,91 +22,95 @@ LEVELS: Mapping[str, int] = {
     "stages.evaluate": 5,
     "stages.cli": 6,
 }
-"""Group of `stages` -> its level; a group imports only from its own or a lower one."""
+"""Group of modules in `stages` -> its level. A group imports only from its own level or a lower one."""
 
 
-def arrows(module: Module) -> Iterator[str]:
-    """Imports run one way: programs -> stages -> data_pipes -> pure. Of the tests only their table of outside
-    forms is imported, by the benchmark that counts it."""
+def import_direction(module: Module) -> Iterator[str]:
+    """Imports go in one direction: programs -> stages -> data_pipes -> pure. The only import from tests is
+    `benchmarks.outside`, which imports `tests.outside` to count its forms."""
     level = {name: PACKAGES.index(name) for name in PACKAGES} | dict.fromkeys(PROGRAMS, len(PACKAGES))
-    for found in imports(module):
-        table = module.name == "benchmarks.outside" and under(found.module, "tests.outside")
-        upward = level.get(_top(found.module), -1) > level[_top(module.name)]
-        if upward or (_top(found.module) in ("tests", "examples") and not table):
-            yield f"{module.path}:{found.line}: {module.name} imports {found.module}"
+    for imported in imports(module):
+        package = _top_package(imported.module)
+        upward = level.get(package, -1) > level[_top_package(module.name)]
+        allowed = module.name == "benchmarks.outside" and is_under(imported.module, "tests.outside")
+        if upward or (package in ("tests", "examples") and not allowed):
+            yield f"{module.path}:{imported.line}: {module.name} imports {imported.module}"
 
 
-def arrows_inside_pure(module: Module) -> Iterator[str]:
-    """nn, loss and optim never import each other; types imports nothing local; a loss never sees a Model."""
-    apart = ("pure.nn", "pure.loss", "pure.optim")
-    others = (
-        [package for package in apart if not under(module.name, package)]
-        if under(module.name, *apart)
-        else []
-    )
-    for found in imports(module):
-        if under(found.module, *others):
-            yield f"{module.path}:{found.line}: {module.name} imports {found.module}"
-        if module.name == "pure.types" and _top(found.module) in PACKAGES:
-            yield f"{module.path}:{found.line}: pure.types imports {found.module}, and it imports nothing local"
-        if under(module.name, "pure.loss") and (found.module, found.name) == ("pure.types", "Model"):
-            yield f"{module.path}:{found.line}: a loss takes log-probabilities, logits or hidden states, never a Model"
+def import_direction_inside_pure(module: Module) -> Iterator[str]:
+    """nn, loss and optim never import each other; types imports nothing local; a loss never imports Model."""
+    independent = ("pure.nn", "pure.loss", "pure.optim")
+    forbidden: list[str] = []
+    if is_under(module.name, *independent):
+        forbidden = [package for package in independent if not is_under(module.name, package)]
+    for imported in imports(module):
+        place = f"{module.path}:{imported.line}"
+        if is_under(imported.module, *forbidden):
+            yield f"{place}: {module.name} imports {imported.module}"
+        if module.name == "pure.types" and _top_package(imported.module) in PACKAGES:
+            yield f"{place}: pure.types imports {imported.module}, and it imports nothing local"
+        if is_under(module.name, "pure.loss") and (imported.module, imported.name) == ("pure.types", "Model"):
+            yield f"{place}: a loss takes log-probabilities, logits or hidden states, never a Model"
 
 
-def jax_stays_outside(module: Module) -> Iterator[str]:
+def jax_only_at_the_border(module: Module) -> Iterator[str]:
     """pure/interop/jax imports jax and its libraries. Nothing else does, except functions of `BORDER`, and
     functions that import pure.interop.jax where they need it."""
-    if under(module.name, "pure.interop.jax"):
+    if is_under(module.name, "pure.interop.jax"):
         return
-    for found in imports(module):
-        ours = under(found.module, "pure.interop.jax")
-        if ours and not (found.inside and under(module.name, "stages")):
-            yield f"{module.path}:{found.line}: import pure.interop.jax in stages, inside the function using it"
-        if _top(found.module) in PEERS and not (found.inside and under(module.name, *BORDER)):
-            yield f"{module.path}:{found.line}: import {found.module} in pure/interop/jax"
+    for imported in imports(module):
+        place = f"{module.path}:{imported.line}"
+        is_border = is_under(imported.module, "pure.interop.jax")
+        if is_border and not (imported.inside and is_under(module.name, "stages")):
+            yield f"{place}: import pure.interop.jax in stages, inside the function using it"
+        is_jax = _top_package(imported.module) in PEERS
+        if is_jax and not (imported.inside and is_under(module.name, *BORDER)):
+            yield f"{place}: import {imported.module} in pure/interop/jax"
 
 
-def arrows_inside_stages(module: Module) -> Iterator[str]:
-    """Groups of `stages` import from lower levels only; the sandbox imports nothing of the project but itself."""
-    if not under(module.name, "stages"):
+def import_direction_inside_stages(module: Module) -> Iterator[str]:
+    """A group of `stages` imports from its own and lower levels only, and the sandbox only from itself."""
+    if not is_under(module.name, "stages"):
         return
     group = _group(module.name)
-    for found in imports(module):
-        other = _group(found.module) if under(found.module, "stages") else ""
-        upward = other and LEVELS[other] > LEVELS[group]
-        foreign = group == "stages.sandbox" != other and _top(found.module) in PACKAGES
+    for imported in imports(module):
+        imported_group = _group(imported.module) if is_under(imported.module, "stages") else ""
+        upward = imported_group and STAGES_LEVELS[imported_group] > STAGES_LEVELS[group]
+        leaves_sandbox = group == "stages.sandbox" and imported_group != "stages.sandbox"
+        foreign = leaves_sandbox and _top_package(imported.module) in PACKAGES
         if upward or foreign:
-            yield f"{module.path}:{found.line}: {module.name} imports {found.module}"
+            yield f"{module.path}:{imported.line}: {module.name} imports {imported.module}"
 
 
-def imported(module: Module) -> set[str]:
-    """Modules of the project that a module imports when it runs: not those under `if TYPE_CHECKING`."""
-    for_checkers = {
+def runtime_imports(module: Module) -> set[str]:
+    """Return the project's modules that a module imports at runtime: not those under `if TYPE_CHECKING`."""
+    type_checking_lines = {
         line
         for node in ast.walk(module.tree)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for line in range(node.lineno, (node.end_lineno or 0) + 1)
     }
-    every = {found.module for found in imports(module) if found.line not in for_checkers}
-    return {name for name in every if _top(name) in PACKAGES and name != module.name}
+    names = {imported.module for imported in imports(module) if imported.line not in type_checking_lines}
+    return {name for name in names if _top_package(name) in PACKAGES and name != module.name}
 
 
-def own_init(module: Module) -> Iterator[str]:
-    """Code inside a package never goes through that package's own __init__, which exports to others."""
+def no_import_from_own_init(module: Module) -> Iterator[str]:
+    """Code inside a package never imports from that package's own __init__, which is for other packages."""
     home = module.name if module.package else module.name.rpartition(".")[0]
-    for found in imports(module):
-        package = (ROOT / found.module.replace(".", "/") / "__init__.py").is_file()
-        if found.name and package and under(home, found.module):
-            yield f"{module.path}:{found.line}: import {found.name} from the module that defines it, not {found.module}"
+    for imported in imports(module):
+        package = (ROOT / imported.module.replace(".", "/") / "__init__.py").is_file()
+        if imported.name and package and is_under(home, imported.module):
+            fix = f"import {imported.name} from the module that defines it, not {imported.module}"
+            yield f"{module.path}:{imported.line}: {fix}"
 
 
-def exports(module: Module) -> Iterator[str]:
-    """An __init__ holds a docstring, imports of public names, and __all__, which lists exactly these. It may
-    first try an import, to say what to install, and import a `__getattr__`, which answers the names of another
-    library that the package does not have."""
+def init_only_exports(module: Module) -> Iterator[str]:
+    """An __init__ holds a docstring, imports of public names, and __all__, which lists exactly these. Two
+    more things are allowed: `try: import`, to say what to install, and an imported `__getattr__`, whose error
+    for a name of another library says what to write instead."""
     if not module.package:
         return
-    public = bound(module) - {"annotations", "__all__", "__getattr__"}
+    imported_names = bound_names(module) - {"annotations", "__all__", "__getattr__"}
     listed: set[str] = set()
     for node in module.tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
@@ -114,15 +121,15 @@ def exports(module: Module) -> Iterator[str]:
             or (isinstance(node, ast.Try) and [type(x) for x in node.body] == [ast.Import])
         ):
             yield f"{module.path}:{node.lineno}: only exports belong into an __init__"
-    if listed != public:
-        yield f"{module.path}:1: __all__ and the imports differ in {', '.join(sorted(listed ^ public))}"
+    if different := sorted(listed ^ imported_names):
+        yield f"{module.path}:1: __all__ and the imports differ in {', '.join(different)}"
 
 
 def _group(name: str) -> str:
-    """The group of a module of `stages`: "stages.run" for "stages.run.loop", "stages" for "stages.dpo"."""
+    """Return the group of a module: "stages.run" for "stages.run.loop", "stages" for "stages.dpo"."""
     group = ".".join(name.split(".")[:2])
-    return group if group in LEVELS else "stages"
+    return group if group in STAGES_LEVELS else "stages"
 
 
-def _top(name: str) -> str:
+def _top_package(name: str) -> str:
     return name.split(".")[0]

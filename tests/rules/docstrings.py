@@ -1,9 +1,14 @@
-"""Rules on docstrings: what is public is documented, and what a docstring lists is what the code has.
+"""Rules on docstrings: everything public has one, and its sections agree with the code.
 
-Which sections a docstring needs depends on the function. All: a first line. Those with more than four
-parameters (`*` and `**` not counted), or with two and more than twenty lines of code: Args and Returns. Those
-that raise: Raises, naming the error. Wherever Args stands it lists every parameter and nothing else; the rest
-may be "as in `other`". Wherever Steps stands, the body bears the same numbers.
+The sections that a docstring needs depend on the function:
+
+- every function: a first line;
+- more than four parameters (`*` and `**` not counted), or at least two and more than twenty lines of code:
+  Args and Returns;
+- a function that raises: Raises, with the name of the error.
+
+Args lists every parameter and nothing else, or says "as in `other`" for the rest. The numbers under Steps are
+repeated in comments of the body.
 """
 
 from __future__ import annotations
@@ -15,76 +20,93 @@ from collections.abc import Iterator
 from tests.rules.source import Function, Module, code_lines, own_nodes, parameters, span
 
 MANY_PARAMETERS, MANY_LINES = 4, 20
-UNNAMED = ("Tensor", "Tree", "Any", "tuple", "list", "dict", "set", "int", "float", "bool", "str", "bytes")
+PLAIN_TYPES = (
+    "Tensor",
+    "Tree",
+    "Any",
+    "tuple",
+    "list",
+    "dict",
+    "set",
+    "int",
+    "float",
+    "bool",
+    "str",
+    "bytes",
+)
+"""Types that do not say what a result is, so that it needs a Returns section."""
 SECTION = re.compile(
     r"^(Args|Fields|Returns|Steps|Edge cases|Raises|Example|Examples|Source|Yields):", re.MULTILINE
 )
 
 
-def documented(module: Module) -> Iterator[str]:
+def public_names_have_docstrings(module: Module) -> Iterator[str]:
     """Every module, public class and public function says what it is."""
     if module.tree.body and not ast.get_docstring(module.tree):
         yield f"{module.path}:1: the module has no docstring"
-    for name, node in public(module):
+    for name, node in public_definitions(module):
         if not ast.get_docstring(node) and not is_protocol(node):
             yield f"{module.path}:{node.lineno}: {name} has no docstring"
 
 
-def arguments_listed(module: Module) -> Iterator[str]:
+def args_section_lists_parameters(module: Module) -> Iterator[str]:
     """Args lists every parameter (of a dataclass: every field) and no other."""
-    for name, node in public(module):
+    for name, node in public_definitions(module):
         text = section(ast.get_docstring(node), "Args")
-        has = parameters(node) if isinstance(node, Function) else fields(node)
+        expected = parameters(node) if isinstance(node, Function) else field_names(node)
         if text is not None:
-            lacking = sorted(set(has) - entries(text)) if "as in `" not in text else []
-            unknown = sorted(entries(text) - set(has))
-            if lacking or unknown:
-                yield f"{module.path}:{node.lineno}: {name}: Args lacks {lacking} and has unknown {unknown}"
+            missing = sorted(set(expected) - listed_parameters(text)) if "as in `" not in text else []
+            unknown = sorted(listed_parameters(text) - set(expected))
+            if missing or unknown:
+                yield f"{module.path}:{node.lineno}: {name}: Args lacks {missing} and has unknown {unknown}"
 
 
-def long_ones_have_sections(module: Module) -> Iterator[str]:
-    """A function with many parameters or many lines has Args, and Returns unless a class of ours says what
-    that is."""
-    for name, node in public(module):
+def long_functions_have_sections(module: Module) -> Iterator[str]:
+    """A function with many parameters or many lines has Args. It also has Returns, unless its result is a
+    class of this project, which has a docstring of its own."""
+    for name, node in public_definitions(module):
         if not isinstance(node, Function):
             continue
         count = len(parameters(node)) - (node.args.vararg is not None) - (node.args.kwarg is not None)
         large = count > MANY_PARAMETERS or (count > 1 and code_lines(module, node) > MANY_LINES)
-        kind = ast.unparse(node.returns) if node.returns else "None"
-        named = kind.isidentifier() and kind not in UNNAMED
-        needed = ("Args",) if named else ("Args", "Returns")
-        lacking = [part for part in needed if section(ast.get_docstring(node), part) is None]
-        if large and lacking:
-            yield f"{module.path}:{node.lineno}: {name} lacks {' and '.join(lacking)}"
+        result_type = ast.unparse(node.returns) if node.returns else "None"
+        is_own_class = result_type.isidentifier() and result_type not in PLAIN_TYPES
+        needed = ("Args",) if is_own_class else ("Args", "Returns")
+        missing = [part for part in needed if section(ast.get_docstring(node), part) is None]
+        if large and missing:
+            yield f"{module.path}:{node.lineno}: {name} lacks {' and '.join(missing)}"
 
 
-def raises_listed(module: Module) -> Iterator[str]:
-    """A function that raises says what, under Raises."""
-    for name, node in public(module):
+def raises_section_lists_errors(module: Module) -> Iterator[str]:
+    """A function that raises an error names it under Raises."""
+    for name, node in public_definitions(module):
         raised = {error for n in own_nodes(node) if isinstance(n, ast.Raise) and (error := error_name(n))}
-        said = section(ast.get_docstring(node), "Raises") or ""
-        if isinstance(node, Function) and (silent := sorted(error for error in raised if error not in said)):
-            yield f"{module.path}:{node.lineno}: {name} raises {', '.join(silent)}, and does not say so under Raises"
+        text = section(ast.get_docstring(node), "Raises") or ""
+        missing = sorted(error for error in raised if error not in text)
+        if isinstance(node, Function) and missing:
+            errors = ", ".join(missing)
+            yield f"{module.path}:{node.lineno}: {name} raises {errors}, and does not say so under Raises"
 
 
-def steps_numbered(module: Module) -> Iterator[str]:
+def steps_are_numbered_in_comments(module: Module) -> Iterator[str]:
     """The numbers under Steps are those of the comments `# 1.` in the body."""
     lines = module.text.splitlines()
-    for name, node in public(module):
+    for name, node in public_definitions(module):
         text = section(ast.get_docstring(node), "Steps")
         if text is not None:
-            said = [int(n) for n in re.findall(r"^(\d+)\.", text, re.MULTILINE)]
+            listed = [int(n) for n in re.findall(r"^(\d+)\.", text, re.MULTILINE)]
             body = [i for i in span(node) if i not in span(node.body[0])]
-            comments = [
-                found[1] for i in body if (found := re.search(r"# ((?:\d+\.(?: and |, )?)+)", lines[i - 1]))
-            ]
-            done = {int(n) for comment in comments for n in re.findall(r"\d+", comment)}
-            if said != list(range(1, len(said) + 1)) or done != set(said):
-                yield f"{module.path}:{node.lineno}: {name}: Steps says {said}, the comments say {sorted(done)}"
+            matches = [re.search(r"# ((?:\d+\.(?: and |, )?)+)", lines[i - 1]) for i in body]
+            numbers = {int(n) for match in matches if match for n in re.findall(r"\d+", match[1])}
+            if listed != list(range(1, len(listed) + 1)) or numbers != set(listed):
+                difference = f"Steps says {listed}, the comments say {sorted(numbers)}"
+                yield f"{module.path}:{node.lineno}: {name}: {difference}"
 
 
-def public(module: Module) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
-    """Functions and classes at the top of a module, and methods of these classes, that have no leading
+def public_definitions(
+    module: Module,
+) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
+    """Yield functions and classes at the top of a module, and methods of these classes, without a leading
     underscore."""
     for node in module.tree.body:
         if isinstance(node, (*Function, ast.ClassDef)) and not node.name.startswith("_"):
@@ -95,12 +117,12 @@ def public(module: Module) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFun
 
 
 def is_protocol(node: ast.AST) -> bool:
-    """Tells whether it is a class that only describes a type."""
+    """Tells whether a node is a class derived from Protocol, which needs no docstring."""
     return isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases)
 
 
 def section(docstring: str | None, title: str) -> str | None:
-    """The text of one section, its indentation removed; None if there is none."""
+    """Return the text of one section without its indentation, or None if there is none."""
     parts = SECTION.split(docstring or "")
     for name, text in zip(parts[1::2], parts[2::2], strict=True):
         if name == title:
@@ -108,20 +130,20 @@ def section(docstring: str | None, title: str) -> str | None:
     return None
 
 
-def entries(text: str) -> set[str]:
-    """Names that an Args section lists: "x: ...", "x, y: ...", "*rest: ..."."""
+def listed_parameters(text: str) -> set[str]:
+    """Return the names that an Args section lists: "x: ...", "x, y: ...", "*rest: ..."."""
     listed = re.findall(r"^(\*{0,2}\w+(?:, *\*{0,2}\w+)*)(?: \([^)]*\))?:", text, re.MULTILINE)
     return {name.strip().lstrip("*") for line in listed for name in line.split(",")}
 
 
-def fields(node: ast.AST) -> list[str]:
-    """Names of the annotated fields of a class."""
+def field_names(node: ast.AST) -> list[str]:
+    """Return the names of the annotated fields of a class."""
     body = node.body if isinstance(node, ast.ClassDef) else []
     return [n.target.id for n in body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
 
 
 def error_name(node: ast.Raise) -> str | None:
-    """The error's name in `raise ValueError(...)`; None for a bare `raise` or an error made elsewhere."""
+    """Return the name in `raise ValueError(...)`, or None for a bare `raise` or an error made elsewhere."""
     error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
     name = ast.unparse(error).split(".")[-1] if error is not None else ""
     return name if name.endswith(("Error", "Exception", "Exit", "Interrupt", "Iteration")) else None

@@ -1,4 +1,4 @@
-"""Rules on words: plain technical English in docstrings, comments and messages, and names that say what they are."""
+"""Rules on words: plain technical English in docstrings, comments, messages and names; layout."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TELLS_NOTHING = frozenset((
     "things", "words", "look", "measure", "draw", "learn", "keep", "heat", "same", "one", "all", "any",
     "some", "rest", "other", "others", "back", "here", "up_to", "in_words",
 ))  # fmt: skip
-"""Names of functions that are a participle or a particle, or avoid the field's word."""
+"""Function names that say nothing: participles, particles, and words that avoid the term of the field."""
 
 
 def docstring_openings(module: Module) -> Iterator[str]:
@@ -55,7 +55,7 @@ def docstring_openings(module: Module) -> Iterator[str]:
 
 
 def words(module: Module) -> Iterator[str]:
-    """Docstrings, comments and messages use the field's words."""
+    """Docstrings, comments and messages use the terms of the field, not the phrases of `WORDS`."""
     patterns = {re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE): fix for pattern, fix in WORDS.items()}
     for line, text in _prose(module):
         for pattern, fix in patterns.items():
@@ -78,14 +78,14 @@ def line_length(module: Module) -> Iterator[str]:
 
 
 def formatted(module: Module) -> Iterator[str]:
-    """`fmt: skip` is for tables: constants, and the cases of a parametrized test."""
+    """`fmt: skip` stands only in tables: constants, and the cases of a parametrized test."""
     constants = [node for node in module.tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
-    cases = [d for _, function in functions(module.tree) for d in function.decorator_list]
-    tables = {
-        line for node in (*constants, *cases) for line in range(node.lineno, (node.end_lineno or 0) + 1)
+    decorators = [d for _, function in functions(module.tree) for d in function.decorator_list]
+    table_lines = {
+        line for node in (*constants, *decorators) for line in range(node.lineno, (node.end_lineno or 0) + 1)
     }
     for number, line in enumerate(module.text.splitlines(), 1):
-        if line.endswith("# fmt: skip") and number not in tables:
+        if line.endswith("# fmt: skip") and number not in table_lines:
             yield f"{module.path}:{number}: fmt: skip outside a table"
 
 
@@ -102,23 +102,25 @@ def nested_expressions(module: Module) -> Iterator[str]:
 
 
 def code_line_count(module: Module) -> int:
-    """Counts the lines of a file that are code: no docstring, blank line or line that is only a comment."""
-    strings: set[int] = set()
+    """Count the lines of code in a file: without docstrings, blank lines and lines that are only a comment."""
+    docstring_lines: set[int] = set()
     for node in ast.walk(module.tree):
         if (
             isinstance(node, ast.Expr)
             and isinstance(node.value, ast.Constant)
             and isinstance(node.value.value, str)
         ):
-            strings.update(range(node.lineno, (node.end_lineno or 0) + 1))
-    lines = enumerate(module.text.splitlines(), 1)
-    return sum(
-        1 for number, line in lines if number not in strings and line.strip() and line.strip()[0] != "#"
-    )
+            docstring_lines.update(range(node.lineno, (node.end_lineno or 0) + 1))
+    count = 0
+    for number, line in enumerate(module.text.splitlines(), 1):
+        is_code = line.strip() and not line.strip().startswith("#")
+        if is_code and number not in docstring_lines:
+            count += 1
+    return count
 
 
 def _documented(module: Module) -> Iterator[tuple[str, ast.AST]]:
-    """The module, its classes and functions, the private ones too."""
+    """Yield the module, its classes and its functions, private ones included, each with its name."""
     yield module.name, module.tree
     for node in ast.walk(module.tree):
         if isinstance(node, (*Function, ast.ClassDef)):
@@ -126,7 +128,7 @@ def _documented(module: Module) -> Iterator[tuple[str, ast.AST]]:
 
 
 def _prose(module: Module) -> Iterator[tuple[int, str]]:
-    """Text for people: every string of several words, and every comment, with its line."""
+    """Yield every string of several words and every comment, each with its line."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield node.lineno, node.value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-WORLD = (
+EFFECTS_ALLOWED = (
     "stages.checkpoint",
     "stages.models",
     "stages.run",
@@ -17,7 +17,7 @@ WORLD = (
     "data_pipes.store",
     "data_pipes.tokenizer.files",
 )
-"""The only places that touch files, the clock, the network and processes."""
+"""The only packages and modules that touch files, the clock, the network and processes."""
 
 LONG_FILES: Mapping[str, str] = {}
 """path -> why it has more than 300 lines."""
@@ -44,10 +44,10 @@ IN_PLACE: Mapping[str, str] = {
 
 STATE: Mapping[str, str] = {
     "pure.interop.jax.opaque.NUMBERS": "torch's operators take numbers, not functions; a number is used once",
-    "pure.interop.jax.opaque.FUNCTIONS": "finds the function of a number as long as somebody holds it",
+    "pure.interop.jax.opaque.FUNCTIONS": "maps a number to its function as long as a reference to that function exists",
     "pure.transform.by_layer.plan": "a memo of a pure function of two hashable structures, looked up once a step",
 }
-"""module.name -> why it may keep something between calls."""
+"""module.name -> why it may hold state between calls."""
 
 CLASSES: Mapping[str, str] = {
     "pure.interop.jax.callback._PureOnly": "torch takes a mode as a class",

@@ -1,4 +1,4 @@
-"""Rules on the shape of the house: kinds of classes, sizes, names."""
+"""Rules on the shape of the code: kinds of classes, sizes of functions and files, names of files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tests.rules.source import Module, code_lines, functions
 
 FUNCTION_LINES, FILE_LINES, LINE = 50, 400, 110
 RARE_FILE_LINES = 300
-"""Files rarely pass this: at most one in ten."""
+"""At most one file in ten has more lines than this."""
 VAGUE = frozenset(["utils", "util", "common", "helpers", "helper", "misc"])
 
 
-def classes(module: Module) -> Iterator[str]:
+def only_plain_classes(module: Module) -> Iterator[str]:
     """Classes are NamedTuples, frozen dataclasses, Protocols, errors, or autograd's Functions."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ClassDef) and f"{module.name}.{node.name}" not in CLASSES:
@@ -30,7 +30,10 @@ def classes(module: Module) -> Iterator[str]:
 
 
 def short_functions(module: Module) -> Iterator[str]:
-    """At most 50 lines of code a body without a reason; signature, docstring, comments, blank lines are free."""
+    """A function body has at most 50 lines of code, or a reason in `LONG_FUNCTIONS`.
+
+    Signature, docstring, comments and blank lines are not counted.
+    """
     for name, function in functions(module.tree):
         size = code_lines(module, function)
         if size > FUNCTION_LINES and f"{module.name}.{name}" not in LONG_FUNCTIONS:
@@ -38,14 +41,14 @@ def short_functions(module: Module) -> Iterator[str]:
 
 
 def short_files(module: Module) -> Iterator[str]:
-    """At most 400 lines a file without a reason."""
+    """A file has at most 400 lines, or a reason in `LONG_FILES`."""
     size = module.text.count("\n")
     if size > FILE_LINES and module.path not in LONG_FILES:
         yield f"{module.path}:1: {size} lines"
 
 
-def names(module: Module) -> Iterator[str]:
-    """A file bears the name of its algorithm, at most four levels deep without a reason."""
+def file_names(module: Module) -> Iterator[str]:
+    """A file is named after its algorithm, and lies at most four levels deep, or has a reason in `DEEP`."""
     parts = module.path.split("/")
     if set(parts[-1].removesuffix(".py").split("_")) & VAGUE:
         yield f"{module.path}:1: name it after what it computes"

@@ -1,4 +1,4 @@
-"""The project's own source, parsed: what the rules read."""
+"""Parse the project's own source for the rules: modules, functions, imports, names."""
 
 from __future__ import annotations
 
@@ -14,24 +14,22 @@ Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class Module(NamedTuple):
-    """One file: its dotted name ("pure.nn.linear", "pure.nn" for a package's __init__), text and syntax
-    tree."""
+    """A parsed file. Its name is dotted: "pure.nn.linear", or "pure.nn" for a package's __init__."""
 
     name: str
     path: str
     text: str
     tree: ast.Module
-    package: bool  # an __init__.py
+    package: bool  # the file is an __init__.py
 
 
 class Import(NamedTuple):
-    """One name that is imported: the module it comes from, the name in it (None: the module itself),
-    where."""
+    """One imported name."""
 
-    module: str
-    name: str | None
+    module: str  # the module that it comes from
+    name: str | None  # the name in that module; None if the module itself is imported
     line: int
-    inside: bool  # of a function, so that it happens when the function is called
+    inside: bool  # inside a function, so that the import happens when it is called
 
 
 def parse(text: str, name: str) -> Module:
@@ -73,28 +71,28 @@ def own_nodes(function: ast.AST) -> Iterator[ast.AST]:
 
 
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
-    """Names the parameters in order, `*` and `**` dropped, without self and cls."""
+    """Return the names of the parameters in order, without `*` and `**`, self and cls."""
     a = function.args
-    every = [
+    arguments = [
         *a.posonlyargs,
         *a.args,
         *([a.vararg] if a.vararg else []),
         *a.kwonlyargs,
         *([a.kwarg] if a.kwarg else []),
     ]
-    return [p.arg for p in every if p.arg not in ("self", "cls")]
+    return [p.arg for p in arguments if p.arg not in ("self", "cls")]
 
 
 def code_lines(module: Module, node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Counts lines of code in a body: no signature, docstring, blank line, or line that is only a comment."""
     body = node.body[1:] if ast.get_docstring(node) is not None else node.body
     lines = module.text.splitlines()
-    kept = [lines[i - 1].strip() for statement in body for i in span(statement)]
-    return sum(1 for line in kept if line and not line.startswith("#"))
+    stripped = [lines[i - 1].strip() for statement in body for i in span(statement)]
+    return sum(1 for line in stripped if line and not line.startswith("#"))
 
 
 def span(node: ast.stmt) -> range:
-    """The lines of a statement, counted from 1."""
+    """Return the line numbers of a statement, counted from 1."""
     return range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
@@ -103,7 +101,7 @@ def calls(module: Module) -> Iterator[ast.Call]:
     return (node for node in ast.walk(module.tree) if isinstance(node, ast.Call))
 
 
-def under(name: str, *packages: str) -> bool:
+def is_under(name: str, *packages: str) -> bool:
     """Tells whether a dotted name is one of these packages or lies in one: `pure.nn.linear` is under
     `pure.nn`."""
     return any(name == package or name.startswith(package + ".") for package in packages)
@@ -119,20 +117,20 @@ def imports(module: Module) -> Iterator[Import]:
             source = _absolute(module, node)
             for alias in node.names:
                 target = f"{source}.{alias.name}"
-                if exists(target):
+                if is_module(target):
                     yield Import(target, None, node.lineno, id(node) in inside)
                 else:
                     yield Import(source, alias.name, node.lineno, id(node) in inside)
 
 
-def exists(name: str) -> bool:
+def is_module(name: str) -> bool:
     """Tells whether a dotted name is a module or a package of this project."""
-    place = ROOT / name.replace(".", "/")
-    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
-def bound(module: Module) -> set[str]:
-    """Names that a module binds at its top level by importing, assigning or defining."""
+def bound_names(module: Module) -> set[str]:
+    """Return the names that a module binds at its top level by importing, assigning or defining."""
     names: set[str] = set()
     for node in module.tree.body:
         if isinstance(node, ast.ImportFrom | ast.Import):

@@ -1,4 +1,4 @@
-"""Clipping by norm and by value."""
+"""`pure.optim.clip`: clipping by global norm and by value, against results worked out by hand."""
 
 from __future__ import annotations
 
@@ -7,46 +7,49 @@ import torch
 
 from pure import optim, tree
 
-GRADS = {"a": torch.tensor([3.0, 0.0]), "b": torch.tensor([[4.0]])}
+GRADS = {  # of global norm 5
+    "a": torch.tensor([3.0, 0.0]),
+    "b": torch.tensor([[4.0]]),
+}
 
 
 @pytest.mark.parametrize(("max_norm", "factor"), [(1.0, 0.2), (5.0, 1.0), (7.0, 1.0), (0.0, 0.0)])
-def test_by_norm(max_norm: float, factor: float) -> None:
+def test_clip_by_global_norm_scales_gradients_down_to_max_norm(max_norm: float, factor: float) -> None:
     clipped, _ = optim.clip_by_global_norm(max_norm).update(GRADS, optim.EmptyState())
     torch.testing.assert_close(clipped, tree.map(lambda g: g * factor, GRADS))
 
 
-def test_a_gradient_below_the_bound_is_not_touched() -> None:
+def test_gradients_with_a_norm_below_max_norm_keep_every_bit() -> None:
     clipped, _ = optim.clip_by_global_norm(5.1).update(GRADS, optim.EmptyState())
     assert all(torch.equal(a, b) for a, b in zip(tree.leaves(clipped), tree.leaves(GRADS), strict=True))
 
 
-def test_a_norm_that_is_given_is_taken() -> None:
-    part, _ = optim.clip_by_global_norm(1.0).update(
+def test_a_grad_norm_passed_to_update_replaces_the_computed_norm() -> None:
+    clipped, _ = optim.clip_by_global_norm(1.0).update(
         {"a": GRADS["a"]}, optim.EmptyState(), grad_norm=torch.tensor(5.0)
     )
-    torch.testing.assert_close(part["a"], torch.tensor([0.6, 0.0]))
+    torch.testing.assert_close(clipped["a"], torch.tensor([0.6, 0.0]))
 
 
-def test_non_finite_gradients() -> None:
-    """As in optax: clipping is no protection."""
+def test_clipping_by_norm_turns_infinite_gradients_into_nan() -> None:
+    """As in optax: clipping does not protect against gradients that are not finite."""
     clip = optim.clip_by_global_norm(1.0)
-    spoiled, _ = clip.update(torch.tensor([1.0, float("inf")]), optim.EmptyState())
-    assert spoiled[0] == 0
-    assert spoiled[1].isnan()
+    clipped, _ = clip.update(torch.tensor([1.0, float("inf")]), optim.EmptyState())
+    assert clipped[0] == 0
+    assert clipped[1].isnan()
     assert clip.update(torch.tensor([1.0, float("nan")]), optim.EmptyState())[0].isnan().all()
 
 
 @pytest.mark.parametrize("bound", [1.5, torch.tensor(1.5)])
-def test_by_value(bound: float | torch.Tensor) -> None:
+def test_clip_by_value_bounds_every_element(bound: float | torch.Tensor) -> None:
     g = torch.tensor([-9.0, -1.0, 1.5, 2.0, float("inf")])
     clipped, _ = optim.clip(bound).update(g, optim.EmptyState())
     assert clipped.tolist() == [-1.5, -1.0, 1.5, 1.5, 1.5]
-    narrow, _ = optim.clip(bound).update(g.bfloat16(), optim.EmptyState())
-    assert narrow.dtype == torch.bfloat16
+    clipped_bfloat16, _ = optim.clip(bound).update(g.bfloat16(), optim.EmptyState())
+    assert clipped_bfloat16.dtype == torch.bfloat16
 
 
-def test_bad_arguments() -> None:
+def test_bad_bounds_are_refused() -> None:
     with pytest.raises(ValueError, match=r"max_norm must be a finite number >= 0, got -1\.0"):
         optim.clip_by_global_norm(-1.0)
     with pytest.raises(ValueError, match="max_delta must be a finite number >= 0, got inf"):

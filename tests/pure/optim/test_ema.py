@@ -1,4 +1,4 @@
-"""Moving averages."""
+"""`pure.optim.ema`: moving averages of updates and of parameters, against their formulas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pure import optim
 
 
 @pytest.mark.parametrize("debias", [False, True])
-def test_formula(debias: bool) -> None:
+def test_ema_equals_the_weighted_sum_of_all_values(debias: bool) -> None:
     values = np.random.default_rng(0).normal(size=(12, 3))
     weights = 0.2 * 0.8 ** np.arange(11, -1, -1)
     expected = weights @ values / (weights.sum() if debias else 1.0)
@@ -21,23 +21,22 @@ def test_formula(debias: bool) -> None:
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-12)
 
 
-def test_of_parameters() -> None:
-    """An average of params starts from a clone, and moves a fraction of the way."""
+def test_incremental_update_moves_the_average_by_a_fraction_of_the_difference() -> None:
     average = {"w": torch.tensor([1.0, 2.0])}
     new = {"w": torch.tensor([3.0, 2.0])}
     moved = optim.incremental_update(new, average, torch.tensor(0.25))
     torch.testing.assert_close(moved["w"], torch.tensor([1.5, 2.0]))
-    narrow = optim.incremental_update(new, {"w": average["w"].bfloat16()}, 0.25)
-    assert narrow["w"].dtype == torch.bfloat16
+    moved_bfloat16 = optim.incremental_update(new, {"w": average["w"].bfloat16()}, 0.25)
+    assert moved_bfloat16["w"].dtype == torch.bfloat16
 
 
-def test_a_wide_average_of_narrow_values() -> None:
+def test_ema_of_bfloat16_values_is_float32_with_accumulator_dtype_float32() -> None:
     average = optim.ema(0.5, accumulator_dtype=torch.float32)
     out, state = average.update(torch.ones(1).bfloat16(), average.init(torch.ones(1).bfloat16()))
     assert (out.dtype, state.ema.dtype) == (torch.float32, torch.float32)
 
 
-def test_bad_arguments() -> None:
+def test_bad_arguments_of_ema_are_refused() -> None:
     with pytest.raises(ValueError, match=r"ema: decay must be in \[0, 1\), got 1.0"):
         optim.ema(1.0)
     with pytest.raises(TypeError, match="accumulator_dtype"):
@@ -45,7 +44,8 @@ def test_bad_arguments() -> None:
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.999])
-def test_the_warm_up_reaches_back_a_tenth_of_the_way_and_no_further_than_the_decay(decay: float) -> None:
+def test_warmed_decay_equals_its_formula(decay: float) -> None:
+    """(1 + t) / (10 + t) at step t, but at most `decay`."""
     for t in (0, 1, 5, 100, 10_000):
-        found = optim.warmed_decay(decay, torch.tensor(t, dtype=torch.int32))
-        assert found.item() == pytest.approx(min(decay, (1 + t) / (10 + t)), rel=1e-6)
+        warmed = optim.warmed_decay(decay, torch.tensor(t, dtype=torch.int32))
+        assert warmed.item() == pytest.approx(min(decay, (1 + t) / (10 + t)), rel=1e-6)

@@ -1,4 +1,5 @@
-"""Optimizers of optax's base protocol, which take no further arguments."""
+"""`pure.optim.extra`: `chain` accepts optimizers whose `update` takes no keyword arguments (optax's base
+protocol)."""
 
 from __future__ import annotations
 
@@ -10,14 +11,14 @@ from pure.optim.extra import with_extra
 from pure.types import GradientTransformation
 
 
-def test_an_optimizer_of_optaxs_base_protocol_is_called_without_extra() -> None:
+def test_chain_passes_no_keyword_arguments_to_an_optimizer_of_the_base_protocol() -> None:
     def halve(updates: object, state: object, params: object = None) -> tuple:
         return tree.map(lambda u: u / 2, updates), state
 
     plain = GradientTransformation(lambda params: (), halve)
-    both = chain(plain, plain)
-    updates, _ = both.update(
-        {"w": torch.tensor(4.0)}, both.init({"w": torch.tensor(0.0)}), grad_norm=torch.tensor(4.0)
+    two_halvings = chain(plain, plain)
+    updates, _ = two_halvings.update(
+        {"w": torch.tensor(4.0)}, two_halvings.init({"w": torch.tensor(0.0)}), grad_norm=torch.tensor(4.0)
     )
     assert updates["w"] == 1
-    assert with_extra(both) is both
+    assert with_extra(two_halvings) is two_halvings

@@ -1,4 +1,5 @@
-"""Factored second moments against their formula; which axes are factored; what does not fit."""
+"""`scale_by_factored_rms` (Adafactor's second moments) against its formula and optax, and refused
+arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import torch
 from pure import optim
 
 
-def test_formula() -> None:
+def test_factored_updates_equal_the_formula() -> None:
     rng = np.random.default_rng(0)
     row, column = np.zeros(4), np.zeros(5)
     opt = optim.scale_by_factored_rms(min_dim_size_to_factor=4, decay_rate=0.9)
@@ -26,7 +27,7 @@ def test_formula() -> None:
     assert state.v.shape == (1,)
 
 
-def test_decay_is_a_power_of_the_count() -> None:
+def test_decay_rate_pow_equals_its_formula() -> None:
     for count in (0, 1, 9, 999):
         decay = optim.decay_rate_pow(torch.tensor(count, dtype=torch.int32))
         assert decay.item() == pytest.approx(1 - (count + 1) ** -0.8, abs=1e-7)
@@ -37,7 +38,7 @@ SHAPES = [(), (7,), (3, 9), (9, 3), (5, 5), (6, 2, 5), (5, 6, 2), (4, 4, 4), (1,
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_axes_are_those_of_optax(shape: tuple[int, ...]) -> None:
+def test_updates_and_state_equal_optax_for_every_shape(shape: tuple[int, ...]) -> None:
     import jax.numpy as jnp
 
     g = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -48,31 +49,29 @@ def test_axes_are_those_of_optax(shape: tuple[int, ...]) -> None:
         peer_updates, peer_state = theirs.update(jnp.asarray(g), peer_state, jnp.asarray(g))
     np.testing.assert_allclose(updates.numpy(), np.asarray(peer_updates), rtol=2e-6)
     for a, b in zip(state, peer_state, strict=True):
-        assert a.shape == b.shape
+        assert a.shape == b.shape  # so the same axes are factored
         np.testing.assert_allclose(a.numpy(), np.asarray(b), rtol=2e-6)
 
 
-def test_a_state_of_another_choice_is_refused() -> None:
+def test_an_unfactored_state_is_refused_by_a_factored_update() -> None:
     g = torch.ones(4, 6)
-    whole = optim.scale_by_factored_rms(factored=False).init(g)
+    unfactored_state = optim.scale_by_factored_rms(factored=False).init(g)
     with pytest.raises(ValueError, match=r"expected v_row, v_col, v of shapes \[\[4\], \[6\], \[1\]\], got"):
-        optim.scale_by_factored_rms(min_dim_size_to_factor=4).update(g, whole, g)
+        optim.scale_by_factored_rms(min_dim_size_to_factor=4).update(g, unfactored_state, g)
 
 
-def test_gradients_of_zero_give_updates_of_zero() -> None:
+def test_zero_gradients_give_zero_updates() -> None:
     for dtype in (torch.float32, torch.float16):
-        for size in (2, 9):
-            opt, zero = (
-                optim.scale_by_factored_rms(min_dim_size_to_factor=size),
-                torch.zeros(3, 4, dtype=dtype),
-            )
+        for min_size in (2, 9):  # with factored second moments, and without
+            opt = optim.scale_by_factored_rms(min_dim_size_to_factor=min_size)
+            zero = torch.zeros(3, 4, dtype=dtype)
             state = opt.init(zero)
             for _ in range(2):
                 updates, state = opt.update(zero, state, zero)
                 assert torch.equal(updates, zero)
 
 
-def test_bad_arguments() -> None:
+def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="min_dim_size_to_factor must be an int >= 1, got 0; factored=False"):
         optim.scale_by_factored_rms(min_dim_size_to_factor=0)
     opt = optim.scale_by_factored_rms()

@@ -1,4 +1,7 @@
-"""Marks of leafwise transformations; that leafwise updates work by parts is a law of all optimizers."""
+"""`is_leafwise`: which optimizers are marked as safe to update layer by layer.
+
+That such updates equal those of the whole tree is a law in `tests/laws/test_optimizers.py`.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,9 @@ CLIP, FINITE = optim.clip_by_global_norm(1.0), optim.apply_if_finite(optim.adam(
     ],
     ids=lambda opt: str(opt.update.func.__name__),
 )
-def test_leafwise(opt: GradientTransformation) -> None:
+def test_marked_optimizers_and_chains_that_clip_by_norm_first_are_leafwise(
+    opt: GradientTransformation,
+) -> None:
     assert optim.is_leafwise(opt)
 
 
@@ -57,5 +62,7 @@ def test_leafwise(opt: GradientTransformation) -> None:
     ],
     ids=lambda opt: getattr(opt.update, "func", opt.update).__name__,
 )
-def test_not_leafwise(opt: GradientTransformation) -> None:
+def test_unmarked_optimizers_and_those_that_depend_on_the_whole_tree_are_not_leafwise(
+    opt: GradientTransformation,
+) -> None:
     assert not optim.is_leafwise(opt)

@@ -1,4 +1,4 @@
-"""Lion against its formula."""
+"""`lion` against its formula, and the modes of its sign function."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from pure import optim
 
 
-def test_formula() -> None:
+def test_lion_equals_its_formula() -> None:
     rng = np.random.default_rng(0)
     p, mu = rng.normal(size=9), np.zeros(9)
     b1, b2, rate, decay = 0.8, 0.95, 0.01, 0.3
@@ -26,7 +26,7 @@ def test_formula() -> None:
     np.testing.assert_allclose(state[0].mu.numpy(), mu, rtol=1e-12)
 
 
-def test_modes() -> None:
+def test_each_mode_replaces_the_sign_function() -> None:
     g = torch.tensor([-40.0, -0.5, 0.0, 0.5, 40.0])
     steps = {
         mode: optim.scale_by_lion(0.0, mode=mode, smooth_beta=2.0).update(g, optim.scale_by_lion().init(g))[0]
@@ -37,7 +37,7 @@ def test_modes() -> None:
     torch.testing.assert_close(steps["smooth"], torch.tanh(2 * g))
 
 
-def test_bad_arguments() -> None:
+def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="mode must be one of hard, smooth, refined, got 'soft'"):
         optim.scale_by_lion(mode="soft")
     with pytest.raises(ValueError, match=r"b2 must be in \[0, 1\)"):

@@ -1,4 +1,4 @@
-"""Masks: which leaves a transformation sees."""
+"""`masked`, `path_mask` and `decay_mask`, which select the leaves that a transformation sees."""
 
 from __future__ import annotations
 
@@ -20,47 +20,43 @@ PARAMS = {
 }
 
 
-def test_the_decayed_leaves_of_our_model() -> None:
-    """Matrices of the layers and the head; never a gain, a bias or the embedding."""
+def test_decay_mask_selects_the_matrices_of_a_transformer() -> None:
+    """Only matrices of the layers and the head are decayed; norms, biases and the embedding are not."""
     spec = transformer(preset("tiny_config")).spec
     flags = dict(zip(tree.paths(spec), tree.leaves(optim.decay_mask(spec)), strict=True))
-    assert {len(x.shape) for x, flag in zip(tree.leaves(spec), flags.values(), strict=True) if flag} == {2}
-    kept = {path for path, flag in flags.items() if not flag}
-    assert all(any(word in path for word in ("norm", "bias", "embed")) for path in kept)
-    assert "embedding" in kept
-    assert any("layers/0/attention" in path for path in set(flags) - kept)
+    decayed_ranks = {len(x.shape) for x, flag in zip(tree.leaves(spec), flags.values(), strict=True) if flag}
+    assert decayed_ranks == {2}
+    not_decayed = {path for path, flag in flags.items() if not flag}
+    assert all(any(word in path for word in ("norm", "bias", "embed")) for path in not_decayed)
+    assert "embedding" in not_decayed
+    assert any("layers/0/attention" in path for path in set(flags) - not_decayed)
 
 
-def test_path_mask_finds_whole_names_between_slashes() -> None:
+def test_path_mask_matches_whole_names_between_slashes() -> None:
     flags = optim.path_mask("/layers/1/", "/embedding/")(PARAMS)
     assert [i for i, layer in enumerate(flags["layers"]) if layer["q"]] == [1]
     assert flags["embedding"] is True
-    everything_but = optim.path_mask(exclude=("norm",))(PARAMS)
-    assert everything_but["layers"][3] == {"norm": False, "q": True}
+    all_but_norms = optim.path_mask(exclude=("norm",))(PARAMS)
+    assert all_but_norms["layers"][3] == {"norm": False, "q": True}
 
 
-def test_masked_out_leaves_have_no_state_and_pass_unchanged() -> None:
+def test_masked_out_leaves_have_no_state_and_their_updates_pass_unchanged() -> None:
     opt = optim.masked(optim.adam(0.1), optim.path_mask("/q/"))
     state = opt.init(PARAMS)
     mu = state.inner_state[0].mu
     assert mu["embedding"] == mu["layers"][0]["norm"] == optim.MaskedNode()
-    updates, new = opt.update(PARAMS, state)
+    updates, new_state = opt.update(PARAMS, state)
     assert updates["embedding"] is PARAMS["embedding"]
     torch.testing.assert_close(updates["layers"][0]["q"], torch.tensor([-0.1, -0.1]))
-    assert new.inner_state[0].mu["embedding"] == optim.MaskedNode()
+    assert new_state.inner_state[0].mu["embedding"] == optim.MaskedNode()
 
 
-def test_masks_inside_masks_have_optax_structure() -> None:
+def test_nested_masks_give_the_state_structure_of_optax() -> None:
     params = {"a": [1.0, 2.0], "b": {"c": 3.0, "d": 4.0}}
     outer, inner = {"a": False, "b": True}, {"a": True, "b": {"c": True, "d": False}}
-
-    def build(library: object) -> tuple:
-        within = library.masked(
-            library.adam(0.1), inner if library is optim else {"a": False, "b": inner["b"]}
-        )
-        return library.masked(within, outer)
-
-    ours, theirs = build(optim), build(optax)
+    optax_inner = {"a": False, "b": inner["b"]}
+    ours = optim.masked(optim.masked(optim.adam(0.1), inner), outer)
+    theirs = optax.masked(optax.masked(optax.adam(0.1), optax_inner), outer)
     tensors = tree.map(torch.tensor, params)
     jax_params = tree.map(jnp.asarray, params)
     _, state = ours.update(tensors, ours.init(tensors), tensors)
@@ -73,7 +69,7 @@ def test_masks_inside_masks_have_optax_structure() -> None:
     assert mine["mu"]["b"]["d"] == peers["mu"]["b"]["d"] == {}
 
 
-def test_namedtuples_and_tuples_are_trees_too() -> None:
+def test_masks_may_contain_namedtuples_and_tuples() -> None:
     node = optim.EmaState(count=torch.tensor(1.0), ema=(torch.tensor(2.0), torch.tensor(3.0)))
     flags = optim.EmaState(count=False, ema=(True, False))
     updates, _ = optim.masked(optim.scale(10.0), flags).update(node, optim.MaskedState(optim.EmptyState()))
@@ -108,12 +104,14 @@ def test_namedtuples_and_tuples_are_trees_too() -> None:
         (optim.path_mask(exclude=("bias",)), ValueError, "'bias' occurs in no path"),
     ],
 )
-def test_masks_that_do_not_fit(mask: object, error: type[Exception], message: str) -> None:
+def test_masks_that_do_not_fit_the_params_are_refused(
+    mask: object, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         optim.masked(optim.adam(0.1), mask).init(PARAMS)
 
 
-def test_pieces_of_paths_are_strings() -> None:
+def test_path_mask_refuses_substrings_that_are_not_strings() -> None:
     with pytest.raises(TypeError, match="substrings of paths must be strings"):
         inspect.unwrap(optim.path_mask)("a", exclude="bias")
     with pytest.raises(TypeError, match="substrings of paths must be strings"):

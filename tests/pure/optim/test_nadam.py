@@ -1,4 +1,4 @@
-"""NAdam is Adam with Nesterov's mean, and can be switched to Adam as in optax."""
+"""`nadam` and `nadamw` are `adam` and `adamw` with `nesterov=True`, bit for bit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from pure import optim, tree
 
 
-def test_nadam_is_adam_with_nesterovs_mean() -> None:
+def test_nadam_equals_adam_with_nesterov() -> None:
     params, g = torch.tensor([2.0, -1.0]), torch.tensor([0.5, 3.0])
     pairs = (
         (optim.nadam(0.1), optim.adam(0.1, nesterov=True)),

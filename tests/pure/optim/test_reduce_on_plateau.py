@@ -1,4 +1,4 @@
-"""The scale falls on a plateau, as in optax, step by step."""
+"""`reduce_on_plateau` against optax, step by step over 60 noisy losses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pure import optim
         {"factor": 0.3, "patience": 2, "rtol": 0.0, "atol": 0.1, "min_scale": 0.2},
     ],
 )
-def test_every_field_goes_as_in_optax(arguments: dict) -> None:
+def test_updates_and_state_equal_optax_at_every_step(arguments: dict) -> None:
     opt, peer = optim.reduce_on_plateau(**arguments), optax.contrib.reduce_on_plateau(**arguments)
     state, peer_state = opt.init(torch.ones(2)), peer.init(jnp.ones(2))
     peer_update = jax.jit(peer.update)
@@ -36,7 +36,7 @@ def test_every_field_goes_as_in_optax(arguments: dict) -> None:
     assert state.scale < 1
 
 
-def test_the_loss_is_needed() -> None:
+def test_an_update_without_a_loss_is_refused() -> None:
     opt = optim.reduce_on_plateau()
     with pytest.raises(ValueError, match=r"call update\(grads, state, params, value=loss\)"):
         opt.update(torch.ones(1), opt.init(torch.ones(1)))
@@ -54,6 +54,6 @@ def test_the_loss_is_needed() -> None:
         ({"accumulation_size": 0}, "accumulation_size must be >= 1"),
     ],
 )
-def test_bad_arguments(arguments: dict, message: str) -> None:
+def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         optim.reduce_on_plateau(**arguments)

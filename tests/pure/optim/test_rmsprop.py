@@ -1,4 +1,4 @@
-"""RMSProp against its formula, and against torch's."""
+"""`rmsprop` against its formula and torch's RMSprop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from pure import optim
 
 
-def test_formula() -> None:
+def test_rmsprop_with_every_option_equals_its_formula() -> None:
     rng = np.random.default_rng(0)
     p, nu, mu, velocity = rng.normal(size=9), np.full(9, 0.5), np.zeros(9), np.zeros(9)
     opt = optim.rmsprop(0.01, 0.8, 1e-3, 0.5, centered=True, momentum=0.9, nesterov=True)
@@ -27,15 +27,13 @@ def test_formula() -> None:
 
 
 @pytest.mark.parametrize("centered", [False, True])
-def test_torch_is_eps_outside_the_root(centered: bool) -> None:
+def test_rmsprop_with_eps_outside_the_root_equals_torch(centered: bool) -> None:
     theirs = torch.nn.Parameter(
         torch.randn(7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     )
     peer = torch.optim.RMSprop([theirs], lr=0.01, alpha=0.9, centered=centered, momentum=0.5)
-    opt, ours = (
-        optim.rmsprop(0.01, 0.9, eps_in_sqrt=False, centered=centered, momentum=0.5),
-        theirs.detach().clone(),
-    )
+    opt = optim.rmsprop(0.01, 0.9, eps_in_sqrt=False, centered=centered, momentum=0.5)
+    ours = theirs.detach().clone()
     state = opt.init(ours)
     for i in range(5):
         theirs.grad = torch.sin(theirs.detach() + i)
@@ -45,7 +43,8 @@ def test_torch_is_eps_outside_the_root(centered: bool) -> None:
     torch.testing.assert_close(ours, theirs.detach(), rtol=1e-12, atol=1e-13)
 
 
-def test_constant_gradients_have_a_variance_of_zero_and_not_below() -> None:
+def test_constant_gradients_give_finite_updates() -> None:
+    """Their variance is 0, and rounding must not make it negative."""
     opt = optim.scale_by_stddev(eps=1e-12)
     state = opt.init(torch.zeros(1000))
     g = torch.linspace(1.0, 2.0, 1000)
@@ -54,7 +53,7 @@ def test_constant_gradients_have_a_variance_of_zero_and_not_below() -> None:
     assert updates.isfinite().all()
 
 
-def test_bad_arguments() -> None:
+def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"scale_by_stddev: decay must be in \[0, 1\)"):
         optim.rmsprop(0.1, 1.5, centered=True)
     with pytest.raises(ValueError, match="initial_scale"):

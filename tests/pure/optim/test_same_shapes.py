@@ -1,4 +1,5 @@
-"""Leaves of other shapes are refused by name; what else differs is left to `tree.map`."""
+"""`check_same_shapes`: leaves of different shapes are refused by name. Different tree structures are not its
+concern: `tree.map` refuses those."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pure import optim
 from pure.optim.same_shapes import check_same_shapes
 
 
-def test_the_leaf_and_both_shapes_are_named() -> None:
+def test_leaves_of_different_shapes_are_refused_with_path_and_both_shapes() -> None:
     with pytest.raises(ValueError, match=r"the leaf 'layers/0/q' has the shapes \[3, 2\] and \[3, 1\]"):
         check_same_shapes({"layers": [{"q": torch.zeros(3, 2)}]}, {"layers": [{"q": torch.zeros(3, 1)}]})
     check_same_shapes({"a": torch.zeros(3)}, {"a": torch.zeros(3)}, {"a": torch.zeros(3)})
@@ -17,7 +18,7 @@ def test_the_leaf_and_both_shapes_are_named() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2), (3, 1), (1,), ()])
-def test_updates_are_added_to_params_of_their_shape_alone(shape: tuple[int, ...]) -> None:
+def test_updates_are_not_broadcast_to_params_of_another_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="nothing is broadcast"):
         optim.apply_updates({"w": torch.zeros(3, 2)}, {"w": torch.zeros(shape)})
     with pytest.raises(ValueError, match="nothing is broadcast"):

@@ -1,4 +1,4 @@
-"""Gradient descent and momentum against their formulas."""
+"""`sgd`, with and without momentum, against its formula and torch's SGD."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pure import optim
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_formula(nesterov: bool) -> None:
+def test_momentum_equals_its_formula(nesterov: bool) -> None:
     rng = np.random.default_rng(0)
     velocity, opt = np.zeros(4), optim.sgd(0.1, momentum=0.7, nesterov=nesterov)
     state = opt.init(torch.zeros(4, dtype=torch.float64))
@@ -22,8 +22,7 @@ def test_formula(nesterov: bool) -> None:
         np.testing.assert_allclose(updates.numpy(), expected, rtol=1e-12)
 
 
-def test_against_torch() -> None:
-    """torch's SGD is the same algorithm, down to Nesterov's form."""
+def test_sgd_with_nesterov_momentum_equals_torch() -> None:
     peer = torch.nn.Parameter(torch.ones(3))
     torch_sgd = torch.optim.SGD([peer], lr=0.1, momentum=0.9, nesterov=True)
     opt, params = optim.sgd(0.1, 0.9, nesterov=True), torch.ones(3)
@@ -36,11 +35,11 @@ def test_against_torch() -> None:
     torch.testing.assert_close(params, peer.detach())
 
 
-def test_without_momentum_nothing_is_kept() -> None:
+def test_sgd_without_momentum_has_an_empty_state() -> None:
     assert optim.sgd(0.1).init(torch.ones(3)) == (optim.EmptyState(), optim.EmptyState())
 
 
-def test_bad_arguments() -> None:
+def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"decay must be in \[0, 1\), got 1.1"):
         optim.sgd(0.1, momentum=1.1)
     with pytest.raises(ValueError, match="learning_rate must be a finite number >= 0"):

@@ -1,4 +1,5 @@
-"""Warm-ups against optax where it has them, and against their formulas where not."""
+"""`pure.optim.warmup`: schedules with a warm-up, against optax where it has the same one, else against their
+formulas."""
 
 from __future__ import annotations
 
@@ -20,40 +21,44 @@ CYCLES = [
     {"init_value": 0.0, "peak_value": 0.2, "warmup_steps": 3, "decay_steps": 20, "exponent": 2.0},
 ]
 
-TABLE: dict[str, Callable[[Any], Any]] = {
+BUILDERS: dict[str, Callable[[Any], Any]] = {
     "constant": lambda o: o.warmup_constant_schedule(0.0, 0.3, 20),
     "cosine": lambda o: o.warmup_cosine_decay_schedule(0.1, 1.0, 20, 100, 0.05, 1.3),
-    "cosine at once": lambda o: o.warmup_cosine_decay_schedule(0.0, 1.0, 0, 100),
+    "cosine without warm-up": lambda o: o.warmup_cosine_decay_schedule(0.0, 1.0, 0, 100),
     "cosine from zero to zero": lambda o: o.warmup_cosine_decay_schedule(0.0, 0.0, 2, 100),
     "restarts": lambda o: o.sgdr_schedule(CYCLES),
 }
+"""Name of a case -> a function that builds its schedule, given `optim` or `optax`."""
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_as_in_optax(name: str) -> None:
-    theirs = np.asarray(TABLE[name](optax)(jnp.asarray(COUNTS)))
-    np.testing.assert_allclose(TABLE[name](optim)(torch.tensor(COUNTS)).numpy(), theirs, rtol=1e-6, atol=1e-7)
+@pytest.mark.parametrize("name", BUILDERS)
+def test_schedule_equals_optax(name: str) -> None:
+    theirs = np.asarray(BUILDERS[name](optax)(jnp.asarray(COUNTS)))
+    np.testing.assert_allclose(
+        BUILDERS[name](optim)(torch.tensor(COUNTS)).numpy(), theirs, rtol=1e-6, atol=1e-7
+    )
 
 
-def test_linear() -> None:
-    c = COUNTS.astype(float)
-    expected = np.where(c < 10, 0.1 + 0.9 * c / 10, 1 - 0.8 * np.clip((c - 10) / 90, 0, 1))
+def test_warmup_linear_decay_equals_its_formula() -> None:
+    step = COUNTS.astype(float)
+    decay = 1 - 0.8 * np.clip((step - 10) / 90, 0, 1)
+    expected = np.where(step < 10, 0.1 + 0.9 * step / 10, decay)
     schedule = optim.warmup_linear_decay_schedule(0.1, 1.0, 10, 100, 0.2)
     np.testing.assert_allclose(schedule(torch.tensor(COUNTS)).numpy(), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("shape", "f"),
+    ("shape", "curve"),
     [("linear", lambda x: x), ("cosine", lambda x: (1 - np.cos(np.pi * x)) / 2), ("sqrt", np.sqrt)],
 )
-def test_wsd(shape: str, f: Callable) -> None:
-    c = COUNTS.astype(float)
-    fall = 2 + (0.5 - 2) * f(np.clip((c - 60) / 40, 0, 1))
-    expected = np.where(c < 10, 2 * c / 10, fall)
+def test_wsd_schedule_equals_its_formula(shape: str, curve: Callable) -> None:
+    step = COUNTS.astype(float)
+    decay = 2 + (0.5 - 2) * curve(np.clip((step - 60) / 40, 0, 1))
+    expected = np.where(step < 10, 2 * step / 10, decay)
     schedule = optim.wsd_schedule(0.0, 2.0, 10, 50, 40, 0.5, shape=shape)
     np.testing.assert_allclose(schedule(torch.tensor(COUNTS)).numpy(), expected, rtol=1e-6)
-    at_once = optim.wsd_schedule(0.0, 2.0, 0, 0, 40, shape=shape)
-    assert at_once(0).item() == 2.0
+    without_warmup = optim.wsd_schedule(0.0, 2.0, 0, 0, 40, shape=shape)
+    assert without_warmup(0).item() == 2.0
 
 
 @pytest.mark.parametrize(
@@ -78,6 +83,6 @@ def test_wsd(shape: str, f: Callable) -> None:
         (lambda: optim.sgdr_schedule([]), "at least one cycle"),
     ],
 )
-def test_bad_arguments(build: Callable, message: str) -> None:
+def test_bad_arguments_are_refused(build: Callable, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()

@@ -1,4 +1,4 @@
-"""Gumbel numbers and categorical draws against jax.random's, over a million draws each."""
+"""`random.gumbel` and `random.categorical` against jax.random's, over a million samples each."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LOGITS = np.random.default_rng(0).normal(size=(64, 9)).astype(np.float32)
 
 
 @pytest.mark.parametrize("mode", ["low", "high"])
-def test_gumbel(mode: str) -> None:
-    """Two logarithms, each rounded in its own way by PyTorch and by XLA."""
+def test_gumbel_equals_jax_up_to_rounding(mode: str) -> None:
+    """A Gumbel number takes two logarithms, which PyTorch and XLA round differently."""
     ours = gumbel(OURS, (MILLION,), mode=mode).double().numpy()
     theirs = np.asarray(jax.random.gumbel(THEIRS, (MILLION,), mode=mode), np.float64)
     assert np.max(np.abs(ours - theirs) / np.maximum(1, np.abs(theirs))) < 2.4e-7
@@ -25,22 +25,22 @@ def test_gumbel(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["low", "high"])
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
-def test_narrow_gumbels_are_equal(name: str, mode: str) -> None:
+def test_half_precision_gumbel_equals_jax_exactly(name: str, mode: str) -> None:
     ours = gumbel(OURS, (MILLION,), getattr(torch, name), mode)
     assert np.array_equal(
         ours.double(), np.asarray(jax.random.gumbel(THEIRS, (MILLION,), name, mode), np.float64)
     )
 
 
-def test_the_largest_is_chosen_with_its_softmax_probability() -> None:
-    """Within five standard errors of 100,000 draws."""
+def test_frequencies_of_categorical_approach_the_softmax() -> None:
+    """The tolerance is five standard errors of 100,000 samples."""
     logits = torch.from_numpy(LOGITS[0])
-    drawn = categorical(OURS, logits, shape=(100_000,)).bincount(minlength=9) / 100_000
-    torch.testing.assert_close(drawn, logits.softmax(0), rtol=0, atol=0.008)
+    frequencies = categorical(OURS, logits, shape=(100_000,)).bincount(minlength=9) / 100_000
+    torch.testing.assert_close(frequencies, logits.softmax(0), rtol=0, atol=0.008)
 
 
 @pytest.mark.parametrize("mode", ["low", "high"])
-def test_categorical(mode: str) -> None:
+def test_categorical_equals_jax(mode: str) -> None:
     shape, logits = (MILLION // 64, 64), LOGITS[:, :3].copy()
     ours = categorical(OURS, torch.from_numpy(logits), shape=shape, mode=mode)
     assert ours.dtype == torch.int64
@@ -48,7 +48,7 @@ def test_categorical(mode: str) -> None:
 
 
 @pytest.mark.parametrize(("axis", "shape"), [(-1, None), (0, (5, 9))])
-def test_axes_and_shapes(axis: int, shape: tuple[int, ...] | None) -> None:
+def test_categorical_with_axis_and_shape_equals_jax(axis: int, shape: tuple[int, ...] | None) -> None:
     ours = categorical(OURS, torch.from_numpy(LOGITS), axis, shape)
     assert np.array_equal(ours, jax.random.categorical(THEIRS, LOGITS, axis, shape))
 
@@ -56,11 +56,11 @@ def test_axes_and_shapes(axis: int, shape: tuple[int, ...] | None) -> None:
 @pytest.mark.parametrize(
     ("axis", "shape"), [(0, (64, 9)), (1, (3, 64)), (-1, (3, 3, 64)), (0, (0, 9)), (0, (9,))]
 )
-def test_without_replacement(axis: int, shape: tuple[int, ...]) -> None:
+def test_categorical_without_replacement_equals_jax(axis: int, shape: tuple[int, ...]) -> None:
     ours = categorical(OURS, torch.from_numpy(LOGITS), axis, shape, replace=False)
     assert np.array_equal(ours, jax.random.categorical(THEIRS, LOGITS, axis, shape, replace=False))
 
 
-def test_impossible_outcomes_are_not_sampled() -> None:
+def test_outcomes_with_logit_minus_infinity_are_not_sampled() -> None:
     logits = torch.tensor([0.0, -torch.inf, 0.0])
     assert set(categorical(OURS, logits, shape=(10_000,)).tolist()) == {0, 2}

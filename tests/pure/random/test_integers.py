@@ -1,4 +1,4 @@
-"""Bits, integers and orders against jax.random's, bit for bit, over a million draws each."""
+"""`bits`, `randint` and `permutation` against jax.random's, bit for bit, over a million samples each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OURS, THEIRS = key(7), jax.random.PRNGKey(7)
         *(("uint32", s) for s in [(3, 0, 2), (), (2, 3)]),
     ],
 )
-def test_bits(name: str, shape: tuple[int, ...]) -> None:
+def test_bits_equal_jax(name: str, shape: tuple[int, ...]) -> None:
     ours = bits(OURS, shape, getattr(torch, name)).numpy()
     theirs = np.asarray(jax.random.bits(THEIRS, shape, name))
     assert ours.dtype == theirs.dtype
@@ -33,7 +33,7 @@ def test_bits(name: str, shape: tuple[int, ...]) -> None:
     assert np.array_equal(ours, theirs)
 
 
-def test_bits_of_64() -> None:
+def test_64_bit_bits_equal_jax() -> None:
     with jax.enable_x64(True):
         theirs = np.asarray(jax.random.bits(THEIRS, (MILLION,), jnp.uint64))
     assert np.array_equal(bits(OURS, (MILLION,), torch.uint64).numpy(), theirs)
@@ -52,7 +52,7 @@ def test_bits_of_64() -> None:
         ("uint8", 3, 256),
     ],
 )
-def test_randint(name: str, low: int, high: int) -> None:
+def test_randint_equals_jax(name: str, low: int, high: int) -> None:
     ours = randint(OURS, (MILLION,), low, high, getattr(torch, name)).numpy()
     theirs = np.asarray(jax.random.randint(THEIRS, (MILLION,), low, high, name))
     assert ours.dtype == theirs.dtype
@@ -72,15 +72,15 @@ def test_randint(name: str, low: int, high: int) -> None:
         ("int8", -600, -500),
     ],
 )
-def test_randint_of_odd_ranges(name: str, low: int, high: int) -> None:
-    """Empty ones give minval; those beyond what the dtype holds are cut."""
+def test_randint_of_empty_and_too_wide_ranges_equals_jax(name: str, low: int, high: int) -> None:
+    """An empty range gives minval; a range wider than the dtype is clipped to it."""
     ours = randint(OURS, (1000,), low, high, getattr(torch, name)).numpy()
     assert np.array_equal(ours, jax.random.randint(THEIRS, (1000,), low, high, name))
 
 
-def test_randint_of_all_there_are() -> None:
-    """A maxval one above the largest value: the range of 2³² values, which JAX writes as an array of
-    uint32."""
+def test_randint_over_all_32_bit_values() -> None:
+    """maxval may be one above the largest uint32, so that all 2³² values can occur. Of the two words that
+    JAX's algorithm samples for each number, the result is then the lower one."""
     ours = randint(OURS, (MILLION,), 0, 1 << 32, torch.uint32).numpy()
     higher, lower = (np.asarray(jax.random.bits(k, (MILLION,))) for k in jax.random.split(THEIRS))
     assert np.array_equal(ours, lower)
@@ -88,7 +88,7 @@ def test_randint_of_all_there_are() -> None:
     assert randint(OURS, (1000,), -(1 << 31), 1 << 31).min() < -(1 << 30)
 
 
-def test_randint_between_tensors() -> None:
+def test_randint_with_tensors_as_bounds_equals_jax() -> None:
     low = np.random.default_rng(0).integers(-(2**31), 2**31, (1000, 1), dtype=np.int32)
     high = np.random.default_rng(1).integers(-(2**31), 2**31, (1000,), dtype=np.int32)
     ours = randint(OURS, (1000, 1000), torch.from_numpy(low), torch.from_numpy(high))
@@ -96,27 +96,27 @@ def test_randint_between_tensors() -> None:
 
 
 @pytest.mark.parametrize("n", [0, 1, 1625, 1626, MILLION])
-def test_permutation(n: int) -> None:
-    """1626 is the first length that is sorted twice."""
+def test_permutation_of_a_range_equals_jax(n: int) -> None:
+    """1626 is the first length for which the algorithm sorts twice."""
     assert np.array_equal(permutation(OURS, n), jax.random.permutation(THEIRS, n))
 
 
 @pytest.mark.parametrize(("axis", "independent"), [(0, False), (-1, False), (1, True)])
-def test_permutation_of_a_tensor(axis: int, independent: bool) -> None:
+def test_permutation_along_an_axis_of_a_tensor_equals_jax(axis: int, independent: bool) -> None:
     x = np.arange(60, dtype=np.float32).reshape(4, 5, 3)
     ours = permutation(OURS, torch.from_numpy(x), axis, independent)
     assert np.array_equal(ours, jax.random.permutation(THEIRS, x, axis, independent))
 
 
-def test_a_permutation_loses_nothing() -> None:
+def test_a_permutation_has_every_number_once() -> None:
     assert torch.equal(permutation(OURS, 5000).sort().values, torch.arange(5000))
 
 
-def test_a_number_in_a_tensor_is_a_number() -> None:
+def test_permutation_takes_its_length_as_a_0_d_tensor() -> None:
     assert torch.equal(permutation(OURS, torch.tensor(5)), permutation(OURS, 5))
 
 
 @pytest.mark.parametrize("x", [5.5, torch.tensor(5.5), "5"])
-def test_a_permutation_needs_an_int_or_an_axis(x: Any) -> None:
+def test_permutation_refuses_other_types_than_an_int_or_a_tensor_with_an_axis(x: Any) -> None:
     with pytest.raises(TypeError, match="x must be an int or a tensor with an axis"):
         inspect.unwrap(permutation)(OURS, x)

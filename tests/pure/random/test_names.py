@@ -1,4 +1,4 @@
-"""A name of jax.random is ours, or is answered in one line that works."""
+"""Every name of jax.random exists in `pure.random`, or its AttributeError says what to write instead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pure import random
 from pure.random.names import INSTEAD
 
 
-def test_every_name_of_jax_is_here_or_answered() -> None:
+def test_every_name_of_jax_random_exists_or_has_a_replacement() -> None:
     public = {
         name
         for name in dir(jax.random)
@@ -22,7 +22,7 @@ def test_every_name_of_jax_is_here_or_answered() -> None:
     assert not set(random.__all__) & set(INSTEAD)
 
 
-def test_answers() -> None:
+def test_a_missing_name_raises_an_error_with_its_replacement() -> None:
     with pytest.raises(AttributeError, match=r"pure.random has no PRNGKey; write random.key\(seed\)"):
         random.PRNGKey  # noqa: B018
     with pytest.raises(
@@ -34,7 +34,7 @@ def test_answers() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, line in INSTEAD.items() if line.startswith("write")])
-def test_what_is_written_instead_runs(name: str) -> None:
+def test_each_replacement_that_is_code_runs(name: str) -> None:
     values = {
         "shape": (3, 2),
         "seed": 1,

@@ -1,4 +1,5 @@
-"""The hash against its authors' vectors and against Python's unbounded integers; counters; keys."""
+"""`pure.random.threefry`: the hash against its authors' test vectors and a version in Python integers; its
+counters, and the keys that it accepts."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ VECTORS = {  # Random123's known answers for threefry2x32, 20 rounds: counter, k
 }
 
 
-def naive(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
+def naive_threefry(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
     """Threefry-2x32-20 in plain integers."""
     schedule = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
     x0, x1 = (counter[0] + key[0]) % 2**32, (counter[1] + key[1]) % 2**32
@@ -45,64 +46,63 @@ def int32(x: int) -> Tensor:
     return torch.tensor(x, dtype=torch.int64).to(torch.int32)
 
 
-def unsigned(xs: tuple[Tensor, Tensor]) -> list[tuple[int, int]]:
-    return list(zip(*(x.reshape(-1).view(torch.uint32).tolist() for x in xs), strict=True))
+def word_pairs(words: tuple[Tensor, Tensor]) -> list[tuple[int, int]]:
+    """The two words of each hash, as word_pairs integers."""
+    return list(zip(*(x.reshape(-1).view(torch.uint32).tolist() for x in words), strict=True))
 
 
 @pytest.mark.parametrize("name", VECTORS)
-def test_known_answers(name: str) -> None:
+def test_threefry_equals_its_authors_vectors(name: str) -> None:
     counter, key, expected = VECTORS[name]
-    assert (
-        unsigned(threefry2x32(*map(int32, key), *map(int32, counter))) == [expected] == [naive(key, counter)]
-    )
+    assert naive_threefry(key, counter) == expected
+    assert word_pairs(threefry2x32(*map(int32, key), *map(int32, counter))) == [expected]
 
 
 @pytest.mark.parametrize("start", [0, 1, (1 << 31) - 2, (1 << 32) - 2, 1 << 32, 5 << 40])
-def test_words_count_in_64_bits(start: int) -> None:
-    raw = (0xDEADBEEF, 0xFEDCBA98)
-    keys = torch.tensor(raw, dtype=torch.uint32)
-    expected = [naive(raw, divmod(counter, 1 << 32)) for counter in range(start, start + 4)]
-    assert unsigned(hash_counters(keys, start, 4)) == expected
-    assert unsigned(hash_counters(keys, torch.tensor(start), 4)) == expected
+def test_counters_have_64_bits(start: int) -> None:
+    words = (0xDEADBEEF, 0xFEDCBA98)
+    keys = torch.tensor(words, dtype=torch.uint32)
+    expected = [naive_threefry(words, divmod(counter, 1 << 32)) for counter in range(start, start + 4)]
+    assert word_pairs(hash_counters(keys, start, 4)) == expected
+    assert word_pairs(hash_counters(keys, torch.tensor(start), 4)) == expected
 
 
-def test_no_words() -> None:
+def test_zero_counters_give_empty_words() -> None:
     assert [x.shape for x in hash_counters(key(0), 3, 0)] == [(0,), (0,)]
 
 
-def test_every_bit_of_the_counter_turns_half_of_the_result() -> None:
-    """The avalanche that makes counters fit for random numbers: over 1,000 counters, 16 of 32 bits, give or
-    take 1."""
+def test_flipping_a_bit_of_the_counter_flips_half_of_the_result_bits() -> None:
+    """The avalanche property, over 1,000 counters: on average 16 of 32 bits flip, give or take 1."""
     counter = torch.arange(1000, dtype=torch.int32)
     base = threefry2x32(int32(1), int32(2), 0, counter)
     for bit in range(32):
-        turned = threefry2x32(int32(1), int32(2), 0, counter ^ int32(1 << bit))
-        for a, b in zip(base, turned, strict=True):
+        flipped = threefry2x32(int32(1), int32(2), 0, counter ^ int32(1 << bit))
+        for a, b in zip(base, flipped, strict=True):
             ones = sum(f"{x:b}".count("1") for x in (a ^ b).view(torch.uint32).tolist())
             assert abs(ones / 1000 - 16) < 1
 
 
-def test_views_keep_the_bits() -> None:
+def test_views_as_uint32_and_keys_keep_the_bits() -> None:
     x = torch.tensor([-1, 2], dtype=torch.int32)
     assert as_uint32(x).tolist() == [0xFFFFFFFF, 2]
     assert as_keys(x, x + 1).tolist() == [[0xFFFFFFFF, 0], [2, 3]]
-    assert unsigned(key_words(as_keys(x, x + 1)[1])) == [(2, 3)]
+    assert word_pairs(key_words(as_keys(x, x + 1)[1])) == [(2, 3)]
 
 
-def test_a_key_may_lie_anywhere() -> None:
-    """A key that is a strided view, which compiled code has to copy first."""
-    apart = torch.stack([key(1), key(2)], dim=1)[:, 1]
-    assert apart.stride() == (2,)
+def test_a_key_may_be_a_strided_view() -> None:
+    """Compiled code has to copy such a key first."""
+    strided_key = torch.stack([key(1), key(2)], dim=1)[:, 1]
+    assert strided_key.stride() == (2,)
     compiled = torch.compile(lambda k: hash_counters(k, 0, 3)[0], backend="aot_eager", fullgraph=True)
-    assert torch.equal(hash_counters(apart, 0, 3)[0], hash_counters(key(2), 0, 3)[0])
-    assert torch.equal(compiled(apart), hash_counters(key(2), 0, 3)[0])
+    assert torch.equal(hash_counters(strided_key, 0, 3)[0], hash_counters(key(2), 0, 3)[0])
+    assert torch.equal(compiled(strided_key), hash_counters(key(2), 0, 3)[0])
 
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK["cpu"] - 1, BLOCK["cpu"], BLOCK["cpu"] + 1, 2 * BLOCK["cpu"]])
-def test_draw_in_blocks(size: int) -> None:
-    drawn = draw_elementwise(torch.bitwise_xor, key(1), (size,))
+def test_sampling_in_blocks_equals_hashing_all_counters_at_once(size: int) -> None:
+    sample = draw_elementwise(torch.bitwise_xor, key(1), (size,))
     x0, x1 = hash_counters(key(1), 0, size)
-    assert torch.equal(drawn, x0 ^ x1)
+    assert torch.equal(sample, x0 ^ x1)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,6 @@ def test_invalid_keys_are_refused(bad: Tensor, got: str) -> None:
         inspect.unwrap(device_of)(bad)
 
 
-def test_a_shape_is_a_tuple() -> None:
+def test_a_shape_that_is_no_tuple_is_refused() -> None:
     with pytest.raises(TypeError, match=r"shape must be a tuple, got 3; write \(3,\)"):
         inspect.unwrap(draw_elementwise)(torch.bitwise_xor, key(0), 3)

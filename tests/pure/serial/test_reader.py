@@ -1,4 +1,4 @@
-"""Bytes that nobody vouches for: every one is a tree or our error, and costs little."""
+"""`pure.serial.reader` on untrusted bytes: a tree or SerialError, at little cost in time and memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pure.serial.serial import SerialError, from_bytes, to_bytes
 from tests.pure.bombs import BOMBS, array, chunked, ext
 from tests.pure.trees import Pair, identical, trees
 
-HOSTILE = {
+HOSTILE = {  # case -> bytes, and a pattern of the error
     "nothing": (b"", "ends early"),
     "an unknown extension": (ext(4, b"1234"), "extension type 4 is unknown"),
     "a negative extension": (b"\xd6\xff\0\0\0\0", "extension type 255"),
@@ -116,32 +116,33 @@ def test_every_truncation_and_extension_is_refused() -> None:
         from_bytes(target, data + b"\0")
 
 
-def test_every_flipped_bit_gives_an_error_of_ours_or_a_fitting_tree() -> None:
+def test_every_flipped_bit_raises_serial_error_or_gives_a_tree_of_the_same_structure() -> None:
     target = {"a": [torch.ones(3), 5], "b": Pair(torch.tensor(True), "x"), "c": 1 + 2j}
     data = to_bytes(target, chunk_bytes=8)
     refused = 0
+    expected = tree.map(torch.zeros_like, tensors_only(target))  # shapes and dtypes, without the values
     for i in range(8 * len(data)):
         bad = bytearray(data)
         bad[i // 8] ^= 1 << i % 8
         try:
-            assert identical(
-                tree.map(torch.zeros_like, tensors(from_bytes(target, bad))),
-                tree.map(torch.zeros_like, tensors(target)),
-            )
+            assert identical(tree.map(torch.zeros_like, tensors_only(from_bytes(target, bad))), expected)
         except SerialError:
             refused += 1
-    assert refused > 4 * len(data)  # structure is most of so small a tree
+    assert refused > 4 * len(data)  # in so small a tree most bits are structure, not values
 
 
-def tensors(value: Any) -> Any:
-    """Only the tensors of a tree."""
+def tensors_only(value: Any) -> Any:
+    """Drop all leaves of a tree that are no tensors."""
     return tree.partition(lambda path, x: isinstance(x, Tensor), value)[0]
 
 
 def read_or_refuse(target: Any, data: bytes) -> str:
     """Reads; returns the message of our error, or "". Any other error passes through and fails the test."""
     try:
-        read(io.BytesIO(data), len(data)) if target is None else from_bytes(target, data)
+        if target is None:
+            read(io.BytesIO(data), len(data))
+        else:
+            from_bytes(target, data)
     except SerialError as error:
         return str(error)
     return ""
@@ -149,14 +150,14 @@ def read_or_refuse(target: Any, data: bytes) -> str:
 
 @settings(max_examples=300)
 @given(st.binary(max_size=200))
-def test_random_bytes_raise_only_our_error(data: bytes) -> None:
+def test_random_bytes_raise_no_error_but_serial_error(data: bytes) -> None:
     for prefix in (b"", b"\x81\xa1w", b"\xc7\x20\x01\x93", b"\x81\xa1w\xc7\x16\x01\x93\x92"):
         assert len(read_or_refuse(None, prefix + data)) < 1000
 
 
 @settings(max_examples=300)
 @given(trees, st.data())
-def test_mutated_trees_raise_only_our_error(value: Any, draw: st.DataObject) -> None:
+def test_mutated_bytes_of_a_tree_raise_no_error_but_serial_error(value: Any, draw: st.DataObject) -> None:
     data = bytearray(to_bytes(value, chunk_bytes=draw.draw(st.integers(1, 64))))
     for _ in range(draw.draw(st.integers(1, 4))):
         place = draw.draw(st.integers(0, len(data)))
@@ -165,15 +166,13 @@ def test_mutated_trees_raise_only_our_error(value: Any, draw: st.DataObject) -> 
     assert len(read_or_refuse(value, bytes(data))) < 1000
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="needs Linux's count of the most memory held"
-)
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's measure of peak memory")
 def test_hostile_input_costs_little_time_and_memory() -> None:
     root = Path(__file__).parents[3]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "tests.pure.bombs"], cwd=root, capture_output=True, text=True, check=True
     )
-    yardstick, costs = json.loads(done.stdout).values()
+    yardstick, costs = json.loads(process.stdout).values()
     assert set(costs) == set(BOMBS)
     for name, cost in costs.items():
         assert cost["message"], name

@@ -1,4 +1,4 @@
-"""Our bytes against Flax's, both ways, and what is refused."""
+"""`pure.serial`: bytes equal Flax's, each library reads the other's, data that does not fit is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pure import tree
 from pure.serial.serial import SerialError, from_bytes, from_state_dict, from_stream, to_bytes, to_state_dict
 from pure.serial.writer import DTYPES
 from pure.types import ParamSpec
-from tests.pure.trees import Pair, as_numpy, bits, identical, random_tensor, trees
+from tests.pure.trees import Pair, as_numpy, identical, random_tensor, raw_bytes, trees
 
 TREES = {
     "one matrix": {"w": torch.tensor([[1.0, 2.0]])},
@@ -69,7 +69,7 @@ TREES = {
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_the_bytes_are_flax_s_and_both_read_both(name: str) -> None:
+def test_bytes_equal_flax_and_each_library_reads_the_other(name: str) -> None:
     ours = to_bytes(TREES[name])
     arrays = tree.map(as_numpy, TREES[name])
     assert ours == flax.serialization.to_bytes(arrays)
@@ -78,13 +78,14 @@ def test_the_bytes_are_flax_s_and_both_read_both(name: str) -> None:
         tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, TREES[name]),
     )
     theirs = flax.serialization.from_bytes(arrays, ours)
-    for mine, other in zip(tree.leaves(TREES[name]), jax.tree.leaves(theirs), strict=True):
-        assert np.asarray(other).tobytes() == (
-            bits(mine.detach()) if isinstance(mine, Tensor) else np.asarray(mine).tobytes()
-        )
+    for our_leaf, their_leaf in zip(tree.leaves(TREES[name]), jax.tree.leaves(theirs), strict=True):
+        is_tensor = isinstance(our_leaf, Tensor)
+        our_bytes = raw_bytes(our_leaf.detach()) if is_tensor else np.asarray(our_leaf).tobytes()
+        assert np.asarray(their_leaf).tobytes() == our_bytes
 
 
-def test_the_golden_bytes() -> None:
+def test_bytes_equal_a_stored_example() -> None:
+    """The format does not change, even if Flax's does."""
     assert to_bytes({"w": torch.tensor([[1.0, 2.0]])}) == bytes.fromhex(
         "81a177c7160193920102a7666c6f61743332c4080000803f00000040"
     )
@@ -102,7 +103,7 @@ def test_the_golden_bytes() -> None:
         optax.apply_if_finite(optax.sgd(0.1, momentum=0.9), 3),
     ],
 )
-def test_an_optax_state_goes_through_and_on(optimizer: Any) -> None:
+def test_an_optax_state_written_by_flax_is_read_and_written_back(optimizer: Any) -> None:
     params = {"b": jnp.ones(2), "a": [jnp.arange(3.0), jnp.ones((2, 2), jnp.bfloat16)]}
     state = optimizer.init(params)
     _, state = optimizer.update(jax.tree.map(lambda x: 0.5 * x, params), state, params)
@@ -110,8 +111,8 @@ def test_an_optax_state_goes_through_and_on(optimizer: Any) -> None:
     target = jax.tree.map(lambda x: torch.zeros(x.shape, dtype=getattr(torch, x.dtype.name)), state)
     ours = from_bytes(target, theirs)
     assert to_bytes(ours) == theirs
-    back = flax.serialization.from_bytes(state, to_bytes(ours))
-    assert jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), state, back))
+    restored = flax.serialization.from_bytes(state, to_bytes(ours))
+    assert jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), state, restored))
 
 
 def test_a_numpy_scalar_is_read_as_a_0_d_tensor() -> None:
@@ -122,37 +123,37 @@ def test_a_numpy_scalar_is_read_as_a_0_d_tensor() -> None:
     )
 
 
-def test_without_a_target_the_state_dict_comes_back() -> None:
+def test_from_bytes_without_a_target_returns_the_state_dict() -> None:
     value = {"a": [torch.ones(1), 2], "b": ()}
     assert identical(from_bytes(None, to_bytes(value)), {"a": {"0": torch.ones(1), "1": 2}, "b": {}})
 
 
-def test_restored_tensors_own_their_storage_and_can_be_written() -> None:
+def test_tensors_that_are_read_share_no_memory_with_the_data_or_each_other() -> None:
     data = bytearray(to_bytes({"a": torch.zeros(3), "b": torch.zeros(3)}))
     before = bytes(data)
-    back = from_bytes({"a": torch.zeros(3), "b": torch.zeros(3)}, data)
-    back["a"].add_(1)
+    restored = from_bytes({"a": torch.zeros(3), "b": torch.zeros(3)}, data)
+    restored["a"].add_(1)
     assert bytes(data) == before
-    assert back["b"].tolist() == [0, 0, 0]
-    assert back["a"].untyped_storage().nbytes() == 12
+    assert restored["b"].tolist() == [0, 0, 0]
+    assert restored["a"].untyped_storage().nbytes() == 12
     data[:] = b"\xff" * len(data)
-    assert back["a"].tolist() == [1, 1, 1]
+    assert restored["a"].tolist() == [1, 1, 1]
 
 
-def test_a_target_may_have_no_data() -> None:
+def test_a_target_may_hold_meta_tensors_and_param_specs() -> None:
     data = to_bytes({"a": torch.ones(2), "b": torch.ones(3, 1)})
-    back = from_bytes({"a": torch.empty(2, device="meta"), "b": ParamSpec(shape=(3, 1))}, data)
-    assert identical(back, {"a": torch.ones(2), "b": torch.ones(3, 1)})
+    restored = from_bytes({"a": torch.empty(2, device="meta"), "b": ParamSpec(shape=(3, 1))}, data)
+    assert identical(restored, {"a": torch.ones(2), "b": torch.ones(3, 1)})
 
 
-def test_a_subset_is_read_only_when_asked_for() -> None:
+def test_data_with_extra_leaves_is_read_only_with_subset() -> None:
     data = to_bytes({"a": torch.ones(2), "b": torch.ones(1)})
     with pytest.raises(SerialError, match="the data has 'b', which the target lacks"):
         from_bytes({"a": torch.zeros(2)}, data)
     assert identical(from_bytes({"a": torch.zeros(2)}, data, subset=True), {"a": torch.ones(2)})
 
 
-def test_a_stream_is_read_from_where_it_is() -> None:
+def test_from_stream_starts_at_the_current_position_and_stops_after_the_data() -> None:
     data = to_bytes({"a": torch.ones(2)})
     stream = io.BytesIO(b"before" + data + b"after")
     stream.seek(6)
@@ -192,12 +193,14 @@ def test_a_stream_is_read_from_where_it_is() -> None:
         (torch.zeros(1), {"w": 1}, r"root: expected float32\[1\], got a dict with 'w'"),
     ],
 )
-def test_a_misfit_names_the_leaf(target: Any, saved: Any, message: str) -> None:
+def test_data_that_does_not_fit_the_target_is_refused_with_the_leafs_path(
+    target: Any, saved: Any, message: str
+) -> None:
     with pytest.raises(SerialError, match=message):
         from_bytes(target, to_bytes(saved))
 
 
-def test_the_deepest_tree_that_is_written_can_be_read() -> None:
+def test_a_tree_of_depth_64_is_read_back_and_a_deeper_one_is_not_written() -> None:
     deep: Any = torch.zeros(1)
     for _ in range(64):
         deep = {"k": deep}
@@ -206,7 +209,7 @@ def test_the_deepest_tree_that_is_written_can_be_read() -> None:
         to_bytes({"k": deep})
 
 
-def test_state_dicts_are_flax_s() -> None:
+def test_state_dicts_equal_flax() -> None:
     value = {"l": [1, (2, {})], "p": Pair(None, {3: 4})}
     ours = to_state_dict(value)
     assert ours == flax.serialization.to_state_dict(value)
@@ -215,23 +218,29 @@ def test_state_dicts_are_flax_s() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(trees, st.integers(1, 64))
-def test_random_trees_come_back(value: Any, chunk: int) -> None:
+def test_random_trees_are_read_back_bit_for_bit(value: Any, chunk: int) -> None:
     data = to_bytes(value, chunk_bytes=chunk)
-    back = from_bytes(value, data)
-    assert identical(back, value) if value is not None else back is None
-    assert to_bytes(back, chunk_bytes=chunk) == data
+    restored = from_bytes(value, data)
+    if value is None:
+        assert restored is None
+    else:
+        assert identical(restored, value)
+    assert to_bytes(restored, chunk_bytes=chunk) == data
     assert to_bytes(value) == flax.serialization.to_bytes(tree.map(as_numpy, value))
 
 
-def test_an_ordered_dict_is_written_as_a_dict_and_comes_back_as_it_was() -> None:
+def test_an_ordered_dict_is_written_as_a_dict_and_read_back_as_an_ordered_dict() -> None:
     value = OrderedDict(b=torch.zeros(1), a=torch.ones(1))
     assert to_bytes(value) == to_bytes({"b": torch.zeros(1), "a": torch.ones(1)})
-    back = from_bytes(value, to_bytes(value))
-    assert list(back) == ["b", "a"]
-    assert identical(back, value)
+    restored = from_bytes(value, to_bytes(value))
+    assert list(restored) == ["b", "a"]
+    assert identical(restored, value)
 
 
-def test_a_target_with_many_leaves_allows_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_on_nodes_does_not_apply_to_the_nodes_of_the_target(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a target the limit holds, and can be raised by `max_nodes`."""
     monkeypatch.setattr("pure.serial.serial.MAX_NODES", 2)
     value = {"a": [1, 2], "b": 3, "c": 4}
     assert from_bytes(value, to_bytes(value)) == value

@@ -1,4 +1,5 @@
-"""The stream of pieces: Flax's chunks, what a piece says, and what cannot be written."""
+"""`pure.serial.writer`: a tree becomes a stream of pieces, in Flax's chunks. Leaves that cannot be written
+are refused by path."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from tests.pure.trees import Pair, as_numpy, identical
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 8, 100])
-def test_large_arrays_are_cut_as_flax_cuts_them(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_arrays_are_split_into_the_chunks_of_flax(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", limit)
     values = {
         "w": torch.arange(24.0).reshape(2, 3, 4),
@@ -30,13 +31,12 @@ def test_large_arrays_are_cut_as_flax_cuts_them(limit: int, monkeypatch: pytest.
         ours = to_bytes(value, chunk_bytes=limit)
         assert ours == flax.serialization.to_bytes(arrays)
         assert identical(from_bytes(value, ours), value)
-        back = flax.serialization.from_bytes(arrays, ours)
-        assert all(
-            np.array_equal(x, y) for x, y in zip(jax.tree.leaves(arrays), jax.tree.leaves(back), strict=True)
-        )
+        restored = flax.serialization.from_bytes(arrays, ours)
+        for x, y in zip(jax.tree.leaves(arrays), jax.tree.leaves(restored), strict=True):
+            assert np.array_equal(x, y)
 
 
-def test_pieces_name_their_leaves_and_view_memory() -> None:
+def test_pieces_describe_their_leaf_and_share_its_memory() -> None:
     weight = torch.arange(3.0)
     parts = list(pieces(to_state_dict({"a": [weight, 5], "z": {}})))
     assert [(p.leaf.path, p.leaf.dtype, p.leaf.shape, p.leaf.nbytes, p.payload) for p in parts] == [
@@ -69,11 +69,11 @@ def test_pieces_name_their_leaves_and_view_memory() -> None:
         ({"a": "x" * (2**20 + 1)}, "a: a string may have at most"),
     ],
 )
-def test_leaves_that_cannot_be_written_are_named(value: Any, message: str) -> None:
+def test_leaves_that_cannot_be_written_are_refused_by_path(value: Any, message: str) -> None:
     with pytest.raises(SerialError, match=message):
         to_bytes(value)
 
 
 @pytest.mark.parametrize("size", [0, 15, 16, 2**16 - 1, 2**16, 2**32 - 1])
-def test_the_header_of_a_map_is_msgpack_s(size: int) -> None:
+def test_map_header_equals_msgpack(size: int) -> None:
     assert _map_header(size) == msgpack.Packer().pack_map_header(size)

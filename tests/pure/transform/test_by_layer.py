@@ -1,4 +1,4 @@
-"""Layer by layer equals all at once, and every layer's part has the same structure."""
+"""`update_by_layer` equals an update of the whole tree, and all its layers have the same structure."""
 
 from __future__ import annotations
 
@@ -11,35 +11,37 @@ from pure.transform.jit import jit
 from pure.types import Tree
 
 
-def params(layers: int = 3) -> Tree:
-    one = [
+def make_params(layers: int = 3) -> Tree:
+    blocks = [
         {"q": random.normal(random.key(i), (2, 2)), "norm": {"scale": torch.ones(2) * i}}
         for i in range(layers)
     ]
     return {
         "embedding": random.normal(random.key(9), (4, 2)),
-        "layers": one,
+        "layers": blocks,
         "norm": {"scale": torch.ones(2)},
     }
 
 
-def moving(layers: int = 3) -> Tree:
+def make_state(layers: int = 3) -> Tree:
+    """Params, and an optimizer state with a count and a momentum."""
     return {
-        "params": params(layers),
-        "opt": ({"count": torch.tensor(3)}, {"mu": tree.zeros_like(params(layers))}),
+        "params": make_params(layers),
+        "opt": ({"count": torch.tensor(3)}, {"mu": tree.zeros_like(make_params(layers))}),
     }
 
 
 def update(state: Tree, grads: Tree, rate: Tensor) -> Tree:
+    """Gradient descent with momentum."""
     mu = tree.map(lambda m, g: 0.9 * m + g, state["opt"][1]["mu"], grads)
     new = tree.map(lambda p, m: p - rate * m, state["params"], mu)
     return {"params": new, "opt": ({"count": state["opt"][0]["count"] + 1}, {"mu": mu})}
 
 
-def test_every_layer_has_the_same_part() -> None:
-    grads = params(5)
-    parts = plan(tree.structure(moving(5)), tree.structure(grads))
-    assert len(parts) == 6
+def test_plan_gives_every_layer_the_same_structure_and_every_gradient_once() -> None:
+    grads = make_params(5)
+    parts = plan(tree.structure(make_state(5)), tree.structure(grads))
+    assert len(parts) == 6  # one for each layer, and one for all other leaves
     layers = [part for part in parts if tree.unflatten(part.grads_spec, list(part.grads))["layers"]]
     assert len(layers) == 5
     assert len({part.own_spec for part in layers}) == len({part.grads_spec for part in layers}) == 1
@@ -47,34 +49,34 @@ def test_every_layer_has_the_same_part() -> None:
     assert all(len(part.shared) == 1 for part in parts)
 
 
-def test_by_layer_equals_all_at_once() -> None:
-    grads, rate = params(), torch.tensor(0.1)
-    expected = update(moving(), grads, rate)
-    for made in (update_by_layer(update), update_at_once(update)):
-        torch.testing.assert_close(made(moving(), grads, rate), expected)
+def test_update_by_layer_equals_update_at_once() -> None:
+    grads, rate = make_params(), torch.tensor(0.1)
+    expected = update(make_state(), grads, rate)
+    for update_fn in (update_by_layer(update), update_at_once(update)):
+        torch.testing.assert_close(update_fn(make_state(), grads, rate), expected)
         for donate in (False, True):
-            compiled = jit(made, regions=True, donate=donate, backend="aot_eager")
-            torch.testing.assert_close(compiled(moving(), grads, rate), expected)
+            compiled = jit(update_fn, regions=True, donate=donate, backend="aot_eager")
+            torch.testing.assert_close(compiled(make_state(), grads, rate), expected)
 
 
-def test_norms_keep_the_order_of_leaves() -> None:
-    grads = params(12)
+def test_leaf_norms_equal_the_norm_of_each_leaf_in_order() -> None:
+    grads = make_params(12)
     expected = torch.stack([x.norm() for x in tree.leaves(grads)])
     torch.testing.assert_close(leaf_norms(grads), expected)
-    several = torch.func.vmap(leaf_norms)(tree.map(lambda x: torch.stack([x, 2 * x]), grads))
-    torch.testing.assert_close(several, torch.stack([expected, 2 * expected]))
-    wide = leaf_norms(tree.map(lambda x: x.bfloat16(), grads))
-    assert wide.dtype == torch.float32
-    torch.testing.assert_close(wide, expected, rtol=2e-2, atol=1e-6)
+    stacked = torch.func.vmap(leaf_norms)(tree.map(lambda x: torch.stack([x, 2 * x]), grads))
+    torch.testing.assert_close(stacked, torch.stack([expected, 2 * expected]))
+    from_bfloat16 = leaf_norms(tree.map(lambda x: x.bfloat16(), grads))
+    assert from_bfloat16.dtype == torch.float32
+    torch.testing.assert_close(from_bfloat16, expected, rtol=2e-2, atol=1e-6)
 
 
-def test_norms_tell_which_leaf_is_not_finite() -> None:
+def test_leaf_norms_are_not_finite_exactly_where_a_leaf_is_not() -> None:
     for bad in (torch.inf, -torch.inf, torch.nan):
         grads = {"a": torch.ones(3), "b": torch.tensor([1.0, bad]), "c": torch.zeros(0)}
         assert leaf_norms(grads).isfinite().tolist() == [True, False, True]
 
 
-def test_a_parameter_may_bear_the_name_of_an_optimizers_count() -> None:
+def test_plan_does_not_confuse_a_parameter_named_count_with_the_optimizers_count() -> None:
     grads = {"count": torch.ones(2), "layers": [{"w": torch.ones(3)} for _ in range(2)]}
     state = {"params": grads, "opt": ({"count": torch.zeros((), dtype=torch.int32), "mu": grads},)}
     parts = plan(tree.structure(state), tree.structure(grads))

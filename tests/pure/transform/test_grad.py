@@ -1,4 +1,4 @@
-"""value_and_grad: one meaning, two engines."""
+"""`value_and_grad` and `grad`, whose two implementations (by autograd and by torch.func) must agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pure.types import Tree
 module = import_module("pure.transform.grad")
 
 
-def make() -> tuple[Tree, Tensor]:
+def make_params_and_input() -> tuple[Tree, Tensor]:
     params = {
         "w": random.normal(random.key(0), (4, 3)),
         "b": [random.normal(random.key(1), (4,))],
@@ -28,8 +28,8 @@ def loss(params: Tree, x: Tensor) -> Tensor:
     return (x @ params["w"].T + params["b"][0]).tanh().square().sum()
 
 
-def test_equals_the_formula() -> None:
-    params, x = make()
+def test_gradients_equal_their_formula() -> None:
+    params, x = make_params_and_input()
     value, grads = value_and_grad(loss)(params, x)
     y = (x.double() @ params["w"].double().T + params["b"][0].double()).tanh()
     inner = 2 * y * (1 - y**2)
@@ -39,16 +39,16 @@ def test_equals_the_formula() -> None:
     assert (grads["unused"] == 0).all()
 
 
-def test_the_two_engines_agree() -> None:
-    params, x = make()
+def test_gradients_by_autograd_equal_those_by_torch_func() -> None:
+    params, x = make_params_and_input()
     by_autograd = module._by_autograd(loss, False, params, x)
     by_func = module._by_func(loss, False, params, x)
     torch.testing.assert_close(by_autograd, by_func, rtol=1e-6, atol=1e-6)
     assert tree.structure(by_autograd[1]) == tree.structure(params)
 
 
-def test_aux_passes_and_nothing_carries_a_graph() -> None:
-    params, x = make()
+def test_aux_is_returned_and_no_result_requires_grad() -> None:
+    params, x = make_params_and_input()
     (value, aux), grads = value_and_grad(lambda p, x: (loss(p, x), {"w": p["w"] * 2, "n": 3}), has_aux=True)(
         params, x
     )
@@ -57,29 +57,29 @@ def test_aux_passes_and_nothing_carries_a_graph() -> None:
     assert not any(t.requires_grad for t in [value, aux["w"], *tree.leaves(grads), *tree.leaves(params)])
 
 
-def test_under_vmap_equals_a_loop() -> None:
-    params, x = make()
-    together = torch.func.vmap(lambda row: grad(loss)(params, row[None])["w"])(x)
-    alone = torch.stack([grad(loss)(params, row[None])["w"] for row in x])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+def test_grad_under_vmap_equals_a_loop() -> None:
+    params, x = make_params_and_input()
+    by_vmap = torch.func.vmap(lambda row: grad(loss)(params, row[None])["w"])(x)
+    by_loop = torch.stack([grad(loss)(params, row[None])["w"] for row in x])
+    torch.testing.assert_close(by_vmap, by_loop, rtol=1e-5, atol=1e-6)
 
 
-def test_compiled_equals_eager() -> None:
-    params, x = make()
+def test_compiled_value_and_grad_equals_eager() -> None:
+    params, x = make_params_and_input()
     compiled = torch.compile(value_and_grad(loss), backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(params, x), value_and_grad(loss)(params, x), rtol=1e-5, atol=1e-6)
 
 
-def test_differentiates_twice() -> None:
+def test_grad_can_be_differentiated_again() -> None:
     x = torch.tensor([2.0, 3.0])
     second = torch.func.jacrev(grad(lambda p: p.pow(3).sum()))(x)
     torch.testing.assert_close(second, torch.diag(6 * x))
-    outer = grad(lambda p: grad(lambda q: q.pow(3).sum())(p).sum())(x)
-    torch.testing.assert_close(outer, 6 * x)
+    grad_of_grad = grad(lambda p: grad(lambda q: q.pow(3).sum())(p).sum())(x)
+    torch.testing.assert_close(grad_of_grad, 6 * x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_gradients_have_the_dtype_of_the_params(dtype: torch.dtype) -> None:
-    params, x = make()
+    params, x = make_params_and_input()
     grads = grad(loss)(tree.cast(params, dtype), x.to(dtype))
     assert {g.dtype for g in tree.leaves(grads)} == {dtype}

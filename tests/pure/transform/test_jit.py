@@ -1,4 +1,4 @@
-"""Compilation keeps meaning; donation writes in place and refuses what would go wrong."""
+"""`jit`: compiled equals eager, whole or by regions; donated arguments are overwritten, aliases refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pure import random, tree
 from pure.transform.grad import value_and_grad
 from pure.transform.jit import Region, jit, region, regional
 
-BOTH = pytest.mark.parametrize("regions", [False, True], ids=["whole", "regions"])
+WHOLE_AND_BY_REGIONS = pytest.mark.parametrize("regions", [False, True], ids=["whole", "regions"])
 
 
 class State(NamedTuple):
@@ -22,21 +22,21 @@ class State(NamedTuple):
 
     step: Tensor
     params: Any
-    old: Any
+    old: Any  # returned unchanged by a step
 
 
-def layer(w: Tensor, x: Tensor) -> Tensor:
+def residual_layer(w: Tensor, x: Tensor) -> Tensor:
     return x + (x @ w).tanh()
 
 
-UNIT = region(layer)
+LAYER_REGION = region(residual_layer)
 
 
-def update(moving: Any, grads: Any) -> tuple[Any, tuple]:
-    return tree.map(lambda p, g: p - 0.1 * g, moving, grads), ()
+def update(params: Any, grads: Any) -> tuple[Any, tuple]:
+    return tree.map(lambda p, g: p - 0.1 * g, params, grads), ()
 
 
-UPDATE = region(update, donate=True)
+UPDATE_REGION = region(update, donate=True)
 
 
 def step(state: State, x: Tensor) -> State:
@@ -45,25 +45,25 @@ def step(state: State, x: Tensor) -> State:
     def loss(params: Any) -> Tensor:
         y = x
         for w in params:
-            y = UNIT(w, y)
+            y = LAYER_REGION(w, y)
         return y.square().mean()
 
     _, grads = value_and_grad(loss)(state.params)
-    return State(state.step + 1, UPDATE(state.params, grads)[0], state.old)
+    return State(state.step + 1, UPDATE_REGION(state.params, grads)[0], state.old)
 
 
-def start() -> State:
-    drawn = [random.normal(random.key(i), (8, 8)) / 8 for i in range(3)]
-    return State(torch.tensor(0), drawn, {"kept": torch.ones(2), "empty": torch.ones(0)})
+def initial_state() -> State:
+    weights = [random.normal(random.key(i), (8, 8)) / 8 for i in range(3)]
+    return State(torch.tensor(0), weights, {"kept": torch.ones(2), "empty": torch.ones(0)})
 
 
 X = random.normal(random.key(9), (4, 8))
 
 
-@BOTH
-def test_compiled_equals_eager(regions: bool) -> None:
+@WHOLE_AND_BY_REGIONS
+def test_a_compiled_step_equals_eager(regions: bool) -> None:
     compiled = jit(step, regions=regions, backend="aot_eager")
-    state, expected = start(), start()
+    state, expected = initial_state(), initial_state()
     for _ in range(3):
         state, expected = compiled(state, X), step(expected, X)
     assert state.step == 3
@@ -71,9 +71,9 @@ def test_compiled_equals_eager(regions: bool) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-@BOTH
-def test_without_donation_nothing_is_written(regions: bool) -> None:
-    state = start()
+@WHOLE_AND_BY_REGIONS
+def test_without_donation_no_argument_is_overwritten(regions: bool) -> None:
+    state = initial_state()
     before = tree.clone(state)
     jit(step, regions=regions, backend="aot_eager")(state, X)
     assert all(torch.equal(a, b) for a, b in zip(tree.leaves(state), tree.leaves(before), strict=True))
@@ -82,60 +82,67 @@ def test_without_donation_nothing_is_written(regions: bool) -> None:
 @pytest.mark.parametrize(
     ("regions", "backend"), [(False, "aot_eager"), (True, "aot_eager"), (True, "inductor")]
 )
-def test_donated_writes_the_same_bits_into_the_old_storage(regions: bool, backend: str) -> None:
-    plain, donating = (jit(step, regions=regions, donate=d, backend=backend) for d in (False, True))
-    state, given = start(), start()
-    places = [x.data_ptr() for x in tree.leaves(given)]
+def test_a_donating_step_writes_the_same_bits_into_the_old_storage(regions: bool, backend: str) -> None:
+    copying = jit(step, regions=regions, donate=False, backend=backend)
+    donating = jit(step, regions=regions, donate=True, backend=backend)
+    state, donated = initial_state(), initial_state()
+    addresses = [x.data_ptr() for x in tree.leaves(donated)]
     for _ in range(3):
-        state, returned = plain(state, X), donating(given, X)
-        assert returned is given
-    assert [x.data_ptr() for x in tree.leaves(given)] == places
-    assert all(torch.equal(a, b) for a, b in zip(tree.leaves(state), tree.leaves(given), strict=True))
+        state, returned = copying(state, X), donating(donated, X)
+        assert returned is donated
+    assert [x.data_ptr() for x in tree.leaves(donated)] == addresses
+    assert all(torch.equal(a, b) for a, b in zip(tree.leaves(state), tree.leaves(donated), strict=True))
 
 
 def swap(s: dict) -> dict:
+    """Exchange two leaves, and change the third."""
     return {"a": s["b"], "b": s["a"], "c": s["c"] + s["a"]}
 
 
 def rotate(s: dict) -> dict:
+    """Permute all three leaves."""
     return {"a": s["b"], "b": s["c"], "c": s["a"]}
 
 
-def turn(s: dict) -> dict:
-    """A leaf becomes a view of itself, another a view of a leaf that is overwritten."""
+def transpose_leaves(s: dict) -> dict:
+    """Replace one leaf by a view of itself, and another by a view of a leaf that is overwritten."""
     return {"a": s["a"].T, "b": s["c"].T, "c": s["c"] * 2}
 
 
-def spread(s: dict) -> dict:
-    """One leaf goes to all; two new leaves are one tensor."""
-    twice = s["a"] + 1
-    return {"a": s["b"], "b": twice, "c": twice}
+def share_result(s: dict) -> dict:
+    """Compute two new leaves that are the same tensor."""
+    shared = s["a"] + 1
+    return {"a": s["b"], "b": shared, "c": shared}
 
 
-TRADES = [
-    (function, regions, "aot_eager") for function in (swap, rotate, turn, spread) for regions in (False, True)
+EXCHANGES = [
+    (function, regions, "aot_eager")
+    for function in (swap, rotate, transpose_leaves, share_result)
+    for regions in (False, True)
 ]
 
 
-@pytest.mark.parametrize(("function", "regions", "backend"), [*TRADES, (swap, False, "inductor")])
-def test_leaves_may_trade_places(function: Callable, regions: bool, backend: str) -> None:
-    """Inductor drops the clone that a swap needs, so trades are made outside the graph. (Here leaves are
+@pytest.mark.parametrize(("function", "regions", "backend"), [*EXCHANGES, (swap, False, "inductor")])
+def test_donated_leaves_may_be_exchanged_or_aliased_in_the_result(
+    function: Callable, regions: bool, backend: str
+) -> None:
+    """Inductor drops the clone that a swap needs, so leaves are exchanged outside the graph. (Here leaves are
     views.)"""
     state = {name: torch.arange(18.0).add(i)[:9].view(3, 3) for i, name in enumerate("abc")}
     expected = tree.clone(function(tree.clone(state)))
     donating = jit(function, donate=True, regions=regions, backend=backend)
     assert tree.structure(donating(state)) == tree.structure(expected)
     assert all(torch.equal(state[name], expected[name]) for name in "abc")
-    again = tree.clone(function(tree.clone(state)))
+    expected = tree.clone(function(tree.clone(state)))
     donating(state)
-    assert all(torch.equal(state[name], again[name]) for name in "abc")
+    assert all(torch.equal(state[name], expected[name]) for name in "abc")
 
 
-def test_regions_may_trade_places_too() -> None:
-    unit = region(lambda s, x: ({"a": s["b"] * 1, "b": s["a"]}, x + s["a"]), donate=True)
+def test_a_donating_region_may_exchange_leaves() -> None:
+    exchange = region(lambda s, x: ({"a": s["b"] * 1, "b": s["a"]}, x + s["a"]), donate=True)
 
     def function(s: Any) -> Any:
-        new, y = unit(s["s"], s["y"])
+        new, y = exchange(s["s"], s["y"])
         return {"s": new, "y": y}
 
     state = {"s": {"a": torch.zeros(2), "b": torch.ones(2)}, "y": torch.full((2,), 5.0)}
@@ -143,8 +150,8 @@ def test_regions_may_trade_places_too() -> None:
     assert [x.tolist() for x in tree.leaves(state)] == [[1, 1], [0, 0], [5, 5]]
 
 
-@BOTH
-def test_aliases_are_refused_by_name(regions: bool) -> None:
+@WHOLE_AND_BY_REGIONS
+def test_donated_leaves_that_share_storage_are_refused_by_path(regions: bool) -> None:
     base = torch.zeros(4)
     donating = jit(lambda s: tree.map(lambda x: x + 1, s), donate=True, regions=regions, backend="aot_eager")
     for second in (base, base[2:], base.view(2, 2)):
@@ -157,45 +164,46 @@ def test_aliases_are_refused_by_name(regions: bool) -> None:
     assert torch.equal(base, torch.ones(4))
 
 
-def test_regions_are_plain_functions_elsewhere() -> None:
-    unit = region(layer)
-    assert isinstance(unit, Region)
-    assert unit != region(layer)
+def test_a_region_outside_jit_is_the_plain_function() -> None:
+    layer_region = region(residual_layer)
+    assert isinstance(layer_region, Region)
+    assert layer_region != region(residual_layer)
     w = torch.eye(8)
-    assert torch.equal(unit(w, X), layer(w, X))
-    torch.testing.assert_close(torch.func.vmap(unit, (None, 0))(w, X), layer(w, X))
+    assert torch.equal(layer_region(w, X), residual_layer(w, X))
+    torch.testing.assert_close(torch.func.vmap(layer_region, (None, 0))(w, X), residual_layer(w, X))
     assert not regional()
 
 
 def test_a_region_is_compiled_once_for_all_layers() -> None:
-    """The compiler is called for each kind of graph, not for each layer."""
+    """The compiler is called once for five layers, as their graphs are alike."""
     graphs: list[int] = []
 
-    def counting(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+    def counting_backend(graph: torch.fx.GraphModule, inputs: list) -> Callable:
         graphs.append(len(inputs))
         return graph.forward
 
-    unit, inside = region(layer), []
+    layer_region = region(residual_layer)
+    inside_jit: list[bool] = []
 
-    def deep(ws: list[Tensor], x: Tensor) -> Tensor:
-        inside.append(regional())
+    def apply_layers(ws: list[Tensor], x: Tensor) -> Tensor:
+        inside_jit.append(regional())
         for w in ws:
-            x = unit(w, x)
+            x = layer_region(w, x)
         return x
 
     ws = [torch.eye(8) * i for i in range(5)]
-    compiled = jit(deep, regions=True, backend=counting)  # type: ignore[arg-type]
+    compiled = jit(apply_layers, regions=True, backend=counting_backend)  # type: ignore[arg-type]
     for _ in range(2):
-        torch.testing.assert_close(compiled(ws, X), deep(ws, X))
+        torch.testing.assert_close(compiled(ws, X), apply_layers(ws, X))
     assert len(graphs) == 1
-    assert inside == [True, False, True, False]
+    assert inside_jit == [True, False, True, False]
 
 
-def test_functions_of_the_same_code_do_not_share_dynamos_cache() -> None:
-    """More variants of one closure than torch compiles for one code object."""
+def test_functions_with_the_same_code_object_do_not_share_dynamos_cache() -> None:
+    """Twelve closures of one code object: more than torch compiles for each code object."""
 
-    def make(n: int) -> Callable[[Tensor], Tensor]:
+    def make_adder(n: int) -> Callable[[Tensor], Tensor]:
         return lambda x: x + n
 
     for n in range(12):
-        assert jit(partial(make(n)), backend="aot_eager")(torch.tensor(1)) == 1 + n
+        assert jit(partial(make_adder(n)), backend="aot_eager")(torch.tensor(1)) == 1 + n

@@ -1,4 +1,4 @@
-"""Per-sample gradients equal those of a loop over batches of one, and Opacus'."""
+"""`per_sample_grad` and `per_sample_fold` equal a loop over batches of one, and Opacus."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pure.transform.jit import jit
 from pure.transform.per_sample import per_sample_fold, per_sample_grad
 
 MODEL = transformer(
-    ModelConfig(vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-                num_key_value_heads=1, hidden_dropout=0.2, attention_dropout=0.1)
+    ModelConfig(vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+                num_attention_heads=2, num_key_value_heads=1, hidden_dropout=0.2, attention_dropout=0.1)
 )  # fmt: skip
 PARAMS, KEY = MODEL.init(random.key(0)), random.key(5)
 TOKENS = random.randint(random.key(1), (5, 12), 0, 31).long()
@@ -51,17 +51,17 @@ def gradients_in_a_loop() -> Any:
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 2, 5, 9])
-def test_equals_a_loop_over_batches_of_one(chunk: int | None) -> None:
+def test_per_sample_grad_equals_a_loop_over_batches_of_one(chunk: int | None) -> None:
     assert_same(per_sample_grad(loss, chunk=chunk)(PARAMS, BATCH, KEY), gradients_in_a_loop())
 
 
-def test_the_sum_is_the_gradient_of_the_batch() -> None:
+def test_per_sample_gradients_add_up_to_the_gradient_of_the_batch() -> None:
     batch_gradient = accumulate(loss)(PARAMS, {**BATCH, "batch_position": torch.arange(5)}, KEY).grads
     assert_same(tree.map(lambda g: g.sum(0), per_sample_grad(loss)(PARAMS, BATCH, KEY)), batch_gradient)
 
 
 def test_dropout_masks_depend_on_the_batch_position() -> None:
-    """Two examples of a batch of five, with their positions, have the gradients that they had there."""
+    """Two examples of the batch, with their old positions, have the same gradients as in the whole batch."""
     subset = {
         "tokens": BATCH["tokens"][[1, 3]],
         "labels": BATCH["labels"][[1, 3]],
@@ -73,19 +73,21 @@ def test_dropout_masks_depend_on_the_batch_position() -> None:
 
 
 @pytest.mark.parametrize(("chunk", "regions"), [(None, False), (1, True)])
-def test_compiles(chunk: int | None, regions: bool) -> None:
+def test_compiled_per_sample_grad_equals_the_loop(chunk: int | None, regions: bool) -> None:
     compiled = jit(per_sample_grad(loss, chunk=chunk), regions=regions, backend="aot_eager")
     assert_same(compiled(PARAMS, BATCH, KEY), gradients_in_a_loop())
 
 
-def test_runs_under_vmap_over_models() -> None:
-    two = tree.stack([PARAMS, tree.map(lambda x: x * 1.5, PARAMS)])
+def test_per_sample_grad_under_vmap_over_models_equals_the_loop() -> None:
+    two_models = tree.stack([PARAMS, tree.map(lambda x: x * 1.5, PARAMS)])
     for chunk in (None, 1, 2):
-        both = torch.func.vmap(per_sample_grad(loss, chunk=chunk), (0, None, None))(two, BATCH, KEY)
-        assert_same(tree.unstack(both)[0], gradients_in_a_loop())
+        gradients = torch.func.vmap(per_sample_grad(loss, chunk=chunk), (0, None, None))(
+            two_models, BATCH, KEY
+        )
+        assert_same(tree.unstack(gradients)[0], gradients_in_a_loop())
 
 
-def test_equals_opacus() -> None:
+def test_per_sample_grad_equals_opacus() -> None:
     from opacus import GradSampleModule
 
     module = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
@@ -93,44 +95,47 @@ def test_equals_opacus() -> None:
     params = tree.map(lambda p: p.detach().clone(), params)
     x, cotangent = random.normal(random.key(0), (5, 7, 4)), random.normal(random.key(1), (5, 7, 3))
 
-    def ours(params: Any, batch: dict[str, Tensor], key: Tensor) -> tuple[Tensor, Tensor, dict]:
-        inner = (batch["x"] @ params["w"][0].T + params["b"][0]).tanh()
-        return ((inner @ params["w"][1].T + params["b"][1]) * batch["cotangent"]).sum(), torch.tensor(1.0), {}
+    def our_loss(params: Any, batch: dict[str, Tensor], key: Tensor) -> tuple[Tensor, Tensor, dict]:
+        hidden = (batch["x"] @ params["w"][0].T + params["b"][0]).tanh()
+        return (
+            ((hidden @ params["w"][1].T + params["b"][1]) * batch["cotangent"]).sum(),
+            torch.tensor(1.0),
+            {},
+        )
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         hooked = GradSampleModule(module, loss_reduction="sum")
         (hooked(x) * cotangent).sum().backward()
-    grads = per_sample_grad(ours)(params, {"x": x, "cotangent": cotangent}, KEY)
+    grads = per_sample_grad(our_loss)(params, {"x": x, "cotangent": cotangent}, KEY)
     for leaf, parameter in zip(
         (grads["w"][0], grads["b"][0], grads["w"][1], grads["b"][1]), hooked.parameters(), strict=True
     ):
         torch.testing.assert_close(leaf, parameter.grad_sample, rtol=1e-5, atol=1e-5)
 
 
-def test_a_fold_sees_each_gradient_in_order() -> None:
+def test_per_sample_fold_calls_the_function_with_each_gradient_in_order() -> None:
     """A list of all gradients, and the sum of clipped gradients as in DP-SGD, equal those of the loop."""
-    grads = per_sample_fold(loss, lambda seen, g: [*seen, g])(PARAMS, BATCH, KEY, [])
+    grads = per_sample_fold(loss, lambda grads, g: [*grads, g])(PARAMS, BATCH, KEY, [])
     assert_same(tree.stack(grads), gradients_in_a_loop())
-    norms = (
-        torch.stack([x.flatten(1).square().sum(1) for x in tree.leaves(gradients_in_a_loop())]).sum(0).sqrt()
-    )
-    limit = norms.median()
+    squares = [x.flatten(1).square().sum(1) for x in tree.leaves(gradients_in_a_loop())]
+    norms = torch.stack(squares).sum(0).sqrt()
+    max_norm = norms.median()
 
-    def clip(total: Any, g: Any) -> Any:
+    def add_clipped(total: Any, g: Any) -> Any:
         norm = torch.stack([x.square().sum() for x in tree.leaves(g)]).sum().sqrt()
-        return tree.map(lambda t, x: t + x * (limit / norm).clamp(max=1), total, g)
+        return tree.map(lambda t, x: t + x * (max_norm / norm).clamp(max=1), total, g)
 
-    clipped_sum = per_sample_fold(loss, clip)(PARAMS, BATCH, KEY, tree.zeros_like(PARAMS))
-    weights = (limit / norms).clamp(max=1)
+    clipped_sum = per_sample_fold(loss, add_clipped)(PARAMS, BATCH, KEY, tree.zeros_like(PARAMS))
+    weights = (max_norm / norms).clamp(max=1)
     assert_same(
         clipped_sum, tree.map(lambda g: torch.einsum("b,b...->...", weights, g), gradients_in_a_loop())
     )
-    compiled = jit(per_sample_fold(loss, clip), regions=True, backend="aot_eager")
+    compiled = jit(per_sample_fold(loss, add_clipped), regions=True, backend="aot_eager")
     assert_same(compiled(PARAMS, BATCH, KEY, tree.zeros_like(PARAMS)), clipped_sum)
 
 
-def test_refusals() -> None:
+def test_bad_chunks_and_batches_are_refused() -> None:
     with pytest.raises(ValueError, match="per_sample_grad: chunk must be at least 1 example, got 0"):
         per_sample_grad(loss, chunk=0)
     with pytest.raises(ValueError, match="per_sample_grad: the batch has no rows"):
