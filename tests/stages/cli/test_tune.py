@@ -1,4 +1,7 @@
-"""`intro2llm sft`, `dpo`, `grpo` and the other stages train, resume to the same bits and refuse bad input."""
+"""`intro2llm sft`, `dpo`, `grpo` and the other stages train, resume to the same bits and refuse bad input.
+
+The rewards of online runs (`stages/run/rewards/scorer.py`) are tested here too.
+"""
 
 from __future__ import annotations
 
