@@ -235,6 +235,11 @@ def _check_entries(p: TorchParameter) -> None:
             f"torch optimizer: the state of {p.name!r} has {sorted(p.state)}, expected {sorted(expected)}"
         )
     moments = [value for key, value in p.state.items() if key != "step"]
+    if any(type(x) is not Tensor for x in moments):
+        raise ValueError(
+            f"torch optimizer: the state of {p.name!r} holds {type(moments[0]).__name__}, expected plain "
+            "tensors; gather a sharded state first (full_tensor)"
+        )
     shapes = {tuple(x.shape) for x in (*moments, *([] if p.tensor is None else [p.tensor]))}
     if len(shapes) > 1:
         raise ValueError(

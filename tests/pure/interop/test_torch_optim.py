@@ -124,7 +124,9 @@ def step_theirs(theirs: Any, net: nn.Module, steps: range) -> None:
             one.step()
 
 
-def in_float64(x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+def in_float64(
+    x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float, *_: Any
+) -> Tensor:
     """torch's Newton-Schulz without its rounding to bfloat16."""
     a, b, c = coefficients
     m = x.double().T if x.shape[0] > x.shape[1] else x.double()
@@ -330,6 +332,13 @@ def test_what_has_no_counterpart_is_refused() -> None:
             optimizer_from_torch_optim(theirs, params, net, PATHS)
     with pytest.raises(ValueError, match="expected an optimizer or its state_dict"):
         optimizer_from_torch_optim({"model": {}}, params, net, PATHS)
+    sharded = torch.optim.AdamW(p).state_dict()
+    moments = dict.fromkeys(("exp_avg", "exp_avg_sq"), nn.Parameter(torch.ones(7, 4)))
+    sharded["state"] = {0: {"step": torch.tensor(1.0), **moments}}  # DTensor is a subclass, as Parameter is
+    with pytest.raises(
+        ValueError, match="holds Parameter, expected plain tensors; gather a sharded state first"
+    ):
+        optimizer_from_torch_optim(sharded, params, net, PATHS)
     old = torch.optim.AdamW(p).state_dict()
     del old["param_groups"][0]["decoupled_weight_decay"]
     with pytest.raises(ValueError, match="does not say if it is decoupled; set decoupled_weight_decay in it"):
