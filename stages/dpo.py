@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
+from pure.foreign import check_model
 from pure.loss.check import check_range
 from pure.loss.cross_entropy import IGNORE
 from pure.loss.dpo import VARIANTS, dpo_loss
@@ -79,6 +80,7 @@ def dpo(
     Raises:
         ValueError: for an unknown variant, a beta not above 0, or a reference for a variant that has none.
     """
+    check_model("dpo", model)
     if variant not in (*VARIANTS, "orpo"):
         raise ValueError(f"dpo: variant must be one of {', '.join(VARIANTS)} or orpo, got {variant!r}")
     check_range("dpo", "at least 0" if variant == "orpo" else "above 0", beta=beta)

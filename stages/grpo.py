@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.foreign import check_model
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.loss.advantages import group_advantages, leave_one_out
@@ -117,6 +118,7 @@ def grpo(
     Raises:
         ValueError: for arguments that contradict each other.
     """
+    check_model("grpo", model)
     if scale not in SCALES:
         raise ValueError(f"grpo: scale must be one of {', '.join(SCALES)}, got {scale!r}")
     if iterations < 1 or samples < 1:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.foreign import check_model
 from pure.loss.check import check_range
 from pure.loss.cross_entropy import IGNORE
 from pure.loss.kto import kto_loss, mismatched_divergence
@@ -79,6 +80,7 @@ def kto(
     Raises:
         ValueError: if beta or a weight is not above 0.
     """
+    check_model("kto", model)
     weights: dict[str, Any] = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
     check_range("kto", "above 0", beta=beta, **weights)
     head = region(partial(linear_log_probabilities, logits=model.logits, chunk=chunk))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.foreign import check_model
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.loss.grpo import policy_metrics
@@ -139,6 +140,7 @@ def ppo(
     Raises:
         ValueError: for counts below 1.
     """
+    check_model("ppo", model)
     if min(epochs, minibatches, samples) < 1:
         raise ValueError(
             f"ppo: epochs, minibatches and samples must be at least 1, got {epochs, minibatches, samples}"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pure import random
+from pure.foreign import check_model
 from pure.loss.cross_entropy import CrossEntropyHead, chunk_cross_entropy, linear_cross_entropy
 from pure.transform.jit import region
 from pure.types import GradientTransformation, Model, Tree
@@ -48,6 +49,7 @@ def pretrain(
     Returns:
         Stage(init, step); batches may also carry "positions" and "segment_ids" [B, T].
     """
+    check_model("pretrain", model)
     extras: dict[str, Any] = {"label_smoothing": label_smoothing, "z_loss": z_loss}
     part = region(partial(chunk_cross_entropy, logits=model.logits, options=extras))
     cross_entropy_fn = partial(linear_cross_entropy, logits=model.logits, **extras)

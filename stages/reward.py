@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pure import random
+from pure.foreign import check_model
 from pure.loss.reward import bradley_terry
 from pure.nn.scalar import scalar_model
 from pure.types import GradientTransformation, Model, Tree
@@ -57,6 +58,7 @@ def reward(
         [B, T], whose params are those of `scalar_model(model)`: start from
         `scalar_model(model).init(key, params)`. Metrics have TRL's names.
     """
+    check_model("reward", model)
     scored = scalar_model(model)
     loss = partial(pair_loss, score=scored.score, margin=margin, center=center, dropout=not disable_dropout)
     return stage(loss, optimizer, init=scored.init, metrics=METRICS, compute=compute, **options)

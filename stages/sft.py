@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pure.foreign import check_model
 from pure.types import GradientTransformation, Model
 from stages.pretrain import pretrain
 from stages.stage import Stage
@@ -55,6 +56,7 @@ def sft(
 
     Source: Ouyang et al. 2022, section 3.5.
     """
+    check_model("sft", model)
     return pretrain(
         model,
         optimizer,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.foreign import check_tensors
 from pure.optim.base import increment
 from pure.optim.ema import warmed_decay
 from pure.optim.extra import with_extra
@@ -173,11 +174,14 @@ def init_state(
 
     Raises:
         ValueError: if there are neither params nor `init`.
+        TypeError: for params or a key of another library.
     """
     if params is None and init is None:
         raise ValueError(
             "stage.init: no params to start from; give params=..., or build the stage with init=model.init"
         )
+    check_tensors("stage.init: params", params)
+    check_tensors("stage.init: key", key)
     params = init(fold_in_name(key, "init")) if params is None and init else tree.clone(params)
     _warn_about_low_precision(params)
     extra: dict = {}
@@ -226,6 +230,7 @@ def step(
             leaves differ in their number of rows.
     """
     # 1. Key and places.
+    check_tensors("stage: the batch", batch)
     key = random.fold_in(random.fold_in(state.key, state.step), LOSS_KEY)
     batch = {"batch_position": torch.arange(row_count("stage", batch), device=state.key.device), **batch}
     # 2. Gradient.

@@ -22,6 +22,10 @@ def with_extra(transform: GradientTransformation) -> GradientTransformation:
     Returns:
         The same, if its update takes `**kwargs`; else a pair whose update drops `extra`.
 
+    Raises:
+        TypeError: for an optimizer of optax, whose functions take JAX arrays; the message has the line to
+            write.
+
     Example:
         >>> import torch
         >>> keep = lambda updates, state, params=None: (updates, state)
@@ -29,6 +33,11 @@ def with_extra(transform: GradientTransformation) -> GradientTransformation:
         >>> with_extra(plain).update({"w": torch.tensor(1.0)}, (), value=torch.tensor(0.0))[0]
         {'w': tensor(1.)}
     """
+    if type(transform).__module__.split(".")[0] == "optax":
+        raise TypeError(
+            "expected an optimizer of pure.optim, got one of optax; write from_optax(optax....), with "
+            "`from pure.interop.jax import from_optax`"
+        )
     kinds = {parameter.kind for parameter in inspect.signature(transform.update).parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in kinds:
         return transform

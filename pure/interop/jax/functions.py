@@ -15,7 +15,7 @@ may be given an attribute `torch_function`, the original, which `jax_fn_in_torch
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from operator import index
 from typing import Any
@@ -38,16 +38,20 @@ from pure.types import Tree
 class JaxFunction:
     """A JAX function of trees that torch calls.
 
+    Its only field is the function, so that a run's fingerprint sees nothing else. Attributes: `number`, by
+    which `_plan` finds it; `plans`, form of the arguments -> the Crossing that computes it; and `result_n`,
+    the structure of the results of crossing n (Dynamo guards attributes one by one).
+
     Args:
-        number: by which a compiler's plan finds it.
         function: trees of arrays -> tree of arrays.
-        plans: form of the arguments -> the Crossing that computes it. The structure of crossing n's results
-            is the attribute `result_n`, because Dynamo guards attributes one by one.
     """
 
-    number: int
     function: Callable
-    plans: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "number", next(opaque.NUMBERS))
+        object.__setattr__(self, "plans", {})
+        opaque.FUNCTIONS[self.number] = self  # type: ignore[attr-defined]
 
 
 def jax_fn_in_torch(fn: Callable) -> Callable:
@@ -82,9 +86,7 @@ def jax_fn_in_torch(fn: Callable) -> Callable:
         raise TypeError(f"jax_fn_in_torch: expected a JAX function, got {type(fn).__name__}")
     if hasattr(fn, "torch_function"):
         return fn.torch_function
-    owner = JaxFunction(next(opaque.NUMBERS), fn)
-    opaque.FUNCTIONS[owner.number] = owner
-    call = partial(_call_jax, owner)
+    call = partial(_call_jax, JaxFunction(fn))
     setattr(call, "jax_function", fn)  # noqa: B010 (a partial has no such attribute)
     return call
 
@@ -125,7 +127,7 @@ def torch_fn_in_jax(fn: Callable) -> Callable:
     return call
 
 
-def _call_jax(owner: JaxFunction, /, *args: Tree, **kwargs: Tree) -> Tree:
+def _call_jax(owner: Any, /, *args: Tree, **kwargs: Tree) -> Tree:
     """Computes the function on tensors. Dynamo traces this, so forms are plain constants."""
     leaves, spec = tree.flatten((args, kwargs))
     tensors = [x for x in leaves if isinstance(x, Tensor)]

@@ -1,0 +1,209 @@
+"""Optimizers across the border: optax's in torch, ours in JAX, and states of one in the other.
+
+Both libraries have the same protocol, names of states and fields, and order of leaves; the classes differ.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.interop.jax.arrays import to_jax, to_torch
+from pure.interop.jax.functions import jax_fn_in_torch
+from pure.interop.jax.leaf_checks import TORCH_DTYPES, is_typed_key
+from pure.serial import serial
+from pure.types import GradientTransformation, Tree
+
+IMPLEMENTATIONS: Mapping[str, str] = MappingProxyType(
+    {"key<fry>": "threefry2x32", "key<rbg>": "rbg", "key<urbg>": "unsafe_rbg"}
+)
+"""dtype of typed keys -> the name of their generator."""
+
+OURS_ALONE = ("grad_norm", "finite")
+"""Extra arguments of our stages that optax has no use for."""
+
+NEEDS_MORE = ("value_fn", "obj_fn", "value_and_grad", "missing")
+"""Words of the errors of optax's transformations that need another argument than a stage has."""
+
+
+def from_optax(tx: Any) -> GradientTransformation:
+    """Returns an optax optimizer as one of ours, for any stage.
+
+    JAX computes each update as one compiled function; all leaves cross together. The state is optax's own
+    NamedTuples with tensors, so it is checkpointed, stacked for a population, and resumed as any other.
+
+    Args:
+        tx: optax's GradientTransformation, with or without extra arguments, or another object with such
+            `init` and `update` (`optax.MultiSteps`).
+
+    Returns:
+        GradientTransformation. Its update takes `value` (the loss) from the stage and passes it to optax,
+        with the gradients as `grad`, where tx takes extra arguments. It is not leafwise: updated whole.
+
+    Edge cases: random keys in a state (`optax.add_noise`) are raw key data, [2] uint32.
+
+    Raises:
+        TypeError: if tx has no init and update; at the update, if tx needs an argument that no stage has,
+            such as a line search's `value_fn`.
+        ValueError: at the update, for the state of another optimizer, and for 64 bits that JAX would narrow.
+
+    Example:
+        >>> import optax
+        >>> opt = from_optax(optax.sgd(0.5))
+        >>> params = {"w": torch.tensor([1.0, 2.0])}
+        >>> opt.update({"w": torch.tensor([2.0, 4.0])}, opt.init(params), params)[0]
+        {'w': tensor([-1., -2.])}
+    """
+    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
+        raise TypeError(f"from_optax: expected an optimizer such as optax.adamw(1e-3), got {_name(tx)}")
+    kinds = {parameter.kind for parameter in inspect.signature(tx.update).parameters.values()}
+    return GradientTransformation(
+        partial(optax_init, crossed=jax_fn_in_torch(partial(_init, tx))),
+        partial(
+            optax_update,
+            crossed=jax_fn_in_torch(partial(_update, tx)),
+            takes_extra=inspect.Parameter.VAR_KEYWORD in kinds,
+        ),
+    )
+
+
+def optax_init(params: Tree, *, crossed: Any) -> Tree:
+    """Returns the optimizer's first state."""
+    return crossed(params)
+
+
+def optax_update(
+    updates: Tree,
+    state: Tree,
+    params: Tree | None = None,
+    *,
+    crossed: Any,
+    takes_extra: bool,
+    **extra: Any,
+) -> tuple[Tree, Tree]:
+    """Computes one update in JAX.
+
+    Args:
+        updates: tree of gradients.
+        state: of this optimizer.
+        params: tree of parameters, for optimizers that need it.
+        crossed: JAX's update as a torch function.
+        takes_extra: pass extra arguments.
+        extra: `value` and others that optax knows.
+
+    Returns:
+        (updates, state).
+    """
+    given = {name: x for name, x in extra.items() if takes_extra and name not in OURS_ALONE and x is not None}
+    return crossed(updates, state, params, given if takes_extra else None)
+
+
+def state_to_optax(state: Tree, template: Tree) -> Tree:
+    """Converts an optimizer's state of ours to optax's.
+
+    Args:
+        state: from our optimizer, or from `from_optax`.
+        template: a state of the optax twin for the same params: `tx.init(params)`, or
+            `jax.eval_shape(tx.init, params)`.
+
+    Returns:
+        A tree like the template, of JAX arrays, copied.
+
+    Raises:
+        SerialError: naming the leaf, if the states differ in their fields, shapes or dtypes.
+
+    Example:
+        >>> import optax
+        >>> from pure.optim import sgd
+        >>> ours = sgd(0.1, momentum=0.9).init(torch.ones(2))
+        >>> state_to_optax(ours, optax.sgd(0.1, momentum=0.9).init(jax.numpy.ones(2)))[0].trace.tolist()
+        [0.0, 0.0]
+    """
+    target = tree.map(_to_meta, template)
+    tensors = serial.from_state_dict(target, serial.to_state_dict(state))
+    return tree.map(lambda like, x: _wrap(like, to_jax(x)), template, tensors)
+
+
+def state_from_optax(state: Tree, template: Tree) -> Tree:
+    """Converts an optimizer's state of optax to ours.
+
+    Args:
+        state: optax's, of JAX arrays.
+        template: a state of our twin for the same params: `opt.init(params)`.
+
+    Returns:
+        A tree like the template, of tensors, copied.
+
+    Raises:
+        SerialError: naming the leaf, if the states differ in their fields, shapes or dtypes.
+
+    Example:
+        >>> import optax
+        >>> from pure.optim import sgd
+        >>> theirs = optax.sgd(0.1, momentum=0.9).init(jax.numpy.ones(2))
+        >>> state_from_optax(theirs, sgd(0.1, momentum=0.9).init(torch.ones(2)))[0].trace
+        tensor([0., 0.])
+    """
+    tensors = to_torch(tree.map(_unwrap, state))
+    return serial.from_state_dict(template, serial.to_state_dict(tensors))
+
+
+def _init(tx: Any, params: Tree) -> Tree:
+    """Makes the first state in JAX, with raw keys."""
+    return jax.tree.map(_unwrap, tx.init(params))
+
+
+def _update(
+    tx: Any, updates: Tree, state: Tree, params: Tree | None, extra: dict | None
+) -> tuple[Tree, Tree]:
+    """Computes an update in JAX."""
+    template = jax.eval_shape(tx.init, updates if params is None else params)
+    if bool(jax.tree.structure(template) != jax.tree.structure(state)):  # type: ignore[operator]
+        raise ValueError(
+            "from_optax: the state is not one of this optimizer; make it with its init, or convert another "
+            "library's "
+            "with state_to_optax and to_torch"
+        )
+    keywords = {} if extra is None else {"grad": updates, **extra}
+    try:
+        new, state = tx.update(updates, jax.tree.map(_wrap, template, state), params, **keywords)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, jax.errors.JAXTypeError) or not any(word in str(error) for word in NEEDS_MORE):
+            raise
+        raise TypeError(
+            "from_optax: this optimizer needs an argument that a stage has not "
+            f"({str(error).splitlines()[0]}); pass "
+            "it to update, or choose one that needs gradients and loss alone"
+        ) from error
+    return new, jax.tree.map(_unwrap, state)
+
+
+def _unwrap(x: Any) -> Any:
+    """Returns a typed key's data; other leaves unchanged."""
+    return jax.random.key_data(x) if is_typed_key(x) else x
+
+
+def _wrap(like: Any, x: Any) -> Any:
+    """Makes a typed key of raw data where `like` is one."""
+    impl = IMPLEMENTATIONS.get(str(getattr(like, "dtype", "")))
+    return x if impl is None else jax.random.wrap_key_data(x, impl=impl)
+
+
+def _to_meta(x: Any) -> Tensor:
+    """Describes a leaf of a template by a tensor without numbers; of a typed key, its data."""
+    if str(x.dtype) in IMPLEMENTATIONS:
+        x = jax.eval_shape(jax.random.key_data, x)
+    return torch.empty(x.shape, dtype=TORCH_DTYPES[x.dtype], device="meta")
+
+
+def _name(x: Any) -> str:
+    """Names a value in an error."""
+    return getattr(x, "__name__", type(x).__name__)
