@@ -25,7 +25,7 @@ from stages.grpo import grpo
 from stages.population import population
 from stages.pretrain import pretrain
 from stages.stage import Stage
-from tests.laws.test_stages import GROUPS, answered, small, text
+from tests.laws.test_stages import BY_NAME, GROUPS, small
 
 PARAMS = {
     "w": random.normal(random.key(0), (3, 4)),
@@ -88,7 +88,11 @@ RATE = {"weight_decay": 0.1, "eps": 1e-3}  # a large eps: the first steps of Ada
 
 @pytest.mark.parametrize(
     ("make", "batch"),
-    [(make_pretrain, text), (make_grpo, answered), (lambda o: population(make_pretrain(o), 2), text)],
+    [
+        (make_pretrain, BY_NAME["pretrain"].batch),
+        (make_grpo, BY_NAME["grpo"].batch),
+        (lambda o: population(make_pretrain(o), 2), BY_NAME["pretrain"].batch),
+    ],
     ids=["pretrain", "grpo", "population"],
 )
 def test_a_stage_takes_the_steps_of_our_own_optimizer(make: Callable, batch: Callable) -> None:
