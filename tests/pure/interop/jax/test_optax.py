@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from pure import optim, random, tree
+from pure.config import ModelConfig
+from pure.generation.sampling import Sampling
 from pure.interop.jax import from_optax, state_from_optax, state_to_optax, to_jax, to_torch
 from pure.nn.transformer import transformer
 from pure.optim.extra import with_extra
@@ -25,12 +27,24 @@ from stages.grpo import grpo
 from stages.population import population
 from stages.pretrain import pretrain
 from stages.stage import Stage
-from tests.laws.test_stages import BY_NAME, GROUPS, small
+from tests.laws.test_stages import BY_NAME
 
 PARAMS = {
     "w": random.normal(random.key(0), (3, 4)),
     "layers": [random.normal(random.key(1), (4,)), random.normal(random.key(2), (4, 2))],
 }
+MODEL = transformer(
+    ModelConfig(
+        vocab_size=17,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=16,
+    )
+)
+GROUPS = {"score": None, "samples": 2, "sampling": Sampling(max_new_tokens=3)}
 LABELS = {"w": "a", "layers": ["a", "b"]}
 
 PEERS: dict[str, Callable[[], Any]] = {
@@ -73,14 +87,12 @@ def assert_close(ours: Tree, theirs: Tree, tolerance: float) -> None:
 
 
 def make_pretrain(optimizer: Any) -> Stage:
-    return pretrain(transformer(small()), optimizer)
+    return pretrain(MODEL, optimizer)
 
 
 def make_grpo(optimizer: Any) -> Stage:
-    model = transformer(small(num_hidden_layers=1))
-    return grpo(
-        model, optimizer, beta=0.04, variant="grpo", **{**GROUPS, "reference": model.init(random.key(7))}
-    )
+    reference = MODEL.init(random.key(7))
+    return grpo(MODEL, optimizer, beta=0.04, variant="grpo", reference=reference, **GROUPS)
 
 
 RATE = {"weight_decay": 0.1, "eps": 1e-3}  # a large eps: the first steps of Adam amplify rounding by 1 / eps
