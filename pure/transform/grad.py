@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pure import tree
 from pure.types import Tree
@@ -50,9 +51,13 @@ def grad(function: Callable, *, has_aux: bool = False) -> Callable:
 
 
 def needs_torch_func(params: Tree) -> bool:
-    """Reports if the gradient needs torch.func: under a compiler, a transform or an outer autograd."""
+    """Reports if the gradient needs torch.func: under a compiler, a tracer, a transform or an outer autograd.
+
+    (What a tracer records of torch.func can be differentiated again; autograd cuts it off by `detach`.)
+    """
     return (
         torch.compiler.is_compiling()
+        or get_proxy_mode() is not None
         or torch._C._are_functorch_transforms_active()
         or (torch.is_grad_enabled() and any(x.requires_grad for x in tree.leaves(params)))
     )

@@ -1,0 +1,161 @@
+"""Modes of torch under which a function is traced, and clear errors in place of the tracer's.
+
+JAX has no scope in which gradients are off: there, every result is detached instead.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+)
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+Lines = dict[tuple, str]
+"""(name of an operation, its numbers) -> "path:line, function", and (name,) -> the first line of any."""
+
+_NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
+_READS = re.compile(r"get value out of a tracing tensor|\.item\(\)|data-dependent", re.IGNORECASE)
+_LIBRARIES = (os.path.dirname(torch.__file__), sysconfig.get_path("stdlib"))
+
+
+class _Detach(TorchFunctionMode):
+    """Detaches what is computed while gradients are off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.off = False
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        if func is torch._C._set_grad_enabled:
+            self.off = not args[0]
+        result = func(*args, **(kwargs or {}))
+        if self.off and isinstance(result, Tensor) and result.is_floating_point():
+            return result.detach()
+        return result
+
+
+class _Watch(TorchDispatchMode):
+    """Refuses writes to tensors from outside, and records the lines of operations."""
+
+    def __init__(self, lines: Lines | None) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        if func._schema.is_mutable:
+            _refuse_written(func, args)
+        if self.lines is not None:
+            name, where = _functional_name(func), None
+            for key in ((name, *(x for x in args if isinstance(x, int | float))), (name,)):
+                if key not in self.lines:
+                    where = where or _source_line()
+                    self.lines[key] = where
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def watch(lines: Lines | None) -> Iterator[None]:
+    """Traces what is inside: refuses writes to bound tensors, and detaches results of `torch.no_grad`.
+
+    Args:
+        lines: if given, receives the line of each operation, at some cost; those of a backward pass are the
+            lines of the forward operations that they differentiate.
+    """
+    with ExitStack() as stack:
+        if lines is not None:
+            stack.enter_context(torch.autograd.set_detect_anomaly(True, check_nan=False))
+        stack.enter_context(_Detach())
+        stack.enter_context(_Watch(lines))
+        yield
+
+
+@contextmanager
+def explain() -> Iterator[None]:
+    """Raises one clear ValueError for what the tracer says when the function needs a tensor's numbers."""
+    try:
+        yield
+    except _NEEDS_NUMBERS as error:
+        raise ValueError(_describe_reading(error)) from error
+    except UnsupportedFakeTensorException as error:
+        raise ValueError(f"lower: {error} ({last_line(error)})") from error
+    except RuntimeError as error:
+        if not _READS.search(str(error)):
+            raise
+        raise ValueError(_describe_reading(error)) from error
+
+
+def last_line(error: BaseException) -> str:
+    """Names the innermost line outside of torch and Python's library that raised an error."""
+    return _outside(traceback.extract_tb(error.__traceback__))
+
+
+def _describe_reading(error: BaseException) -> str:
+    """The message for a function that reads a number out of a tensor."""
+    return (
+        f"lower: {last_line(error)} needs the numbers of a tensor (.item(), bool(), int(), a branch or a shape "
+        "that depends on them), and tracing knows only shapes; use torch.where, masks and fixed shapes, or pass "
+        "what is constant as a Python number"
+    )
+
+
+def _refuse_written(func: Any, args: tuple) -> None:
+    """Refuses an operation that writes into a tensor that was not made by the traced function."""
+    for x, argument in zip(args, func._schema.arguments, strict=False):
+        written = argument.alias_info is not None and argument.alias_info.is_write
+        if written and isinstance(x, Tensor) and not isinstance(x, FunctionalTensor):
+            raise ValueError(
+                f"lower: {_source_line()} writes into a tensor from outside the function, and a lowered "
+                "function has no side effects; pass the tensor as an argument and return its new value"
+            )
+
+
+def _functional_name(func: Any) -> str:
+    """aten.add_.Tensor -> "add.Tensor", its name after functionalization."""
+    name, _, overload = str(func).removeprefix("aten.").rpartition(".")
+    return f"{name if name.startswith('__') else name.rstrip('_')}.{overload}"
+
+
+def _source_line() -> str:
+    """Names the line of the operation that runs: of a backward one, the line that it differentiates."""
+    node = torch._C._current_autograd_node()
+    frames = node.metadata.get("traceback_") if node is not None else None
+    if not frames:
+        return _outside(traceback.extract_stack(sys._getframe(1), limit=200))
+    found = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', "".join(frames))
+    kept = [x for x in found if _is_outside(x[0])]
+    path, number, function = kept[-1] if kept else ("?", "0", "?")
+    return f"{_short(path)}:{number}, {function} (backward)"
+
+
+def _outside(frames: list) -> str:
+    """The innermost frame outside of the libraries."""
+    kept = [x for x in frames if _is_outside(x.filename)]
+    return f"{_short(kept[-1].filename)}:{kept[-1].lineno}, {kept[-1].name}" if kept else "the function"
+
+
+def _is_outside(path: str) -> bool:
+    """Reports a file of neither torch, nor Python's library, nor this package."""
+    inside = any(path.startswith(library) for library in _LIBRARIES) and "site-packages" not in path
+    torch_or_tree = any(f"/{name}/" in path for name in ("site-packages/torch", "site-packages/optree"))
+    return not (inside or torch_or_tree or path.startswith((os.path.dirname(__file__), "<", _LIBRARIES[0])))
+
+
+def _short(path: str) -> str:
+    """A path from the current folder on, if it is inside."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
