@@ -54,6 +54,8 @@ CLASSES: Mapping[str, str] = {
     "stages.evaluate.harness.Loader": "lm-eval takes a model as a class",
     "stages.evaluate.harness.HarnessModel": "lm-eval takes a model as a class",
     "stages.run.estimate._AllocationTracker": "torch takes a mode as a class",
+    "pure.interop.jax.trace_modes._Detach": "torch takes a mode as a class",
+    "pure.interop.jax.trace_modes._Watch": "torch takes a mode as a class",
     "data_pipes.chat.template._Generation": "jinja2 takes a tag of its own as a class",
     "data_pipes.chat.template_budget.Sandbox": "jinja2 takes the rules of a sandbox as a class",
 }

@@ -7,7 +7,6 @@ trace is evaluated by its entry in a table (`pure/interop/jax/aten/table.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,24 +20,9 @@ from pure.interop.jax.aten.table import TABLE
 from pure.interop.jax.narrow import NARROW, find_wide, narrow_array, narrow_program
 from pure.interop.jax.program import Operation, Program, Shaped, Value, inputs
 from pure.interop.jax.trace import argument_name, run, trace
+from pure.interop.jax.trace_modes import Uncovered, describe_uncovered
 from pure.serial.writer import DTYPES, memory
 from pure.types import Tree
-
-FIXES: Mapping[str, str] = MappingProxyType({
-    "flex_attention": 'build the model with backend="naive"',
-    "_scaled_dot_product": 'build the model with backend="naive"',
-    "_flash_attention": 'build the model with backend="naive"',
-    "rand": "draw from a key with pure.random, as jax.random does",
-    "bernoulli": "draw from a key with pure.random, as jax.random does",
-    "normal": "draw from a key with pure.random, as jax.random does",
-    "native_dropout": "draw from a key with pure.random, as jax.random does",
-    "multinomial": "draw from a key with pure.random, as jax.random does",
-})  # fmt: skip
-"""Start of an operation's name -> what to do where it has no entry."""
-
-
-class Uncovered(NotImplementedError):
-    """An operation that the table has no entry for, the line that it comes from, and what to do."""
 
 
 class Lowered(NamedTuple):
@@ -80,9 +64,9 @@ def lower(function: Callable, *examples: Tree, x64: bool = False, **named: Tree)
         ValueError: for a function whose course depends on the numbers of a tensor, that writes into an
             argument, or that needs 64-bit integers although x64 is off; for a leaf that is no array.
 
-    Edge cases: other shapes or dtypes are traced again. With x64 off, sums and products of int64 wrap at 2³¹,
-        numbers and constants beyond it are refused, and float64 has the precision of float32. What is computed
-        under `torch.no_grad`, or detached, has gradient 0 in JAX too.
+    Edge cases: other shapes or dtypes are traced again. With x64 off, sums and products of int64 wrap at
+        2³¹, numbers and constants beyond it are refused, and float64 has the precision of float32. What is
+        computed under `torch.no_grad`, or detached, has gradient 0 in JAX too.
 
     Example:
         >>> double = lower(lambda tree: {"y": tree["x"] * 2})
@@ -201,7 +185,8 @@ def _describe_leaf(x: Any, path: str) -> Any:
     if dtype not in DTYPES:
         known = ", ".join(DTYPES)
         raise ValueError(
-            f"lower: {argument_name(path)}: torch and JAX do not share the dtype {dtype}; cast it to one of {known}"
+            f"lower: {argument_name(path)}: torch and JAX do not share the dtype {dtype}; cast it to one of "
+            f"{known}"
         )
     return Shaped(tuple(x.shape), dtype)
 
@@ -212,8 +197,8 @@ def _check_leaves(arguments: Tree, x64: bool) -> list:
     for i, (x, path) in enumerate(zip(leaves, tree.paths(arguments), strict=True)):
         if isinstance(x, Tensor):
             raise ValueError(
-                f"lower: {argument_name(path)} is a torch tensor, and a lowered function takes JAX arrays; convert the "
-                "arguments with pure.interop.jax.to_jax"
+                f"lower: {argument_name(path)} is a torch tensor, and a lowered function takes JAX arrays; "
+                "convert the arguments with pure.interop.jax.to_jax"
             )
         if hasattr(x, "dtype") and not x64:
             leaves[i] = narrow_array(x, argument_name(path))
@@ -237,18 +222,9 @@ def _trace(function: Callable, spec: Any, described: list, x64: bool) -> Program
     lines: dict[tuple, str] = {}
     run(function, spec, described, {}, lines)
     if missing is not None:
-        raise Uncovered(_describe_uncovered(missing, lines))
+        raise Uncovered(describe_uncovered(missing.name, _line_of(missing, lines)))
     operation, reason = wide
     raise ValueError(f"lower: {_line_of(operation, lines)}: {reason}")
-
-
-def _describe_uncovered(operation: Operation, lines: Mapping[tuple, str]) -> str:
-    """The message for an operation without an entry."""
-    fix = next(
-        (fix for start, fix in FIXES.items() if operation.name.split("::")[-1].startswith(start)), None
-    )
-    fix = fix or "write an entry for it (pure/interop/jax/aten/table.py), or use other operations"
-    return f"lower: {operation.name} of {_line_of(operation, lines)} has no entry in the table of operations; {fix}"
 
 
 def _line_of(operation: Operation, lines: Mapping[tuple, str]) -> str:

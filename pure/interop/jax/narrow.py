@@ -1,7 +1,7 @@
 """Programs without 64-bit types, which JAX has off by default: int64 becomes int32, float64 float32.
 
-Indices and counts fit 32 bits. What does not is refused: a constant or a number beyond 2³¹, a shift by 32 bits,
-a reinterpretation of 64 bits.
+Indices and counts fit 32 bits. What does not is refused: a constant or a number beyond 2³¹, a shift by 32
+bits, a reinterpretation of 64 bits.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ def narrow_program(program: Program) -> Program:
     """
     for x in program.constants:
         if not _fits(x):
-            raise ValueError(
-                f"lower: a constant {list(x.shape)} lies beyond the range of int32; {ADVICE}"
-            )
+            raise ValueError(f"lower: a constant {list(x.shape)} lies beyond the range of int32; {ADVICE}")
     return Program(
         [_narrow(x) for x in program.arguments],
         [_narrow_tensor(x) for x in program.constants],

@@ -157,7 +157,7 @@ def _calls(graph: GraphModule) -> list[Node]:
 
 
 def name_of(target: Any) -> str:
-    """Names an operation: aten.mul.Tensor -> "mul.Tensor"; of another namespace, "name::operation.overload"."""
+    """Names an operation: "mul.Tensor" for aten.mul.Tensor, else "namespace.operation.overload"."""
     name = str(target)
     return (
         name.removeprefix("aten.") if isinstance(target, torch._ops.OpOverload) else f"higher_order::{name}"
@@ -251,13 +251,13 @@ def _is_uniform(node: Node) -> bool:
 def _operation(node: Node, places: Mapping[Node, Value]) -> Operation:
     """Translates a node."""
     value = node.meta["val"]
-    several = [None if x is None else _shaped(x) for x in value] if isinstance(value, list | tuple) else []
     plain = partial(_plain, places=places)
+    several = value if isinstance(value, list | tuple) else []
     return Operation(
         name_of(node.target),
         [plain(x) for x in node.args],
         {key: plain(x) for key, x in node.kwargs.items()},
-        _shaped(value) if isinstance(value, Tensor) else several,
+        _shaped(value) if isinstance(value, Tensor) else [None if x is None else _shaped(x) for x in several],
     )
 
 

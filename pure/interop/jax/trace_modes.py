@@ -10,8 +10,9 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,12 +26,26 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+_DRAW = "draw from a key with pure.random, as jax.random does"
+_NAIVE = 'build the model with backend="naive"'
+FIXES: Mapping[str, str] = MappingProxyType({
+    "flex_attention": _NAIVE, "_scaled_dot_product": _NAIVE, "_flash_attention": _NAIVE,
+    "rand": _DRAW, "normal": _DRAW, "bernoulli": _DRAW, "multinomial": _DRAW, "native_dropout": _DRAW,
+    "uniform": _DRAW, "exponential": _DRAW,
+})  # fmt: skip
+"""Start of an operation's name -> what to do where it has no entry."""
+
 Lines = dict[tuple, str]
 """(name of an operation, its numbers) -> "path:line, function", and (name,) -> the first line of any."""
 
 _NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
 _READS = re.compile(r"get value out of a tracing tensor|\.item\(\)|data-dependent", re.IGNORECASE)
+_PACKAGES = ("torch", "optree", "jaxtyping", "beartype")
 _LIBRARIES = (os.path.dirname(torch.__file__), sysconfig.get_path("stdlib"))
+
+
+class Uncovered(NotImplementedError):
+    """An operation without an entry in the table, the line that it comes from, and what to do."""
 
 
 class _Detach(TorchFunctionMode):
@@ -55,17 +70,37 @@ class _Watch(TorchDispatchMode):
     def __init__(self, lines: Lines | None) -> None:
         super().__init__()
         self.lines = lines
+        self.supports_higher_order_operators = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            raise Uncovered(describe_uncovered(func.name(), _source_line(sys._getframe())))
         if func._schema.is_mutable:
-            _refuse_written(func, args)
+            _refuse_written(func, args, sys._getframe())
         if self.lines is not None:
             name, where = _functional_name(func), None
             for key in ((name, *(x for x in args if isinstance(x, int | float))), (name,)):
                 if key not in self.lines:
-                    where = where or _source_line()
+                    where = where or _source_line(sys._getframe())
                     self.lines[key] = where
         return func(*args, **(kwargs or {}))
+
+
+def describe_uncovered(name: str, line: str) -> str:
+    """The message for an operation without an entry.
+
+    Args:
+        name: of the operation.
+        line: that it comes from.
+
+    Example:
+        >>> describe_uncovered("rand.default", "model.py:3, f")
+        'lower: rand.default of model.py:3, f has no entry in the table of operations; draw from a key with
+        pure.random, as jax.random does'
+    """
+    fix = next((fix for start, fix in FIXES.items() if name.startswith(start)), "")
+    fix = fix or "write an entry for it (pure/interop/jax/aten/table.py), or use other operations"
+    return f"lower: {name} of {line} has no entry in the table of operations; {fix}"
 
 
 @contextmanager
@@ -107,19 +142,19 @@ def last_line(error: BaseException) -> str:
 def _describe_reading(error: BaseException) -> str:
     """The message for a function that reads a number out of a tensor."""
     return (
-        f"lower: {last_line(error)} needs the numbers of a tensor (.item(), bool(), int(), a branch or a shape "
-        "that depends on them), and tracing knows only shapes; use torch.where, masks and fixed shapes, or pass "
-        "what is constant as a Python number"
+        f"lower: {last_line(error)} needs the numbers of a tensor (.item(), bool(), int(), a branch or a "
+        "shape that depends on them), and tracing knows only shapes; use torch.where, masks and fixed shapes, "
+        "or pass what is constant as a Python number"
     )
 
 
-def _refuse_written(func: Any, args: tuple) -> None:
+def _refuse_written(func: Any, args: tuple, frame: Any) -> None:
     """Refuses an operation that writes into a tensor that was not made by the traced function."""
     for x, argument in zip(args, func._schema.arguments, strict=False):
         written = argument.alias_info is not None and argument.alias_info.is_write
         if written and isinstance(x, Tensor) and not isinstance(x, FunctionalTensor):
             raise ValueError(
-                f"lower: {_source_line()} writes into a tensor from outside the function, and a lowered "
+                f"lower: {_source_line(frame)} writes into a tensor from outside the function, and a lowered "
                 "function has no side effects; pass the tensor as an argument and return its new value"
             )
 
@@ -130,12 +165,12 @@ def _functional_name(func: Any) -> str:
     return f"{name if name.startswith('__') else name.rstrip('_')}.{overload}"
 
 
-def _source_line() -> str:
-    """Names the line of the operation that runs: of a backward one, the line that it differentiates."""
+def _source_line(frame: Any) -> str:
+    """Names the line that the frame's operation comes from: of a backward one, what it differentiates."""
     node = torch._C._current_autograd_node()
     frames = node.metadata.get("traceback_") if node is not None else None
     if not frames:
-        return _outside(traceback.extract_stack(sys._getframe(1), limit=200))
+        return _outside(traceback.extract_stack(frame))
     found = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', "".join(frames))
     kept = [x for x in found if _is_outside(x[0])]
     path, number, function = kept[-1] if kept else ("?", "0", "?")
@@ -150,9 +185,9 @@ def _outside(frames: list) -> str:
 
 def _is_outside(path: str) -> bool:
     """Reports a file of neither torch, nor Python's library, nor this package."""
-    inside = any(path.startswith(library) for library in _LIBRARIES) and "site-packages" not in path
-    torch_or_tree = any(f"/{name}/" in path for name in ("site-packages/torch", "site-packages/optree"))
-    return not (inside or torch_or_tree or path.startswith((os.path.dirname(__file__), "<", _LIBRARIES[0])))
+    if "site-packages" in path:
+        return not any(f"site-packages/{name}/" in path for name in _PACKAGES)
+    return not path.startswith((*_LIBRARIES, os.path.dirname(__file__), "<"))
 
 
 def _short(path: str) -> str:
