@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pure import tree
 from pure.types import Tree
@@ -120,8 +121,7 @@ def dequantize(packed: NF4, dtype: torch.dtype = torch.float32) -> Tensor:
     Source: Dettmers et al. 2023, equation 6.
     """
     rows, bytes_per_row = packed.codes.shape
-    table = _byte_table(packed.codes.device)
-    pairs = table.index_select(0, packed.codes.flatten().int()).view(torch.float32)  # [O·I]
+    pairs = _look_up(_byte_table(packed.codes.device), packed.codes.flatten().int())  # [O·I]
     scales = block_scales(packed)
     if pairs.numel() % BLOCK:
         scaled = pairs * scales.repeat_interleave(BLOCK)[: pairs.numel()]
@@ -187,10 +187,21 @@ def _nearest(x: Tensor, levels: Tensor) -> Tensor:
 
 
 def _byte_table(device: torch.device) -> Tensor:
-    """Tabulates the two levels of each byte: [256] int64, each of which holds two float32."""
+    """Tabulates the two levels of each byte: [256, 2] float32."""
     levels = torch.tensor(LEVELS, device=device)
     byte = torch.arange(256, device=device)
-    return torch.stack([levels[byte >> 4], levels[byte & 15]], -1).view(torch.int64)[:, 0]
+    return torch.stack([levels[byte >> 4], levels[byte & 15]], -1)
+
+
+def _look_up(table: Tensor, bytes_: Tensor) -> Tensor:
+    """Looks up the levels of bytes [n]: [2 n] float32.
+
+    Two float32 are moved as one int64, many times faster than as a row of two. JAX has no int64 by default,
+    so a tracer gets the rows.
+    """
+    if get_proxy_mode() is not None:
+        return table.index_select(0, bytes_).flatten()
+    return table.view(torch.int64)[:, 0].index_select(0, bytes_).view(torch.float32)
 
 
 class _Product(torch.autograd.Function):

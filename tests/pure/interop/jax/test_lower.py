@@ -17,6 +17,7 @@ from pure import random
 from pure.config import ModelConfig
 from pure.interop.jax.arrays import to_jax
 from pure.interop.jax.lower import Uncovered, lower
+from pure.nn.nf4 import dequantize, nf4_linear, quantize
 from pure.nn.transformer import transformer
 from pure.random.threefry import hash_counters
 
@@ -213,6 +214,16 @@ def test_an_operation_without_an_entry_is_named_with_its_line() -> None:
         lower(draw, jnp.ones(3))
     with pytest.raises(Uncovered, match=r"bessel_j0.default of .*test_lower.py:\d+, "):
         lower(backward, jnp.ones(3))
+
+
+def test_four_bits_need_no_int64() -> None:
+    """A matrix that is large enough not to be dequantised while tracing."""
+    packed = quantize(random.normal(random.key(1), (512, 400)))
+    x = random.normal(random.key(2), (3, 400))
+    lowered = lower(lambda x: (nf4_linear(packed, x), dequantize(packed)), x)
+    product, weight = jax.jit(lowered)(to_jax(x))
+    assert np.array_equal(weight, dequantize(packed))
+    np.testing.assert_allclose(product, nf4_linear(packed, x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
