@@ -5,7 +5,6 @@ JAX has no scope in which gradients are off: there, every result is detached ins
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import sysconfig
@@ -41,7 +40,7 @@ Lines = dict[tuple, str]
 _NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
 _READS = re.compile(r"get value out of a tracing tensor|\.item\(\)|data-dependent", re.IGNORECASE)
 _PACKAGES = ("torch", "optree", "jaxtyping", "beartype")
-_LIBRARIES = (os.path.dirname(torch.__file__), sysconfig.get_path("stdlib"))
+_LIBRARIES = (torch.__file__.rpartition("/")[0], sysconfig.get_path("stdlib"))
 
 
 class Uncovered(NotImplementedError):
@@ -187,10 +186,9 @@ def _is_outside(path: str) -> bool:
     """Reports a file of neither torch, nor Python's library, nor this package."""
     if "site-packages" in path:
         return not any(f"site-packages/{name}/" in path for name in _PACKAGES)
-    return not path.startswith((*_LIBRARIES, os.path.dirname(__file__), "<"))
+    return not path.startswith((*_LIBRARIES, __file__.rpartition("/")[0], "<"))
 
 
 def _short(path: str) -> str:
-    """A path from the current folder on, if it is inside."""
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
+    """The end of a path: at most three folders, none of them above site-packages."""
+    return "/".join(path.rpartition("site-packages/")[2].split("/")[-4:])
