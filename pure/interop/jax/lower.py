@@ -109,7 +109,7 @@ def prepare(program: Program, *, x64: bool = False) -> Lowered:
         ValueError: for an integer that needs 64 bits, with x64 off; or if JAX has 64-bit types off, with x64
             on.
     """
-    if x64 and not jax.config.jax_enable_x64:
+    if x64 and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             "lower: x64=True needs JAX's 64-bit types, which are off; call it under `with "
             "jax.enable_x64(True):`, or set the environment variable JAX_ENABLE_X64=1"
@@ -223,8 +223,8 @@ def _trace(function: Callable, spec: Any, described: list, x64: bool) -> Program
     run(function, spec, described, {}, lines)
     if missing is not None:
         raise Uncovered(describe_uncovered(missing.name, _line_of(missing, lines)))
-    operation, reason = wide
-    raise ValueError(f"lower: {_line_of(operation, lines)}: {reason}")
+    assert wide is not None
+    raise ValueError(f"lower: {_line_of(wide[0], lines)}: {wide[1]}")
 
 
 def _line_of(operation: Operation, lines: Mapping[tuple, str]) -> str:

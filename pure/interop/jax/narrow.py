@@ -24,7 +24,7 @@ ADVICE = "lower it with x64=True, under `with jax.enable_x64(True):`"
 _LIMITS = {"int64": torch.iinfo(torch.int32), "uint64": torch.iinfo(torch.uint32)}
 
 
-def find_wide(program: Program) -> tuple[Operation | None, str] | None:
+def find_wide(program: Program) -> tuple[Operation, str] | None:
     """Finds what a program computes wrongly without 64-bit integers.
 
     Args:

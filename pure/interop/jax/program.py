@@ -48,13 +48,13 @@ class Operation(NamedTuple):
         name: its overload, such as "mul.Tensor".
         args, kwargs: numbers, strings (names of dtypes, devices and layouts), None, Values, and lists of
             them.
-        result: of its only result; a list of them for an operation that returns several.
+        result: of its only result; a list for an operation that returns several, None where one is absent.
     """
 
     name: str
     args: list
     kwargs: dict[str, Any]
-    result: Shaped | list[Shaped]
+    result: Shaped | list[Shaped | None]
 
 
 class Program(NamedTuple):

@@ -172,7 +172,8 @@ def _program(traced: Traced, values: list) -> Program:
     order = {key: len(values) + i for i, key in enumerate(tensors)}
     places: dict[Node, Value] = {node: Value(order[id(known[node])]) for node in constants}
     leaves = (Value(i) for i, x in enumerate(values) if isinstance(x, Shaped))
-    first, operations = len(values) + len(tensors), []
+    first = len(values) + len(tensors)
+    operations: list[Operation] = []
     for node in traced.graph.graph.nodes:
         if node.op == "placeholder":
             places[node] = next(leaves)

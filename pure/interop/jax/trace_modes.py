@@ -167,7 +167,8 @@ def _functional_name(func: Any) -> str:
 def _source_line(frame: Any) -> str:
     """Names the line that the frame's operation comes from: of a backward one, what it differentiates."""
     node = torch._C._current_autograd_node()
-    frames = node.metadata.get("traceback_") if node is not None else None
+    metadata: Any = {} if node is None else node.metadata
+    frames = metadata.get("traceback_")
     if not frames:
         return _outside(traceback.extract_stack(frame))
     found = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', "".join(frames))
