@@ -21,7 +21,9 @@ NARROW: Mapping[str, str] = MappingProxyType(
 )
 """64-bit dtype -> the one that stands for it."""
 ADVICE = "lower it with x64=True, under `with jax.enable_x64(True):`"
-_LIMITS = {"int64": torch.iinfo(torch.int32), "uint64": torch.iinfo(torch.uint32)}
+_LIMITS: Mapping[str, torch.iinfo] = MappingProxyType(
+    {"int64": torch.iinfo(torch.int32), "uint64": torch.iinfo(torch.uint32)}
+)
 
 
 def find_wide(program: Program) -> tuple[Operation, str] | None:
