@@ -258,7 +258,7 @@ def _operation(node: Node, places: Mapping[Node, Value]) -> Operation:
         name_of(node.target),
         [plain(x) for x in node.args],
         {key: plain(x) for key, x in node.kwargs.items()},
-        _shaped(value) if isinstance(value, Tensor) else [None if x is None else _shaped(x) for x in several],
+        _shaped(value) if isinstance(value, Tensor) else [_shaped_or_none(x) for x in several],
     )
 
 
@@ -271,6 +271,11 @@ def _plain(x: Any, *, places: Mapping[Node, Value]) -> Any:
     if x is None or isinstance(x, bool | int | float | complex | str):
         return x
     return str(x).removeprefix("torch.")
+
+
+def _shaped_or_none(x: Tensor | None) -> Shaped | None:
+    """Describes one of several results."""
+    return None if x is None else _shaped(x)
 
 
 def _shaped(x: Tensor) -> Shaped:

@@ -120,7 +120,11 @@ def watch(lines: Lines | None) -> Iterator[None]:
 
 @contextmanager
 def explain() -> Iterator[None]:
-    """Raises one clear ValueError for what the tracer says when the function needs a tensor's numbers."""
+    """Replaces the tracer's errors about the numbers of a tensor.
+
+    Raises:
+        ValueError: where what is inside needs the numbers of a tensor; the message names its line.
+    """
     try:
         yield
     except _NEEDS_NUMBERS as error:

@@ -17,6 +17,7 @@ from pure import random
 from pure.config import ModelConfig
 from pure.interop.jax.arrays import to_jax
 from pure.interop.jax.lower import Uncovered, lower
+from pure.interop.jax.narrow import narrow_array
 from pure.nn.nf4 import dequantize, nf4_linear, quantize
 from pure.nn.transformer import transformer
 from pure.random.threefry import hash_counters
@@ -142,6 +143,8 @@ def test_numbers_of_a_call_are_checked() -> None:
     lowered = lower(lambda x: x + 1, torch.ones(2, dtype=torch.int64))
     with pytest.raises(ValueError, match="argument 0 has a number beyond the range of int32"):
         lowered(np.array([1, 2**31]))
+    assert narrow_array(np.array([2**31 - 1, -(2**31)]), "x").dtype == np.int32
+    assert narrow_array(np.array([0.1]), "x").dtype == np.float32
     with jax.enable_x64(True), pytest.raises(ValueError, match=r"argument 0 is int64, and .* without 64-bit"):
         lowered(jnp.array([1, 2]))
 
@@ -229,8 +232,15 @@ def test_four_bits_need_no_int64() -> None:
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("backend", ["flex", "sdpa"])
 def test_fused_attention_is_answered_by_name(backend: str) -> None:
-    config = ModelConfig(vocab_size=7, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
-                         num_key_value_heads=1, max_position_embeddings=8)  # fmt: skip
+    config = ModelConfig(
+        vocab_size=7,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        max_position_embeddings=8,
+    )
     model = transformer(config, backend=backend)
     params, tokens = model.init(random.key(0)), torch.zeros(1, 8, dtype=torch.int64)
     if backend == "flex":

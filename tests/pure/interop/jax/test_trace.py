@@ -11,6 +11,7 @@ from torch import Tensor
 from pure import tree
 from pure.interop.jax.program import Program, Shaped, Value
 from pure.interop.jax.trace import argument_name, trace
+from pure.interop.jax.trace_modes import describe_uncovered
 from pure.transform.grad import grad
 
 X = Shaped((4,), "float32")
@@ -143,6 +144,11 @@ def test_writes_outside_are_refused() -> None:
     assert torch.equal(total, torch.zeros(4))
     with pytest.raises(ValueError, match=r"writes into argument 0, leaf 'x'.*compute a new tensor"):
         traced(write_argument, {"x": X}, X)
+
+
+def test_the_fix_is_that_of_the_operation() -> None:
+    assert "with pure.random" in describe_uncovered("randn.default", "a.py:1, f")
+    assert "write an entry" in describe_uncovered("hypot.default", "a.py:1, f")
 
 
 def test_errors_of_the_function_pass_unchanged() -> None:
