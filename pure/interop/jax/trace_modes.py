@@ -146,8 +146,8 @@ def _describe_reading(error: BaseException) -> str:
     """The message for a function that reads a number out of a tensor."""
     return (
         f"lower: {last_line(error)} needs the numbers of a tensor (.item(), bool(), int(), a branch or a "
-        "shape that depends on them), and tracing knows only shapes; use torch.where, masks and fixed shapes, "
-        "or pass what is constant as a Python number"
+        "shape that depends on them), and tracing knows only shapes; use torch.where, masks and fixed "
+        "shapes, or pass what is constant as a Python number"
     )
 
 
