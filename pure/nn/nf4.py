@@ -199,7 +199,7 @@ def _look_up(table: Tensor, bytes_: Tensor) -> Tensor:
     Two float32 are moved as one int64, many times faster than as a row of two. JAX has no int64 by default,
     so a tracer gets the rows.
     """
-    if get_proxy_mode() is not None:
+    if not torch.compiler.is_compiling() and get_proxy_mode() is not None:
         return table.index_select(0, bytes_).flatten()
     return table.view(torch.int64)[:, 0].index_select(0, bytes_).view(torch.float32)
 
