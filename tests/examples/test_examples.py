@@ -124,6 +124,12 @@ def test_a_flax_model_learns_to_count(tmp_path: Path) -> None:
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_optax_in_grpo_equals_our_optimizer(tmp_path: Path) -> None:
+    rewards = load("16_an_optax_optimizer_in_grpo").main(2, str(tmp_path / "picture.png"))
+    assert rewards["adamw"] == pytest.approx(rewards["optax.adamw"], abs=1e-6)
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_no_example_is_left_out() -> None:
     tests = Path(__file__).read_text("utf8")
     assert [path.stem for path in FOLDER.glob("*.py") if path.stem not in tests] == []
