@@ -71,6 +71,13 @@ def _log_softmax(out: Out, x: Any, dim: int, half_to_float: bool) -> Any:
     return jax.nn.log_softmax(x.astype(compute_dtype(out.dtype)), _axis(x, dim)).astype(out.dtype)
 
 
+def _safe_softmax(out: Out, x: Any, dim: int, dtype: Any = None) -> Any:
+    """Computes softmax, and 0 in rows that are minus infinity everywhere."""
+    del dtype
+    empty = jnp.all(x == -jnp.inf, dim, keepdims=True)
+    return jnp.where(empty, 0, _softmax(out, jnp.where(empty, 0, x), dim, False)).astype(out.dtype)
+
+
 def _softmax_backward(out: Out, g: Any, y: Any, dim: int, input_dtype: Any) -> Any:
     """Computes the gradient of softmax from its result y: y (g - sum(g y))."""
     del input_dtype
@@ -110,6 +117,7 @@ ACTIVATION: Mapping[str, Entry] = MappingProxyType({
     "softplus.default": _softplus,
     "log_sigmoid_forward.default": _log_sigmoid,
     "_softmax.default": _softmax,
+    "_safe_softmax.default": _safe_softmax,
     "_log_softmax.default": _log_softmax,
     "silu_backward.default": pointwise(_silu_backward),
     "sigmoid_backward.default": pointwise(lambda g, y: g * ((1 - y) * y)),

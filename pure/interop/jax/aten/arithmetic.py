@@ -131,6 +131,22 @@ def _within_width(x: Any, count: Any) -> Any:
     return (count >= 0) & (count < x.dtype.itemsize * 8)
 
 
+def _addcmul(out: Out, x: Any, a: Any, b: Any, *, value: Any = 1) -> Any:
+    """Computes x + value a b."""
+    return pointwise(lambda x, a, b, v: x + v * a * b)(out, x, a, b, value)
+
+
+def _addcdiv(out: Out, x: Any, a: Any, b: Any, *, value: Any = 1) -> Any:
+    """Computes x + value a / b."""
+    return pointwise(lambda x, a, b, v: x + v * a / b)(out, x, a, b, value)
+
+
+def _lerp(start: Any, end: Any, weight: Any) -> Any:
+    """Computes start + weight (end - start), from the nearer end as torch does."""
+    step = end - start
+    return jnp.where(jnp.abs(weight) < 0.5, start + weight * step, end - step * (1 - weight))
+
+
 _MULTIPLY, _LEFT, _RIGHT = pointwise(jnp.multiply), pointwise(_shift_left), pointwise(_shift_right)
 
 ARITHMETIC: Mapping[str, Entry] = MappingProxyType({
@@ -158,6 +174,12 @@ ARITHMETIC: Mapping[str, Entry] = MappingProxyType({
     "pow.Scalar": _power,
     "maximum.default": pointwise(jnp.maximum),
     "minimum.default": pointwise(jnp.minimum),
+    "fmax.default": pointwise(jnp.fmax),
+    "fmin.default": pointwise(jnp.fmin),
+    "addcmul.default": _addcmul,
+    "addcdiv.default": _addcdiv,
+    "lerp.Scalar": pointwise(_lerp),
+    "lerp.Tensor": pointwise(_lerp),
     "bitwise_left_shift.Tensor": _LEFT,
     "bitwise_left_shift.Tensor_Scalar": _LEFT,
     "__lshift__.Tensor": _LEFT,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -39,6 +39,23 @@ def _linspace(out: Out, start: Any, end: Any, steps: int, **kwargs: Any) -> Any:
     return jnp.linspace(start, end, steps, dtype=out.dtype)
 
 
+def _eye(out: Out, *sizes: Any, **kwargs: Any) -> Any:
+    """Makes an identity matrix, square or not."""
+    del sizes, kwargs
+    rows, columns = out.shape
+    return jnp.eye(rows, columns, dtype=out.dtype)
+
+
+def _triangle_indices(function: Callable) -> Entry:
+    """Builds the entry of tril_indices or triu_indices: rows and columns."""
+
+    def list_indices(out: Out, rows: int, columns: int, offset: int = 0, **kwargs: Any) -> Any:
+        del kwargs
+        return jnp.asarray(np.stack(function(rows, offset, columns)), out.dtype)
+
+    return list_indices
+
+
 def _copy(out: Out, x: Any, source: Any, non_blocking: bool = False) -> Any:
     """Gives the source, in the shape and dtype of x."""
     del x, non_blocking
@@ -63,6 +80,10 @@ CREATION: Mapping[str, Entry] = MappingProxyType({
     "arange.start": _arange,
     "arange.start_step": _arange,
     "linspace.default": _linspace,
+    "eye.default": _eye,
+    "eye.m": _eye,
+    "tril_indices.default": _triangle_indices(np.tril_indices),
+    "triu_indices.default": _triangle_indices(np.triu_indices),
     "scalar_tensor.default": _scalar_tensor,
     "full.default": _full,
     "full_like.default": _full,

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pure.interop.jax.aten.result import Entry, Out, is_float, to_dtype
+from pure.interop.jax.aten.places import index_grid, poison, to_unsigned
+from pure.interop.jax.aten.result import Entry, Out
 
 
 def _embedding(
@@ -41,7 +42,7 @@ def _embedding(
         raise NotImplementedError(
             "embedding: expected scale_grad_by_freq=False, got True; scale the gradient"
         )
-    rows = weight.at[_unsigned(index)].get(mode="fill")
+    rows = weight.at[to_unsigned(index)].get(mode="fill")
     if padding < 0:
         return rows
     return jnp.where((index == padding)[..., None], lax.stop_gradient(rows), rows)
@@ -75,7 +76,7 @@ def _gather(out: Out, x: Any, dim: int, index: Any, *, sparse_grad: bool = False
     del sparse_grad
     if not x.ndim:
         return jnp.broadcast_to(x, out.shape)
-    return x.at[_grid(_unsigned(index), dim)].get(mode="fill")
+    return x.at[index_grid(to_unsigned(index), dim)].get(mode="fill")
 
 
 def _index_select(out: Out, x: Any, dim: int, index: Any) -> Any:
@@ -84,7 +85,7 @@ def _index_select(out: Out, x: Any, dim: int, index: Any) -> Any:
     if not x.ndim:
         return x
     where: list[Any] = [slice(None)] * x.ndim
-    where[dim] = _unsigned(jnp.reshape(index, -1))
+    where[dim] = to_unsigned(jnp.reshape(index, -1))
     return x.at[tuple(where)].get(mode="fill")
 
 
@@ -120,49 +121,21 @@ def _index_put(out: Out, x: Any, indices: Sequence[Any], values: Any, accumulate
         value = jnp.reshape(values, ())
         return jnp.where(mask, x + value if accumulate else value, x)
     places, bad = _clip_places(x, indices)
-    values = _poison(values, jnp.any(bad))
+    values = poison(values, jnp.any(bad))
     return x.at[places].add(values) if accumulate else x.at[places].set(values)
 
 
-def _scatter(out: Out, x: Any, dim: int, index: Any, source: Any) -> Any:
-    """Writes along an axis at indices. Written twice, a place keeps one of the values."""
-    return _write_along(out, x, dim, index, source, "set")
+def _take(out: Out, x: Any, index: Any) -> Any:
+    """Reads x, seen as one axis, at indices; negative ones count from the end."""
+    del out
+    return jnp.reshape(x, -1).at[index].get(mode="fill")
 
 
-def _scatter_add(out: Out, x: Any, dim: int, index: Any, source: Any) -> Any:
-    """Adds along an axis at indices."""
-    return _write_along(out, x, dim, index, source, "add")
-
-
-def _write_along(out: Out, x: Any, dim: int, index: Any, source: Any, how: str) -> Any:
-    """Writes or adds `source` (an array of at least the shape of the index, or a number)."""
-    if not x.ndim:
-        x, index = jnp.reshape(x, 1), jnp.reshape(index, -1)
-        source = source if not hasattr(source, "ndim") else jnp.reshape(source, -1)
-        dim = 0
-    value = (
-        jnp.broadcast_to(to_dtype(source, out.dtype), index.shape)
-        if not getattr(source, "ndim", 0)
-        else (source[tuple(slice(0, n) for n in index.shape)].astype(out.dtype))
-    )
-    bad = (index < 0) | (index >= x.shape[dim])
-    places = _grid(jnp.where(bad, 0, index), dim)
-    at = x.at[places]
-    value = _poison(value, bad)
-    return jnp.reshape(at.add(value) if how == "add" else at.set(value), out.shape)
-
-
-def _unsigned(index: Any) -> Any:
-    """Indices for which a negative number is out of range, and not counted from the end."""
-    return index.astype(np.dtype(f"uint{8 * index.dtype.itemsize}"))
-
-
-def _grid(index: Any, dim: int) -> tuple:
-    """Index arrays of every axis: the index on `dim`, else positions."""
-    axis = dim % index.ndim
-    places = list(jnp.ogrid[tuple(slice(0, n) for n in index.shape)])
-    places[axis] = index
-    return tuple(places)
+def _put(out: Out, x: Any, index: Any, source: Any, accumulate: bool = False) -> Any:
+    """Writes into x, seen as one axis, at indices, or adds."""
+    flat, places = jnp.reshape(x, -1), jnp.reshape(index, -1)
+    values = jnp.reshape(source.astype(out.dtype), -1)
+    return jnp.reshape(_index_put(out, flat, [places], values, accumulate), out.shape)
 
 
 def _places(x: Any, indices: Sequence[Any]) -> tuple:
@@ -185,17 +158,6 @@ def _clip_places(x: Any, indices: Sequence[Any]) -> tuple[tuple, Any]:
     return tuple(places), bad
 
 
-def _poison(values: Any, bad: Any) -> Any:
-    """Replaces values whose index is out of range by NaN, the lowest integer, or True."""
-    if is_float(values.dtype):
-        worst = np.asarray(np.nan, values.dtype)
-    else:
-        worst = (
-            np.asarray(True) if values.dtype == bool else np.asarray(np.iinfo(values.dtype).min, values.dtype)
-        )
-    return jnp.where(bad, worst, values)
-
-
 INDEXING: Mapping[str, Entry] = MappingProxyType({
     "embedding.default": _embedding,
     "embedding_dense_backward.default": _embedding_backward,
@@ -203,8 +165,7 @@ INDEXING: Mapping[str, Entry] = MappingProxyType({
     "index_select.default": _index_select,
     "index.Tensor": _index,
     "index_put.default": _index_put,
-    "scatter.src": _scatter,
-    "scatter.value": _scatter,
-    "scatter_add.default": _scatter_add,
+    "take.default": _take,
+    "put.default": _put,
 })  # fmt: skip
 """Operation -> entry."""

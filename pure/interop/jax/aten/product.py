@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pure.interop.jax.aten.result import Entry, Out, compute_dtype, is_float, to_dtype
+from pure.interop.jax.aten.reduction import REDUCTION
+from pure.interop.jax.aten.result import (
+    Entry,
+    Out,
+    compute_dtype,
+    compute_wide,
+    is_float,
+    pull_back,
+    to_dtype,
+)
 
 
 def _matmul(out: Out, a: Any, b: Any) -> Any:
@@ -47,6 +57,68 @@ def _linear(out: Out, x: Any, weight: Any, bias: Any = None) -> Any:
     return _addmm(out, bias, x, jnp.swapaxes(weight, -1, -2))
 
 
+def _convolution(
+    out: Out,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Any:
+    """Convolves [N, C, ...] with [O, C / groups, ...]; transposed is refused."""
+    del output_padding
+    if transposed:
+        raise NotImplementedError(
+            "convolution: expected transposed=False, got True; write unfold and a product"
+        )
+    y = lax.conv_general_dilated(
+        x,
+        weight,
+        tuple(stride),
+        [(p, p) for p in padding],
+        rhs_dilation=tuple(dilation),
+        feature_group_count=groups,
+        precision=lax.Precision.HIGHEST,
+    )
+    y = y if bias is None else y + jnp.reshape(bias, (1, -1, *[1] * (x.ndim - 2)))
+    return y.astype(out.dtype)
+
+
+def _convolution_backward(
+    out: Sequence[Out | None], g: Any, x: Any, weight: Any, bias_sizes: Any, *options: Any
+) -> tuple:
+    """Gradients to input, weight and bias; the last option says which are needed."""
+    del bias_sizes
+    made = Out(g.shape, g.dtype)
+    forward: Callable = lambda x, w: _convolution(made, x, w, None, *options[:-1])  # noqa: E731
+    _, pull = jax.vjp(forward, x, weight)
+    grads = (*pull(g), jnp.sum(g, (0, *range(2, g.ndim))))
+    return tuple(grad if o is not None else None for grad, o in zip(grads, out, strict=True))
+
+
+def _cross(out: Out, a: Any, b: Any, *, dim: int = -1) -> Any:
+    """The cross product of vectors of three numbers along an axis."""
+    a, b = jnp.broadcast_arrays(a.astype(out.dtype), b.astype(out.dtype))
+    return jnp.cross(a, b, axis=dim)
+
+
+def _distances(a: Any, b: Any, order: float = 2.0, mode: int | None = None) -> Any:
+    """Distances of all rows of a [..., P, D] from all rows of b [..., R, D]; where 0, without a gradient."""
+    del mode
+    apart = a[..., :, None, :] - b[..., None, :, :].astype(a.dtype)
+    return REDUCTION["linalg_vector_norm.default"](Out((), a.dtype), apart, order, [-1])
+
+
+def _distances_backward(out: Out, g: Any, a: Any, b: Any, order: float, distances: Any) -> Any:
+    """The gradient to a."""
+    del distances
+    return pull_back(_distances)(out, g, a, b, order)
+
+
 PRODUCT: Mapping[str, Entry] = MappingProxyType({
     "mm.default": _matmul,
     "bmm.default": _matmul,
@@ -54,6 +126,11 @@ PRODUCT: Mapping[str, Entry] = MappingProxyType({
     "dot.default": _matmul,
     "matmul.default": _matmul,
     "linear.default": _linear,
+    "convolution.default": _convolution,
+    "convolution_backward.default": _convolution_backward,
+    "linalg_cross.default": _cross,
+    "_cdist_forward.default": compute_wide(_distances),
+    "_cdist_backward.default": _distances_backward,
     "addmm.default": _addmm,
     "addmv.default": _addmm,
     "baddbmm.default": _addmm,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -72,6 +72,37 @@ def _deviation(out: Out, x: Any, dim: Any = None, *, correction: Any = 1, keepdi
     wide = Out(out.shape, compute_dtype(out.dtype))
     square = _variance(wide, x, dim, correction=correction, keepdim=keepdim)
     return _map_nonzero(jnp.sqrt, square).astype(out.dtype)
+
+
+def _variance_mean(
+    out: Sequence[Out], x: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = False
+) -> tuple[Any, Any]:
+    """Computes variance and mean along axes."""
+    return _variance(out[0], x, dim, correction=correction, keepdim=keepdim), _MEAN(out[1], x, dim, keepdim)
+
+
+def _deviation_mean(
+    out: Sequence[Out], x: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = False
+) -> tuple[Any, Any]:
+    """Computes standard deviation and mean along axes."""
+    return _deviation(out[0], x, dim, correction=correction, keepdim=keepdim), _MEAN(out[1], x, dim, keepdim)
+
+
+def _extremes(
+    out: Sequence[Out], x: Any, *, dim: int | None = None, keepdim: bool = False
+) -> tuple[Any, Any]:
+    """Finds the smallest and the largest."""
+    return _MIN(out[0], x, dim, keepdim), _MAX(out[1], x, dim, keepdim)
+
+
+def _norm(out: Out, x: Any, order: Any = None, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+    """Computes a vector norm; no order means 2."""
+    return _vector_norm(out, x, 2 if order is None else order, dim, keepdim, **kwargs)
+
+
+def _count_nonzero(out: Out, x: Any, dim: Any = None) -> Any:
+    """Counts elements that are not 0."""
+    return jnp.sum(x != 0, axis=axes_of(dim, x.ndim), dtype=out.dtype)
 
 
 def _logsumexp(out: Out, x: Any, dim: Any, keepdim: bool = False) -> Any:
@@ -153,6 +184,13 @@ REDUCTION: Mapping[str, Entry] = MappingProxyType({
     "linalg_vector_norm.default": _vector_norm,
     "var.correction": _variance,
     "std.correction": _deviation,
+    "var_mean.correction": _variance_mean,
+    "std_mean.correction": _deviation_mean,
+    "aminmax.default": _extremes,
+    "norm.Scalar": _norm,
+    "norm.ScalarOpt_dim": _norm,
+    "count_nonzero.default": _count_nonzero,
+    "count_nonzero.dim_IntList": _count_nonzero,
     "logsumexp.default": _logsumexp,
 })  # fmt: skip
 """Operation -> entry."""

@@ -122,6 +122,40 @@ def pointwise(function: Callable) -> Entry:
     return apply_pointwise
 
 
+def pull_back(function: Callable) -> Entry:
+    """Builds the entry of a backward operation: the gradient of `function` to its first argument.
+
+    Args:
+        function: (x, *args) -> array, in the dtype of x.
+
+    Returns:
+        The entry of (out, g, x, *args); half precision is computed in float32.
+    """
+
+    def apply_backward(out: Out, g: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        dtype = compute_dtype(out.dtype)
+        result, pull = jax.vjp(lambda v: function(v, *args, **kwargs), x.astype(dtype))
+        return pull(jnp.broadcast_to(g.astype(dtype), result.shape))[0].astype(out.dtype)
+
+    return apply_backward
+
+
+def compute_wide(function: Callable) -> Entry:
+    """Builds the entry of an operation whose first argument decides the dtype; half precision in float32.
+
+    Args:
+        function: (x, *args) -> array, in the dtype of x.
+
+    Returns:
+        The entry of (out, x, *args).
+    """
+
+    def apply_wide(out: Out, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(x.astype(compute_dtype(out.dtype)), *args, **kwargs).astype(out.dtype)
+
+    return apply_wide
+
+
 def axes_of(dim: Any, ndim: int) -> tuple[int, ...]:
     """Returns the axes that torch's `dim` means, not negative; None and an empty list mean every axis.
 

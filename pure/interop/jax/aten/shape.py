@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pure.interop.jax.aten.result import Entry, Out, axes_of, to_dtype
+from pure.interop.jax.aten.result import Entry, Out, axes_of, compute_wide, pull_back, to_dtype
 
 
 def _reshape(out: Out, x: Any, shape: Sequence[int]) -> Any:
@@ -158,6 +158,50 @@ def _select_scatter(out: Out, x: Any, source: Any, dim: int, index: int) -> Any:
     return x.at[tuple(where)].set(source.astype(out.dtype))
 
 
+def _roll(out: Out, x: Any, shifts: Sequence[int], dims: Sequence[int] = ()) -> Any:
+    """Shifts cyclically along axes; without axes, as one axis."""
+    del out
+    return jnp.roll(x, tuple(shifts), axes_of(dims, x.ndim)) if dims else jnp.roll(x, shifts[0])
+
+
+def _diagonal(x: Any, offset: int = 0, first: int = 0, second: int = 1) -> Any:
+    """The diagonal of two axes, as the last axis."""
+    return jnp.diagonal(x, offset, first, second)
+
+
+def _diagonal_backward(out: Out, g: Any, shape: Sequence[int], offset: int, first: int, second: int) -> Any:
+    """Puts the gradient of a diagonal into zeros."""
+    zeros = jnp.zeros(tuple(shape), out.dtype)
+    return pull_back(_diagonal)(out, g, zeros, offset, first, second)
+
+
+def _diag_embed(out: Out, x: Any, offset: int = 0, first: int = -2, second: int = -1) -> Any:
+    """Puts the last axis on the diagonal of two new axes."""
+    size = x.shape[-1] + abs(offset)
+    steps = np.arange(x.shape[-1])
+    rows, columns = steps + max(0, -offset), steps + max(0, offset)
+    square = jnp.zeros((*x.shape[:-1], size, size), out.dtype).at[..., rows, columns].set(x)
+    return jnp.moveaxis(square, (-2, -1), (first, second))
+
+
+def _unfold(x: Any, dim: int, size: int, step: int) -> Any:
+    """Windows of an axis; the positions in a window are the last axis."""
+    axis = dim % x.ndim
+    starts = np.arange(0, x.shape[axis] - size + 1, step)
+    windows = jnp.take(x, starts[:, None] + np.arange(size), axis, unique_indices=False)
+    return jnp.moveaxis(windows, axis + 1, -1)
+
+
+def _unfold_backward(out: Out, g: Any, shape: Sequence[int], dim: int, size: int, step: int) -> Any:
+    """Adds the gradients of windows up."""
+    return pull_back(_unfold)(out, g, jnp.zeros(tuple(shape), out.dtype), dim, size, step)
+
+
+def _reflect(x: Any, widths: Sequence[int]) -> Any:
+    """Pads the last axis with its mirror image."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(widths[0], widths[1])], mode="reflect")
+
+
 def _identity(out: Out, x: Any, *args: Any, **kwargs: Any) -> Any:
     """x; arrays of jax are never written, so a copy is the array."""
     del out, args, kwargs
@@ -202,6 +246,16 @@ SHAPE: Mapping[str, Entry] = MappingProxyType({
     "constant_pad_nd.default": _pad,
     "tril.default": _triangle(jnp.tril),
     "triu.default": _triangle(jnp.triu),
+    "roll.default": _roll,
+    "rot90.default": lambda out, x, k=1, dims=(0, 1): jnp.rot90(x, k, tuple(dims)),
+    "diagonal.default": compute_wide(_diagonal),
+    "diagonal_backward.default": _diagonal_backward,
+    "diag_embed.default": _diag_embed,
+    "trace.default": lambda out, x: jnp.trace(x, dtype=out.dtype),
+    "unfold.default": compute_wide(_unfold),
+    "unfold_backward.default": _unfold_backward,
+    "reflection_pad1d.default": compute_wide(_reflect),
+    "reflection_pad1d_backward.default": pull_back(_reflect),
     "clone.default": _identity,
     "alias.default": _identity,
     "contiguous.default": _identity,

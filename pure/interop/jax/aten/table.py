@@ -15,11 +15,16 @@ from pure.interop.jax.aten.arithmetic import ARITHMETIC
 from pure.interop.jax.aten.comparison import COMPARISON
 from pure.interop.jax.aten.creation import CREATION
 from pure.interop.jax.aten.indexing import INDEXING
+from pure.interop.jax.aten.loss import LOSS
+from pure.interop.jax.aten.norm import NORM
 from pure.interop.jax.aten.order import ORDER
+from pure.interop.jax.aten.piecewise import PIECEWISE
 from pure.interop.jax.aten.product import PRODUCT
 from pure.interop.jax.aten.reduction import REDUCTION
 from pure.interop.jax.aten.result import Entry, Out
+from pure.interop.jax.aten.scatter import SCATTER
 from pure.interop.jax.aten.shape import SHAPE
+from pure.interop.jax.aten.special import SPECIAL
 from pure.interop.jax.aten.unary import UNARY
 
 __all__ = ["TABLE", "Entry", "Out"]
@@ -35,5 +40,10 @@ TABLE: Mapping[str, Entry] = MappingProxyType({
     **ORDER,
     **PRODUCT,
     **INDEXING,
+    **SCATTER,
+    **SPECIAL,
+    **PIECEWISE,
+    **NORM,
+    **LOSS,
 })  # fmt: skip
 """Name of an overload without its namespace, as "mul.Tensor" -> entry."""
