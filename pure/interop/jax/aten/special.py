@@ -87,7 +87,9 @@ def _polygamma(out: Out, order: int, x: Any) -> Any:
 
 def _signbit(out: Out, x: Any) -> Any:
     """Tells whether the sign is negative, that of -0.0 too."""
-    return jnp.signbit(x) if is_float(x.dtype) else (x < 0 if x.dtype != bool else jnp.zeros(out.shape, bool))
+    if is_float(x.dtype):
+        return jnp.signbit(x)
+    return jnp.zeros(out.shape, bool) if x.dtype == bool else x < 0
 
 
 _XLOGY, _COPYSIGN = pointwise(_xlogy), pointwise(_copysign)
