@@ -25,7 +25,7 @@ from tests.pure.interop.jax.aten_cases import (
     floats,
     in_dtypes,
     ints,
-)  # fmt: skip
+)
 
 LABELS = ints(0, 2, 3, dtype=torch.int64)
 ONES = torch.ones(3, 4)
