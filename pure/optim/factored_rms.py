@@ -86,7 +86,8 @@ def scale_by_factored_rms(
     if not is_int(min_dim_size_to_factor) or min_dim_size_to_factor < 1:
         raise ValueError(
             "scale_by_factored_rms: min_dim_size_to_factor must be an int >= 1, got "
-            f"{min_dim_size_to_factor!r}; factored=False factors no leaf"
+            f"{min_dim_size_to_factor!r}; factored=False factors no leaf, and inject_hyperparams needs it in "
+            "static_args"
         )
     shape_rule: dict[str, Any] = {"factored": factored, "min_dim_size_to_factor": min_dim_size_to_factor}
     update = partial(

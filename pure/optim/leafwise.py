@@ -56,8 +56,9 @@ def is_leafwise(transform: GradientTransformation) -> bool:
 
     Returns:
         True for the transformations of this package, with these exceptions: clip_by_global_norm after another
-        transformation of a chain or under a mask, as it must get the raw gradients; and masks that are trees,
-        unmarked functions, or select layers by number.
+        transformation of a chain or under a mask, as it must get the raw gradients; MultiSteps, whose
+        gradients are means over steps; and masks that are trees, unmarked functions, or select layers by
+        number.
 
     Example:
         >>> from pure.optim.adamw import adamw, scale_by_adam

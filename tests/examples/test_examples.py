@@ -118,6 +118,11 @@ def test_two_models_are_compared(tmp_path: Path) -> None:
     assert found.low <= found.value <= found.high
 
 
+def test_a_curve_crosses_to_jax_and_back(tmp_path: Path) -> None:
+    assert load("15_torch_to_jax_and_back").main(3, str(tmp_path / "picture.png")) < 1e-6
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_flax_model_learns_to_count(tmp_path: Path) -> None:
     first, last = load("17_a_flax_model").main(10, str(tmp_path / "picture.png"))
     assert last < first
