@@ -1,4 +1,4 @@
-"""Functions that do not compute a square, and try to have the tests say that they do."""
+"""Candidates for a function `square` that are wrong, and try to forge the verdict of its tests."""
 
 from __future__ import annotations
 
@@ -272,4 +272,4 @@ def square(x):
 CANDIDATES: Mapping[str, str] = {
     part.partition("\n")[0]: part.partition("\n")[2] for part in TEXT.split("\n### ")[1:]
 }
-"""name -> source; those whose name begins with "honest" are right."""
+"""name -> source; candidates whose name begins with "honest" are correct."""
