@@ -55,7 +55,7 @@ def language_model(steps: int = 6, **options: Any) -> tuple[Stage, list[Tree]]:
 
 
 def counting_stage(losses: Sequence[float] = ()) -> tuple[Stage, Callable[[Tree], Mapping[str, float]]]:
-    """A stage whose parameter counts its steps, and a validation that returns the listed loss of each step."""
+    """A stage whose parameter counts its steps, and a validation that returns the loss listed for a step."""
 
     def loss(params: Tree, batch: Tree, key: Tensor) -> tuple[Tensor, Tensor, dict]:
         return -params["n"] * batch["x"].sum(), batch["x"].sum(), {}
@@ -401,7 +401,7 @@ def test_writers_get_every_step_with_the_observed_metrics(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("patience", [0, 2])
 def test_a_run_whose_steps_were_mostly_skipped_fails(tmp_path: Path, patience: int) -> None:
-    """Whether it ends by its last step or by its patience."""
+    """Both a run that ends by its last step and one that ends by its patience."""
     a_stage, validate = counting_stage([1.0])
     batches = [*batches_of_ones(1), *({"x": torch.full((2,), torch.inf)} for _ in range(5))]
     options = RunOptions(compile=False, quiet=True, eval_every=1, patience=patience)

@@ -41,7 +41,8 @@ def make_rig(clock: list[float], **options: object) -> Rig:
     )
     screen = Progress(lambda step, values: None, messages.append, lambda: None)
     observe = lambda state: {}  # noqa: E731
-    reader = readings([writer], screen, observe=observe, paths=("a", "b"), **options)  # type: ignore[arg-type]
+    paths = ("a", "b")
+    reader = readings([writer], screen, observe=observe, paths=paths, **options)  # type: ignore[arg-type]
     return Rig(reader, clock, lines, messages)
 
 

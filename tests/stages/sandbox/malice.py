@@ -152,14 +152,17 @@ def main(folder: str, unsafe: bool, names: Sequence[str]) -> None:
         with _create_bait() as bait:
             before = _outside_state(bait)
             with ThreadPoolExecutor(2) as pool:
-                run = lambda name: sandbox.run_program(  # noqa: E731
-                    _build_program(name, bait),
-                    timeout=TIMEOUT,
-                    memory=MEMORY,
-                    disk=DISK,
-                    isolation=isolation,
-                    unsafe=unsafe,
-                )
+
+                def run(name: str) -> Outcome:
+                    return sandbox.run_program(
+                        _build_program(name, bait),
+                        timeout=TIMEOUT,
+                        memory=MEMORY,
+                        disk=DISK,
+                        isolation=isolation,
+                        unsafe=unsafe,
+                    )
+
                 outcomes = dict(zip(names, pool.map(run, names), strict=True))
             after = _outside_state(bait)
             effects = [
@@ -312,14 +315,8 @@ def _drop_privileges() -> None:
             descriptor = os.open(needed, os.O_PATH)
             call("mount", b"tmpfs", os.fsencode(unreachable[0]), b"tmpfs", 0, b"mode=755")
             needed.mkdir(parents=True)
-            call(
-                "mount",
-                f"/proc/self/fd/{descriptor}".encode(),
-                os.fsencode(needed),
-                None,
-                0x1000 | 0x4000,
-                None,
-            )
+            source = f"/proc/self/fd/{descriptor}".encode()
+            call("mount", source, os.fsencode(needed), None, 0x1000 | 0x4000, None)
             os.close(descriptor)
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)

@@ -27,7 +27,8 @@ print(try_to(open, library + "/file"), try_to(os.listdir, library), try_to(open,
 print(try_to(open, other + "/file"), try_to(os.listdir, other), try_to(open, other + "/new", "w"))
 print(try_to(open, scratch + "/new", "w"), try_to(os.mkdir, scratch + "/d"),
       try_to(os.symlink, "a", scratch + "/l"))
-print(try_to(os.mkfifo, scratch + "/p"), try_to(os.execv, sys.executable, ["x"]), try_to(open, "/dev/null", "w"))
+print(try_to(os.mkfifo, scratch + "/p"), try_to(os.execv, sys.executable, ["x"]),
+      try_to(open, "/dev/null", "w"))
 print(try_to(open, "/dev/zero"))
 """
 

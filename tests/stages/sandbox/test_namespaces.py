@@ -61,7 +61,7 @@ def test_a_program_runs_as_nobody_and_first_process(isolation: Isolation) -> Non
 
 
 def test_each_jail_has_a_user_of_its_own_or_nobody() -> None:
-    """A user of its own as root; otherwise nobody, in a user namespace."""
+    """Nobody only if this user namespace has no ids to spare."""
     users = {namespaces.choose_user(number) for number in range(100, 120)}
     assert 0 not in users
     assert os.getuid() not in users

@@ -47,8 +47,9 @@ with tempfile.TemporaryDirectory() as folder:
 with tempfile.NamedTemporaryFile("w+") as file: file.write("x"); file.seek(0); print(file.read())
 """,
     "the library": """
-import random, re, math, json, collections, itertools, functools, heapq, bisect, string, copy, datetime, decimal
-import fractions, statistics, dataclasses, typing, enum, hashlib, base64, struct, operator, textwrap, time, io, csv
+import random, re, math, json, collections, itertools, functools, heapq, bisect, string, copy, datetime
+import decimal, fractions, statistics, dataclasses, typing, enum, hashlib, base64, struct, operator
+import textwrap, time, io, csv
 random.seed(1); print(re.sub("a+", "b", "caat"), math.comb(5, 2), json.dumps({"a": [1]}), time.time() > 0)
 """,
     "an alarm": """

@@ -18,11 +18,12 @@ FORBIDDEN = frozenset(
     re.findall(
         r"\w+",
         """
-socket connect bind sendmsg recvmsg socketpair fork vfork execve execveat kill tkill ptrace process_vm_readv
-process_vm_writev pidfd_open mount umount2 pivot_root chroot unshare setns bpf perf_event_open userfaultfd
-io_uring_setup keyctl add_key memfd_create shmget mq_open chmod fchmod chown setxattr mknod mknodat utimensat setuid
-setresuid setrlimit init_module kexec_load reboot swapon open_by_handle_at iopl ioperm modify_ldt personality seccomp
-clock_settime splice vmsplice mlock mlockall inotify_init1 fanotify_init sethostname
+socket connect bind sendmsg recvmsg socketpair fork vfork execve execveat kill tkill ptrace
+process_vm_readv process_vm_writev pidfd_open mount umount2 pivot_root chroot unshare setns bpf
+perf_event_open userfaultfd io_uring_setup keyctl add_key memfd_create shmget mq_open chmod fchmod chown
+setxattr mknod mknodat utimensat setuid setresuid setrlimit init_module kexec_load reboot swapon
+open_by_handle_at iopl ioperm modify_ldt personality seccomp clock_settime splice vmsplice mlock mlockall
+inotify_init1 fanotify_init sethostname
 """,
     )
 )
