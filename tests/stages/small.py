@@ -1,4 +1,4 @@
-"""Small text, a small model, and the flags of a small run: what the tests of runs share."""
+"""Small text, a small config, and the flags of a small pretraining run, shared by tests of runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from stages.run.log import CLOCK, read_lines
 
 SHAPE = {
-    "vocab_size": 280, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "max_position_embeddings": 64,
+    "vocab_size": 280, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64,
 }  # fmt: skip
 
 
@@ -49,18 +49,18 @@ def flags(tmp_path: Path, **changes: Any) -> list[str]:
         "compile": False,
         "device": "cpu",
     } | changes
-    return [word for name, value in chosen.items() for word in _flag(name, value)]
+    return [word for name, value in chosen.items() for word in to_words(name, value)]
 
 
-def _flag(name: str, value: Any) -> list[str]:
-    """One flag; None leaves it out."""
+def to_words(name: str, value: Any) -> list[str]:
+    """One flag as words of the command line; None leaves it out."""
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     return [] if value is None else [f"--{name}", str(value)]
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The log without what a clock decides."""
+    """The rows of metrics.jsonl, without times and speeds."""
     found = read_lines(folder / "metrics.jsonl")
     return [{name: value for name, value in row.items() if name not in CLOCK} for row in found]
 
@@ -76,6 +76,6 @@ def final_weights(folder: Path) -> bytes:
 
 
 def same_run(one: Path, other: Path) -> bool:
-    """Tell whether two runs have the same bits: state, weights, every line of the log."""
+    """True if two runs have the same bits: last state, final weights, every line of the log."""
     parts: tuple[Callable[[Path], Any], ...] = (last_state, final_weights, rows)
     return all(part(one) == part(other) for part in parts)

@@ -1,4 +1,4 @@
-"""A small model and small rows for the tests of what comes after pretraining."""
+"""A small model, small rows, and the flags of small runs of the tuning stages."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from stages.run.build import RECIPES
 from stages.run.data import examples
 from stages.run.options.tuning import STAGES
 from tests.stages.models.test_language_model import make_model
-from tests.stages.small import _flag as flag
+from tests.stages.small import to_words
 
 NAMES = tuple(STAGES)
 
 
 def write_model(folder: Path, **changes: Any) -> Path:
-    """A model that was just drawn, in Hugging Face's layout."""
+    """A freshly initialised model, in Hugging Face's layout."""
     return language_model.save(folder / "model", make_model(**({"max_position_embeddings": 128} | changes)))
 
 
 def write_rows(folder: Path, count: int = 24) -> dict[str, Path]:
-    """The rows of each stage, in the form that its builder reads."""
+    """Write the rows of each stage to a file, in the form that its builder reads; return the files."""
     numbers = range(count)
     alpaca = [{"instruction": f"Add {i}", "input": "", "output": f"is {i + 1}"} for i in numbers]
     pairs = [{"prompt": f"Add {i}", "chosen": f"is {i + 1}", "rejected": f"{i}"} for i in numbers]
@@ -37,7 +37,7 @@ def write_rows(folder: Path, count: int = 24) -> dict[str, Path]:
     )
     paths = {}
     for name, options in STAGES.items():
-        rows = next(rows for form, rows in forms if form is RECIPES[options].rows)
+        (rows,) = (rows for form, rows in forms if form is RECIPES[options].rows)
         paths[name] = folder / f"{name}.jsonl"
         paths[name].write_text("".join(json.dumps(row) + "\n" for row in rows))
     return paths
@@ -75,9 +75,9 @@ def flags(folder: Path, name: str, **changes: Any) -> list[str]:
         chosen["reward"] = f"{folder / 'short.py'}:short"
     if name == "grpo" and "samples" not in changes:
         chosen["samples"] = 3
-    return [word for key, value in chosen.items() for word in flag(key, value)]
+    return [word for key, value in chosen.items() for word in to_words(key, value)]
 
 
 def run(folder: Path, name: str, **changes: Any) -> int:
-    """Runs one stage at the command line."""
+    """Run one stage by its command line; return the exit code."""
     return main([name, *flags(folder, name, **changes)])

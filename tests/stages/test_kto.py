@@ -1,4 +1,4 @@
-"""KTO's stage against a loop over answers: z₀ from mismatched answers, the loss, TRL's metrics."""
+"""KTO's stage against a loop over answers: z₀ of mismatched answers, the loss, and TRL's metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REFERENCE, POLICY = MODEL.init(random.key(77)), MODEL.init(random.key(0))
 OPTIONS = {"beta": 2.0, "desirable_weight": 1.5, "undesirable_weight": 0.75}
 
 
-def parts(batch: Tree, row: int) -> tuple[list[int], list[int]]:
+def prompt_and_answer(batch: Tree, row: int) -> tuple[list[int], list[int]]:
     """Prompt and answer of a row, as lists of ids."""
     labels = batch["labels"][row].tolist()
     first = next(i for i, label in enumerate(labels) if label >= 0)
@@ -28,21 +28,25 @@ def parts(batch: Tree, row: int) -> tuple[list[int], list[int]]:
 
 
 def logp(params: Tree, prompt: list[int], answer: list[int]) -> float:
-    """Log-probability of the answer after the prompt, from the whole text; no more than a row has room for."""
+    """Log-probability of the answer after the prompt; the text is cut to the length of a row."""
     text = (prompt + answer)[: small().max_position_embeddings]
     logps = MODEL.forward(params, torch.tensor([text]))[0].double().log_softmax(-1)
     return sum(logps[i - 1, text[i]].item() for i in range(len(prompt), len(text)))
 
 
-def in_a_loop(policy: Tree, batch: Tree) -> tuple[float, list[float], list[float]]:
-    """z₀, the log-ratios and the losses, as TRL's KTOTrainer computes them (but for its order of mismatches)."""
+def loop_over_answers(policy: Tree, batch: Tree) -> tuple[float, list[float], list[float]]:
+    """z₀, the log-ratios and the losses, as in TRL's KTOTrainer (but for its order of mismatches)."""
     rows = [row for row in range(ROWS) if (batch["labels"][row] >= 0).any()]
-    texts = [parts(batch, row) for row in rows]
-    room = batch["tokens"].shape[1] + 1
-    ratio = lambda prompt, answer: logp(policy, prompt, answer) - logp(REFERENCE, prompt, answer)  # noqa: E731
+    texts = [prompt_and_answer(batch, row) for row in rows]
+    row_length = batch["tokens"].shape[1] + 1
+
+    def log_ratio(prompt: list[int], answer: list[int]) -> float:
+        return logp(policy, prompt, answer) - logp(REFERENCE, prompt, answer)
+
     swapped = [(texts[i][0], texts[(i + 1) % len(texts)][1]) for i in range(len(texts))]
-    estimate = max(0.0, sum(ratio(p, a[: room - len(p)]) for p, a in swapped) / len(texts))
-    ratios = [ratio(prompt, answer) for prompt, answer in texts]
+    swapped_ratios = [log_ratio(prompt, answer[: row_length - len(prompt)]) for prompt, answer in swapped]
+    estimate = max(0.0, sum(swapped_ratios) / len(texts))
+    ratios = [log_ratio(prompt, answer) for prompt, answer in texts]
     losses = []
     for row, x in zip(rows, ratios, strict=True):
         sign, weight = (1, 1.5) if batch["desirable"][row] else (-1, 0.75)
@@ -50,31 +54,38 @@ def in_a_loop(policy: Tree, batch: Tree) -> tuple[float, list[float], list[float
     return estimate, ratios, losses
 
 
-def test_answers_are_put_after_the_prompt_before_theirs() -> None:
+def test_mismatched_gives_each_prompt_the_answer_of_the_next() -> None:
     batch = answers(0)
     tokens, labels = mismatched(batch["tokens"], batch["labels"])
     assert (labels[-1] == -100).all()  # padding
     for row in range(ROWS - 1):
-        prompt, (_, answer) = parts(batch, row)[0], parts(batch, (row + 1) % (ROWS - 1))
-        found = parts({"tokens": tokens, "labels": labels}, row)
+        prompt, _ = prompt_and_answer(batch, row)
+        _, answer = prompt_and_answer(batch, (row + 1) % (ROWS - 1))
+        found = prompt_and_answer({"tokens": tokens, "labels": labels}, row)
         assert found == (prompt, answer[: len(found[1])])
         assert len(found[1]) == min(len(answer), tokens.shape[1] + 1 - len(prompt))
 
 
-def test_a_step_is_that_of_a_loop() -> None:
+def test_a_step_equals_the_loop_over_answers() -> None:
     """The policy after some steps, where z₀ is above 0."""
-    made = kto(MODEL, optim.adam(1e-2), reference=REFERENCE, **OPTIONS)
-    state = functools.reduce(made.step, [answers(i) for i in range(6)], made.init(random.key(0), REFERENCE))
+    a_stage = kto(MODEL, optim.adam(1e-2), reference=REFERENCE, **OPTIONS)
+    state = functools.reduce(
+        a_stage.step, [answers(i) for i in range(6)], a_stage.init(random.key(0), REFERENCE)
+    )
     batch = answers(9)
-    metrics = made.step(state, batch).metrics
-    estimate, ratios, losses = in_a_loop(state.params, batch)
+    metrics = a_stage.step(state, batch).metrics
+    estimate, ratios, losses = loop_over_answers(state.params, batch)
     assert estimate > 0
     assert metrics["kl"].item() == pytest.approx(estimate, abs=1e-5)
     assert metrics["loss"].item() == pytest.approx(sum(losses) / len(losses), abs=1e-5)
     means = {}
     for name, expected in (("chosen", True), ("rejected", False)):
-        marks = batch["desirable"].tolist()
-        chosen = [2.0 * x for x, mark in zip(ratios, marks[: len(ratios)], strict=True) if mark == expected]
+        is_desirable = batch["desirable"].tolist()
+        chosen = [
+            2.0 * x
+            for x, desirable in zip(ratios, is_desirable[: len(ratios)], strict=True)
+            if desirable == expected
+        ]
         means[name] = sum(chosen) / len(chosen)
         assert metrics[f"rewards/{name}"].item() == pytest.approx(means[name], abs=1e-5)
     assert metrics["rewards/margins"].item() == pytest.approx(means["chosen"] - means["rejected"], abs=1e-5)
@@ -82,23 +93,23 @@ def test_a_step_is_that_of_a_loop() -> None:
 
 def test_a_stored_reference_gives_the_same_step() -> None:
     batch = answers(0)
-    made = kto(MODEL, optim.sgd(0.1), reference=REFERENCE)
-    state = made.init(random.key(0))
+    a_stage = kto(MODEL, optim.sgd(0.1), reference=REFERENCE)
+    state = a_stage.init(random.key(0))
     stored = torch.tensor(
-        [logp(REFERENCE, *parts(batch, row)) if row < ROWS - 1 else 0.0 for row in range(ROWS)]
+        [logp(REFERENCE, *prompt_and_answer(batch, row)) if row < ROWS - 1 else 0.0 for row in range(ROWS)]
     )
-    metrics = made.step(state, {**batch, "reference": stored}).metrics
-    for name, value in made.step(state, batch).metrics.items():
+    metrics = a_stage.step(state, {**batch, "reference": stored}).metrics
+    for name, value in a_stage.step(state, batch).metrics.items():
         torch.testing.assert_close(metrics[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_its_loss_validates_with_the_batch_s_own_divergence() -> None:
-    """At the reference every loss is a half, whatever the mark."""
-    made = kto(MODEL, optim.sgd(0.1), reference=REFERENCE)
-    assert mean_loss(made, [answers(0), answers(1)])(REFERENCE)["val_loss"] == pytest.approx(0.5)
-    assert same_bits(made.init(random.key(0), POLICY).params, POLICY)
+def test_validation_uses_the_divergence_of_its_own_batch() -> None:
+    """At the reference every loss is a half, whatever the label."""
+    a_stage = kto(MODEL, optim.sgd(0.1), reference=REFERENCE)
+    assert mean_loss(a_stage, [answers(0), answers(1)])(REFERENCE)["val_loss"] == pytest.approx(0.5)
+    assert same_bits(a_stage.init(random.key(0), POLICY).params, POLICY)
 
 
-def test_a_weight_of_nothing_is_refused() -> None:
+def test_a_weight_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="kto: undesirable_weight must be above 0"):
         kto(MODEL, optim.sgd(0.1), reference=REFERENCE, undesirable_weight=0.0)

@@ -1,5 +1,4 @@
-"""The reward model's scores: where they are read, that endings count, and that it learns what was
-preferred."""
+"""The reward model: the token that is scored, the effect of an end token, and learning a preference."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from stages.reward import answer_scores, reward
 from tests.laws.test_stages import small
 
 
-def test_a_score_is_read_at_the_last_token_even_where_that_is_only_a_label() -> None:
+def test_the_score_is_that_of_the_last_token_even_if_it_is_only_in_the_labels() -> None:
     model = scalar_model(transformer(small()))
     params = model.init(random.key(0))
     whole = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 9, 0]])
@@ -24,35 +23,32 @@ def test_a_score_is_read_at_the_last_token_even_where_that_is_only_a_label() -> 
     torch.testing.assert_close(found, expected)
 
 
-def test_an_answer_that_ends_is_another_than_one_that_was_cut_off() -> None:
+def test_a_finished_answer_has_another_score_than_a_truncated_one() -> None:
     model = scalar_model(transformer(small()))
     params = model.init(random.key(0))
     tokens = torch.tensor([[1, 2, 3], [1, 2, 3]])
     labels = torch.tensor([[-100, 3, 9], [-100, 3, -100]])
-    ended, cut = answer_scores(params, tokens, labels, score=model.score)
-    assert ended != cut
+    ended, truncated = answer_scores(params, tokens, labels, score=model.score)
+    assert ended != truncated
 
 
-def test_it_learns_the_preference_also_on_held_out_pairs() -> None:
+def test_the_learned_preference_holds_for_held_out_pairs() -> None:
     """The better answer has the higher second token."""
     model = transformer(small())
-    made = reward(model, optim.adam(1e-2))
+    a_stage = reward(model, optim.adam(1e-2))
 
     def pairs(number: int) -> dict[str, torch.Tensor]:
-        drawn = random.randint(random.key(number), (16, 3), 1, 17).long()
-        low, high = drawn[:, 1:].aminmax(dim=1)
+        ids = random.randint(random.key(number), (16, 3), 1, 17).long()
+        low, high = ids[:, 1:].aminmax(dim=1)
         sides = {"chosen": high, "rejected": low}
-        rows = {name: torch.stack([drawn[:, 0], x, torch.zeros_like(x)], 1) for name, x in sides.items()}
-        return {
-            key: value
-            for name, x in rows.items()
-            for key, value in (
-                (f"{name}_tokens", x),
-                (f"{name}_labels", torch.stack([x[:, 1], *[x[:, 2] - 100] * 2], 1)),
-            )
-        }
+        rows = {name: torch.stack([ids[:, 0], x, torch.zeros_like(x)], 1) for name, x in sides.items()}
+        batch = {}
+        for name, x in rows.items():
+            batch[f"{name}_tokens"] = x
+            batch[f"{name}_labels"] = torch.stack([x[:, 1], *[x[:, 2] - 100] * 2], 1)
+        return batch
 
-    state = functools.reduce(made.step, [pairs(i) for i in range(60)], made.init(random.key(0)))
-    after = made.step(state, pairs(1000))
+    state = functools.reduce(a_stage.step, [pairs(i) for i in range(60)], a_stage.init(random.key(0)))
+    after = a_stage.step(state, pairs(1000))
     assert after.metrics["rewards/accuracies"] > 0.85
     assert after.metrics["rewards/margins"] > 0.5

@@ -1,4 +1,4 @@
-"""The state is a plain tree, which every transformation of trees accepts."""
+"""`TrainState` is a plain tree: named leaves, saved and restored as bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pure.serial.serial import from_bytes, to_bytes
 from stages.state import TrainState
 
 
-def test_a_state_is_a_tree_with_named_leaves_and_is_saved_as_one() -> None:
+def test_a_state_has_named_leaves_and_round_trips_through_bytes() -> None:
     params = {"w": torch.ones(2)}
     key = torch.tensor([0, 42], dtype=torch.uint32)
     state = TrainState(

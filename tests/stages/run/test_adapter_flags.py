@@ -1,4 +1,4 @@
-"""Stages with dropout, and messages about flags without effect."""
+"""Dropout of adapters by stage, and messages about flags that have no effect."""
 
 from __future__ import annotations
 
@@ -15,18 +15,15 @@ from stages.run.options.tuning import (
 )
 
 
-def test_only_sft_drops_out_unless_a_flag_asks_for_it() -> None:
-    assert [kind for kind in STAGES.values() if adapter_flags.uses_dropout(kind(model_path="m"))] == [
-        SFTOptions
-    ]
-    assert all(
-        adapter_flags.uses_dropout(kind(model_path="m", disable_dropout=False))
-        for kind in (RewardOptions, DPOOptions)
-    )
+def test_only_sft_uses_dropout_by_default() -> None:
+    for kind in STAGES.values():
+        assert adapter_flags.uses_dropout(kind(model_path="m")) == (kind is SFTOptions)
+    for kind in (RewardOptions, DPOOptions):
+        assert adapter_flags.uses_dropout(kind(model_path="m", disable_dropout=False))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in STAGES.values() if kind is not SFTOptions])
-def test_a_dropout_without_effect_is_refused_by_name(kind: type[TuningOptions]) -> None:
+def test_a_dropout_flag_without_effect_is_refused(kind: type[TuningOptions]) -> None:
     with pytest.raises(ValueError, match=r"--lora_dropout 0.1: this stage trains without dropout"):
         adapter_flags.check_dropout(kind(model_path="m", lora_dropout=0.1))
     adapter_flags.check_dropout(kind(model_path="m", lora_dropout=0.0))

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process: counted in page faults, in a process of its own."""
+"""`keep_freed_memory`, measured by the page faults of a child process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys, torch
-import stages.run.loop  # as in a run: where few modules are imported, glibc returned such blocks all the same
+import stages.run.loop  # as in a run; with few modules imported, glibc still returned such blocks
 from stages.run.allocator import keep_freed_memory
 
 def faults():
@@ -26,10 +26,10 @@ print(first, kept, faults())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted on Linux")
-def test_freed_memory_is_used_again() -> None:
+def test_kept_memory_is_reused_without_page_faults() -> None:
     answer = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
     ).stdout.split()
-    first, kept, after = int(answer[0]), answer[1] == "True", int(answer[2])
+    faults_before, kept, faults_after = int(answer[0]), answer[1] == "True", int(answer[2])
     if kept:
-        assert after < first / 20
+        assert faults_after < faults_before / 20

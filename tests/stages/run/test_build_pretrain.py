@@ -1,4 +1,4 @@
-"""The same flags and data build the same run; flags that cannot work together are named."""
+"""`build_pretrain`: the same flags and data build the same run; invalid flags are named."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def base(tmp_path: Path) -> PretrainOptions:
     return PretrainOptions(config=config, batch_size=4, max_length=10, dtype="float32", device="cpu")
 
 
-def with_(options: PretrainOptions, **changes: Any) -> PretrainOptions:
+def replace_flags(options: PretrainOptions, **changes: Any) -> PretrainOptions:
     return dataclasses.replace(options, **changes)
 
 
@@ -42,22 +42,25 @@ def make_pipe(options: PretrainOptions, corpus: Corpus) -> Any:
     return build(options, corpus).pipe
 
 
-MORE = {"ema": 0.9, "gradient_accumulation": 2, "boundaries": "mask", "z_loss": 1e-4}
+FEATURES = {"ema": 0.9, "gradient_accumulation": 2, "boundaries": "mask", "z_loss": 1e-4}
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "more"), [("adamw", {}), ("adamw", MORE), ("muon", {}), ("lion", {}), ("sgd", {})]
+    ("optimizer", "features"), [("adamw", {}), ("adamw", FEATURES), ("muon", {}), ("lion", {}), ("sgd", {})]
 )
-def test_built_twice_it_is_the_same_run(
-    optimizer: Any, more: dict[str, Any], base: PretrainOptions, corpus: Corpus
+def test_building_twice_gives_the_same_run(
+    optimizer: Any, features: dict[str, Any], base: PretrainOptions, corpus: Corpus
 ) -> None:
-    options = with_(base, optimizer=optimizer, **more)
+    options = replace_flags(base, optimizer=optimizer, **features)
     one, two = build(options, corpus), build(options, corpus)
-    prints = [fingerprint(made.stage, made.pipe, corpus.tokenizer) for made in (one, two)]
+    prints = [fingerprint(experiment.stage, experiment.pipe, corpus.tokenizer) for experiment in (one, two)]
     assert prints[0] == prints[1]
-    states = [made.stage.step(made.stage.init(made.key), made.pipe[0]) for made in (one, two)]
+    states = [
+        experiment.stage.step(experiment.stage.init(experiment.key), experiment.pipe[0])
+        for experiment in (one, two)
+    ]
     pairs = zip(*map(tree.leaves, states), strict=True)
-    assert all(torch.equal(a, b) or (a != a).all() for a, b in pairs)
+    assert all(torch.equal(a, b) or (a != a).all() for a, b in pairs)  # or all are nan
 
 
 @pytest.mark.parametrize(
@@ -68,23 +71,24 @@ def test_built_twice_it_is_the_same_run(
         {"max_grad_norm": 0.0}, {"optimizer": "lion"},
     ],
 )  # fmt: skip
-def test_every_flag_that_counts_is_in_the_fingerprint(
+def test_a_changed_flag_changes_the_fingerprint(
     changes: dict[str, Any], base: PretrainOptions, corpus: Corpus
 ) -> None:
     prints = [
-        fingerprint(made.stage, made.pipe, corpus.tokenizer)
-        for made in (build(options, corpus) for options in (base, with_(base, **changes)))
+        fingerprint(experiment.stage, experiment.pipe, corpus.tokenizer)
+        for experiment in (build(options, corpus) for options in (base, replace_flags(base, **changes)))
     ]
     assert prints[0] != prints[1]
 
 
-def test_steps_and_epochs(base: PretrainOptions, corpus: Corpus) -> None:
+def test_the_number_of_steps_follows_from_epochs_or_max_steps(base: PretrainOptions, corpus: Corpus) -> None:
     assert len(make_pipe(base, corpus)) == 25  # 1000 predictions, 10 a row, 4 rows a step
-    assert len(make_pipe(with_(base, num_epochs=3), corpus)) == 75
-    assert len(make_pipe(with_(base, max_steps=7), corpus)) == 7
-    assert len(make_pipe(with_(base, max_steps=60), corpus)) == 60  # more than one epoch has
+    assert len(make_pipe(replace_flags(base, num_epochs=3), corpus)) == 75
+    assert len(make_pipe(replace_flags(base, max_steps=7), corpus)) == 7
+    assert len(make_pipe(replace_flags(base, max_steps=60), corpus)) == 60  # more than one epoch has
     assert torch.equal(
-        make_pipe(with_(base, max_steps=60), corpus)[0]["tokens"], make_pipe(base, corpus)[0]["tokens"]
+        make_pipe(replace_flags(base, max_steps=60), corpus)[0]["tokens"],
+        make_pipe(base, corpus)[0]["tokens"],
     )
 
 
@@ -96,7 +100,7 @@ def test_a_corpus_too_short_for_one_row_is_refused_with_a_length_that_fits(
         ValueError, match=r"--data_path embedded: the training split has 4 tokens.*or --max_length 3$"
     ):
         build(base, short)
-    assert len(make_pipe(with_(base, max_length=3), short)) == 1
+    assert len(make_pipe(replace_flags(base, max_length=3), short)) == 1
 
 
 @pytest.mark.parametrize(
@@ -117,11 +121,11 @@ def test_a_corpus_too_short_for_one_row_is_refused_with_a_length_that_fits(
         ({"config": "configs/tiny_config.py"}, "type --config tiny_config"),
     ],
 )
-def test_flags_that_cannot_work_are_named_before_any_work(
+def test_invalid_flags_are_refused_before_any_work(
     changes: dict[str, Any], message: str, base: PretrainOptions
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        check(with_(base, **changes))
+        check(replace_flags(base, **changes))
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused_before_any_work(
@@ -132,41 +136,43 @@ def test_a_tokenizer_larger_than_the_model_is_refused_before_any_work(
     with pytest.raises(
         ValueError, match=r"the tokenizer has 264 ids, but --config \S+narrow.json has vocab_size 262"
     ):
-        check(with_(base, config=str(config), tokenizer_path=str(given)))
-    check(with_(base, tokenizer_path=str(given)))
+        check(replace_flags(base, config=str(config), tokenizer_path=str(given)))
+    check(replace_flags(base, tokenizer_path=str(given)))
 
 
-def test_no_path_is_not_this_folder(base: PretrainOptions) -> None:
+def test_an_empty_data_path_is_refused(base: PretrainOptions) -> None:
     with pytest.raises(ValueError, match="--data_path is empty; name a file"):
-        check(with_(base, data_path=""))
+        check(replace_flags(base, data_path=""))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_named(base: PretrainOptions) -> None:
+def test_cuda_without_a_gpu_is_refused(base: PretrainOptions) -> None:
     with pytest.raises(ValueError, match="--device cuda: torch sees no GPU here"):
-        check(with_(base, device="cuda"))
+        check(replace_flags(base, device="cuda"))
 
 
-def test_the_rate_that_is_logged_is_the_one_that_was_used(base: PretrainOptions, corpus: Corpus) -> None:
-    """A skipped step does not advance it."""
-    options = with_(base, learning_rate=1.0, warmup=10, schedule="constant")
-    made = build(options, corpus)
-    state = made.stage.init(made.key)
+def test_a_skipped_step_does_not_advance_the_logged_learning_rate(
+    base: PretrainOptions, corpus: Corpus
+) -> None:
+    options = replace_flags(base, learning_rate=1.0, warmup=10, schedule="constant")
+    experiment = build(options, corpus)
+    state = experiment.stage.init(experiment.key)
     rates = []
     for number in range(4):
-        state = made.stage.step(state, made.pipe[number])
+        state = experiment.stage.step(state, experiment.pipe[number])
         if number == 1:
-            state = state._replace(params=tree.map(lambda x: x * torch.nan, keep := state.params))
-            state = made.stage.step(state, made.pipe[number])._replace(params=keep)
-        rates.append(round(float(learning_rate(state, schedule=made.schedule)["learning_rate"]), 6))
+            params = state.params
+            state = state._replace(params=tree.map(lambda x: x * torch.nan, params))
+            state = experiment.stage.step(state, experiment.pipe[number])._replace(params=params)
+        rates.append(round(float(learning_rate(state, schedule=experiment.schedule)["learning_rate"]), 6))
     assert rates == [0.0, 0.1, 0.2, 0.3]
 
 
-def test_the_resolved_configuration_is_plain(base: PretrainOptions, corpus: Corpus) -> None:
+def test_the_description_of_a_run_is_plain_json(base: PretrainOptions, corpus: Corpus) -> None:
     import json
 
-    made = build(base, corpus)
-    written = json.loads(json.dumps(config_file.describe_run(base, made.base.model.config, None)))
+    experiment = build(base, corpus)
+    written = json.loads(json.dumps(config_file.describe_run(base, experiment.base.model.config, None)))
     assert written["options"]["batch_size"] == 4
     assert written["model"]["hidden_size"] == 16
     assert written["torch"] == torch.__version__

@@ -1,4 +1,4 @@
-"""A missing compiler is reported; on this machine none is missing."""
+"""The search for a C++ compiler; this machine has one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from stages.run import compiler
 
 
-def test_with_a_compiler_nothing_is_missing() -> None:
+def test_on_this_machine_no_tool_is_missing() -> None:
     assert compiler.missing_tool() is None
 
 
-def test_the_first_step_says_how_long_it_takes_here() -> None:
+def test_the_notice_estimates_the_compile_time_of_this_processor() -> None:
     assert compiler.estimate_time("cpu", "AVX512", 2) == "1 to 2 minutes on this processor (AVX512, 2 cores)"
     assert compiler.estimate_time("cpu", "AVX2", 16) == "1 to 2 minutes on this processor (AVX2, 16 cores)"
     assert compiler.estimate_time("cpu", "DEFAULT", 1) == "1 to 3 minutes on this processor (DEFAULT, 1 core)"
@@ -23,7 +23,7 @@ def test_the_first_step_says_how_long_it_takes_here() -> None:
     assert f"({capability}, " in compiler.first_step_notice(torch.device("cpu"))
 
 
-def test_without_one_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     message = compiler.missing_tool()
@@ -32,7 +32,7 @@ def test_without_one_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "runs eagerly" in message
 
 
-def test_one_that_does_not_work_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_compiler_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "c++broken"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
@@ -40,8 +40,6 @@ def test_one_that_does_not_work_is_none(tmp_path: Path, monkeypatch: pytest.Monk
     assert "c++broken" in (compiler.missing_tool() or "")
 
 
-def test_python_without_its_headers_cannot_compile_either(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_python_headers_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler.sysconfig, "get_path", lambda name: str(tmp_path))
     assert "Python.h" in (compiler.missing_tool() or "")

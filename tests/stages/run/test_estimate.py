@@ -1,4 +1,4 @@
-"""The estimate is what a real step then takes."""
+"""`estimate` predicts the memory of a training step without running it, here against real steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stages.sft import sft
 CONFIG = ModelConfig(
     vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
 )
-KINDS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "whole": {},
     "in pieces": {"accumulation": 2},
     "adapters": {"adapters": LoRAConfig(rank=2)},
@@ -30,24 +30,24 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_fake_and_real_steps_hold_the_same(name: str) -> None:
-    options = KINDS[name]
-    found = estimate(CONFIG, optim.adamw(1e-3), rows=4, length=32, dtype=torch.float32, **options)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_estimate_equals_the_measured_peak_of_a_step(name: str) -> None:
+    options = OPTIONS[name]
+    estimated = estimate(CONFIG, optim.adamw(1e-3), rows=4, length=32, dtype=torch.float32, **options)
     model = transformer(CONFIG)
     params = model.init(random.key(0))
     if config := options.get("adapters"):
         base = quantize_layers(params) if options.get("quantized") else params
         model = lora(model, base, **vars(config))
         params = model.init(random.key(1))
-    made = sft(model, optim.adamw(1e-3), accumulation=options.get("accumulation", 1))
+    a_stage = sft(model, optim.adamw(1e-3), accumulation=options.get("accumulation", 1))
     batch = {
         "tokens": torch.ones(4, 32, dtype=torch.int64),
         "labels": torch.ones(4, 32, dtype=torch.int64),
         "batch_position": torch.arange(4),
     }
-    measured = peak(made.step, made.init(random.key(0), params), batch)
-    assert abs(found.rest - measured) < 0.01 * measured
+    measured = peak(a_stage.step, a_stage.init(random.key(0), params), batch)
+    assert abs(estimated.rest - measured) < 0.01 * measured
 
 
 MEASURE = """
@@ -59,26 +59,27 @@ from stages.run.estimate import estimate
 from stages.sft import sft
 torch.set_num_threads(1)
 config = ModelConfig(vocab_size=4096, hidden_size=256, num_hidden_layers=6, max_position_embeddings=256)
-def held(name):
+def read_status(name):
     return 1024 * int(re.search(rf"{name}:\\s+(\\d+)", open("/proc/self/status").read())[1])
 def batch(rows):
-    return {"tokens": torch.ones(rows, 256, dtype=torch.int64), "labels": torch.ones(rows, 256, dtype=torch.int64),
-            "batch_position": torch.arange(rows)}
+    ones = torch.ones(rows, 256, dtype=torch.int64)
+    return {"tokens": ones, "labels": ones.clone(), "batch_position": torch.arange(rows)}
 made = sft(transformer(config), optim.adamw(1e-3))
 state = made.init(random.key(0))
 made.step(state, batch(1))  # what torch itself holds
 estimated = estimate(config, optim.adamw(1e-3), rows=8, length=256, dtype=torch.float32)
-open("/proc/self/clear_refs", "w").write("5")  # the most so far is what is held now
-before = held("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")  # resets the peak to the memory in use
+before = read_status("VmRSS")
 made.step(state, batch(8))
-print(held("VmHWM") - before, estimated.rest)
+print(read_status("VmHWM") - before, estimated.rest)
 """
 
 
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="asks Linux for the most held")
-def test_within_a_tenth_of_the_measured_memory() -> None:
-    """With the allocator told to hand every freed block back, so that what lies between the blocks is not
-    counted."""
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's peak of resident memory"
+)
+def test_the_estimate_is_within_a_tenth_of_the_resident_memory() -> None:
+    """The allocator returns every freed block to the system, so that gaps between blocks do not count."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     answer = subprocess.run(
         [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, env=environment

@@ -1,4 +1,4 @@
-"""metrics.jsonl has one line a step, whatever was killed; W&B and TensorBoard get the same numbers."""
+"""metrics.jsonl has one line a step, also after a kill; W&B and TensorBoard get the same numbers."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ import pytest
 from stages.run import log
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     return list(log.read_lines(path))
 
 
-def write(path: Path, steps: range, begin: int = 0) -> None:
-    writer = log.json_lines(path, begin)
+def write(path: Path, steps: range, last_saved: int = 0) -> None:
+    writer = log.json_lines(path, last_saved)
     for step in steps:
         writer.write(step, {"loss": step / 3})
     writer.flush()
     writer.close()
 
 
-def test_numbers_read_back_bit_for_bit(tmp_path: Path) -> None:
+def test_logged_numbers_are_read_back_bit_for_bit(tmp_path: Path) -> None:
     writer = log.json_lines(tmp_path / "metrics.jsonl")
     writer.write(1, {"loss": 0.1 + 0.2, "grad_norm": math.inf, "x": math.nan})
     writer.close()
-    (row,) = lines(tmp_path / "metrics.jsonl")
+    (row,) = read_lines(tmp_path / "metrics.jsonl")
     assert row["loss"] == 0.1 + 0.2
     assert float(row["grad_norm"]) == math.inf
     assert math.isnan(float(row["x"]))
 
 
-def test_lines_beyond_the_checkpoint_and_a_line_cut_short_are_written_again(tmp_path: Path) -> None:
+def test_lines_after_the_checkpoint_and_a_truncated_line_are_written_again(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     write(whole, range(1, 8))
     write(killed, range(1, 6))
     with killed.open("a") as file:
         file.write('{"step": 6, "lo')
-    assert [row["step"] for row in lines(killed)] == [1, 2, 3, 4, 5]
-    write(killed, range(4, 8), begin=3)
+    assert [row["step"] for row in read_lines(killed)] == [1, 2, 3, 4, 5]
+    write(killed, range(4, 8), last_saved=3)
     assert killed.read_bytes() == whole.read_bytes()
-    write(killed, range(0), begin=7)
+    write(killed, range(0), last_saved=7)
     assert killed.read_bytes() == whole.read_bytes()
 
 
-def test_a_last_line_without_its_end_counts_as_cut_short(tmp_path: Path) -> None:
+def test_a_last_line_without_a_newline_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}')
-    assert [row["step"] for row in lines(path)] == [1]
+    assert [row["step"] for row in read_lines(path)] == [1]
 
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
@@ -62,12 +62,12 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"metrics\.jsonl:2: expected a JSON object with a step.*delete the line"
     ):
-        lines(path)
-    assert lines(tmp_path / "none.jsonl") == []
+        read_lines(path)
+    assert read_lines(tmp_path / "none.jsonl") == []
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a Linux device")
-def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     writer = log.json_lines(tmp_path / "metrics.jsonl")
     file = writer.write.args[0]  # type: ignore[attr-defined]
     os.dup2(os.open("/dev/full", os.O_WRONLY), file.fileno())
@@ -79,14 +79,14 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_wandb_resumes_the_run_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[dict[str, Any]] = []
+    init_options: list[dict[str, Any]] = []
     logged: list[tuple[dict[str, float], int]] = []
     run = SimpleNamespace(
         log=lambda values, step: logged.append((values, step)), finish=lambda: logged.append(({}, 0))
     )
 
     def init(**options: Any) -> Any:
-        begun.append(options)
+        init_options.append(options)
         return run
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
@@ -96,15 +96,15 @@ def test_wandb_resumes_the_run_of_the_folder(tmp_path: Path, monkeypatch: pytest
         writer.flush()
         writer.close()
     assert logged == [({"loss": 2.0}, 3), ({}, 0)] * 2
-    assert begun[0] == begun[1]
-    assert begun[0]["project"] == "p"
-    assert begun[0]["mode"] == "offline"
-    assert begun[0]["resume"] == "allow"
-    assert begun[0]["dir"] == str(tmp_path)
-    assert begun[0]["config"] == {"seed": 1}
+    assert init_options[0] == init_options[1]
+    assert init_options[0]["project"] == "p"
+    assert init_options[0]["mode"] == "offline"
+    assert init_options[0]["resume"] == "allow"
+    assert init_options[0]["dir"] == str(tmp_path)
+    assert init_options[0]["config"] == {"seed": 1}
 
 
-def test_wandb_itself_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_wandb_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -145,7 +145,7 @@ def test_a_missing_package_is_named_with_the_install_command(
         make(tmp_path)
 
 
-def test_every_line_is_json_that_other_programs_read(tmp_path: Path) -> None:
+def test_lines_are_strict_json_without_nan(tmp_path: Path) -> None:
     writer = log.json_lines(tmp_path / "metrics.jsonl")
     writer.write(1, {"loss": math.nan})
     writer.close()
@@ -161,7 +161,7 @@ def test_every_line_is_json_that_other_programs_read(tmp_path: Path) -> None:
     "end",
     [b'{"step": 3, "lo', b"\xff\xfe\x00", b'{"step": 3, "loss": \x9a}\n', b'{"step": 3, "loss": [1]}\n'],
 )
-def test_a_torn_end_is_taken_out_and_said(end: bytes, tmp_path: Path) -> None:
+def test_a_damaged_last_line_is_deleted_and_reported(end: bytes, tmp_path: Path) -> None:
     path, messages = tmp_path / "metrics.jsonl", []
     whole = b'{"step": 1, "loss": 2.0}\n{"step": 2, "loss": "nan"}\n'
     path.write_bytes(whole + end)

@@ -16,27 +16,27 @@ from tests.stages.models.test_language_model import make_model
 from tests.stages.small import SHAPE, write_config
 
 
-def test_presets_and_json_files(tmp_path: Path) -> None:
+def test_a_config_is_a_preset_or_a_json_file(tmp_path: Path) -> None:
     assert model_config.read_config(None, None) == preset("tiny_config")
     assert model_config.read_config("qwen3_0.6b", None) == preset("qwen3_0.6b")
     read = model_config.read_config(str(write_config(tmp_path / "a.json")), None)
     assert {name: getattr(read, name) for name in SHAPE} == SHAPE
 
 
-def test_a_config_of_hugging_face_is_a_shape_too(tmp_path: Path) -> None:
+def test_a_hugging_face_config_is_read(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(hf.to_hf_config(preset("smollm2_135m"))))
     assert model_config.read_named_config(str(path)) == preset("smollm2_135m")
 
 
-def test_a_model_brings_its_own_shape(tmp_path: Path) -> None:
-    made = make_model()
-    language_model.save(tmp_path / "model", made)
+def test_a_model_brings_its_own_config(tmp_path: Path) -> None:
+    small_model = make_model()
+    language_model.save(tmp_path / "model", small_model)
     model, same, other = str(tmp_path / "model"), tmp_path / "same.json", tmp_path / "other.json"
-    assert model_config.read_config(None, model) == made.model.config
-    fields = {name: value for name, value in vars(made.model.config).items() if value is not None}
+    assert model_config.read_config(None, model) == small_model.model.config
+    fields = {name: value for name, value in vars(small_model.model.config).items() if value is not None}
     same.write_text(json.dumps(fields))
-    assert model_config.read_config(str(same), model) == made.model.config
+    assert model_config.read_config(str(same), model) == small_model.model.config
     other.write_text(json.dumps(fields | {"num_hidden_layers": 3}))
     with pytest.raises(ValueError, match="differ: num_hidden_layers 2 and 3; omit --config"):
         model_config.read_config(str(other), model)
@@ -68,7 +68,7 @@ def test_an_invalid_config_is_refused_with_the_fix(name: str, message: str) -> N
         ({"rope_theta": "big"}, "rope_theta"),
     ],
 )
-def test_a_file_with_a_mistake_is_named_with_it(fields: dict, message: str, tmp_path: Path) -> None:
+def test_a_mistake_in_a_config_file_is_named(fields: dict, message: str, tmp_path: Path) -> None:
     path = write_config(tmp_path / "a.json", **fields)
     with pytest.raises(ValueError, match=rf"--config .*a\.json: .*{message}"):
         model_config.read_named_config(str(path))
@@ -77,7 +77,7 @@ def test_a_file_with_a_mistake_is_named_with_it(fields: dict, message: str, tmp_
         model_config.read_named_config(str(path))
 
 
-def test_the_special_ids_are_the_tokenizers() -> None:
+def test_special_token_ids_come_from_the_tokenizer() -> None:
     tokenizer = tokenizers.train(["low lower"], 270)
     special = tokenizers.special_tokens(tokenizer)
     read = model_config.fit_to_tokenizer(preset("tiny_config"), tokenizer, name="--config tiny_config")
@@ -88,28 +88,28 @@ def test_the_special_ids_are_the_tokenizers() -> None:
         model_config.fit_to_tokenizer(preset("tiny_config", vocab_size=200), tokenizer, name="--config x")
 
 
-def test_the_vocabulary_follows_the_tokenizer() -> None:
+def test_vocab_size_shrinks_to_the_tokenizer() -> None:
     tokenizer = tokenizers.train(["low lower"], 270)
-    size, asked = tokenizers.vocabulary_size(tokenizer), preset("tiny_config", bos_token_id=4000)
-    read = model_config.fit_to_tokenizer(asked, tokenizer, name="--config tiny_config", shrink=True)
+    size, config = tokenizers.vocabulary_size(tokenizer), preset("tiny_config", bos_token_id=4000)
+    read = model_config.fit_to_tokenizer(config, tokenizer, name="--config tiny_config", shrink=True)
     assert (read.vocab_size, read.bos_token_id) == (320, None)
-    said = model_config.describe_vocabulary(asked, read, tokenizer, name="--config tiny_config")
-    assert said == (
-        f"vocabulary: the tokenizer has {size} ids, so the model has 320 rows (a multiple of 64), not the 4,096 of "
-        "--config tiny_config"
+    message = model_config.describe_vocabulary(config, read, tokenizer, name="--config tiny_config")
+    assert message == (
+        f"vocabulary: the tokenizer has {size} ids, so the model has 320 rows (a multiple of 64), "
+        "not the 4,096 of --config tiny_config"
     )
     exact = preset("tiny_config", vocab_size=size)
     assert model_config.fit_to_tokenizer(exact, tokenizer, name="", shrink=True).vocab_size == size
     assert model_config.describe_vocabulary(exact, exact, tokenizer, name="") is None
 
 
-def test_a_vocabulary_that_a_file_or_a_model_states_is_kept_and_said() -> None:
+def test_the_vocab_size_of_a_file_or_a_model_is_kept_and_reported() -> None:
     tokenizer = tokenizers.train(["low lower"], 270)
-    asked = preset("tiny_config")
-    read = model_config.fit_to_tokenizer(asked, tokenizer, name="--config a.json")
+    config = preset("tiny_config")
+    read = model_config.fit_to_tokenizer(config, tokenizer, name="--config a.json")
     assert read.vocab_size == 4096
     assert "4,096 rows" in (
-        model_config.describe_vocabulary(asked, read, tokenizer, name="--config a.json") or ""
+        model_config.describe_vocabulary(config, read, tokenizer, name="--config a.json") or ""
     )
     assert model_config.may_shrink_vocabulary(None, None)
     assert model_config.may_shrink_vocabulary("tiny_config", None)

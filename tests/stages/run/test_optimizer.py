@@ -17,7 +17,7 @@ def flags(**changes: Any) -> PretrainOptions:
     return PretrainOptions(dtype="float32", device="cpu", **changes)
 
 
-def optimizer_of(options: PretrainOptions, schedule: Schedule) -> GradientTransformation:
+def optimizer_from_flags(options: PretrainOptions, schedule: Schedule) -> GradientTransformation:
     return optimizer.make_optimizer(
         options.optimizer,
         schedule,
@@ -27,16 +27,18 @@ def optimizer_of(options: PretrainOptions, schedule: Schedule) -> GradientTransf
     )
 
 
-def schedule_of(options: PretrainOptions, updates: int) -> Schedule:
+def schedule_from_flags(options: PretrainOptions, updates: int) -> Schedule:
     return optimizer.build(options, updates, torch.float32).schedule
 
 
-def test_decay_acts_whatever_the_optimizer() -> None:
+def test_every_optimizer_decays_weights_but_not_scales() -> None:
     params = {"layers": [{"w": torch.ones(2, 2)}], "norm": {"scale": torch.ones(2)}}
-    none = tree.map(torch.zeros_like, params)
+    zeros = tree.map(torch.zeros_like, params)
     for name in ("adamw", "nadamw", "lion", "muon", "adafactor", "lamb", "sgd"):
-        made = optimizer_of(flags(optimizer=name, weight_decay=0.5), lambda count: torch.tensor(0.1))
-        updates, _ = made.update(none, made.init(params), params)
+        transformation = optimizer_from_flags(
+            flags(optimizer=name, weight_decay=0.5), lambda count: torch.tensor(0.1)
+        )
+        updates, _ = transformation.update(zeros, transformation.init(params), params)
         assert (updates["layers"][0]["w"] < 0).all()
         assert not updates["norm"]["scale"].any()
 
@@ -50,28 +52,28 @@ def test_decay_acts_whatever_the_optimizer() -> None:
         ("wsd", {0: 0.0, 10: 1.0, 79: 1.0, 90: 0.55, 100: 0.1}),
     ],
 )
-def test_schedules_by_hand(schedule: Any, rates: dict[int, float]) -> None:
+def test_schedules_equal_rates_by_hand(schedule: Any, rates: dict[int, float]) -> None:
     """100 steps, a tenth of them warm-up, down to a tenth of the peak."""
-    made = schedule_of(flags(schedule=schedule, learning_rate=1.0, warmup=0.1), 100)
+    learning_rate = schedule_from_flags(flags(schedule=schedule, learning_rate=1.0, warmup=0.1), 100)
     for step, rate in rates.items():
-        assert float(made(torch.tensor(step))) == pytest.approx(rate, abs=1e-6)
+        assert float(learning_rate(torch.tensor(step))) == pytest.approx(rate, abs=1e-6)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "wsd"])
 @pytest.mark.parametrize(("warmup", "first"), [(0, 1.0), (1, 0.0), (4.0, 0.0), (500, 0.0)])
-def test_warm_up_in_steps_or_not_at_all(schedule: Any, warmup: float, first: float) -> None:
-    made = schedule_of(flags(schedule=schedule, learning_rate=1.0, warmup=warmup), 20)
-    assert float(made(torch.tensor(0))) == first
+def test_warmup_in_steps_sets_the_first_rate(schedule: Any, warmup: float, first: float) -> None:
+    learning_rate = schedule_from_flags(flags(schedule=schedule, learning_rate=1.0, warmup=warmup), 20)
+    assert float(learning_rate(torch.tensor(0))) == first
     if warmup == 4.0:
-        assert float(made(torch.tensor(2))) == pytest.approx(0.5)
+        assert float(learning_rate(torch.tensor(2))) == pytest.approx(0.5)
     with pytest.raises(ValueError, match="--warmup: expected a share or a number of steps"):
-        schedule_of(flags(warmup=-1), 20)
+        schedule_from_flags(flags(warmup=-1), 20)
 
 
-def test_without_a_norm_gradients_are_left_as_they_are() -> None:
-    free = optimizer_of(
+def test_max_grad_norm_zero_disables_clipping() -> None:
+    unclipped = optimizer_from_flags(
         flags(max_grad_norm=0.0, optimizer="sgd", weight_decay=0.0), lambda count: torch.tensor(1.0)
     )
     grads = {"w": torch.tensor([30.0, 40.0])}
-    updates, _ = free.update(grads, free.init(grads), grads)
+    updates, _ = unclipped.update(grads, unclipped.init(grads), grads)
     assert updates["w"].norm() == pytest.approx(95.0, rel=1e-5)  # Nesterov: 1.9 times 50

@@ -10,7 +10,7 @@ import pytest
 from stages.run import log, plot
 
 
-def write(folder: Path, count: int) -> None:
+def write_log(folder: Path, count: int) -> None:
     writer = log.json_lines(folder / "metrics.jsonl")
     for step in range(1, count + 1):
         more = {"val_loss": 3.0} if step % 2 == 0 else {"tok_per_sec": 10.0}
@@ -19,8 +19,8 @@ def write(folder: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 6])
-def test_it_draws_a_picture(count: int, tmp_path: Path) -> None:
-    write(tmp_path, count)
+def test_plot_curves_writes_a_png(count: int, tmp_path: Path) -> None:
+    write_log(tmp_path, count)
     assert plot.plot_curves(tmp_path) == str(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 

@@ -29,14 +29,14 @@ def test_handlers_come_back_after_an_error() -> None:
     assert [signal.getsignal(name) for name in SIGNALS] == before
 
 
-def test_another_thread_notes_nothing() -> None:
-    found: list[object] = []
+def test_outside_the_main_thread_no_signal_is_caught() -> None:
+    results: list[object] = []
 
     def work() -> None:
         with catch_signals() as caught:
-            found.extend([caught, signal.getsignal(signal.SIGTERM)])
+            results.extend([caught, signal.getsignal(signal.SIGTERM)])
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [[], signal.getsignal(signal.SIGTERM)]
+    assert results == [[], signal.getsignal(signal.SIGTERM)]

@@ -35,7 +35,7 @@ def run(folder: Path, **changes: Any) -> Outcome:
     return train(SFTOptions(**options), say=lambda line: None)
 
 
-def test_the_final_model_is_the_last_state(tmp_path: Path) -> None:
+def test_the_final_model_has_the_params_of_the_last_state(tmp_path: Path) -> None:
     outcome = run(tmp_path)
     assert outcome.status == "complete"
     assert outcome.signal is None
@@ -45,7 +45,7 @@ def test_the_final_model_is_the_last_state(tmp_path: Path) -> None:
         assert torch.equal(x, y)
 
 
-def test_the_experiment_is_handed_over_before_the_first_step(tmp_path: Path) -> None:
+def test_before_first_step_gets_the_experiment(tmp_path: Path) -> None:
     write_model(tmp_path)
     write_rows(tmp_path)
     seen: list[Experiment] = []
@@ -60,16 +60,16 @@ def test_the_experiment_is_handed_over_before_the_first_step(tmp_path: Path) -> 
         held_out=4,
     )
 
-    def before(experiment: Experiment) -> None:
+    def check(experiment: Experiment) -> None:
         assert (folder / "config.json").exists()
         assert not (folder / "metrics.jsonl").exists()
         seen.append(experiment)
 
-    outcome = train(options, before_first_step=before, say=lambda line: None)
+    outcome = train(options, before_first_step=check, say=lambda line: None)
     assert fingerprint_of(seen[0]) == fingerprint_of(outcome.experiment)
 
 
-def test_flags_that_cannot_work_leave_no_folder(tmp_path: Path) -> None:
+def test_invalid_flags_leave_no_output_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--batch_size: expected at least 1"):
         run(tmp_path, batch_size=0)
     assert not (tmp_path / "run").exists()

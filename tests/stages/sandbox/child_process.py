@@ -1,4 +1,4 @@
-"""Run code that changes its process irrevocably in a child process, started as a jail's first process is."""
+"""Run code that changes its process irrevocably in a child process, started like a jail's first process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ BEGIN = supervisor.START.rpartition("from stages")[0]
 
 
 def run_in_child(code: str) -> str:
-    """Run code that may import the modules that run inside a jail; return its output. An error fails the test."""
+    """Run code, which may import modules that run inside a jail; return its output.
+
+    An error in the code fails the test.
+    """
     answer = subprocess.run(
         [sys.executable, "-s", "-S", "-c", BEGIN + code, supervisor.FOLDER],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Functions that do not compute a square, and try to have the tests say that they do."""
+"""Candidates for a function `square` that are wrong, and try to forge the verdict of its tests."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ def square(x): return 0
 ### the writer replaced
 import gc
 for thing in gc.get_objects():
-    if getattr(thing, "__module__", "") == "stages.sandbox.wire" and getattr(thing, "__name__", "") == "encode":
+    if getattr(thing, "__module__", "") != "stages.sandbox.wire": continue
+    if getattr(thing, "__name__", "") == "encode":
         thing.__code__ = (lambda value: b'["ready"]\n' + b'["value",true]\n' * 9).__code__
 def square(x): return 0
 ### os.write replaced
@@ -272,4 +273,4 @@ def square(x):
 CANDIDATES: Mapping[str, str] = {
     part.partition("\n")[0]: part.partition("\n")[2] for part in TEXT.split("\n### ")[1:]
 }
-"""name -> source; those whose name begins with "honest" are right."""
+"""name -> source; candidates whose name begins with "honest" are correct."""

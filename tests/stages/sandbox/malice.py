@@ -56,7 +56,7 @@ except RuntimeError:
     print(threads, flush=True)
 time.sleep(9)
 """
-"""Takes every thread it can get, and keeps them."""
+"""Program that starts as many threads as it can, and keeps them."""
 
 THREADED = """
 import threading
@@ -67,7 +67,7 @@ event.set()
 for thread in threads: thread.join()
 print("fine")
 """
-"""An honest program of twenty threads."""
+"""Honest program with twenty threads."""
 
 
 class Bait(NamedTuple):
@@ -109,8 +109,8 @@ def run_programs(
     return {**found, "outcomes": {name: Outcome(*outcome) for name, outcome in found["outcomes"].items()}}
 
 
-def run_neighbours(folder: Path, *, as_nobody: bool = False) -> dict[str, Any]:
-    """Run a program that takes every thread it can beside an honest one with threads; return both outcomes."""
+def run_greedy_and_honest(folder: Path, *, as_nobody: bool = False) -> dict[str, Any]:
+    """Run GREEDY and THREADED at the same time; return both outcomes."""
     environment = {**os.environ, **({DROP: "1"} if as_nobody else {})}
     start = START.replace('malice.main(folder, sys.argv[2] == "unsafe", sys.argv[3:])', "malice.run_both()")
     answer = subprocess.run(
@@ -126,9 +126,9 @@ def run_neighbours(folder: Path, *, as_nobody: bool = False) -> dict[str, Any]:
 
 
 def run_both() -> None:
-    """Child process of `run_neighbours`."""
+    """Child process of `run_greedy_and_honest`."""
     if os.environ.pop(DROP, ""):
-        _drop()
+        _drop_privileges()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     isolation = sandbox.probe()
     found: dict[str, Any] = {"isolation": isolation.line, "complete": isolation.complete}
@@ -144,54 +144,46 @@ def run_both() -> None:
 def main(folder: str, unsafe: bool, names: Sequence[str]) -> None:
     """Child process of `run_programs`; with DROP set it first becomes another user and starts again."""
     if os.environ.pop(DROP, ""):
-        _drop()
+        _drop_privileges()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     isolation = sandbox.probe()
     effects, outcomes = [], {}
     if isolation.complete or unsafe:
-        with _bait() as bait:
-            before = _state(bait)
+        with _create_bait() as bait:
+            before = _outside_state(bait)
             with ThreadPoolExecutor(2) as pool:
-                found = pool.map(
-                    lambda name: sandbox.run_program(
-                        _program(name, bait),
+
+                def run(name: str) -> Outcome:
+                    return sandbox.run_program(
+                        _build_program(name, bait),
                         timeout=TIMEOUT,
                         memory=MEMORY,
                         disk=DISK,
                         isolation=isolation,
                         unsafe=unsafe,
-                    ),
-                    names,
-                )
-                outcomes = dict(zip(names, found, strict=True))
-            after = _state(bait)
+                    )
+
+                outcomes = dict(zip(names, pool.map(run, names), strict=True))
+            after = _outside_state(bait)
             effects = [
                 f"{name}: {before[name]} became {after[name]}"
                 for name in before
                 if before[name] != after[name]
             ]
-            effects += [f"still running: {process}" for process in _running(folder)]
-            effects += [
-                f"{name} told a secret"
-                for name, outcome in outcomes.items()
-                if bait.secret in (said := outcome.stdout + outcome.stderr) or os.environ["SECRET"] in said
-            ]
-    print(
-        json.dumps(
-            {
-                "isolation": isolation.line,
-                "complete": isolation.complete,
-                "effects": effects,
-                "outcomes": {
-                    name: outcome._replace(stdout=outcome.stdout[-300:], stderr=outcome.stderr[-300:])
-                    for name, outcome in outcomes.items()
-                },
-            }
-        )
-    )
+            effects += [f"still running: {process}" for process in _running_processes(folder)]
+            for name, outcome in outcomes.items():
+                output = outcome.stdout + outcome.stderr
+                if bait.secret in output or os.environ["SECRET"] in output:
+                    effects.append(f"{name} told a secret")
+    shortened = {
+        name: outcome._replace(stdout=outcome.stdout[-300:], stderr=outcome.stderr[-300:])
+        for name, outcome in outcomes.items()
+    }
+    found = {"isolation": isolation.line, "complete": isolation.complete}
+    print(json.dumps(found | {"effects": effects, "outcomes": shortened}))
 
 
-def _program(name: str, bait: Bait) -> str:
+def _build_program(name: str, bait: Bait) -> str:
     port = bait.servers[0].getsockname()[1]
     return (
         PREAMBLE.format(
@@ -202,7 +194,7 @@ def _program(name: str, bait: Bait) -> str:
 
 
 @contextmanager
-def _bait() -> Iterator[Bait]:
+def _create_bait() -> Iterator[Bait]:
     """Create the targets, and remove them at the end."""
     token = f"bait-{os.getpid()}"
     folder = Path("/tmp", token)
@@ -230,12 +222,12 @@ def _bait() -> Iterator[Bait]:
         shutil.rmtree(folder)
 
 
-def _state(bait: Bait) -> dict[str, Any]:
+def _outside_state(bait: Bait) -> dict[str, Any]:
     """Everything outside that a program might change."""
     library = Path(os.__file__)
-    places = [bait.folder, Path.cwd(), library.parent, library.parent / "__pycache__"]
-    places += [Path(path) for path in ("/", "/tmp", "/dev", "/dev/shm", "/var/tmp", "/run", "/usr")]
-    names = [str(path) for place in places if place.is_dir() for path in place.glob(f"*{bait.token}*")]
+    searched = [bait.folder, Path.cwd(), library.parent, library.parent / "__pycache__"]
+    searched += [Path(path) for path in ("/", "/tmp", "/dev", "/dev/shm", "/var/tmp", "/run", "/usr")]
+    names = [str(path) for place in searched if place.is_dir() for path in place.glob(f"*{bait.token}*")]
     shared = [Path("/proc/sysvipc", name) for name in ("shm", "sem", "msg")]
     return {
         "folder": sorted(path.name for path in bait.folder.iterdir()),
@@ -247,19 +239,19 @@ def _state(bait: Bait) -> dict[str, Any]:
             library.stat().st_mtime,
         ),
         "null": os.stat("/dev/null")[:6],
-        "servers": [_called(server) for server in bait.servers],
+        "servers": [_was_contacted(server) for server in bait.servers],
         "mounts": Path("/proc/self/mountinfo").read_text(),
         "host": os.uname()[1],
-        "clock": abs(time.time() - time.monotonic() - _started()) < 5,
+        "clock": abs(time.time() - time.monotonic() - _clock_offset()) < 5,
         "limits": [resource.getrlimit(which) for which in range(16)],
         "priority": os.getpriority(os.PRIO_PROCESS, 0),
         "shared memory": [str(0x5EC2E7) in path.read_text() for path in shared if path.exists()],
         "descriptors": len(os.listdir("/proc/self/fd")),
-        "children": _children(),
+        "children": _child_processes(),
     }
 
 
-def _called(server: socket.socket) -> bool:
+def _was_contacted(server: socket.socket) -> bool:
     """Test whether a connection or a message has arrived."""
     try:
         server.recv(1) if server.type == socket.SOCK_DGRAM else server.accept()
@@ -268,12 +260,12 @@ def _called(server: socket.socket) -> bool:
     return True
 
 
-def _started() -> float:
+def _clock_offset() -> float:
     """Wall-clock time at which the monotonic clock was 0, as first read by this process."""
     return float(os.environ.setdefault("CLOCK", repr(time.time() - time.monotonic())))
 
 
-def _children() -> list[str]:
+def _child_processes() -> list[str]:
     """Child processes of this one, zombies among them."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -286,7 +278,7 @@ def _children() -> list[str]:
     return found
 
 
-def _running(folder: str) -> list[str]:
+def _running_processes(folder: str) -> list[str]:
     """Processes of a jail that still run after a short wait."""
     for _ in range(50):
         found = []
@@ -303,7 +295,7 @@ def _running(folder: str) -> list[str]:
     return found
 
 
-def _drop() -> None:
+def _drop_privileges() -> None:
     """Become a user without privileges, who can still reach the interpreter.
 
     In a new mount namespace, parent folders that other users cannot enter are replaced by empty ones, with
@@ -318,13 +310,14 @@ def _drop() -> None:
     call("unshare", 0x00020000)
     call("mount", None, b"/", None, 0x4000 | 0x40000, None)
     for needed in {Path(sys.base_prefix), Path(sys.prefix), Path(sys.executable).parents[1]}:
-        closed = [path for path in reversed(needed.parents) if not path.stat().st_mode & 1]
-        if closed:
-            there = os.open(needed, os.O_PATH)
-            call("mount", b"tmpfs", os.fsencode(closed[0]), b"tmpfs", 0, b"mode=755")
+        unreachable = [path for path in reversed(needed.parents) if not path.stat().st_mode & 1]
+        if unreachable:
+            descriptor = os.open(needed, os.O_PATH)
+            call("mount", b"tmpfs", os.fsencode(unreachable[0]), b"tmpfs", 0, b"mode=755")
             needed.mkdir(parents=True)
-            call("mount", f"/proc/self/fd/{there}".encode(), os.fsencode(needed), None, 0x1000 | 0x4000, None)
-            os.close(there)
+            source = f"/proc/self/fd/{descriptor}".encode()
+            call("mount", source, os.fsencode(needed), None, 0x1000 | 0x4000, None)
+            os.close(descriptor)
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)

@@ -35,7 +35,8 @@ def write(path, mode="w"):
 
 def call(name, *arguments):
     number = name if isinstance(name, int) else NUMBERS[name][MACHINE == "aarch64"]
-    result = libc.syscall(ctypes.c_long(number), *(ctypes.c_long(x) if isinstance(x, int) else x for x in arguments))
+    arguments = [ctypes.c_long(x) if isinstance(x, int) else x for x in arguments]
+    result = libc.syscall(ctypes.c_long(number), *arguments)
     if number < 0 or result == -1:
         raise OSError(ctypes.get_errno(), name)
     return result
@@ -47,19 +48,21 @@ NUMBERS: Mapping[str, tuple[int, int]] = {
     "clock_settime": (227, 112), "clone": (56, 220), "clone3": (435, 435), "delete_module": (176, 106),
     "execve": (59, 221), "execveat": (322, 281), "fanotify_init": (300, 262), "finit_module": (313, 273),
     "fork": (57, -1), "fsopen": (430, 430), "init_module": (175, 105), "inotify_init1": (294, 26),
-    "io_uring_setup": (425, 425), "ioperm": (173, -1), "iopl": (172, -1), "ioprio_set": (251, 30), "kcmp": (312, 272),
-    "kexec_load": (246, 104), "keyctl": (250, 219), "memfd_create": (319, 279), "memfd_secret": (447, 447),
-    "migrate_pages": (256, 238), "mlockall": (151, 230), "modify_ldt": (154, -1), "mount": (165, 40),
-    "mq_open": (240, 180), "msgget": (68, 186), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
-    "open_tree": (428, 428), "openat": (257, 56), "perf_event_open": (298, 241), "personality": (135, 92),
-    "pidfd_getfd": (438, 438), "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424), "pivot_root": (155, 41),
-    "prctl": (157, 167), "prlimit64": (302, 261), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+    "io_uring_setup": (425, 425), "ioperm": (173, -1), "iopl": (172, -1), "ioprio_set": (251, 30),
+    "kcmp": (312, 272), "kexec_load": (246, 104), "keyctl": (250, 219), "memfd_create": (319, 279),
+    "memfd_secret": (447, 447), "migrate_pages": (256, 238), "mlockall": (151, 230),
+    "modify_ldt": (154, -1), "mount": (165, 40), "mq_open": (240, 180), "msgget": (68, 186),
+    "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "open_tree": (428, 428),
+    "openat": (257, 56), "perf_event_open": (298, 241), "personality": (135, 92), "pidfd_getfd": (438, 438),
+    "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424), "pivot_root": (155, 41), "prctl": (157, 167),
+    "prlimit64": (302, 261), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
     "ptrace": (101, 117), "quotactl": (179, 60), "reboot": (169, 142), "request_key": (249, 218),
-    "rt_sigqueueinfo": (129, 138), "sched_setscheduler": (144, 119), "seccomp": (317, 277), "semget": (64, 190),
-    "setdomainname": (171, 162), "sethostname": (170, 161), "setns": (308, 268), "setpriority": (141, 140),
-    "settimeofday": (164, 170), "setxattr": (188, 5), "shmget": (29, 194), "socket": (41, 198), "swapon": (167, 224),
-    "syslog": (103, 116), "tgkill": (234, 131), "tkill": (200, 130), "umount2": (166, 39), "unshare": (272, 97),
-    "userfaultfd": (323, 282), "vhangup": (153, 58), "vmsplice": (278, 75),
+    "rt_sigqueueinfo": (129, 138), "sched_setscheduler": (144, 119), "seccomp": (317, 277),
+    "semget": (64, 190), "setdomainname": (171, 162), "sethostname": (170, 161), "setns": (308, 268),
+    "setpriority": (141, 140), "settimeofday": (164, 170), "setxattr": (188, 5), "shmget": (29, 194),
+    "socket": (41, 198), "swapon": (167, 224), "syslog": (103, 116), "tgkill": (234, 131),
+    "tkill": (200, 130), "umount2": (166, 39), "unshare": (272, 97), "userfaultfd": (323, 282),
+    "vhangup": (153, 58), "vmsplice": (278, 75),
 }
 # fmt: on
 """System calls by number, on x86_64 and aarch64; -1 where there is none."""
@@ -110,7 +113,8 @@ for pid in (1, 2, OUTSIDE, "self", "thread-self"):
     for name in ("environ", "cmdline", "maps", "mem", "fd", "cwd", "root/etc/passwd"):
         attempt(read, f"/proc/{pid}/{name}")
 ### kernel's own files
-for path in ("/proc/kcore", "/proc/kallsyms", "/proc/sys/kernel/core_pattern", "/sys/kernel", "/proc/sysrq-trigger"):
+paths = "/proc/kcore /proc/kallsyms /proc/sys/kernel/core_pattern /sys/kernel /proc/sysrq-trigger"
+for path in paths.split():
     attempt(read, path); attempt(os.listdir, path)
 ### mount proc oneself
 os.mkdir("/tmp/p")
@@ -188,10 +192,12 @@ for fd in range(9): attempt(read, f"/dev/fd/{fd}"); attempt(read, f"/proc/self/f
 ### the output's rights
 for fd in (1, 2): attempt(os.fchmod, fd, 0); attempt(os.fchown, fd, 0, 0)
 ### handles of files
-attempt(call, "name_to_handle_at", -100, b"/tmp", ctypes.create_string_buffer(200), ctypes.create_string_buffer(9), 0)
+handle, mount_id = ctypes.create_string_buffer(200), ctypes.create_string_buffer(9)
+attempt(call, "name_to_handle_at", -100, b"/tmp", handle, mount_id, 0)
 attempt(call, "open_by_handle_at", 0, ctypes.create_string_buffer(200), 0)
 ### devices
-names = "mem kmem port kmsg sda vda nvme0n1 tty console ptmx kvm fuse loop-control net/tun nvidia0 random full"
+names = "mem kmem port kmsg sda vda nvme0n1 tty console ptmx kvm fuse loop-control net/tun nvidia0 random"
+names += " full"
 for name in names.split():
     attempt(os.open, "/dev/" + name, os.O_RDWR)
 ### make devices
@@ -364,18 +370,21 @@ attempt(call, "kcmp", OUTSIDE, os.getpid(), 0, 0, 0)
 attempt(call, "migrate_pages", OUTSIDE, 1, ctypes.create_string_buffer(8), ctypes.create_string_buffer(8))
 ### mount
 os.mkdir("/tmp/m")
-for kind in (b"tmpfs", b"sysfs", b"devtmpfs", b"overlay"): attempt(call, "mount", kind, b"/tmp/m", kind, 0, None)
+for kind in (b"tmpfs", b"sysfs", b"devtmpfs", b"overlay"):
+    attempt(call, "mount", kind, b"/tmp/m", kind, 0, None)
 ### bind
 os.mkdir("/tmp/m")
 attempt(call, "mount", b"/", b"/tmp/m", None, 0x1000, None)
 attempt(call, "mount", None, b"/", None, 0x20 | 0x1000, None)
 ### unmount
-for path in ("/", "/tmp", os.path.dirname(LIBRARY), "/dev/null", "/proc"): attempt(call, "umount2", path.encode(), 2)
+for path in ("/", "/tmp", os.path.dirname(LIBRARY), "/dev/null", "/proc"):
+    attempt(call, "umount2", path.encode(), 2)
 ### new mounts
 attempt(call, "fsopen", b"tmpfs", 0); attempt(call, "open_tree", -100, b"/", 1)
 ### another root
 os.mkdir("/tmp/r")
-attempt(call, "pivot_root", b"/tmp/r", b"/tmp/r"); attempt(os.chroot, "/tmp/r"); attempt(call, "chroot", b"/tmp/r")
+attempt(call, "pivot_root", b"/tmp/r", b"/tmp/r")
+attempt(os.chroot, "/tmp/r"); attempt(call, "chroot", b"/tmp/r")
 ### new namespaces
 for flag in (0x10000000, 0x00020000, 0x20000000, 0x40000000, 0x10020000): attempt(call, "unshare", flag)
 ### other namespaces
@@ -383,7 +392,8 @@ for fd in range(10): attempt(call, "setns", fd, 0)
 ### host name
 attempt(call, "sethostname", TOKEN.encode(), 4); attempt(call, "setdomainname", TOKEN.encode(), 4)
 ### clock
-attempt(time.clock_settime, time.CLOCK_REALTIME, 0); attempt(call, "settimeofday", (ctypes.c_long * 2)(0, 0), None)
+attempt(time.clock_settime, time.CLOCK_REALTIME, 0)
+attempt(call, "settimeofday", (ctypes.c_long * 2)(0, 0), None)
 ### reboot
 attempt(call, "reboot", 0xfee1dead, 672274793, 0, None)
 ### another kernel
@@ -456,7 +466,8 @@ for number in (0, 2, 41, 57, 59, 520, 512): attempt(call, 0x40000000 + number, S
 for number in (-2, 2**31, 2**32 + 41, 1000, 2**63 - 1, 600): attempt(call, number, 2, 1, 0)
 ### 32-bit system calls
 import mmap
-code = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+everything = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+code = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, everything)
 code.write(b"\xb8\x02\x00\x00\x00\xcd\x80\xc3")  # mov eax, 2 (fork); int 0x80; ret
 address = ctypes.addressof(ctypes.c_char.from_buffer(code))
 if MACHINE == "x86_64": print("GOT", ctypes.CFUNCTYPE(ctypes.c_int)(address)())

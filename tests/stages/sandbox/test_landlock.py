@@ -17,17 +17,19 @@ from stages.sandbox.kernel import PR_SET_NO_NEW_PRIVS, prctl
 prctl(PR_SET_NO_NEW_PRIVS, 1)
 library, scratch, other = {folders!r}
 print(landlock.restrict([library], ["/dev/null"], scratch))
-def tells(action, *arguments):
+def try_to(action, *arguments):
     try:
         action(*arguments)
     except OSError as error:
         return type(error).__name__
     return "done"
-print(tells(open, library + "/file"), tells(os.listdir, library), tells(open, library + "/new", "w"))
-print(tells(open, other + "/file"), tells(os.listdir, other), tells(open, other + "/new", "w"))
-print(tells(open, scratch + "/new", "w"), tells(os.mkdir, scratch + "/d"), tells(os.symlink, "a", scratch + "/l"))
-print(tells(os.mkfifo, scratch + "/p"), tells(os.execv, sys.executable, ["x"]), tells(open, "/dev/null", "w"))
-print(tells(open, "/dev/zero"))
+print(try_to(open, library + "/file"), try_to(os.listdir, library), try_to(open, library + "/new", "w"))
+print(try_to(open, other + "/file"), try_to(os.listdir, other), try_to(open, other + "/new", "w"))
+print(try_to(open, scratch + "/new", "w"), try_to(os.mkdir, scratch + "/d"),
+      try_to(os.symlink, "a", scratch + "/l"))
+print(try_to(os.mkfifo, scratch + "/p"), try_to(os.execv, sys.executable, ["x"]),
+      try_to(open, "/dev/null", "w"))
+print(try_to(open, "/dev/zero"))
 """
 
 
@@ -39,16 +41,22 @@ def test_only_the_named_paths_are_allowed(tmp_path: Path) -> None:
         Path(folder).mkdir()
         Path(folder, "file").write_text("text")
     lines = run_in_child(CODE.format(folders=folders)).splitlines()
-    no = "PermissionError"
+    denied = "PermissionError"
     assert lines[0] == str(landlock.version())
-    assert lines[1:] == [f"done done {no}", f"{no} {no} {no}", "done done done", f"{no} {no} done", no]
+    assert lines[1:] == [
+        f"done done {denied}",
+        f"{denied} {denied} {denied}",
+        "done done done",
+        f"{denied} {denied} done",
+        denied,
+    ]
 
 
-def test_without_landlock_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_landlock_restrict_returns_version_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landlock, "version", lambda: 0)
     assert landlock.restrict(["/"], [], tempfile.gettempdir()) == 0
 
 
-def test_rights_by_version() -> None:
+def test_the_number_of_rights_grows_with_the_version() -> None:
     """The kernel's documentation: 13 at first, then refer, truncate, and ioctl on devices."""
     assert landlock.RIGHTS[1:6] == (13, 14, 15, 15, 16)

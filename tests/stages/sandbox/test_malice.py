@@ -1,4 +1,4 @@
-"""Programs that mean harm do none; functions that forge their tests' verdict fail them."""
+"""Malicious programs do no harm outside their jail; candidates that forge their tests' verdict fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.stages.sandbox.forging_candidates import CANDIDATES, TESTS
 from tests.stages.sandbox.malicious_programs import PROGRAMS
 
 ALL = os.environ.get("INTRO2LLM_ALL_MALICE") == "1"
-"""Run all programs, for each user; otherwise a third of them."""
+"""Run all programs, as each user; otherwise every third."""
 
 STATUSES = ("ok", "error", "timeout", "memory", "output", "crash", "killed")
 EXPECTED = {
@@ -43,14 +43,13 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("user", ["root", "another user"])
-def test_programs_that_mean_harm_do_none(folder: Path, user: str) -> None:
+def test_malicious_programs_do_no_harm(folder: Path, user: str) -> None:
     if user == "root" and os.geteuid() != 0:
         pytest.skip("the tests do not run as root")
-    names = (
-        tuple(PROGRAMS)
-        if ALL
-        else (*EXPECTED, *(name for name in list(PROGRAMS)[::3] if name not in EXPECTED))
-    )
+    names = tuple(PROGRAMS)
+    if not ALL:
+        every_third = names[::3]
+        names = (*EXPECTED, *(name for name in every_third if name not in EXPECTED))
     found = malice.run_programs(folder, as_nobody=user != "root" and os.geteuid() == 0, names=names)
     if not found["complete"]:
         pytest.skip(found["isolation"])
@@ -59,24 +58,19 @@ def test_programs_that_mean_harm_do_none(folder: Path, user: str) -> None:
     assert len(PROGRAMS) >= 120
     assert len(names) >= 60
     assert found["effects"] == []
-    assert [
-        f"{name}: {outcome.stdout}" for name, outcome in outcomes.items() if "GOT" in outcome.stdout
-    ] == []
-    assert {
-        name: outcome.status for name, outcome in outcomes.items() if outcome.status not in STATUSES
-    } == {}
-    assert {
-        name: outcome.seconds for name, outcome in outcomes.items() if outcome.seconds > malice.TIMEOUT + 5
-    } == {}
+    for name, outcome in outcomes.items():
+        assert "GOT" not in outcome.stdout, f"{name}: {outcome.stdout}"
+        assert outcome.status in STATUSES, name
+        assert outcome.seconds <= malice.TIMEOUT + 5, name
     assert {name: outcomes[name].status for name in EXPECTED} == EXPECTED
 
 
 @pytest.mark.parametrize("user", ["root", "another user"])
-def test_threads_of_one_jail_leave_those_of_another(folder: Path, user: str) -> None:
-    """Threads are counted for each jail, not for all of them."""
+def test_threads_of_one_jail_do_not_limit_another(folder: Path, user: str) -> None:
+    """Threads are counted in each jail, not over all jails."""
     if user == "root" and os.geteuid() != 0:
         pytest.skip("the tests do not run as root")
-    found = malice.run_neighbours(folder, as_nobody=user != "root" and os.geteuid() == 0)
+    found = malice.run_greedy_and_honest(folder, as_nobody=user != "root" and os.geteuid() == 0)
     if not found["complete"]:
         pytest.skip(found["isolation"])
     greedy, honest = Outcome(*found["greedy"]), Outcome(*found["honest"])
@@ -123,7 +117,7 @@ def test_forged_verdicts_are_failures() -> None:
     assert [name for name, outcome in outcomes.items() if outcome.status == "broken"] == []
 
 
-def test_no_isolation_no_run(tmp_path: Path) -> None:
+def test_without_isolation_nothing_is_run(tmp_path: Path) -> None:
     missing = Isolation(False, "sandbox: missing: unshare: Operation not permitted")
     mark = tmp_path / "mark"
     program = f"open({str(mark)!r}, 'w')"

@@ -17,10 +17,10 @@ from stages.sandbox.sandbox import Isolation
 from tests.stages.sandbox.child_process import run_in_child
 
 
-def test_libraries_are_pythons_and_the_linkers() -> None:
-    found = mounts.find_library_folders()
-    assert str(Path(os.__file__).parent) in [os.path.normpath(path) for path in found]
-    assert all(os.path.exists(path) for path in found)
+def test_library_folders_exist_and_include_pythons() -> None:
+    folders = mounts.find_library_folders()
+    assert str(Path(os.__file__).parent) in [os.path.normpath(path) for path in folders]
+    assert all(os.path.exists(path) for path in folders)
 
 
 def test_modules_that_need_libraries_can_be_imported(isolation: Isolation) -> None:
@@ -30,14 +30,16 @@ def test_modules_that_need_libraries_can_be_imported(isolation: Isolation) -> No
     assert sandbox.run_program(program, timeout=20).stdout == "all\n"
 
 
-def test_there_is_nothing_else(isolation: Isolation) -> None:
+def test_a_jail_sees_no_other_files_of_the_host(isolation: Isolation) -> None:
     program = """
 import json, os, sys
-paths = ["/etc", "/proc/self", "/sys/kernel", "/usr/bin/env", "/bin/sh", "/var", "/boot", "/dev/shm", "/dev/tty"]
+paths = ["/etc", "/proc/self", "/sys/kernel", "/usr/bin/env", "/bin/sh", "/var", "/boot", "/dev/shm",
+         "/dev/tty"]
 library = os.path.dirname(os.__file__)
 packages = [os.path.join(library, name) for name in ("site-packages", "dist-packages")]
-print(json.dumps([[p for p in paths if os.path.exists(p)], [os.listdir(p) for p in packages if os.path.isdir(p)],
-                  os.getcwd(), os.listdir(), sorted(os.listdir("/tmp"))]))
+outside = [path for path in paths if os.path.exists(path)]
+packages = [os.listdir(path) for path in packages if os.path.isdir(path)]
+print(json.dumps([outside, packages, os.getcwd(), os.listdir(), sorted(os.listdir("/tmp"))]))
 """
     outside, packages, current, inside, scratch = json.loads(sandbox.run_program(program, timeout=20).stdout)
     assert outside == []
@@ -45,7 +47,7 @@ print(json.dumps([[p for p in paths if os.path.exists(p)], [os.listdir(p) for p 
     assert (current, inside, scratch) == ("/tmp", [], [])
 
 
-def test_the_disk_is_bounded(isolation: Isolation) -> None:
+def test_the_disk_of_a_jail_is_bounded(isolation: Isolation) -> None:
     program = """
 import errno, os
 try:
@@ -57,9 +59,10 @@ except OSError as error:
     assert sandbox.run_program(program, disk=2**20, timeout=20).stdout == "ENOSPC True\n"
 
 
-def test_devices(isolation: Isolation) -> None:
+def test_a_jail_has_the_devices_null_zero_and_urandom(isolation: Isolation) -> None:
     program = """
-print(open("/dev/zero", "rb").read(3), len(open("/dev/urandom", "rb").read(5)), open("/dev/null", "w").write("x"))
+print(open("/dev/zero", "rb").read(3), len(open("/dev/urandom", "rb").read(5)),
+      open("/dev/null", "w").write("x"))
 import os
 print(os.path.exists("/dev/random"), os.stat("/dev/null").st_rdev == os.makedev(1, 3))
 """
@@ -74,7 +77,7 @@ def test_libraries_may_lie_below_the_scratch_folder_and_be_linked(isolation: Iso
         (folder / "real" / "found.py").write_text("print('found')")
         (folder / "real" / "site-packages" / "hidden.py").write_text("")
         (folder / "link").symlink_to("real")
-        out = run_in_child(f"""
+        output = run_in_child(f"""
 import os, sys
 sys.path.append({str(folder / "link")!r})
 from stages.sandbox import mounts, namespaces
@@ -88,7 +91,7 @@ except OSError as error: print(error.strerror)
 """)
     finally:
         shutil.rmtree(folder)
-    assert out.splitlines() == ["found", "[] True", "Read-only file system"]
+    assert output.splitlines() == ["found", "[] True", "Read-only file system"]
     assert not os.path.exists("/tmp/mine")
 
 

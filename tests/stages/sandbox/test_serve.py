@@ -1,4 +1,4 @@
-"""A function in one jail, its tests in another."""
+"""`run_tests`: a function in one jail, its tests in another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def judge(candidate: str, check: str, prelude: str = "") -> Outcome:
     )
 
 
-def test_values_of_every_kind_go_and_come(isolation: Isolation) -> None:
+def test_plain_values_round_trip_between_tests_and_candidate(isolation: Isolation) -> None:
     check = """
 import math
 values = [None, True, 1, 10**5000, 1.5, 2j, "t", b"b", [1], (1,), {1: [2]}, {1}, frozenset([1]), range(3)]
@@ -32,7 +32,7 @@ def test_the_candidate_keeps_its_state(isolation: Isolation) -> None:
     assert judge(candidate, "f(1)\nassert f(2) == [1, 2]").status == "ok"
 
 
-def test_the_tests_find_the_prelude_and_the_proxy(isolation: Isolation) -> None:
+def test_the_tests_can_call_the_prelude_and_the_candidate(isolation: Isolation) -> None:
     prelude = "def double(x): return 2 * x\ndef f(x):\n    '''Doubles x.'''\n"
     candidate = "def f(x): return x + x"
     tests = "def check(candidate):\n    assert candidate(3) == double(3) == f(3)\n"
@@ -55,7 +55,9 @@ def test_the_tests_find_the_prelude_and_the_proxy(isolation: Isolation) -> None:
         ("raise KeyboardInterrupt", "RuntimeError", "KeyboardInterrupt"),
     ],
 )
-def test_errors_arrive(isolation: Isolation, body: str, kind: str, text: str) -> None:
+def test_errors_of_the_candidate_reach_the_tests(
+    isolation: Isolation, body: str, kind: str, text: str
+) -> None:
     check = (
         f"try: f('strict')\nexcept {kind} as error: assert {text!r} in str(error), error\nelse: assert False"
     )
@@ -98,7 +100,9 @@ def test_errors_arrive(isolation: Isolation, body: str, kind: str, text: str) ->
         ("import ctypes\ndef f(x): ctypes.string_at(0)", "crash", "crashed: SIGSEGV"),
     ],
 )
-def test_reasons_tell_failures_apart(isolation: Isolation, candidate: str, status: str, reason: str) -> None:
+def test_each_kind_of_failure_has_its_status_and_reason(
+    isolation: Isolation, candidate: str, status: str, reason: str
+) -> None:
     found = judge(candidate, "assert f(1) == 2, 'not 2'")
     assert (found.status, found.reason[: len(reason)]) == (status, reason)
 
@@ -109,7 +113,7 @@ def test_an_error_of_the_comparison_is_a_wrong_answer(isolation: Isolation) -> N
     assert "assert f(1) < 2 (TypeError: " in found.reason
 
 
-def test_tests_that_swallow_errors_do_not_swallow_an_end(isolation: Isolation) -> None:
+def test_tests_that_catch_every_error_cannot_hide_an_exit(isolation: Isolation) -> None:
     swallow = "for _ in range(3):\n    try: f(1)\n    except BaseException: pass"
     assert judge("def f(x): raise ValueError", swallow).status == "ok"
     assert judge("import os\ndef f(x): os._exit(0)", swallow).status == "error"
@@ -123,14 +127,14 @@ def test_values_that_the_tests_cannot_send_are_reported(isolation: Isolation, ch
     assert found.reason.startswith("the tests call f with a ")
 
 
-def test_broken_tests_are_not_the_candidates_fault(isolation: Isolation) -> None:
+def test_tests_that_fail_to_load_are_broken(isolation: Isolation) -> None:
     assert judge("def f(x): return x", "pass", prelude="1 / 0").status == "broken"
     found = sandbox.run_tests("def f(x): return x", "def check(f) pass", entry_point="f", timeout=20)
     assert (found.status, found.reason[:23]) == ("broken", "the tests are broken: S")
 
 
-def test_a_message_that_is_none_is_seen() -> None:
+def test_invalid_messages_are_recognised() -> None:
     messages = (["ready"], ["value", []], ["raised", "E", ""], ["failed", "E", "", "1"])
-    others = (1, [], [[]], ["value"], ["ready", 1], ["raised", "E", 1], ["call", 1, 2])
+    invalid = (1, [], [[]], ["value"], ["ready", 1], ["raised", "E", 1], ["call", 1, 2])
     assert all(serve._is_message(message) for message in messages)
-    assert not any(serve._is_message(other) for other in others)
+    assert not any(serve._is_message(message) for message in invalid)

@@ -1,4 +1,4 @@
-"""A jail from the inside: what a program finds, and how it ends."""
+"""A jail from the inside: the interpreter that a program gets, its limits, and how it ends."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ import os, sys
 names = [name for name in sys.modules if name.startswith(("stages", "jail"))]
 print((__name__, sys.argv, dict(os.environ), names, sys.stdin.read(), sorted(globals())))
 """
-    name, argv, environment, ours, said, names = ast.literal_eval(run(program).stdout)
-    assert (name, argv, environment, ours, said) == ("__main__", [""], {}, [], "")
+    name, argv, environment, our_modules, standard_input, names = ast.literal_eval(run(program).stdout)
+    assert (name, argv, environment, our_modules, standard_input) == ("__main__", [""], {}, [], "")
     assert set(names) >= {"__builtins__", "__name__", "names"}
     assert not [name for name in names if not name.startswith("__") and name not in ("names", "os", "sys")]
 
@@ -38,11 +38,11 @@ def test_sets_and_hashes_are_the_same_in_every_run(isolation: Isolation) -> None
     assert len({run("print(set('abcdefgh'), hash('text'))").stdout for _ in range(3)}) == 1
 
 
-def test_the_least_memory_is_enough_to_begin(isolation: Isolation) -> None:
+def test_the_smallest_memory_limit_is_enough_to_start(isolation: Isolation) -> None:
     assert run("import json, typing, collections; print(1)", memory=64 * MIB).status == "ok"
 
 
-def test_limits_are_set(isolation: Isolation) -> None:
+def test_memory_core_and_file_limits_are_set_in_the_jail_only(isolation: Isolation) -> None:
     program = (
         "import resource as r; print([r.getrlimit(w) for w in (r.RLIMIT_AS, r.RLIMIT_CORE, r.RLIMIT_NOFILE)])"
     )
@@ -51,7 +51,7 @@ def test_limits_are_set(isolation: Isolation) -> None:
     assert resource.getrlimit(resource.RLIMIT_AS)[0] != 128 * MIB
 
 
-def test_the_ends_of_a_program(isolation: Isolation) -> None:
+def test_outcomes_by_the_way_a_program_ends(isolation: Isolation) -> None:
     assert run("print('x')")[:3] == ("ok", 0, "x\n")
     assert run("import sys; sys.exit(3)")[:2] == ("error", 3)
     assert run("import sys; sys.exit('why')")[1:4] == (1, "", "why\n")
@@ -69,11 +69,11 @@ def test_a_traceback_shows_the_program_only(isolation: Isolation) -> None:
     assert run("x = (").reason.startswith("raised SyntaxError: ")
 
 
-def test_future_imports_of_ours_are_not_the_programs(isolation: Isolation) -> None:
+def test_a_program_does_not_inherit_our_future_imports(isolation: Isolation) -> None:
     assert run("def f(x: 1 + 1): pass\nprint(f.__annotations__)").stdout == "{'x': 2}\n"
 
 
-def test_descriptors_are_the_three(isolation: Isolation) -> None:
+def test_only_the_three_standard_descriptors_are_open(isolation: Isolation) -> None:
     program = "import os\nfor fd in range(200):\n try: os.fstat(fd); print(fd)\n except OSError: pass"
     assert run(program).stdout.split() == ["0", "1", "2"]
 
@@ -84,24 +84,25 @@ def test_no_process_outlives_its_starter(isolation: Isolation, victim: str) -> N
     code = "from stages.sandbox import sandbox; sandbox.run_program('while True: pass', timeout=60)"
     supervisor = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     try:
-        jail = _wait_for(supervisor.pid, 2)
+        jail = _wait_for_descendants(supervisor.pid, 2)
         os.kill(supervisor.pid if victim == "supervisor" else jail[0], signal.SIGKILL)
         supervisor.wait(20)
         end = time.monotonic() + 10
-        while (left := [pid for pid in jail if _runs(pid)]) and time.monotonic() < end:
+        while (alive := [pid for pid in jail if _is_running(pid)]) and time.monotonic() < end:
             time.sleep(0.01)
-        assert left == []
+        assert alive == []
     finally:
         supervisor.kill()
         supervisor.wait()
 
 
-def _wait_for(pid: int, count: int) -> list[int]:
-    """The descendants of a process, when there are so many, the eldest first."""
+def _wait_for_descendants(pid: int, count: int) -> list[int]:
+    """Wait until a process has `count` descendants, and return them, the eldest first."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         found, parents = [], [pid]
-        while parents := [child for parent in parents for child in _children(parent)]:
+        while parents:
+            parents = [child for parent in parents for child in _child_processes(parent)]
             found += parents
         if len(found) >= count:
             return found
@@ -109,14 +110,14 @@ def _wait_for(pid: int, count: int) -> list[int]:
     raise AssertionError("no jail was started")
 
 
-def _children(pid: int) -> list[int]:
+def _child_processes(pid: int) -> list[int]:
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -22,7 +22,7 @@ LIMITS = Limits(128 * MIB, 1000, MIB, 20.0)
 
 
 @contextmanager
-def started(program: str, limits: Limits = LIMITS, isolated: bool = True) -> Iterator[Jail]:
+def open_jail(program: str, limits: Limits = LIMITS, isolated: bool = True) -> Iterator[Jail]:
     jail = supervisor.start_jail(
         {"role": "program", "program": program}, limits, isolated=isolated, capture=True
     )
@@ -32,8 +32,8 @@ def started(program: str, limits: Limits = LIMITS, isolated: bool = True) -> Ite
         supervisor.end_jail(jail)
 
 
-def test_it_captures_both_outputs_and_the_exit_code(isolation: Isolation) -> None:
-    with started("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)") as jail:
+def test_outputs_and_exit_code_are_captured(isolation: Isolation) -> None:
+    with open_jail("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)") as jail:
         ending = supervisor.supervise([jail], LIMITS)
         assert ending.cause == "ended"
         assert 0 < ending.seconds < 20
@@ -44,10 +44,10 @@ def test_it_captures_both_outputs_and_the_exit_code(isolation: Isolation) -> Non
 
 
 @pytest.mark.parametrize("isolated", [True, False])
-def test_the_time_is_bounded(isolation: Isolation, isolated: bool) -> None:
+def test_the_time_of_a_jail_is_bounded(isolation: Isolation, isolated: bool) -> None:
     limits = LIMITS._replace(timeout=0.3)
-    begun = time.monotonic()
-    with started(
+    start = time.monotonic()
+    with open_jail(
         "import signal\nfor n in (1, 2, 15): signal.signal(n, lambda *_: 0)\nwhile True: pass",
         limits,
         isolated,
@@ -56,34 +56,34 @@ def test_the_time_is_bounded(isolation: Isolation, isolated: bool) -> None:
         assert ending.cause == "timeout"
         assert 0.3 <= ending.seconds < 5
         supervisor.end_jail(jail)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - start < 20
 
 
 @pytest.mark.parametrize("stream", ["1", "2"])
 @pytest.mark.parametrize("isolated", [True, False])
-def test_the_output_is_bounded(isolation: Isolation, isolated: bool, stream: str) -> None:
-    with started(f"import os\nwhile True: os.write({stream}, b'x' * 999)", isolated=isolated) as jail:
+def test_the_output_of_a_jail_is_bounded(isolation: Isolation, isolated: bool, stream: str) -> None:
+    with open_jail(f"import os\nwhile True: os.write({stream}, b'x' * 999)", isolated=isolated) as jail:
         assert supervisor.supervise([jail], LIMITS).cause == "output"
         name = {"1": "stdout", "2": "stderr"}[stream]
         assert jail.captured[name] == b"x" * LIMITS.output
 
 
-def test_exactly_the_bound_is_not_too_much(isolation: Isolation) -> None:
-    with started(f"print('x' * {LIMITS.output}, end='')") as jail:
+def test_output_of_exactly_the_limit_is_accepted(isolation: Isolation) -> None:
+    with open_jail(f"print('x' * {LIMITS.output}, end='')") as jail:
         assert supervisor.supervise([jail], LIMITS).cause == "ended"
         assert len(jail.captured["stdout"]) == LIMITS.output
 
 
-def test_enough_ends_it(isolation: Isolation) -> None:
-    with started("print('x', flush=True)\nwhile True: pass") as jail:
+def test_a_true_condition_ends_the_supervision(isolation: Isolation) -> None:
+    with open_jail("print('x', flush=True)\nwhile True: pass") as jail:
         assert supervisor.supervise([jail], LIMITS, lambda: bool(jail.captured["stdout"])).cause == "enough"
         supervisor.end_jail(jail)
         assert supervisor.read_control(jail)["end"] == -signal.SIGKILL
 
 
-def test_an_end_in_the_middle_of_it_leaves_nothing(isolation: Isolation) -> None:
+def test_a_jail_ended_early_leaves_no_process(isolation: Isolation) -> None:
     """As when the user interrupts."""
-    with started("while True: pass") as jail:
+    with open_jail("while True: pass") as jail:
         while b"\n" not in jail.captured["control"]:
             jail.captured["control"].extend(os.read(jail.pipes["control"], 1000))
     assert jail.process.returncode == -signal.SIGKILL
@@ -91,10 +91,10 @@ def test_an_end_in_the_middle_of_it_leaves_nothing(isolation: Isolation) -> None
     supervisor.end_jail(jail)
 
 
-def test_without_isolation_children_die_too() -> None:
+def test_without_isolation_child_processes_are_killed_too() -> None:
     program = "import subprocess, sys\n"
     program += "print(subprocess.Popen([sys.executable, '-c', 'while True: pass']).pid, flush=True)"
-    with started(program, isolated=False) as jail:
+    with open_jail(program, isolated=False) as jail:
         supervisor.supervise([jail], LIMITS)
         child = int(jail.captured["stdout"])
     end = time.monotonic() + 10
@@ -111,7 +111,7 @@ def _state(pid: int) -> str:
         return ""
 
 
-def test_nothing_is_leaked_when_it_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_start_leaks_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     before = len(os.listdir("/proc/self/fd"))
     read, write = os.pipe()
     monkeypatch.setattr(sys, "executable", "/no/such/python")
@@ -124,18 +124,18 @@ def test_nothing_is_leaked_when_it_cannot_start(monkeypatch: pytest.MonkeyPatch)
 def test_a_jail_that_cannot_be_made_says_why_and_runs_nothing() -> None:
     """The setup asks for what setrlimit refuses."""
     limits = LIMITS._replace(memory=-(2**70))
-    with started("print('run')", limits) as jail:
+    with open_jail("print('run')", limits) as jail:
         assert supervisor.supervise([jail], LIMITS).cause == "ended"
         assert "ready" not in supervisor.read_control(jail)
         assert supervisor.read_control(jail)["missing"]
         assert jail.captured["stdout"] == b""
 
 
-def test_threads_have_jails_of_their_own(isolation: Isolation) -> None:
+def test_several_threads_can_run_jails_at_once(isolation: Isolation) -> None:
     descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
 
     def run(number: int) -> bytes:
-        with started(f"print({number})") as jail:
+        with open_jail(f"print({number})") as jail:
             supervisor.supervise([jail], LIMITS)
             return bytes(jail.captured["stdout"])
 
@@ -145,11 +145,11 @@ def test_threads_have_jails_of_their_own(isolation: Isolation) -> None:
     assert threading.active_count() == threads
 
 
-def test_another_system_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_other_than_linux_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(SandboxMissingError, match="Linux; this is darwin"):
         supervisor.start_jail({}, LIMITS, isolated=False)
 
 
-def test_the_error_is_a_runtime_error() -> None:
+def test_sandbox_missing_error_is_an_os_error() -> None:
     assert issubclass(SandboxMissingError, OSError)

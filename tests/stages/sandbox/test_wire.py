@@ -1,4 +1,4 @@
-"""Plain values on the wire."""
+"""`wire`: plain values are encoded as lines of JSON, and decoded again."""
 
 from __future__ import annotations
 
@@ -15,24 +15,31 @@ from hypothesis import strategies as st
 from stages.sandbox.wire import DEEPEST, LONGEST, decode, encode, receive, send
 
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.integers(-(2**200), 2**200), st.floats(), st.text(), st.binary(),
-    st.complex_numbers(), st.characters(codec=None, categories=["Cs"]),
+    st.none(), st.booleans(), st.integers(), st.integers(-(2**200), 2**200), st.floats(), st.text(),
+    st.binary(), st.complex_numbers(), st.characters(codec=None, categories=["Cs"]),
     st.builds(range, st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 9)),
 )  # fmt: skip
-HASHABLE = st.recursive(SCALARS, lambda x: st.one_of(st.lists(x).map(tuple), st.frozensets(x)), max_leaves=6)
+HASHABLE = st.recursive(
+    SCALARS, lambda parts: st.one_of(st.lists(parts).map(tuple), st.frozensets(parts)), max_leaves=6
+)
 VALUES = st.recursive(
     HASHABLE,
-    lambda x: st.one_of(st.lists(x), st.lists(x).map(tuple), st.dictionaries(HASHABLE, x), st.sets(HASHABLE)),
+    lambda parts: st.one_of(
+        st.lists(parts), st.lists(parts).map(tuple), st.dictionaries(HASHABLE, parts), st.sets(HASHABLE)
+    ),
 )
 
 
 INVALID_LINES = (
     b"", b"x", b"[", b"[1,]", b"NaN", b"Infinity", b"-Infinity", b"1e999", b"1" * 30, b'{"tuple":1}', b"{}",
-    b'{"tuple":[],"list":[]}', b'{"eval":"1"}', b'{"__reduce__":[]}', b'{"set":[[]]}', b'{"dict":[[1]]}',
-    b'{"dict":[[[],1]]}', b'{"dict":{"a":1}}', b'{"int":"7"}', b'{"int":7}', b'{"int":"0x7"}', b'{"int":" 0x1"}',
+    b'{"tuple":[],"list":[]}', b'{"eval":"1"}', b'{"__reduce__":[]}', b'{"set":[[]]}',
+    b'{"dict":[[1]]}',
+    b'{"dict":[[[],1]]}', b'{"dict":{"a":1}}', b'{"int":"7"}', b'{"int":7}', b'{"int":"0x7"}',
+    b'{"int":" 0x1"}',
     b'{"float":"1.0"}', b'{"float":1.0}', b'{"complex":[1,2]}', b'{"complex":[1.0]}', b'{"complex":"ab"}',
     b'{"range":[1,2]}', b'{"range":[1,2,0]}', b'{"range":["a",1,1]}', b'{"bytes":"0g"}', b'{"bytes":[1]}',
-    b"[" * 10**5 + b"]" * 10**5, b"\xff", "\u00e9".encode(), b'"' + "\u00e9".encode() + b'"', b"1 2", b'{"a":1',
+    b"[" * 10**5 + b"]" * 10**5, b"\xff", "\u00e9".encode(), b'"' + "\u00e9".encode() + b'"',
+    b"1 2", b'{"a":1',
     b'"\x00"',
 )  # fmt: skip
 
@@ -57,7 +64,7 @@ class Colour(enum.IntEnum):
 
 
 @given(VALUES)
-def test_round_trips(value: Any) -> None:
+def test_a_plain_value_round_trips(value: Any) -> None:
     line = encode(value)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
@@ -79,13 +86,13 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return _equal(list(a.items()), list(b.items()))
     if isinstance(a, (set, frozenset)):
-        left = list(b)
+        unmatched = list(b)
         for x in a:
-            found = next((i for i, y in enumerate(left) if _equal(x, y)), None)
+            found = next((i for i, y in enumerate(unmatched) if _equal(x, y)), None)
             if found is None:
                 return False
-            del left[found]
-        return not left
+            del unmatched[found]
+        return not unmatched
     return a == b
 
 
@@ -94,7 +101,7 @@ def _equal(a: Any, b: Any) -> bool:
     [True, 1, 1.0, -0.0, 1 << 20000, -(2**63), 2**63 - 1, float("-inf"), b"", "\ud800", {}],
     ids=lambda _: "",
 )
-def test_types_and_signs_are_kept(value: Any) -> None:
+def test_types_and_the_sign_of_zero_round_trip(value: Any) -> None:
     again = decode(encode(value))
     assert type(again) is type(value)
     assert again == value
@@ -123,15 +130,15 @@ def test_a_subclass_becomes_the_plain_value_that_it_holds(value: Any, plain: Any
 @pytest.mark.parametrize(
     "value", [object(), iter([]), (x for x in ""), len, int, {}.keys(), [object()], {1: print}]
 )
-def test_other_things_are_refused_by_name(value: Any) -> None:
+def test_values_of_other_types_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="which is no plain value"):
         encode(value)
 
 
 def test_objects_that_imitate_an_int_are_refused() -> None:
-    liar = type("Liar", (), {"__class__": int})()
+    imitation = type("Liar", (), {"__class__": int})()
     with pytest.raises(ValueError, match="a Liar, which is no plain value"):
-        encode(liar)
+        encode(imitation)
 
 
 def test_depth_and_size_are_bounded() -> None:
@@ -160,20 +167,20 @@ def test_depth_and_size_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("line", INVALID_LINES)
-def test_values_that_cannot_be_written_are_not_read(line: bytes) -> None:
+def test_lines_that_encode_never_writes_are_refused(line: bytes) -> None:
     with pytest.raises(ValueError):
         decode(line)
 
 
 @given(st.binary(max_size=40))
-def test_noise_is_read_or_refused(line: bytes) -> None:
+def test_random_bytes_raise_no_other_error_than_value_error(line: bytes) -> None:
     try:
         decode(line)
     except ValueError:
         return
 
 
-def test_lines_come_through_a_pipe_one_by_one() -> None:
+def test_receive_returns_the_lines_of_a_pipe_one_by_one() -> None:
     read, write = os.pipe()
     pending = bytearray()
     send(write, b"one\ntwo\nthr")

@@ -1,4 +1,4 @@
-"""Text becomes tokens once; what cannot be read is named with its place and the way out."""
+"""`corpus.prepare`: text is tokenized once and reused; unreadable data is named with its place and a fix."""
 
 from __future__ import annotations
 
@@ -17,64 +17,62 @@ from stages.run.options.pretrain import PretrainOptions
 from tests.stages.small import write_text
 
 
-def options(tmp_path: Path, **changes: Any) -> PretrainOptions:
+def make_options(tmp_path: Path, **changes: Any) -> PretrainOptions:
     chosen: dict[str, Any] = {"data_path": str(tmp_path / "text"), "output_dir": str(tmp_path / "run")}
     return PretrainOptions(**(chosen | changes))
 
 
-def silent(text: str) -> None:
-    """Says nothing."""
+def say_nothing(text: str) -> None:
+    """Ignore a message."""
 
 
-def test_every_character_is_in_one_part(tmp_path: Path) -> None:
+def test_every_character_is_in_exactly_one_split(tmp_path: Path) -> None:
     text = write_text(tmp_path / "text")
-    made = prepare(options(tmp_path), 300, silent)
+    prepared = prepare(make_options(tmp_path), 300, say_nothing)
     parts = [
-        made.tokenizer.decode(store.tokens.tolist(), skip_special=True)
-        for store in (made.train, made.held_out)
+        prepared.tokenizer.decode(store.tokens.tolist(), skip_special=True)
+        for store in (prepared.train, prepared.held_out)
     ]
     assert parts[1] == (tmp_path / "run" / "data" / "held_out.txt").read_text()
-    assert made.held_out_bytes == len(parts[1].encode())
+    assert prepared.held_out_bytes == len(parts[1].encode())
     whole = "".join(path.read_text() for path in sorted(text.iterdir()))
     assert sorted("".join(parts)) == sorted(whole)
-    end = tokenizers.special_id(made.tokenizer, "<|endoftext|>")
-    assert (made.train.tokens == end).sum() == 6
+    end = tokenizers.special_id(prepared.tokenizer, "<|endoftext|>")
+    assert (prepared.train.tokens == end).sum() == 6  # one for each document
 
 
-def test_done_before_it_is_only_opened(tmp_path: Path) -> None:
+def test_prepared_data_is_reopened_without_tokenizing_again(tmp_path: Path) -> None:
     write_text(tmp_path / "text")
-    made = prepare(options(tmp_path), 300, silent)
-    said: list[str] = []
-    again = prepare(options(tmp_path), 300, said.append)
-    assert said == []
-    assert again.train.digest == made.train.digest == reopen(tmp_path / "run").train.digest
-    assert again.held_out_bytes == made.held_out_bytes
-    assert again.tokenizer.spec == made.tokenizer.spec
+    prepared = prepare(make_options(tmp_path), 300, say_nothing)
+    messages: list[str] = []
+    reopened = prepare(make_options(tmp_path), 300, messages.append)
+    assert messages == []
+    assert reopened.train.digest == prepared.train.digest == reopen(tmp_path / "run").train.digest
+    assert reopened.held_out_bytes == prepared.held_out_bytes
+    assert reopened.tokenizer.spec == prepared.tokenizer.spec
 
 
-def test_unfinished_data_of_a_killed_run_is_made_again(
+def test_unfinished_data_of_a_killed_run_is_prepared_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_text(tmp_path / "text")
 
-    def killed(*_: Any) -> None:
+    def kill(*_: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(corpus.files, "write_json", killed)
+        patch.setattr(corpus.files, "write_json", kill)
         with pytest.raises(KeyboardInterrupt):
-            prepare(options(tmp_path), 270, silent)
-    made = prepare(options(tmp_path), 300, silent)
-    assert (
-        made.train.digest
-        == prepare(options(tmp_path, output_dir=str(tmp_path / "new")), 300, silent).train.digest
-    )
+            prepare(make_options(tmp_path), 270, say_nothing)
+    prepared = prepare(make_options(tmp_path), 300, say_nothing)
+    uninterrupted = prepare(make_options(tmp_path, output_dir=str(tmp_path / "new")), 300, say_nothing)
+    assert prepared.train.digest == uninterrupted.train.digest
 
 
-def test_other_data_or_another_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
+def test_changed_data_or_tokenizer_is_refused_and_its_flag_named(tmp_path: Path) -> None:
     write_text(tmp_path / "text")
     write_text(tmp_path / "other", documents=7)
-    prepare(options(tmp_path), 300, silent)
+    prepare(make_options(tmp_path), 300, say_nothing)
     before = (tmp_path / "run" / "tokenizer.json").read_bytes()
     given = tokenizers.save(tokenizers.train(["low"], 262), tmp_path / "given.json")
     for changes in (
@@ -82,54 +80,57 @@ def test_other_data_or_another_tokenizer_is_refused_by_name(tmp_path: Path) -> N
         {"tokenizer_path": str(given)},
         {"held_out": 0.2},
     ):
-        with pytest.raises(ValueError, match=f"--{next(iter(changes))} was"):
-            prepare(options(tmp_path, **changes), 300, silent)
+        (flag,) = changes
+        with pytest.raises(ValueError, match=f"--{flag} was"):
+            prepare(make_options(tmp_path, **changes), 300, say_nothing)
     assert (tmp_path / "run" / "tokenizer.json").read_bytes() == before
 
 
 def test_a_given_tokenizer_is_copied_and_used(tmp_path: Path) -> None:
     write_text(tmp_path / "text")
     given = tokenizers.save(tokenizers.train(["low lower lowest"], 264), tmp_path / "given.json")
-    made = prepare(options(tmp_path, tokenizer_path=str(given)), 300, silent)
-    assert made.tokenizer.spec == tokenizers.load(given).spec
-    assert made.train.vocab_size == tokenizers.vocabulary_size(made.tokenizer)
+    prepared = prepare(make_options(tmp_path, tokenizer_path=str(given)), 300, say_nothing)
+    assert prepared.tokenizer.spec == tokenizers.load(given).spec
+    assert prepared.train.vocab_size == tokenizers.vocabulary_size(prepared.tokenizer)
 
 
-def test_a_tokenizer_that_someone_put_there_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_tokenizer_that_no_run_made_is_not_overwritten(tmp_path: Path) -> None:
     write_text(tmp_path / "text")
-    found = tokenizers.save(tokenizers.train(["low lower"], 262), tmp_path / "run")
+    existing = tokenizers.save(tokenizers.train(["low lower"], 262), tmp_path / "run")
     with pytest.raises(
         ValueError, match=r"tokenizer\.json is there already, and no run made it: use it with"
     ):
-        prepare(options(tmp_path), 300, silent)
-    made = prepare(options(tmp_path, tokenizer_path=str(found)), 300, silent)
-    assert made.tokenizer.spec == tokenizers.load(found).spec
+        prepare(make_options(tmp_path), 300, say_nothing)
+    prepared = prepare(make_options(tmp_path, tokenizer_path=str(existing)), 300, say_nothing)
+    assert prepared.tokenizer.spec == tokenizers.load(existing).spec
 
 
-@pytest.mark.parametrize("inside", ["text", "text/run", "text/deep/run"])
-def test_a_run_inside_its_text_is_refused(inside: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("output_dir", ["text", "text/run", "text/deep/run"])
+def test_an_output_folder_inside_the_text_is_refused(output_dir: str, tmp_path: Path) -> None:
     write_text(tmp_path / "text")
     with pytest.raises(ValueError, match=r"lies inside --data_path .*; choose an --output_dir outside"):
-        prepare(options(tmp_path, output_dir=str(tmp_path / inside)), 300, silent)
-    assert not (tmp_path / inside / "data").exists()
+        prepare(make_options(tmp_path, output_dir=str(tmp_path / output_dir)), 300, say_nothing)
+    assert not (tmp_path / output_dir / "data").exists()
 
 
-def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_without_an_end_of_text_token_is_refused(tmp_path: Path) -> None:
     write_text(tmp_path / "text")
     given = tokenizers.save(tokenizers.train(["low"], 262, special_tokens=["<|x|>"]), tmp_path / "given.json")
     with pytest.raises(ValueError, match=r"the tokenizer has none of <\|endoftext\|>"):
-        prepare(options(tmp_path, tokenizer_path=str(given)), 300, silent)
+        prepare(make_options(tmp_path, tokenizer_path=str(given)), 300, say_nothing)
 
 
-def test_rows_are_read_by_their_column(tmp_path: Path) -> None:
+def test_text_is_read_from_the_column_that_field_names(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"body": f"text number {i}\n" * 3}) + "\n" for i in range(200)))
-    made = prepare(options(tmp_path, data_path=str(path), field="body"), 280, silent)
-    assert len(made.train.ends) + len(made.held_out.ends) == 200
+    prepared = prepare(make_options(tmp_path, data_path=str(path), field="body"), 280, say_nothing)
+    assert len(prepared.train.ends) + len(prepared.held_out.ends) == 200
     with pytest.raises(
         ValueError, match=r"rows\.jsonl:1: expected a text in 'text'.*name by --field the.*--on_bad skip"
     ):
-        prepare(options(tmp_path, data_path=str(path), output_dir=str(tmp_path / "new")), 280, silent)
+        prepare(
+            make_options(tmp_path, data_path=str(path), output_dir=str(tmp_path / "new")), 280, say_nothing
+        )
 
 
 def test_bad_rows_are_listed_and_skipped(tmp_path: Path) -> None:
@@ -137,22 +138,24 @@ def test_bad_rows_are_listed_and_skipped(tmp_path: Path) -> None:
     path.write_text(
         "".join(json.dumps({"text": f"text number {i}\n" * 3}) + "\n" for i in range(50)) + "{broken\n"
     )
-    said: list[str] = []
-    prepare(options(tmp_path, data_path=str(path), on_bad="skip"), 280, said.append)
-    assert said[-1] == f"data: 1 rows or files skipped, see {tmp_path / 'run' / 'data' / 'bad_rows.jsonl'}"
-    (noted,) = (tmp_path / "run" / "data" / "bad_rows.jsonl").read_text().splitlines()
-    assert json.loads(noted)["name"] == f"{path}:51"
+    messages: list[str] = []
+    prepare(make_options(tmp_path, data_path=str(path), on_bad="skip"), 280, messages.append)
+    assert (
+        messages[-1] == f"data: 1 rows or files skipped, see {tmp_path / 'run' / 'data' / 'bad_rows.jsonl'}"
+    )
+    (bad_row,) = (tmp_path / "run" / "data" / "bad_rows.jsonl").read_text().splitlines()
+    assert json.loads(bad_row)["name"] == f"{path}:51"
 
 
-def test_filters_report_the_dropped_documents(tmp_path: Path) -> None:
+def test_the_filter_reports_the_dropped_documents(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.mkdir()
-    words = [name for name in dir(builtins) if name.isalpha()]
+    names = [name for name in dir(builtins) if name.isalpha()]
     for i in range(8):
-        (text / f"{i}.txt").write_text(" ".join(words[i * 7 : i * 7 + 60]) + "\n")
+        (text / f"{i}.txt").write_text(" ".join(names[i * 7 : i * 7 + 60]) + "\n")
     (text / "short.txt").write_text("short")
     (text / "twice.txt").write_text((text / "0.txt").read_text())
-    prepare(options(tmp_path, filter=True), 280, silent)
+    prepare(make_options(tmp_path, filter=True), 280, say_nothing)
     report = (tmp_path / "run" / "data" / "dropped.txt").read_text()
     assert "length" in report
     assert "short.txt" in report
@@ -160,7 +163,7 @@ def test_filters_report_the_dropped_documents(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "words"),
+    ("name", "data", "message"),
     [
         ("empty.txt", b"", "there is no text in it"),
         ("blank.txt", b" \n\n", "there is no text in it"),
@@ -178,13 +181,17 @@ def test_filters_report_the_dropped_documents(tmp_path: Path) -> None:
         ("broken.jsonl", b'{"text": "x"}\n{"text\n', r"broken\.jsonl:2: expected one JSON object"),
     ],
 )
-def test_bad_text_is_named(name: str, data: bytes, words: str, tmp_path: Path) -> None:
+def test_unreadable_text_is_refused_with_its_reason(
+    name: str, data: bytes, message: str, tmp_path: Path
+) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(ValueError, match=words):
-        prepare(options(tmp_path, data_path=str(tmp_path / name)), 300, silent)
+    with pytest.raises(ValueError, match=message):
+        prepare(make_options(tmp_path, data_path=str(tmp_path / name)), 300, say_nothing)
     (tmp_path / name).write_text("".join(f"better text {i}\n" for i in range(200)))
-    if name.endswith(".txt"):  # what failed leaves nothing in the way
-        assert len(prepare(options(tmp_path, data_path=str(tmp_path / name)), 300, silent).train.tokens)
+    if name.endswith(".txt"):  # the failed attempt does not block the next one
+        assert len(
+            prepare(make_options(tmp_path, data_path=str(tmp_path / name)), 300, say_nothing).train.tokens
+        )
 
 
 def test_a_vocabulary_smaller_than_its_alphabet_is_refused(tmp_path: Path) -> None:
@@ -192,86 +199,90 @@ def test_a_vocabulary_smaller_than_its_alphabet_is_refused(tmp_path: Path) -> No
     with pytest.raises(
         ValueError, match=r"vocab_size is 100, but the alphabet \(256\) and the special tokens \(4\)"
     ):
-        prepare(options(tmp_path), 100, silent)
+        prepare(make_options(tmp_path), 100, say_nothing)
 
 
-def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file or folder"):
-        prepare(options(tmp_path, data_path=str(tmp_path / "nothing")), 300, silent)
+        prepare(make_options(tmp_path, data_path=str(tmp_path / "nothing")), 300, say_nothing)
     write_text(tmp_path / "text")
     with pytest.raises(FileNotFoundError, match=r"nothing\.json"):
-        prepare(options(tmp_path, tokenizer_path=str(tmp_path / "nothing.json")), 300, silent)
+        prepare(make_options(tmp_path, tokenizer_path=str(tmp_path / "nothing.json")), 300, say_nothing)
 
 
-def test_a_tokenizer_learns_from_so_much_text_at_most(
+def test_the_tokenizer_is_trained_on_a_bounded_number_of_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[str] = []
+    training_texts: list[str] = []
 
     def train(texts: Any, size: int) -> tokenizers.Tokenizer:
-        seen.extend(texts)
+        training_texts.extend(texts)
         return original(["low lower"], 262)
 
     original = tokenizers.train
     monkeypatch.setattr(corpus, "TOKENIZER_CHARACTERS", 2000)
     monkeypatch.setattr(corpus.tokenizers, "train", train)
     write_text(tmp_path / "text")
-    prepare(options(tmp_path), 300, silent)
-    assert len(seen) == 2
+    prepare(make_options(tmp_path), 300, say_nothing)
+    assert len(training_texts) == 2
 
 
 def test_progress_is_reported_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, said = [0.0], []
+    now, messages = [0.0], []
     monkeypatch.setattr(corpus.time, "monotonic", lambda: now[0])
-    report = corpus._report_progress(said.append)
+    report = corpus._report_progress(messages.append)
     for second in range(25):
         now[0] = float(second)
         report(corpus.Progress(second, 1000 * second, second))
-    assert said == ["data: 11,000 characters, 11 tokens so far", "data: 22,000 characters, 22 tokens so far"]
+    assert messages == [
+        "data: 11,000 characters, 11 tokens so far",
+        "data: 22,000 characters, 22 tokens so far",
+    ]
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda path: path.write_bytes(bytes(len(path.read_bytes()))), Path.unlink]
+    "damage",
+    [lambda path: path.write_bytes(bytes(len(path.read_bytes()))), Path.unlink],
+    ids=["zeroed", "deleted"],
 )
-def test_tokens_that_were_changed_are_not_trained_on(damage: Any, tmp_path: Path) -> None:
+def test_damaged_or_deleted_tokens_are_refused(damage: Any, tmp_path: Path) -> None:
     write_text(tmp_path / "text")
-    made = prepare(options(tmp_path), 300, silent)
-    tokens = made.train.tokens.copy()
+    prepared = prepare(make_options(tmp_path), 300, say_nothing)
+    tokens = prepared.train.tokens.copy()
     damage(tmp_path / "run" / "data" / "train" / "tokens.bin")
     with pytest.raises(
         ValueError, match=r"tokens\.bin is .*: rm -r \S+/run/data \S+/run/tokenizer\.json and"
     ):
-        prepare(options(tmp_path), 300, silent)
+        prepare(make_options(tmp_path), 300, say_nothing)
     shutil.rmtree(tmp_path / "run" / "data")
     (tmp_path / "run" / "tokenizer.json").unlink()
-    assert (prepare(options(tmp_path), 300, silent).train.tokens == tokens).all()
+    assert (prepare(make_options(tmp_path), 300, say_nothing).train.tokens == tokens).all()
 
 
-def test_a_large_store_is_not_verified_which_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_store_is_reported_as_not_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_text(tmp_path / "text")
-    prepare(options(tmp_path), 300, silent)
+    prepare(make_options(tmp_path), 300, say_nothing)
     monkeypatch.setattr(corpus, "VERIFIED", 1)
-    said: list[str] = []
-    prepare(options(tmp_path), 300, said.append)
-    assert [line.split(" and ")[1] for line in said] == ["was not verified"] * 2
+    messages: list[str] = []
+    prepare(make_options(tmp_path), 300, messages.append)
+    assert [line.split(" and ")[1] for line in messages] == ["was not verified"] * 2
 
 
-def test_an_empty_corpus_names_the_filter_that_dropped_all(tmp_path: Path) -> None:
+def test_an_empty_corpus_names_the_filter_or_the_unreadable_rows(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "short"}\n' * 3)
     with pytest.raises(
         ValueError, match=r"--filter dropped by length: 3 documents, see \S+dropped\.txt; give files"
     ):
-        prepare(options(tmp_path, data_path=str(path), filter=True), 300, silent)
+        prepare(make_options(tmp_path, data_path=str(path), filter=True), 300, say_nothing)
     assert (tmp_path / "run" / "data" / "dropped.txt").exists()
     path.write_text('{"body": "long enough"}\n' * 3)
     with pytest.raises(
         ValueError,
-        match=r"3 rows or files could not be read, see \S+bad_rows\.jsonl: .* by --field .* \(3 times\); give",
+        match=r"3 rows or files could not be read, see \S+bad_rows\.jsonl: "
+        r".* by --field .* \(3 times\); give",
     ):
-        prepare(options(tmp_path, data_path=str(path), on_bad="skip"), 300, silent)
+        prepare(make_options(tmp_path, data_path=str(path), on_bad="skip"), 300, say_nothing)
     assert len((tmp_path / "run" / "data" / "bad_rows.jsonl").read_text().splitlines()) == 3
 
 

@@ -15,7 +15,7 @@ def flags(path: Path, **changes: Any) -> PretrainOptions:
     return PretrainOptions(data_path=str(path), **changes)
 
 
-def test_dropped_documents_are_listed_only_if_there_is_a_folder(tmp_path: Path) -> None:
+def test_dropped_documents_are_listed_only_with_an_output_folder(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "one"}\n{"text": 2}\n')
     (tmp_path / "data").mkdir()
@@ -32,7 +32,7 @@ def test_dropped_documents_are_listed_only_if_there_is_a_folder(tmp_path: Path) 
     assert documents.summarize_reports(tmp_path) == ""
 
 
-def test_a_filter_that_kept_all_took_nothing(tmp_path: Path) -> None:
+def test_a_filter_that_keeps_every_document_reports_nothing(tmp_path: Path) -> None:
     path = tmp_path / "one.txt"
     path.write_text("Every word of this text stands here just once, and it is long enough.\n")
     (tmp_path / "data").mkdir()
@@ -40,7 +40,7 @@ def test_a_filter_that_kept_all_took_nothing(tmp_path: Path) -> None:
     assert documents.summarize_reports(tmp_path) == ""
 
 
-def test_a_bad_row_names_flags(tmp_path: Path) -> None:
+def test_a_bad_row_is_refused_and_the_flags_that_help_are_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"body": "x"}\n')
     with pytest.raises(

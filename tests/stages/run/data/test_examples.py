@@ -1,4 +1,4 @@
-"""Rows from files or made here, split so that nothing is in both parts."""
+"""`examples.read`: rows from a file or generated ones, split so that no row is in both parts."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from data_pipes.chat.chat import ChatTemplate, chat_template
 from stages.run.data import examples
 from tests.data_pipes.chats import tokenizer
 
-WORDS, TEMPLATE = tokenizer(), chat_template()
+TOKENIZER, TEMPLATE = tokenizer(), chat_template()
 
 
 def read(tmp_path: Path, rows: list[dict], kind: str = "CONVERSATIONS", **options: object) -> examples.Data:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = {"held_out": 128, "examples": 0} | options
     source = examples.Source(str(tmp_path / "rows.jsonl"), str(tmp_path / "run"), **given)
-    return examples.read(getattr(examples, kind), source, WORDS, TEMPLATE, say=lambda text: None)
+    return examples.read(getattr(examples, kind), source, TOKENIZER, TEMPLATE, say=lambda text: None)
 
 
-def test_a_file_is_split_evenly_and_at_most_a_fifth_is_kept_apart(tmp_path: Path) -> None:
+def test_held_out_rows_are_at_most_a_fifth_and_not_in_train(tmp_path: Path) -> None:
     rows = [{"prompt": f"a {i}", "completion": f"b {i}"} for i in range(50)]
-    for expected, count in ((4, 4), (100, 10), (0, 0)):
-        found = read(tmp_path, rows, held_out=expected)
-        assert (len(found.train), len(found.held_out)) == (50 - count, count)
-        parts = [{WORDS.decode(x.tokens) for x in part} for part in found]
+    for requested, count in ((4, 4), (100, 10), (0, 0)):
+        data = read(tmp_path, rows, held_out=requested)
+        assert (len(data.train), len(data.held_out)) == (50 - count, count)
+        parts = [{TOKENIZER.decode(x.tokens) for x in part} for part in data]
         assert not parts[0] & parts[1]
         assert len(parts[0] | parts[1]) == 50
 
 
-def test_prompts_keep_text_and_row(tmp_path: Path) -> None:
-    found = read(
+def test_an_encoded_prompt_keeps_its_text_and_row(tmp_path: Path) -> None:
+    data = read(
         tmp_path, [{"question": f"q {i}", "answer": str(i)} for i in range(10)], "PROMPTS", held_out=0
     )
-    assert found.train[3].text == "q 3"
-    assert found.train[3].row["answer"] == "3"
-    assert WORDS.decode(found.train[3].tokens).endswith("<|im_start|>assistant\n")
+    assert data.train[3].text == "q 3"
+    assert data.train[3].row["answer"] == "3"
+    assert TOKENIZER.decode(data.train[3].tokens).endswith("<|im_start|>assistant\n")
 
 
-def test_bad_rows_stop_or_are_noted(tmp_path: Path) -> None:
+def test_bad_rows_are_refused_or_skipped_and_listed(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "chosen": "b", "rejected": "b"}, {"prompt": "a", "chosen": "b", "rejected": "c"}]
     with pytest.raises(ValueError, match=r"rows.jsonl:1: chosen.*--on_bad skip"):
         read(tmp_path, rows, "PREFERENCES")
@@ -52,10 +52,14 @@ def test_bad_rows_stop_or_are_noted(tmp_path: Path) -> None:
         read(tmp_path, rows[:1], "PREFERENCES", on_bad="skip")
 
 
+# A chat template that marks the trained text by {% generation %}, and one without marks.
 MARKED = chat_template(
-    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
-    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls | tojson }}"
-    "{% endif %}{{ '<|im_end|>' }}{% endgeneration %}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{{ '\n' }}"
+    "{% if tools %}{{ tools | tojson }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+    "{% if m.tool_calls %}{{ m.tool_calls | tojson }}"
+    "{% endif %}{{ '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{{ '\n' }}"
     "{% endfor %}"
 )
 PLAIN = chat_template(
@@ -66,7 +70,7 @@ PLAIN = chat_template(
 
 @pytest.mark.parametrize("template", [MARKED, PLAIN], ids=["marked", "plain"])
 @pytest.mark.parametrize("kind", ["CONVERSATIONS", "PREFERENCES"])
-def test_weights_tools_and_calls_reach_the_template_and_the_mask(
+def test_weights_tools_and_calls_reach_the_template_and_the_loss_mask(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: ChatTemplate, kind: str
 ) -> None:
     monkeypatch.setattr("tests.stages.run.data.test_examples.TEMPLATE", template)
@@ -79,17 +83,19 @@ def test_weights_tools_and_calls_reach_the_template_and_the_mask(
     ]
     other = [*turns[:3], {"role": "assistant", "content": "bad"}]
     row = {"messages": turns, "chosen": turns, "rejected": other, "tools": [{"name": "add"}]}
-    (found,) = read(tmp_path, [row], kind, held_out=0).train
-    encoded = found.chosen if kind == "PREFERENCES" else found
-    text = WORDS.decode(encoded.tokens)
+    (example,) = read(tmp_path, [row], kind, held_out=0).train
+    encoded = example.chosen if kind == "PREFERENCES" else example
+    text = TOKENIZER.decode(encoded.tokens)
     assert text.startswith('[{"name": "add"}]<|im_start|>user')
     assert "wrong<|im_end|>" in text
-    learned = WORDS.decode(encoded.tokens[encoded.trained])
+    learned = TOKENIZER.decode(encoded.tokens[encoded.trained])
     assert learned == '[{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]<|im_end|>'
 
 
-PICKY = chat_template(
-    "{% for m in messages %}{% if 'refuse' in m.content %}{{ raise_exception('no such words,\nplease') }}{% endif %}"
+# A chat template that raises an error for some rows.
+REFUSING = chat_template(
+    "{% for m in messages %}"
+    "{% if 'refuse' in m.content %}{{ raise_exception('no such words,\nplease') }}{% endif %}"
     "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
@@ -109,20 +115,20 @@ def test_a_row_that_the_template_refuses_is_a_bad_row(
         }
         for i in range(7)
     ]
-    monkeypatch.setattr("tests.stages.run.data.test_examples.TEMPLATE", PICKY)
+    monkeypatch.setattr("tests.stages.run.data.test_examples.TEMPLATE", REFUSING)
     with pytest.raises(
         ValueError, match=r"rows.jsonl:2: the chat template failed: no such words, please; or .*skip"
     ):
         read(tmp_path, rows, kind)
-    found = read(tmp_path, rows, kind, on_bad="skip", held_out=0)
-    assert len(found.train) == 5
-    noted = [json.loads(line) for line in (tmp_path / "run" / examples.BAD).read_text().splitlines()]
-    assert [bad["name"] for bad in noted] == [f"{tmp_path / 'rows.jsonl'}:{line}" for line in (2, 5)]
+    data = read(tmp_path, rows, kind, on_bad="skip", held_out=0)
+    assert len(data.train) == 5
+    skipped = [json.loads(line) for line in (tmp_path / "run" / examples.BAD).read_text().splitlines()]
+    assert [row["name"] for row in skipped] == [f"{tmp_path / 'rows.jsonl'}:{line}" for line in (2, 5)]
     if kind == "PROMPTS":
-        assert [asked.text for asked in found.train] == [f"a {i}" for i in (0, 2, 3, 5, 6)]
+        assert [prompt.text for prompt in data.train] == [f"a {i}" for i in (0, 2, 3, 5, 6)]
 
 
-def test_no_rows_are_an_error(tmp_path: Path) -> None:
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no row is left"):
         read(tmp_path, [])
 
@@ -132,17 +138,17 @@ def test_no_rows_are_an_error(tmp_path: Path) -> None:
 )
 def test_embedded_rows_need_no_file(tmp_path: Path, kind: examples.Kind) -> None:
     source = examples.Source("embedded", str(tmp_path), held_out=10, examples=30)
-    found = examples.read(kind, source, WORDS, TEMPLATE, say=lambda text: None)
-    assert (len(found.train), len(found.held_out)) == (30, 10)
+    data = examples.read(kind, source, TOKENIZER, TEMPLATE, say=lambda text: None)
+    assert (len(data.train), len(data.held_out)) == (30, 10)
 
 
-def test_an_answer_continues_the_turn_that_its_prompt_ends_with(tmp_path: Path) -> None:
-    asked = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "It is"}]
-    found = read(
-        tmp_path, [{"prompt": asked, "completion": [{"role": "assistant", "content": " 2."}]}], held_out=0
+def test_a_completion_continues_an_unfinished_assistant_turn(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "It is"}]
+    data = read(
+        tmp_path, [{"prompt": turns, "completion": [{"role": "assistant", "content": " 2."}]}], held_out=0
     )
-    example = found.train[0]
-    assert WORDS.decode(example.tokens).endswith("<|im_start|>assistant\nIt is 2.<|im_end|>\n")
-    assert WORDS.decode(example.tokens[example.trained]) == " 2.<|im_end|>"
-    prompt = read(tmp_path, [{"prompt": asked}], "PROMPTS", held_out=0).train[0].tokens
+    example = data.train[0]
+    assert TOKENIZER.decode(example.tokens).endswith("<|im_start|>assistant\nIt is 2.<|im_end|>\n")
+    assert TOKENIZER.decode(example.tokens[example.trained]) == " 2.<|im_end|>"
+    prompt = read(tmp_path, [{"prompt": turns}], "PROMPTS", held_out=0).train[0].tokens
     assert example.tokens[: len(prompt)].tolist() == prompt.tolist()

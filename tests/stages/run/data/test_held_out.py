@@ -1,4 +1,4 @@
-"""The held-out text is the same on every machine, never in the training split, and never missing."""
+"""The held-out text: the same on every machine, never in the training split, never empty."""
 
 from __future__ import annotations
 
@@ -16,62 +16,62 @@ def make_documents(count: int, root: str = "text") -> list[Document]:
 
 
 def split(
-    documents: list[Document], how: held_out.Rule, share: float = 0.1, root: str = "text"
+    documents: list[Document], rule: held_out.Rule, share: float = 0.1, root: str = "text"
 ) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {"train": [], "held_out": []}
-    for part, document in held_out.split(documents, rule=how, share=share, root=root):
-        found[part].append(document.text)
-    return found
+    parts: dict[str, list[str]] = {"train": [], "held_out": []}
+    for part, document in held_out.split(documents, rule=rule, share=share, root=root):
+        parts[part].append(document.text)
+    return parts
 
 
-def test_many_documents_are_chosen_whole_by_their_names() -> None:
+def test_of_many_documents_whole_ones_are_held_out_by_their_names() -> None:
     documents = make_documents(500)
     assert choose_rule(documents, 0.1, "text") == "names"
-    found = split(documents, "names")
-    assert 30 < len(found["held_out"]) < 75
-    assert sorted(found["train"] + found["held_out"]) == sorted(document.text for document in documents)
+    parts = split(documents, "names")
+    assert 30 < len(parts["held_out"]) < 75
+    assert sorted(parts["train"] + parts["held_out"]) == sorted(document.text for document in documents)
 
 
 @pytest.mark.parametrize("root", ["text", "/elsewhere/text", "./text/"])
-def test_the_same_folder_under_another_name_is_split_alike(root: str) -> None:
-    named = root.removeprefix("./").rstrip("/")
-    assert split(make_documents(300, named), "names", root=root) == split(make_documents(300), "names")
+def test_the_same_folder_under_another_path_is_split_the_same(root: str) -> None:
+    root_name = root.removeprefix("./").rstrip("/")
+    assert split(make_documents(300, root_name), "names", root=root) == split(make_documents(300), "names")
 
 
-def test_more_documents_leave_the_earlier_choice_as_it_was() -> None:
+def test_adding_documents_keeps_the_earlier_choice() -> None:
     before, after = (set(split(make_documents(count), "names")["held_out"]) for count in (300, 400))
     assert before < after
 
 
-def test_of_few_documents_each_gives_its_end() -> None:
+def test_of_few_documents_the_end_of_each_is_held_out() -> None:
     documents = [Document("".join(f"{i} {k}\n" for k in range(20)), str(i)) for i in range(5)]
     assert choose_rule(documents, 0.1, "text") == "ends"
-    found = split(documents, "ends")
-    assert [text.splitlines() for text in found["held_out"]] == [[f"{i} 19"] for i in range(5)]
-    joined = [head + tail for head, tail in zip(found["train"], found["held_out"], strict=True)]
+    parts = split(documents, "ends")
+    assert [text.splitlines() for text in parts["held_out"]] == [[f"{i} 19"] for i in range(5)]
+    joined = [head + tail for head, tail in zip(parts["train"], parts["held_out"], strict=True)]
     assert joined == [document.text for document in documents]
 
 
 @pytest.mark.parametrize("text", ["one line without an end", "ab", "a", "x\ny", "\n\n\n\n"])
-def test_the_shortest_texts_lose_nothing(text: str) -> None:
-    found = split([Document(text, "a")], "ends", share=0.5)
-    assert "".join(found["train"] + found["held_out"]) == text
-    assert found["train"]
+def test_splitting_a_very_short_text_loses_nothing(text: str) -> None:
+    parts = split([Document(text, "a")], "ends", share=0.5)
+    assert "".join(parts["train"] + parts["held_out"]) == text
+    assert parts["train"]
 
 
-def test_the_decision_reads_no_more_than_it_needs() -> None:
-    read = []
+def test_choosing_the_rule_reads_few_documents() -> None:
+    names_read = []
 
     def stream() -> Iterator[Document]:
         for document in make_documents(10_000):
-            read.append(document.name)
+            names_read.append(document.name)
             yield document
 
     assert choose_rule(stream(), 0.1, "text") == "names"
-    assert len(read) < 100
+    assert len(names_read) < 100
 
 
-def test_if_no_name_is_chosen_each_document_gives_its_end() -> None:
+def test_if_no_document_is_chosen_by_name_the_ends_are_held_out() -> None:
     from data_pipes.embedded.python_library import is_held_out
 
     unlucky = [
@@ -82,18 +82,18 @@ def test_if_no_name_is_chosen_each_document_gives_its_end() -> None:
     assert choose_rule(unlucky, 0.1, "text") == "ends"
 
 
-def test_the_parts_of_an_embedded_file_stay_together() -> None:
+def test_the_parts_of_an_embedded_file_stay_in_one_split() -> None:
     documents = [Document("text\n", f"pydoc_data/topics.py#{i}") for i in range(200)]
     assert choose_rule(documents, 0.1, "embedded") == "names"
-    found = split(documents, "names", root="embedded")
-    assert sorted(map(len, found.values())) == [0, 200]
+    parts = split(documents, "names", root="embedded")
+    assert sorted(map(len, parts.values())) == [0, 200]
 
 
-def test_not_too_much_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_held_out_text_has_about_most_bytes_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out, "MOST_BYTES", 100)
-    found = split(make_documents(500), "names")
-    assert 100 <= sum(map(len, found["held_out"])) < 150
-    assert len(found["train"]) + len(found["held_out"]) == 500
+    parts = split(make_documents(500), "names")
+    assert 100 <= sum(map(len, parts["held_out"])) < 150
+    assert len(parts["train"]) + len(parts["held_out"]) == 500
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 0.6, 5.0])
@@ -102,7 +102,7 @@ def test_a_share_out_of_range_is_refused(share: float) -> None:
         choose_rule(make_documents(3), share, "text")
 
 
-def test_without_text_there_is_nothing_to_split() -> None:
+def test_documents_without_text_are_refused() -> None:
     with pytest.raises(ValueError, match=r"--data_path text: there is no text in it \(2 documents"):
         choose_rule([Document("", "a"), Document(" \n", "b")], 0.1, "text")
     with pytest.raises(ValueError, match="none with text\\); all were too short; give"):

@@ -1,4 +1,4 @@
-"""Data is used again only for what it was made from; a folder that moved is still the same."""
+"""Provenance: prepared data is reused only for the same inputs; a moved folder is the same input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def options(**changes: Any) -> PretrainOptions:
 
 
 def refusal(was: PretrainOptions, now: PretrainOptions, sizes: tuple[int, int] = (300, 300)) -> str:
-    """The message, or ""."""
+    """Message that refuses to use data made with `was` for `now`; "" if it is allowed."""
     inputs = [provenance.describe_inputs(*pair) for pair in zip((was, now), sizes, strict=True)]
     try:
         provenance.refuse_changed(Path("run"), *inputs)
@@ -29,15 +29,13 @@ def refusal(was: PretrainOptions, now: PretrainOptions, sizes: tuple[int, int] =
     return ""
 
 
-def test_the_same_flags_are_the_same(tmp_path: Path) -> None:
+def test_the_same_inputs_are_accepted(tmp_path: Path) -> None:
     text = str(write_text(tmp_path / "text"))
     assert refusal(options(data_path=text), options(data_path=text)) == ""
     assert refusal(options(), options()) == ""
 
 
-def test_a_folder_that_moved_or_is_called_otherwise_is_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_moved_or_copied_folder_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_text(tmp_path / "text")
     monkeypatch.chdir(tmp_path)
     was = options(data_path=str(tmp_path / "text"))
@@ -46,7 +44,7 @@ def test_a_folder_that_moved_or_is_called_otherwise_is_the_same(
     assert refusal(was, options(data_path="copy")) == ""
 
 
-def test_a_source_that_is_gone_is_compared_by_its_path(tmp_path: Path) -> None:
+def test_a_deleted_source_is_compared_by_its_path(tmp_path: Path) -> None:
     text = str(write_text(tmp_path / "text"))
     before = provenance.describe_inputs(options(data_path=text), 300)
     shutil.rmtree(text)
@@ -57,7 +55,7 @@ def test_a_source_that_is_gone_is_compared_by_its_path(tmp_path: Path) -> None:
         )
 
 
-def test_text_that_changed_is_refused(tmp_path: Path) -> None:
+def test_changed_text_is_refused(tmp_path: Path) -> None:
     text = write_text(tmp_path / "text", documents=2)
     before = provenance.describe_inputs(options(data_path=str(text)), 300)
     (text / "2.txt").write_text("more")
@@ -76,7 +74,7 @@ def test_text_that_changed_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "expected"),
     [
         ({"held_out": 0.2}, "--held_out was 0.05, is 0.2"),
         ({"filter": True}, "--filter was False, is True"),
@@ -85,9 +83,9 @@ def test_text_that_changed_is_refused(tmp_path: Path) -> None:
         ({"data_path": "owner/name"}, "--data_path was embedded, is owner/name"),
     ],
 )
-def test_other_flags_are_named(changes: dict[str, Any], words: str) -> None:
+def test_changed_flags_are_named(changes: dict[str, Any], expected: str) -> None:
     message = refusal(options(), options(**changes))
-    assert words in message
+    assert expected in message
     assert "Set these back, or choose another --output_dir" in message
 
 
@@ -102,7 +100,7 @@ def test_tokenizers_are_compared_by_their_contents(tmp_path: Path) -> None:
     assert "of 300 ids, is one trained here, of 400 ids" in refusal(options(), options(), (300, 400))
 
 
-def test_the_tokenizer_of_a_model_is_the_one_beside_it(tmp_path: Path) -> None:
+def test_the_tokenizer_of_a_model_is_the_file_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "run" / "final_model").mkdir(parents=True)
     found = provenance.tokenizer_path(options(model_path=str(tmp_path / "run")))
     assert found == str(tmp_path / "run" / "final_model" / "tokenizer.json")

@@ -1,4 +1,4 @@
-"""Flags that several subcommands share, and other defaults for them."""
+"""Flags that several subcommands share, and `defaults`, which changes their default values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stages.run.options.groups import DeviceFlags, SamplingFlags, defaults
 from stages.run.options.ranges import check_ranges
 
 
-def test_another_default_keeps_type_range_and_order() -> None:
+def test_a_changed_default_keeps_type_range_and_order() -> None:
     @dataclass(frozen=True, kw_only=True)
     @defaults(temperature=0.5)
     class Flags(DeviceFlags, SamplingFlags):
@@ -26,6 +26,6 @@ def test_another_default_keeps_type_range_and_order() -> None:
         check_ranges(Flags(temperature=-1.0))
 
 
-def test_a_default_of_no_flag_is_refused() -> None:
+def test_a_default_for_an_unknown_flag_is_refused() -> None:
     with pytest.raises(TypeError, match="defaults: DeviceFlags inherits no temperature"):
         defaults(temperature=0.5)(DeviceFlags)

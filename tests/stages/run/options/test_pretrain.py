@@ -1,4 +1,4 @@
-"""Flags are plain values: they go to JSON and back, and import nothing."""
+"""`PretrainOptions` are plain values: they round-trip through JSON, and import no heavy library."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import sys
 from stages.run.options.pretrain import PretrainOptions
 
 
-def test_they_go_to_json_and_back() -> None:
+def test_pretrain_options_round_trip_through_json() -> None:
     options = PretrainOptions(warmup=0.1, max_steps=3, ema=0.999)
     assert PretrainOptions(**json.loads(json.dumps(dataclasses.asdict(options)))) == options
 
 
-def test_nothing_heavy_is_imported() -> None:
+def test_pretrain_options_import_no_heavy_library() -> None:
     code = "import sys, stages.run.options.pretrain; assert not {'torch', 'numpy', 'tyro'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

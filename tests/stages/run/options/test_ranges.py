@@ -1,4 +1,4 @@
-"""Numbers that cannot work are refused by the name of their flag, before any work."""
+"""Flags out of range or in contradiction are refused by name, before any work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GOOD = (
 
 
 @pytest.mark.parametrize("options", GOOD, ids=lambda options: type(options).__name__)
-def test_the_defaults_are_fine(options: object) -> None:
+def test_the_defaults_are_accepted(options: object) -> None:
     check(options)
 
 
@@ -43,48 +43,59 @@ OUT_OF_RANGE = [
 
 
 @pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE)
-def test_each_is_named(name: str, value: float) -> None:
+def test_a_pretraining_flag_out_of_range_is_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^--{name}"):
         check(replace(PretrainOptions(), **{name: value}))
 
 
-def test_patience_without_validations_never_acts() -> None:
+def test_patience_without_validations_is_refused() -> None:
     with pytest.raises(ValueError, match="--eval_every 0 makes none"):
         check(replace(PretrainOptions(), patience=2, eval_every=0))
 
 
 GRPO, PPO = flags.GRPOOptions(model_path=""), flags.PPOOptions(model_path="")
 DPO, SFT = flags.DPOOptions(model_path=""), flags.SFTOptions(model_path="")
+# options, changed flags, expected message
 REFUSED = (
-    (GRPO, {"samples": 0}, "^--samples: expected at least 1"), (GRPO, {"samples": 1}, "^--samples 1: a group of one"),
-    (GRPO, {"temperature": 0.0}, "^--temperature: expected a finite number above 0"), (GRPO, {"beta": -0.1}, "^--beta"),
+    (GRPO, {"samples": 0}, "^--samples: expected at least 1"),
+    (GRPO, {"samples": 1}, "^--samples 1: a group of one"),
+    (GRPO, {"temperature": 0.0}, "^--temperature: expected a finite number above 0"),
+    (GRPO, {"beta": -0.1}, "^--beta"),
     (GRPO, {"temperature": math.inf}, "^--temperature"), (GRPO, {"max_new_tokens": 0}, "^--max_new_tokens"),
-    (GRPO, {"top_p": 0.0}, r"^--top_p: expected a probability in \(0, 1\]"), (PPO, {"top_p": 1.5}, "^--top_p"),
-    (GRPO, {"top_k": 0}, "^--top_k"), (GRPO, {"iterations": 0}, "^--iterations"), (SFT, {"ema": 1.0}, "^--ema"),
+    (GRPO, {"top_p": 0.0}, r"^--top_p: expected a probability in \(0, 1\]"),
+    (PPO, {"top_p": 1.5}, "^--top_p"),
+    (GRPO, {"top_k": 0}, "^--top_k"), (GRPO, {"iterations": 0}, "^--iterations"),
+    (SFT, {"ema": 1.0}, "^--ema"),
     (SFT, {"examples": 0}, "^--examples"), (SFT, {"held_out": -1}, "^--held_out"),
     (SFT, {"lora_rank": 0}, "^--lora_rank"),
     (SFT, {"examples": 5, "data_path": "a.jsonl"}, "^--examples 5 is the number of generated rows, which"),
-    (SFT, {"split": "test"}, "^--split test: the embedded data is one"), (GRPO, {"subset": "x"}, "^--subset x"),
+    (SFT, {"split": "test"}, "^--split test: the embedded data is one"),
+    (GRPO, {"subset": "x"}, "^--subset x"),
     (PretrainOptions(), {"subset": "x"}, "^--subset x: the embedded data is one data set"),
     (SFT, {"lora_dropout": 1.0}, "^--lora_dropout"), (SFT, {"label_smoothing": 1.0}, "^--label_smoothing"),
     (SFT, {"patience": 2, "eval_every": 5, "held_out": 0}, "^--patience 2 needs validation rows"),
     (SFT, {"eval_every": 5, "held_out": 0}, "^--eval_every 5 needs validation rows"),
-    (SFT, {"batch_size": 12, "gradient_accumulation": 8}, "does not divide --batch_size 12.*accumulation 6 would"),
+    (SFT, {"batch_size": 12, "gradient_accumulation": 8},
+     "does not divide --batch_size 12.*accumulation 6 would"),
     (PPO, {"batch_size": 12, "minibatches": 5}, "^--minibatches 5 does not divide --batch_size 12"),
-    (PPO, {"batch_size": 12, "minibatches": 4, "gradient_accumulation": 2}, r"a minibatch \(--batch_size 12 / --minib"),
+    (PPO, {"batch_size": 12, "minibatches": 4, "gradient_accumulation": 2},
+     r"a minibatch \(--batch_size 12 / --minib"),
     (PPO, {"target_kl": 0.1, "beta": 0.0}, "^--target_kl adapts --beta"), (PPO, {"epochs": 0}, "^--epochs"),
     (DPO, {"label_smoothing": 0.1}, "has no effect on --variant sigmoid"),
     (DPO, {"beta": 0.0}, "^--beta 0 makes the loss"),
     (DPO, {"label_smoothing": 0.5, "variant": "robust"}, r"share in \[0, 0.5\) for --variant robust"),
     (GRPO, {"reward_weights": (1.0, 2.0)}, r"^--reward_weights has 2 numbers for 1 rewards \(correct\)"),
-    (GRPO, {"reward_weights": (math.nan,)}, "finite numbers"), (GRPO, {"reward_weights": (0.0,)}, "not all of them 0"),
+    (GRPO, {"reward_weights": (math.nan,)}, "finite numbers"),
+    (GRPO, {"reward_weights": (0.0,)}, "not all of them 0"),
     (PretrainOptions(), {"held_out": 0.0}, "^--held_out: expected a share"),
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("options", "changes", "words"), REFUSED, ids=str)
-def test_flags_of_the_later_stages_and_contradictory_flags(options: Any, changes: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words) as caught:
+@pytest.mark.parametrize(("options", "changes", "message"), REFUSED, ids=str)
+def test_invalid_or_contradictory_flags_are_refused_in_one_line(
+    options: Any, changes: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
         check(replace(options, **changes))
     assert len(str(caught.value).splitlines()) == 1
 

@@ -1,4 +1,4 @@
-"""Flags of every stage: plain values, one help for each, nothing heavy imported."""
+"""Options of the tuning stages: plain values, a help text for each flag, no heavy imports."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ KINDS = tuple(flags.STAGES.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_they_go_to_json_and_back(kind: type) -> None:
+def test_tuning_options_round_trip_through_json(kind: type) -> None:
     options = kind(model_path="a", max_steps=3, ema=0.9)
     read = json.loads(json.dumps(dataclasses.asdict(options)))
-    assert kind(**{name: tuple(x) if isinstance(x, list) else x for name, x in read.items()}) == options
+    for name, value in read.items():
+        if isinstance(value, list):
+            read[name] = tuple(value)
+    assert kind(**read) == options
 
 
 @pytest.mark.parametrize("kind", [*KINDS, flags.TuningOptions, flags.OnlineOptions])
 def test_every_flag_has_help(kind: type) -> None:
     lines = inspect.getsource(kind).splitlines()
     for i, line in enumerate(lines):
-        if (
-            ":" in line
-            and line.startswith("    ")
-            and "=" in line.split('"""')[0]
-            and not line.strip().startswith('"')
-        ):
+        is_indented_code = line.startswith("    ") and not line.strip().startswith('"')
+        is_field = ":" in line and "=" in line.split('"""')[0]
+        if is_indented_code and is_field:
             assert lines[i + 1].strip().startswith('"""'), line
 
 
-def test_nothing_heavy_is_imported() -> None:
+def test_tuning_options_import_no_heavy_library() -> None:
     code = "import sys, stages.run.options.tuning; assert not {'torch', 'numpy', 'tyro'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_kto_needs_the_answers_of_other_prompts() -> None:
+def test_kto_needs_batches_of_at_least_two() -> None:
     with pytest.raises(ValueError, match=r"--batch_size 1: the KL divergence .* take at least 2"):
         flags.check_tuning_flags(flags.KTOOptions(model_path="a", batch_size=1))
     flags.check_tuning_flags(flags.KTOOptions(model_path="a", batch_size=2, gradient_accumulation=2))

@@ -1,4 +1,4 @@
-"""Coroutines from ordinary code: in order, side by side, also inside a running loop."""
+"""`gather` runs coroutines from ordinary code: ordered results, concurrently, also inside a running loop."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ async def echo(x: int) -> int:
 
 
 def test_results_and_errors_are_in_order() -> None:
-    found = gather()([echo(2), echo(-1), echo(3)])
-    assert found[::2] == [2, 3]
-    assert isinstance(found[1], KeyError)
+    results = gather()([echo(2), echo(-1), echo(3)])
+    assert results[::2] == [2, 3]
+    assert isinstance(results[1], KeyError)
 
 
-def test_they_run_side_by_side_on_one_loop() -> None:
+def test_coroutines_run_concurrently_on_one_loop() -> None:
     run = gather()
-    event = run([_event()])[0]
-    assert run([event.wait(), _set(event)]) == [True, None]
+    event = run([_make_event()])[0]
+    assert run([event.wait(), _set_event(event)]) == [True, None]
 
 
-def test_another_loop_may_be_running() -> None:
+def test_gather_works_inside_a_running_loop() -> None:
     async def inside() -> list:
         return gather()([echo(1)])
 
     assert asyncio.run(inside()) == [1]
 
 
-async def _event() -> asyncio.Event:
+async def _make_event() -> asyncio.Event:
     return asyncio.Event()
 
 
-async def _set(event: asyncio.Event) -> None:
+async def _set_event(event: asyncio.Event) -> None:
     event.set()

@@ -11,12 +11,12 @@ from tests.stages.models.test_reward_model import make_reward_model
 ROWS = [{"prompt": "a", "answer": "x"}, {"prompt": "b", "answer": "y", "hint": None}]
 
 
-def test_each_part_has_an_entry_that_changes_with_it(tmp_path: Path) -> None:
+def test_each_file_model_and_column_has_a_digest_of_its_contents(tmp_path: Path) -> None:
     file, folder = tmp_path / "mine.py", tmp_path / "model"
     file.write_text("def f(p, c, r): return 1\n")
     reward_model.save(folder, make_reward_model())
-    named = ("correct", f"{file}:f", str(folder))
-    before = digest_rewards(named, ROWS)
+    rewards = ("correct", f"{file}:f", str(folder))
+    before = digest_rewards(rewards, ROWS)
     assert list(before) == [
         "reward f's file mine.py",
         "reward model's weights",
@@ -24,11 +24,11 @@ def test_each_part_has_an_entry_that_changes_with_it(tmp_path: Path) -> None:
         "the rows' column answer",
         "the rows' column hint",
     ]
-    assert digest_rewards(named, [dict(row) for row in ROWS]) == before
+    assert digest_rewards(rewards, [dict(row) for row in ROWS]) == before
     file.write_text("def f(p, c, r): return 2\n")
     weights = next(folder.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    after = digest_rewards(named, [ROWS[0], {**ROWS[1], "answer": "z"}])
+    after = digest_rewards(rewards, [ROWS[0], {**ROWS[1], "answer": "z"}])
     assert [name for name in before if before[name] != after[name]] == [
         "reward f's file mine.py",
         "reward model's weights",
