@@ -12,7 +12,7 @@ from pure.nn.scalar import scalar_model
 from pure.nn.transformer import transformer
 from stages.online import weighted_sum
 from stages.reward import answer_scores
-from stages.rollout import Rollouts, arrange
+from stages.rollout import arrange
 from stages.score import completions, model_score, text_score
 from tests.laws.test_stages import small
 
@@ -83,4 +83,3 @@ def test_a_reward_model_scores_the_rows_as_it_was_trained_on_them() -> None:
     rows = torch.tensor([[1, 2, 4, 5], [3, 6, 0, 0]])
     labels = torch.tensor([[-100, 4, 5], [6, -100, -100]])
     torch.testing.assert_close(scores[:, 0], answer_scores(params, rows[:, :-1], labels, score=model.score))
-    assert isinstance(ROLLOUTS, Rollouts)

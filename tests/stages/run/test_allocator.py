@@ -31,5 +31,6 @@ def test_kept_memory_is_reused_without_page_faults() -> None:
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
     ).stdout.split()
     faults_before, kept, faults_after = int(answer[0]), answer[1] == "True", int(answer[2])
-    if kept:
-        assert faults_after < faults_before / 20
+    if not kept:
+        pytest.skip("this C library does not keep freed memory")
+    assert faults_after < faults_before / 20

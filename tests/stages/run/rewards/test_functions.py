@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from stages.models import reward_model
 from stages.run.rewards.functions import build_score, load_function, reward_names
@@ -50,4 +49,3 @@ def test_a_missing_file_or_function_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def g(): pass\n")
     with pytest.raises(ValueError, match="has no function 'f'; it has g"):
         load_function(f"{tmp_path / 'mine.py'}:f")
-    assert torch.is_tensor(ROLLOUTS.tokens)
