@@ -24,7 +24,7 @@ VOCABULARY, WIDTH, LENGTH = 16, 32, 16
 
 
 class FlaxModel(linen.Module):
-    """One block of attention with learned positions, written as for Flax alone."""
+    """One layer of attention with learned positions, written as for Flax alone."""
 
     @linen.compact
     def __call__(self, tokens, deterministic=True):
@@ -32,7 +32,6 @@ class FlaxModel(linen.Module):
         x = x + self.param("positions", linen.initializers.normal(0.02), (LENGTH, WIDTH))[: tokens.shape[1]]
         attention = linen.MultiHeadDotProductAttention(4, deterministic=deterministic)
         x = x + attention(linen.LayerNorm()(x), mask=linen.make_causal_mask(tokens))
-        x = x + linen.Dense(WIDTH)(linen.gelu(linen.Dense(4 * WIDTH)(linen.LayerNorm()(x))))
         return linen.Dense(VOCABULARY, use_bias=False)(linen.LayerNorm()(x))
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -132,6 +136,23 @@ def test_a_flax_model_learns_to_count(tmp_path: Path) -> None:
 def test_optax_in_grpo_equals_our_optimizer(tmp_path: Path) -> None:
     rewards = load("16_an_optax_optimizer_in_grpo").main(2, str(tmp_path / "picture.png"))
     assert rewards["adamw"] == pytest.approx(rewards["optax.adamw"], abs=1e-6)
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_eight_devices_give_the_numbers_of_one(tmp_path: Path) -> None:
+    """In a process of its own: JAX counts its devices once."""
+    command = [sys.executable, str(FOLDER / "18_eight_devices.py"), "2", str(tmp_path / "picture.png")]
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    found = re.search(r"in the first 2 steps: (\S+)", done.stdout)
+    assert found is not None
+    assert float(found[1]) < 1e-6
+    assert "all-reduce" in done.stdout
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_torch_loss_in_a_flax_loop(tmp_path: Path) -> None:
+    assert load("19_a_torch_loss_in_flax").main(3, str(tmp_path / "picture.png")) < 1e-5
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 

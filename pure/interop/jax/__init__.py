@@ -41,11 +41,13 @@ from pure.interop.jax.arrays import key_to_jax, key_to_torch, to_jax, to_torch
 from pure.interop.jax.flax import from_flax, kernel_matrices, params_to_flax
 from pure.interop.jax.functions import jax_fn_in_torch, torch_fn_in_jax
 from pure.interop.jax.lower import lower
+from pure.interop.jax.model import decode_in_jax, model_in_jax
 from pure.interop.jax.optax import from_optax, state_from_optax, state_to_optax
 from pure.interop.jax.trace_modes import Uncovered
 
 __all__ = [
     "Uncovered",
+    "decode_in_jax",
     "from_flax",
     "from_optax",
     "jax_fn_in_torch",
@@ -53,6 +55,7 @@ __all__ = [
     "key_to_jax",
     "key_to_torch",
     "lower",
+    "model_in_jax",
     "params_to_flax",
     "state_from_optax",
     "state_to_optax",
