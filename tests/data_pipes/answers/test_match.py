@@ -1,4 +1,4 @@
-"""`data_pipes.answers.match`: answers are scored as in lm-evaluation-harness, numbers are extracted from text."""
+"""`answers.match`: answers are scored as in lm-evaluation-harness, numbers are extracted from text."""
 
 from __future__ import annotations
 

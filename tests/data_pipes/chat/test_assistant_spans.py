@@ -1,4 +1,4 @@
-"""`find_spans`: which text of a rendered conversation is trained on; templates that drop content are refused."""
+"""`find_spans`: the trained text of a rendered conversation; templates that drop content are refused."""
 
 from __future__ import annotations
 

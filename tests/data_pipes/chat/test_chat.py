@@ -69,7 +69,7 @@ def decode_trained(encoded: Encoded, trained: bool = True) -> str:
 
 
 def expected_trained(messages: Sequence[Message], end: str, name: str) -> str:
-    """The expected trained text: the assistant's contents and ends of turn; Llama's template strips contents."""
+    """The assistant's contents, each with its end of turn; Llama's template strips contents."""
     trim = str.strip if name == "llama3" else str
     return "".join(trim(message.content) + end for message in messages if message.role == "assistant")
 

@@ -1,4 +1,4 @@
-"""The named chat templates: the trained tokens, and that a generation prompt is a prefix of the training text.
+"""The named chat templates: their trained tokens; a generation prompt begins the training text.
 
 `tests/outside/templates.py` compares the rendered texts with transformers.
 """

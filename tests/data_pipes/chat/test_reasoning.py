@@ -1,4 +1,4 @@
-"""`restore_opening_tag`: an answer that closes its thoughts gets the opening tag that the prompt ended with."""
+"""`restore_opening_tag`: an answer that closes its thoughts gets the tag that the prompt ended with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rendering`: control tokens in messages become placeholders and are restored; the last turn can be left open."""
+"""`chat.rendering`: control tokens in messages are hidden and restored; the last turn can be left open."""
 
 from __future__ import annotations
 

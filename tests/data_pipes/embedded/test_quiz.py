@@ -1,4 +1,4 @@
-"""The embedded quiz: each question has one right choice, and the form of the choices does not give it away."""
+"""The embedded quiz: each question has one right choice, which the form of the choices does not reveal."""
 
 from __future__ import annotations
 
