@@ -105,8 +105,10 @@ def test_impossible_lengths_and_capacities_are_refused(lengths: list[int], capac
 @given(lengths=LENGTHS, capacity=st.integers(1, 20))
 def test_the_pieces_of_split_examples_cover_them_in_order(lengths: list[int], capacity: int) -> None:
     example, start, size = split_long(lengths, capacity)
-    places = [(int(e), int(s) + i) for e, s, n in zip(example, start, size, strict=True) for i in range(n)]
-    assert places == [(e, i) for e, n in enumerate(lengths) for i in range(n)]
+    places = []  # (example, token) of each token of the pieces, in order
+    for number, first, count in zip(example.tolist(), start.tolist(), size.tolist(), strict=True):
+        places.extend((number, token) for token in range(first, first + count))
+    assert places == [(number, token) for number, count in enumerate(lengths) for token in range(count)]
     assert set(example.tolist()) == set(range(len(lengths)))
     assert (size <= capacity).all()
     whole = np.asarray(lengths, int)[example] <= capacity

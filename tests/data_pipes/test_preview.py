@@ -22,7 +22,10 @@ letters = st.text("abc ", min_size=1, max_size=9)
 def test_assistant_text_is_of_kind_trained(chats: list[tuple[str, str]], packing: bool) -> None:
     examples = [encode_chat(TEMPLATE, TOKENIZER, talk(*chat)) for chat in chats]
     pipe = sft_pipe(examples, batch_size=4, length=60, key=0, packing=packing)
-    pieces = [piece for batch in pipe for row in preview(batch, TOKENIZER.decode) for piece in row]
+    pieces = []
+    for batch in pipe:
+        for row in preview(batch, TOKENIZER.decode):
+            pieces.extend(row)
     assert sorted(p.text for p in pieces if p.kind == "trained") == sorted(
         f"{answer}<|im_end|>" for _, answer in chats
     )

@@ -27,14 +27,14 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 ROPE_PARAMETERS = {"rope_theta": 500000.0, **published.LLAMA3_ROPE}
 
 
-def _expected(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What transformers reads from the full configuration, and the logits of a small model like it."""
+def _transformers_values(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Values that transformers reads from the full configuration, and the logits of a small model like it."""
     (folder / "config.json").write_text(json.dumps(fields))
     fields_read = _theirs(transformers.AutoConfig.from_pretrained(folder))
     return {**fields_read, "logits": models.logits(models.write(folder, models.shrink(fields)))}
 
 
-def _found(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _our_values(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The same of our code."""
     return {**_ours(hf.from_hf_config(fields)), "logits": models.ours(folder)}
 
@@ -81,7 +81,12 @@ def _ours(config: ModelConfig) -> dict[str, Any]:
 def _right(kind: str, name: str, fields: Mapping[str, Any]) -> Form:
     """A form whose small model gives transformers' logits."""
     return Form(
-        kind, name, "transformers", partial(_expected, fields), partial(_found, fields), tolerance=1e-4
+        kind,
+        name,
+        "transformers",
+        partial(_transformers_values, fields),
+        partial(_our_values, fields),
+        tolerance=1e-4,
     )
 
 

@@ -28,6 +28,8 @@ U, A, B = (
     for role, text in (("user", "1 + 1?"), ("assistant", "2"), ("assistant", "3"))
 )
 S = {"role": "system", "content": "Be brief."}
+"""Turns: U of the user, A and B of the assistant (right and wrong), S of the system."""
+
 FULL = {
     **U,
     "from": "human",

@@ -320,7 +320,21 @@ def _structures() -> Iterator[Form]:
     yield ids("every special token, tojson", EVERY_TOKEN, [{**ASKED[0], "name": "é", "x": None}, *TALK[2:]])
 
 
-def _reopened(name: str) -> Form:
+def _sentencepiece_forms() -> Iterator[Form]:
+    """Ids of prompts and conversations by both kinds of SentencePiece tokenizer."""
+    for name, source, chat in (
+        ("Llama 2", OWN["Llama 2"], TALK[:4]),
+        ("Mistral", OWN["Mistral"], TALK[:4]),
+        ("Phi-3", shipped("phi3"), TALK[:4]),
+        ("Gemma", shipped("gemma"), NO_SYSTEM[:3]),
+    ):
+        for legacy in (False, True):
+            for prompt in (False, True):
+                kind = "prompt" if prompt else "talk"
+                yield pieces(f"{name}, {kind}", source, chat, legacy=legacy, prompt=prompt)
+
+
+def _without_opening_tag(name: str) -> Form:
     """An answer without the <think> that its prompt ended with is trained like the answer with it."""
     with_tag = mask(
         f"{name}, as generated after <think>", shipped(name), turns("a", "<think>\nhm\n</think>\n\nb")
@@ -328,7 +342,7 @@ def _reopened(name: str) -> Form:
     return with_tag._replace(ours=partial(_our_mask, chat=turns("a", "hm\n</think>\n\nb"), tools=None))
 
 
-def _next_turn_ends(name: str, chat: Any) -> Form:
+def _marked_like_training_template(name: str, chat: Any) -> Form:
     """A chat by the model's own template is trained as TRL's training template marks it."""
 
     def their(folder: Path) -> dict[str, list[int]]:
@@ -349,11 +363,7 @@ FORMS: tuple[Form, ...] = (
     *(mask(f"ours, {name}", NAMED[name], chat, tools=tools) for name, chat, tools in (
         ("llama3", TALK, None), ("qwen2.5", CALLS, [WEATHER]), ("qwen3", THOUGHTS, None), ("deepseek-r1", INLINE, None),
     )),
-    *(pieces(f"{name}, {'prompt' if prompt else 'talk'}", source, chat, legacy=legacy, prompt=prompt)
-      for name, source, chat in (
-          ("Llama 2", OWN["Llama 2"], TALK[:4]), ("Mistral", OWN["Mistral"], TALK[:4]),
-          ("Phi-3", shipped("phi3"), TALK[:4]), ("Gemma", shipped("gemma"), NO_SYSTEM[:3]))
-      for legacy in (False, True) for prompt in (False, True)),
+    *_sentencepiece_forms(),
     text("Mistral", OWN["Mistral"], TALK, [" Yes.\n</s>", " é, two.</s>"]),
     text("Llama 2", OWN["Llama 2"], TALK, [" Yes. </s>", " é, two. </s>"]),
     text("Zephyr", OWN["Zephyr"], TALK, ["Yes.\n</s>", "é, two.</s>"]),
@@ -378,8 +388,10 @@ FORMS: tuple[Form, ...] = (
         ("nemotron_3_nano", "no thoughts", "b", "</think>b<|im_end|>"),
     )),
     mask("ours, qwen3, as generated after <think>", NAMED["qwen3"], turns("a", "hm\n</think>\n\nb")),
-    _reopened("nemotron_3_nano_training"), _reopened("deepseek_r1_distill_training"),
-    _next_turn_ends("GLM-4.5, turns that the next one ends", TALK), _next_turn_ends("GLM-4.5, thoughts", INLINE[:2]),
+    _without_opening_tag("nemotron_3_nano_training"),
+    _without_opening_tag("deepseek_r1_distill_training"),
+    _marked_like_training_template("GLM-4.5, turns that the next one ends", TALK),
+    _marked_like_training_template("GLM-4.5, thoughts", INLINE[:2]),
     text("Qwen3, one answer with thoughts", shipped("qwen3"), THOUGHTS[:2],
          ["<think>\nhm\nso\n</think>\n\nA1<|im_end|>"]),
     text("DeepSeek-R1, an answer without thoughts after <think>", shipped("deepseek_r1_distill"), turns("a", "<b> c"),

@@ -28,7 +28,10 @@ def test_the_merges_of_sennrichs_example() -> None:
 
 @given(words=WORDS)
 def test_the_first_merge_is_the_most_frequent_pair(words: dict[str, int]) -> None:
-    counts = Counter(pair for word, n in words.items() for pair in pairwise(word) for _ in range(n))
+    counts: Counter[tuple[str, str]] = Counter()
+    for word, frequency in words.items():
+        for pair in pairwise(word):
+            counts[pair] += frequency
     _, merges = bpe.learn_merges(words, "abc", 4, min_frequency=1)
     best = max(counts.values(), default=0)
     assert merges == ([min(pair for pair, n in counts.items() if n == best)] if counts else [])
