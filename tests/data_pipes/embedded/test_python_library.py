@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_pipes.duplicates import near_duplicates
-from data_pipes.embedded import python_library as module
+from data_pipes.embedded import python_library as library_module
 from data_pipes.embedded.python_library import TOPICS, documents, is_held_out
 from data_pipes.types import Document
 
@@ -96,7 +96,7 @@ def write_library(folder: Path, *, topics: str = "topics = {'b': 'text of b', 'a
 
 
 def test_documents_of_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MIN_SOURCE_BYTES", 10)
+    monkeypatch.setattr(library_module, "MIN_SOURCE_BYTES", 10)
     assert list(documents(library=write_library(tmp_path))) == [
         Document("# -*- coding: latin-1 -*-\ns = 'ü'\n", "latin.py"),
         Document("good", "lib2to3/tests/support.py"),
@@ -123,7 +123,7 @@ def test_a_library_without_sources_or_topics_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MIN_SOURCE_BYTES", 10)
+    monkeypatch.setattr(library_module, "MIN_SOURCE_BYTES", 10)
     with pytest.raises(ValueError, match="has no dictionary of topics"):
         list(documents(library=write_library(tmp_path / "a", topics="x = 1")))
     (write_library(tmp_path / "b") / "zebra.py").write_bytes(b"\xff")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from data_pipes.choices import Question, Questions
-from data_pipes.embedded import quiz as module
+from data_pipes.embedded import quiz as quiz_module
 from data_pipes.embedded.python_library import is_held_out
 from data_pipes.embedded.quiz import DEV_COUNT, SUBJECTS, TEST_COUNT, Fact, Library, quiz
 from data_pipes.embedded.tuning_rows import Summary
@@ -28,15 +28,15 @@ MODULES = ("base64", "calendar", "codecs", "contextlib", "copy", "dataclasses", 
 @pytest.fixture(scope="module", name="quiz_and_library")
 def read_once() -> tuple[Questions, Library]:
     """All questions and the library they were generated from, which is read once for all tests."""
-    library = module._read_library()
+    library = quiz_module._read_library()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_read_library", lambda: library)
+        patch.setattr(quiz_module, "_read_library", lambda: library)
         return quiz(10_000, key=0), library
 
 
 @pytest.fixture(name="cached_library")
 def _use_cached_library(quiz_and_library: tuple[Questions, Library], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_read_library", lambda: quiz_and_library[1])
+    monkeypatch.setattr(quiz_module, "_read_library", lambda: quiz_and_library[1])
 
 
 def select_subject(questions: list[Question], subject: str) -> list[Question]:
@@ -195,7 +195,7 @@ SIMILAR_FUNCTIONS = Library(
 def test_functions_with_similar_summaries_are_not_each_others_distractors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "MAX_WORD_SHARE", 0.4)  # "same" is in half of the summaries
+    monkeypatch.setattr(quiz_module, "MAX_WORD_SHARE", 0.4)  # "same" is in half of the summaries
     facts = {fact.answer: fact for fact in SUBJECTS["function_names"](SIMILAR_FUNCTIONS)}
     assert list(facts) == [
         "m.aaaa",
@@ -240,13 +240,17 @@ def test_facts_list_all_choices_that_would_also_be_right() -> None:
 
 
 def test_parameters_and_classes_are_parsed_from_source() -> None:
-    body = module.ast.parse(
+    body = quiz_module.ast.parse(
         "def f(a, /, b, *c, d=1): ...\ndef g(a, **b): ...\ndef h(self): ...\n"
         "class A(dict): ...\nclass B(x.Base): ...\nclass C(IOError): ...\nclass D(A, B): ...\nclass E(make()): ...\n"
         "class _F(Base): ...\nclass G(error): ...\nclass H(object): ...\nclass I(Base, metaclass=M): ...\n"
     ).body
-    assert list(module._parameters("m", body)) == [("m.f", ["a", "b", "d"]), ("m.h", [])]
-    assert list(module._classes("m", body)) == [("m", "A", "dict"), ("m", "B", "Base"), ("m", "I", "Base")]
+    assert list(quiz_module._parameters("m", body)) == [("m.f", ["a", "b", "d"]), ("m.h", [])]
+    assert list(quiz_module._classes("m", body)) == [
+        ("m", "A", "dict"),
+        ("m", "B", "Base"),
+        ("m", "I", "Base"),
+    ]
 
 
 def test_a_fact_joins_the_oldest_set_that_it_fits() -> None:
@@ -262,8 +266,8 @@ def test_a_fact_joins_the_oldest_set_that_it_fits() -> None:
             ("7", "b", ""),
         ]
     ]
-    assert [[fact.question for fact in group] for group in module._group_in_sets(facts)] == [
+    assert [[fact.question for fact in group] for group in quiz_module._group_in_sets(facts)] == [
         ["1", "3", "4", "6"]
     ]
     for first, second in product(facts, facts):
-        assert module._are_distinct(first, second) == module._are_distinct(second, first)
+        assert quiz_module._are_distinct(first, second) == quiz_module._are_distinct(second, first)
