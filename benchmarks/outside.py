@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.outside.form import OUTCOMES, judge
-from tests.outside.table import every
+from tests.outside.table import all_forms
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
         1 if any form is different or an error.
     """
     counts: dict[str, Counter] = {}
-    for form in every():
+    for form in all_forms():
         with tempfile.TemporaryDirectory() as folder:
             verdict = judge(form, Path(folder))
         counts.setdefault(form.kind, Counter())[verdict.outcome] += 1

@@ -18,7 +18,7 @@ CONTROLS = [
 
 
 def tokenizer() -> Any:
-    """Byte-level, of a few words."""
+    """Train a byte-level tokenizer on a few words."""
     return train(["the cat sat on the mat and the dog sat on the cat"] * 3, 300, special_tokens=CONTROLS)
 
 

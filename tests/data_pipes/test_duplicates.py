@@ -1,4 +1,4 @@
-"""Exact and near duplicates."""
+"""`data_pipes.duplicates`: filters for exact and near duplicates (MinHash signatures)."""
 
 import numpy as np
 import pytest
@@ -13,31 +13,32 @@ def random_words(seed: int, count: int) -> list[str]:
     return [f"w{n}" for n in np.random.default_rng(seed).integers(10**6, size=count)]
 
 
-def filter_texts(fold: Fold, *texts: str) -> list[str]:
+def names_of_kept(fold: Fold, *texts: str) -> list[str]:
+    """Number the texts and return the numbers of those that the filter keeps."""
     documents = [Document(text, str(number)) for number, text in enumerate(texts)]
     return [document.name for document in apply_filters(documents, [fold], on_drop=lambda drop: None)]
 
 
 def jaccard(a: str, b: str) -> float:
-    one, two = (set(hash_ngrams(hash_words(split_words(text)), 5).tolist()) for text in (a, b))
-    return len(one & two) / len(one | two)
+    first, second = (set(hash_ngrams(hash_words(split_words(text)), 5).tolist()) for text in (a, b))
+    return len(first & second) / len(first | second)
 
 
 def similar_texts(share: float, seed: int, count: int = 300) -> tuple[str, str]:
-    """Two texts whose first part is the same."""
-    same = random_words(seed, int(share * count))
-    rest = [random_words(seed + i, count - len(same)) for i in (10_000, 20_000)]
-    return " ".join(same + rest[0]), " ".join(same + rest[1])
+    """Two texts of `count` words, of which the first `share` are the same."""
+    shared = random_words(seed, int(share * count))
+    rest = [random_words(seed + i, count - len(shared)) for i in (10_000, 20_000)]
+    return " ".join(shared + rest[0]), " ".join(shared + rest[1])
 
 
-def test_exact() -> None:
-    assert filter_texts(exact_duplicates(), "a", "b", "a", "a ", "b") == ["0", "1", "3"]
+def test_only_the_first_of_equal_texts_is_kept() -> None:
+    assert names_of_kept(exact_duplicates(), "a", "b", "a", "a ", "b") == ["0", "1", "3"]
 
 
-def test_each_use_has_its_own_memory() -> None:
+def test_a_filter_starts_each_use_with_empty_memory() -> None:
     for fold in (exact_duplicates(), near_duplicates()):
         text = " ".join(random_words(0, 50))
-        assert filter_texts(fold, text) == filter_texts(fold, text) == ["0"]
+        assert names_of_kept(fold, text) == names_of_kept(fold, text) == ["0"]
 
 
 def test_documents_with_the_same_name_are_distinguished_by_text() -> None:
@@ -47,38 +48,38 @@ def test_documents_with_the_same_name_are_distinguished_by_text() -> None:
     assert fold.step(memory, Document("x", "same")) == "exact duplicate: the same text as same"
 
 
-def test_a_signature_estimates_the_resemblance() -> None:
-    """Unbiased, with the spread of 128 draws: the mean error of 60 pairs is below 4 standard errors."""
+def test_signatures_estimate_the_jaccard_similarity() -> None:
+    """Unbiased, with the standard error of 128 samples: 60 pairs together are within 4 standard errors."""
     pairs = [similar_texts(share, seed) for seed, share in enumerate(np.linspace(0.05, 0.95, 60))]
     truth = np.array([jaccard(a, b) for a, b in pairs])
-    found = np.array([(signature(a) == signature(b)).mean() for a, b in pairs])
-    spread = np.sqrt(truth * (1 - truth) / 128)
-    assert abs((found - truth).sum()) < 4 * np.sqrt((spread**2).sum())
-    assert (abs(found - truth) < 4.5 * spread + 1 / 128).all()
+    estimate = np.array([(signature(a) == signature(b)).mean() for a, b in pairs])
+    standard_error = np.sqrt(truth * (1 - truth) / 128)
+    assert abs((estimate - truth).sum()) < 4 * np.sqrt((standard_error**2).sum())
+    assert (abs(estimate - truth) < 4.5 * standard_error + 1 / 128).all()
 
 
 @pytest.mark.parametrize(
     ("similarity", "share", "near"), [(0.8, 0.97, True), (0.8, 0.7, False), (0.4, 0.8, True)]
 )
-def test_near(similarity: float, share: float, near: bool) -> None:
+def test_the_later_of_two_near_duplicates_is_dropped(similarity: float, share: float, near: bool) -> None:
     for seed in range(5):
         a, b = similar_texts(share, seed)
         assert abs(jaccard(a, b) - similarity) > 0.12
         assert (jaccard(a, b) > similarity) == near
-        assert filter_texts(near_duplicates(similarity), a, b) == (["0"] if near else ["0", "1"])
+        assert names_of_kept(near_duplicates(similarity), a, b) == (["0"] if near else ["0", "1"])
 
 
-def test_dropped_documents_are_not_compared_with() -> None:
-    """b is like a, c like b but not like a: c stays."""
+def test_documents_are_not_compared_with_dropped_ones() -> None:
+    """The second is near the first, the third is near only the second: the third stays."""
     base = random_words(0, 400)
     texts = [" ".join(base[start : start + 300]) for start in (0, 30, 60)]
     assert jaccard(texts[0], texts[1]) > 0.8 > 0.7 > jaccard(texts[0], texts[2])
-    assert filter_texts(near_duplicates(0.75), *texts) == ["0", "2"]
+    assert names_of_kept(near_duplicates(0.75), *texts) == ["0", "2"]
 
 
-def test_short_texts_and_empty_ones() -> None:
+def test_empty_texts_are_all_kept_and_short_ones_compared() -> None:
     assert signature("  \n") is None
-    assert filter_texts(near_duplicates(), "", " ", "one", "one", "one two", "two one") == [
+    assert names_of_kept(near_duplicates(), "", " ", "one", "one", "one two", "two one") == [
         "0",
         "1",
         "2",

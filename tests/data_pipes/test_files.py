@@ -1,4 +1,4 @@
-"""Small files are written atomically: wholly new, or unchanged."""
+"""`data_pipes.files`: a file or folder is written atomically: complete, or left as it was."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def test_write_and_read_round_trip(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write_json(tmp_path / "a.json", {"x": 1})
 
-    def full(descriptor: int) -> None:
+    def fail_for_full_disk(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", fail_for_full_disk)
     with pytest.raises(OSError, match=r"cannot write .*a\.json: No space left on device; make room there"):
         files.write_json(tmp_path / "a.json", {"x": 2})
     assert files.read_json(tmp_path / "a.json") == {"x": 1}
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_a_new_file_replaces_none(tmp_path: Path) -> None:
+def test_write_new_does_not_replace_a_file(tmp_path: Path) -> None:
     files.write_new(tmp_path / "a", b"one")
     with pytest.raises(FileExistsError):
         files.write_new(tmp_path / "a", b"two")
@@ -40,25 +40,23 @@ def test_a_new_file_replaces_none(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_folder_is_on_the_disk_before_it_has_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("new", "final"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
     calls: list[str] = []
     fsync, rename = os.fsync, os.rename
 
-    def note_fsync(descriptor: int) -> None:
+    def recording_fsync(descriptor: int) -> None:
         calls.append("fsync " + Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
         fsync(descriptor)
 
-    def note_rename(old: Path, new: Path) -> None:
+    def recording_rename(old: Path, new: Path) -> None:
         calls.append(f"rename {old.name} {new.name}")
         rename(old, new)
 
-    monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr(os, "rename", note_rename)
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(os, "rename", recording_rename)
     files.sync_contents(tmp_path / "new")
     with pytest.raises(OSError, match="not empty"):
         files.publish_folder(tmp_path / "new", tmp_path / "final")
@@ -93,15 +91,15 @@ def test_a_full_disk_names_the_file() -> None:
     with pytest.raises(
         OSError, match=r"cannot write a\.txt: No space left on device; make room there"
     ) as caught:
-        _write(Path("a.txt"), Path("/dev/full"))
+        write_with_error_context(Path("a.txt"), Path("/dev/full"))
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_other_errors_pass() -> None:
+def test_other_errors_are_raised_unchanged() -> None:
     with pytest.raises(KeyError), writing(Path("a.txt")):
         raise KeyError("a")
 
 
-def _write(named: Path, path: Path) -> None:
-    with writing(named), path.open("w") as file:
+def write_with_error_context(name_in_error: Path, path: Path) -> None:
+    with writing(name_in_error), path.open("w") as file:
         file.write("x")

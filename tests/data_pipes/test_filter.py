@@ -1,4 +1,4 @@
-"""Filters and what they report."""
+"""`data_pipes.filter`: each quality filter, and the report of dropped documents."""
 
 from collections.abc import Iterator
 
@@ -59,39 +59,40 @@ def reason(rule: Filter, text: str) -> str | None:
         (repetition(), "", "a\n\na", "repetition: "),
     ],
 )  # fmt: skip
-def test_each_rule(rule: Filter, good: str, bad: str, words: str) -> None:
+def test_a_rule_keeps_the_good_text_and_drops_the_bad(rule: Filter, good: str, bad: str, words: str) -> None:
     assert reason(rule, good) is None
     assert (reason(rule, bad) or "").startswith(words)
 
 
-def naive_repeated_runs(text: str, n: int) -> float:
-    """Share of the characters in runs of n words that were there before, place by place."""
+def reference_repeated_share(text: str, n: int) -> float:
+    """Share of the characters that are in an n-gram of words that occurred before."""
     parts = text.split()
     seen: set[tuple[str, ...]] = set()
     covered = set()
     for i in range(len(parts) - n + 1):
         run = tuple(parts[i : i + n])
-        covered |= set(range(i, i + n)) if run in seen else set()
+        if run in seen:
+            covered |= set(range(i, i + n))
         seen.add(run)
     return sum(len(parts[i]) for i in covered) / sum(map(len, parts))
 
 
 @pytest.mark.parametrize("copies", [10, 30, 60, 120])
-def test_repeated_runs_against_a_walk(copies: int) -> None:
+def test_repetition_equals_a_plain_count_of_repeated_n_grams(copies: int) -> None:
     text = DISTINCT + " " + " ".join(DISTINCT.split()[:copies])
-    shares = {n: naive_repeated_runs(text, n) for n in range(5, 11)}
-    broken = [n for n in range(5, 11) if shares[n] > 0.2 - 0.01 * n]
+    shares = {n: reference_repeated_share(text, n) for n in range(5, 11)}
+    exceeded = [n for n in range(5, 11) if shares[n] > 0.2 - 0.01 * n]
     found = reason(repetition(), text)
-    if broken:
+    if exceeded:
         assert found is not None
         assert found.startswith(
-            f"repetition: {shares[broken[0]]:.3g} of the characters are in repeated {broken[0]}-grams"
+            f"repetition: {shares[exceeded[0]]:.3g} of the characters are in repeated {exceeded[0]}-grams"
         )
     else:
         assert found is None
 
 
-def test_the_commonest_run_by_hand() -> None:
+def test_the_most_frequent_2_gram_is_reported() -> None:
     """ "ab cd" eight times: 8 x 4 characters of 80 in all; the limit for two words is 0.2."""
     text = " ".join(f"ab cd w{i:05}" for i in range(8))
     assert (
@@ -100,13 +101,13 @@ def test_the_commonest_run_by_hand() -> None:
     )
 
 
-def test_scale_makes_it_lenient() -> None:
+def test_a_scale_above_one_raises_the_limits() -> None:
     text = "a\nb\na\na"
     assert reason(repetition(), text) is not None
     assert reason(repetition(4.0), text) is None
 
 
-def test_kept_documents_are_yielded_and_others_reported() -> None:
+def test_documents_that_pass_are_yielded_and_others_reported() -> None:
     documents = [
         Document(text, name)
         for name, text in zip("abcde", ["long enough", "s", "long enough", "", "other text"], strict=True)
@@ -118,27 +119,27 @@ def test_kept_documents_are_yielded_and_others_reported() -> None:
     assert drops[1].reason == "exact duplicate: the same text as a"
 
 
-def test_the_first_filter_that_objects_is_named_and_later_ones_do_not_see_it() -> None:
+def test_later_filters_do_not_see_a_dropped_document() -> None:
     drops: list[Drop] = []
     documents = [Document("x", "a"), Document("x", "b")]
     assert list(apply_filters(documents, [length(5), exact_duplicates()], on_drop=drops.append)) == []
     assert [drop.reason.split(":")[0] for drop in drops] == ["length", "length"]
 
 
-def test_it_streams() -> None:
-    asked = []
+def test_filters_read_documents_lazily() -> None:
+    requested = []
 
     def stream() -> Iterator[Document]:
         for i in range(9):
-            asked.append(i)
+            requested.append(i)
             yield Document("x" * i, str(i))
 
     kept = apply_filters(stream(), [length(2)], on_drop=lambda drop: None)
     assert next(kept).name == "2"
-    assert asked == [0, 1, 2]
+    assert requested == [0, 1, 2]
 
 
-def test_a_report_by_hand() -> None:
+def test_a_report_counts_drops_by_filter_with_examples() -> None:
     drops = [Drop(str(i), f"length: {i} characters", i) for i in range(5)] + [Drop("z", "binary: all", 100)]
     found = report(drops)
     assert found.dropped == {"length": (5, 10), "binary": (1, 100)}
@@ -147,6 +148,6 @@ def test_a_report_by_hand() -> None:
     assert render_report(report([])) == "no document was dropped"
 
 
-def test_lengths_that_contradict_are_refused() -> None:
+def test_a_maximum_below_the_minimum_is_refused() -> None:
     with pytest.raises(ValueError, match="maximum must be at least minimum, got 3 and 2; swap"):
         length(3, 2)

@@ -1,4 +1,4 @@
-"""Cutting a stream into rows, and packing examples into bins."""
+"""`data_pipes.pack`: a token stream is cut into rows, examples are packed into bins."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ LENGTHS = st.lists(st.integers(0, 50), max_size=60)
 
 
 @given(tokens=st.integers(2, 200), length=st.integers(1, 40))
-def test_rows_predict_each_token_once(tokens: int, length: int) -> None:
+def test_each_token_of_the_stream_is_a_label_once(tokens: int, length: int) -> None:
     stream = np.arange(100, 100 + tokens, dtype=np.uint16)
     count = row_count(tokens, length)
     inputs, labels = cut_rows(stream, np.arange(count), length)
@@ -29,17 +29,19 @@ def test_a_row_of_padding_is_empty() -> None:
 
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=30), length=st.integers(1, 12))
-def test_segments_against_a_walk_over_the_tokens(sizes: list[int], length: int) -> None:
+def test_segments_and_positions_equal_a_token_by_token_count(sizes: list[int], length: int) -> None:
+    """In each row the segment ids count documents from 0, and positions restart with each document."""
     ends = np.cumsum(sizes)
     rows = np.arange(row_count(int(ends[-1]) + 1, length))
     ids, positions = segments(ends, rows, length)
     document = np.repeat(np.arange(len(sizes) + 2), [*sizes, length + 2, 0])
     for row in rows.tolist():
         here = document[row * length : row * length + length + 1]
-        expected, since = [], -1
+        expected, start = [], -1
         for place, number in enumerate(here.tolist()):
-            since = place if place == 0 or number != here[place - 1] else since
-            expected.append((number - int(here[0]), place - since))
+            if place == 0 or number != here[place - 1]:
+                start = place
+            expected.append((number - int(here[0]), place - start))
         assert list(zip(ids[row].tolist(), positions[row].tolist(), strict=True)) == expected
 
 
@@ -49,8 +51,8 @@ def test_segments_of_padding_are_one_document() -> None:
     assert positions.tolist() == [[0, 1, 2, 3], [0, 0, 1, 2]]
 
 
-def naive_best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
-    """The rule in its plainest form: longest first, into the fullest bin with room, else a new one."""
+def reference_best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
+    """Longest example first, into the fullest bin that has room for it, else into a new one."""
     bins: list[list[int]] = []
     rooms: list[int] = []
     for example in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -67,41 +69,46 @@ def naive_best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
 
 
 @given(lengths=LENGTHS, capacity=st.integers(50, 80))
-def test_best_fit_fills_like_the_naive_rule(lengths: list[int], capacity: int) -> None:
+def test_best_fit_fills_bins_as_the_reference(lengths: list[int], capacity: int) -> None:
     """Bins of equal room are interchangeable, so what must agree is how full they are."""
-    ours, plain = best_fit_decreasing(lengths, capacity), naive_best_fit(lengths, capacity)
-    full = [sorted(sum(lengths[i] for i in members) for members in bins) for bins in (ours, plain)]
-    assert full[0] == full[1]
+    ours, expected = best_fit_decreasing(lengths, capacity), reference_best_fit(lengths, capacity)
+
+    def loads(bins: list[list[int]]) -> list[int]:
+        return sorted(sum(lengths[i] for i in members) for members in bins)
+
+    assert loads(ours) == loads(expected)
     assert sorted(i for members in ours for i in members) == list(range(len(lengths)))
-    assert max(full[0], default=0) <= capacity
+    assert max(loads(ours), default=0) <= capacity
 
 
-def test_best_fit_takes_the_tightest_room() -> None:
+def test_best_fit_uses_the_fullest_bin_with_room() -> None:
     assert best_fit_decreasing([6, 7, 3, 2], 10) == [[1, 2], [0, 3]]
 
 
-def test_a_large_log_normal_set_is_nearly_full() -> None:
+def test_bins_of_log_normal_lengths_are_nearly_full() -> None:
     lengths = np.clip(np.exp(np.random.default_rng(0).normal(np.log(180), 1, 20_000)).astype(int), 1, 2048)
     bins = best_fit_decreasing(lengths, 2048)
     assert lengths.sum() / 2048 / len(bins) > 0.997
 
 
-def test_no_example_no_bin() -> None:
+def test_no_examples_give_no_bins_and_empty_ones_share_a_bin() -> None:
     assert best_fit_decreasing([], 4) == []
     assert best_fit_decreasing([0, 0], 4) == [[0, 1]]
 
 
 @pytest.mark.parametrize(("lengths", "capacity"), [([5], 4), ([-1], 4), ([1], 0)])
-def test_examples_longer_than_the_capacity_are_refused(lengths: list[int], capacity: int) -> None:
+def test_impossible_lengths_and_capacities_are_refused(lengths: list[int], capacity: int) -> None:
     with pytest.raises(ValueError, match=r"split_long|capacity must be at least 1"):
         best_fit_decreasing(lengths, capacity)
 
 
 @given(lengths=LENGTHS, capacity=st.integers(1, 20))
-def test_pieces_put_together_are_the_examples(lengths: list[int], capacity: int) -> None:
+def test_the_pieces_of_split_examples_cover_them_in_order(lengths: list[int], capacity: int) -> None:
     example, start, size = split_long(lengths, capacity)
-    places = [(int(e), int(s) + i) for e, s, n in zip(example, start, size, strict=True) for i in range(n)]
-    assert places == [(e, i) for e, n in enumerate(lengths) for i in range(n)]
+    places = []  # (example, token) of each token of the pieces, in order
+    for number, first, count in zip(example.tolist(), start.tolist(), size.tolist(), strict=True):
+        places.extend((number, token) for token in range(first, first + count))
+    assert places == [(number, token) for number, count in enumerate(lengths) for token in range(count)]
     assert set(example.tolist()) == set(range(len(lengths)))
     assert (size <= capacity).all()
     whole = np.asarray(lengths, int)[example] <= capacity
@@ -113,7 +120,7 @@ def test_a_capacity_below_one_is_refused() -> None:
         split_long([3], 0)
 
 
-def test_lengths_that_count_nothing_are_refused() -> None:
+def test_fractional_lengths_are_refused() -> None:
     for pack in (best_fit_decreasing, split_long):
         with pytest.raises(TypeError, match=r"lengths must be integers \(numbers of tokens\), got float64"):
             pack([2.5, 1.0], 4)  # type: ignore[list-item]

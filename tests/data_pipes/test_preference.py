@@ -1,5 +1,4 @@
-"""Pairs of answers: what is trained on, how long ones are shortened, and the reference's
-log-probabilities."""
+"""`data_pipes.preference`: labels of answers, truncation, and reference log-probabilities."""
 
 from __future__ import annotations
 
@@ -24,12 +23,13 @@ from tests.data_pipes.chats import talk, tokenizer
 TOKENIZER, TEMPLATE = tokenizer(), chat_template()
 
 
-def answer(prompt: int, length: int) -> Encoded:
+def encoded(prompt: int, length: int) -> Encoded:
+    """Tokens 1, 2, 3, ...: `prompt` untrained ones, then `length` trained ones."""
     return Encoded(np.arange(prompt + length) + 1, np.arange(prompt + length) >= prompt)
 
 
 def test_only_the_answers_are_trained_on() -> None:
-    """A turn of the assistant inside the prompt is not."""
+    """Not on an assistant turn inside the prompt."""
     pair = encode_preferences(
         TEMPLATE, TOKENIZER, [Preference(talk("a", "b", "c"), talk("", "good")[1:], talk("", "bad")[1:], "n")]
     )[0]
@@ -39,7 +39,7 @@ def test_only_the_answers_are_trained_on() -> None:
 
 
 def test_labels_are_shifted_and_padded() -> None:
-    batch = preference_pipe([Pair(answer(2, 3), answer(2, 1))], batch_size=2, length=6, key=0)[0]
+    batch = preference_pipe([Pair(encoded(2, 3), encoded(2, 1))], batch_size=2, length=6, key=0)[0]
     assert batch["chosen_tokens"].tolist() == [[1, 2, 3, 4, 0, 0], [0] * 6]
     assert batch["chosen_labels"].tolist() == [[-100, 3, 4, 5, -100, -100], [-100] * 6]
     assert batch["rejected_labels"].tolist() == [[-100, 3, -100, -100, -100, -100], [-100] * 6]
@@ -48,7 +48,7 @@ def test_labels_are_shifted_and_padded() -> None:
 
 def test_the_prompt_is_shortened_from_the_left_before_an_answer_is_cut() -> None:
     pipe = preference_pipe(
-        [Pair(answer(6, 3), answer(6, 2)), Pair(answer(2, 9), answer(2, 1))],
+        [Pair(encoded(6, 3), encoded(6, 2)), Pair(encoded(2, 9), encoded(2, 1))],
         batch_size=2,
         length=5,
         key=None,
@@ -63,38 +63,40 @@ def test_the_prompt_is_shortened_from_the_left_before_an_answer_is_cut() -> None
     assert batch["rejected_labels"][1].tolist() == [3, -100, -100, -100, -100]
 
 
-def test_pairs_that_are_equal_once_they_are_cut_are_dropped_and_counted() -> None:
-    a, b = answer(2, 9), answer(2, 9)
-    b.tokens[-1] = 99
+def test_pairs_that_truncation_makes_equal_are_dropped_and_counted() -> None:
+    chosen, rejected = encoded(2, 9), encoded(2, 9)
+    rejected.tokens[-1] = 99
     pipe = preference_pipe(
-        [Pair(a, b), Pair(a, answer(2, 3))], batch_size=2, length=5, key=None, shuffle=False
+        [Pair(chosen, rejected), Pair(chosen, encoded(2, 3))], batch_size=2, length=5, key=None, shuffle=False
     )
     assert (pipe.dropped, pipe.truncated) == (1, 2)
     assert pipe[0]["row"].tolist() == [1, -1]
-    whole = preference_pipe([Pair(a, b), Pair(a, a)], batch_size=2, length=12, key=None, shuffle=False)
-    assert whole.dropped == 1
-    assert whole[0]["row"].tolist() == [0, -1]
+    untruncated = preference_pipe(
+        [Pair(chosen, rejected), Pair(chosen, chosen)], batch_size=2, length=12, key=None, shuffle=False
+    )
+    assert untruncated.dropped == 1
+    assert untruncated[0]["row"].tolist() == [0, -1]
 
 
-def test_the_reference_beside_the_batch_is_the_one_computed_in_the_step() -> None:
+def test_dpo_with_precomputed_reference_equals_reference_in_the_step() -> None:
     from tests.laws.test_stages import small, transformer
 
     model = transformer(small())
     reference = model.init(random.key(5))
-    pairs = [Pair(answer(2, 1 + i % 4), answer(2, 1 + (i + 1) % 4)) for i in range(7)]
+    pairs = [Pair(encoded(2, 1 + i % 4), encoded(2, 1 + (i + 1) % 4)) for i in range(7)]
     pipe = preference_pipe(pairs, batch_size=3, length=6, key=0)
-    given = with_reference(pipe, model, reference, batch_size=2)
-    assert describe(given) != describe(pipe)
+    with_logps = with_reference(pipe, model, reference, batch_size=2)
+    assert describe(with_logps) != describe(pipe)
     state = dpo(model, optim.sgd(0.1)).init(random.key(0))
     for number in range(len(pipe)):
-        before, after = pipe[number], given[number]
-        assert (after["reference_chosen"][after["row"] < 0] == 0).all()
-        inside = dpo(model, optim.sgd(0.1), reference=reference).step(state, before)
-        outside = dpo(model, optim.sgd(0.1)).step(state, after)
-        torch.testing.assert_close(outside.metrics, inside.metrics, rtol=1e-5, atol=1e-6)
+        plain, precomputed = pipe[number], with_logps[number]
+        assert (precomputed["reference_chosen"][precomputed["row"] < 0] == 0).all()
+        expected = dpo(model, optim.sgd(0.1), reference=reference).step(state, plain)
+        found = dpo(model, optim.sgd(0.1)).step(state, precomputed)
+        torch.testing.assert_close(found.metrics, expected.metrics, rtol=1e-5, atol=1e-6)
 
 
-def test_single_answers_keep_their_label() -> None:
+def test_unpaired_answers_keep_their_label() -> None:
     given = [
         Unpaired(talk("a"), talk("", "good")[1:], True, "1"),
         Unpaired(talk("a"), talk("", "bad")[1:], False, "2"),
@@ -105,18 +107,20 @@ def test_single_answers_keep_their_label() -> None:
     assert [int((labels != -100).sum()) > 0 for labels in batch["labels"]] == [True, True, False]
 
 
-STRICT = chat_template(
+REFUSES_NO = chat_template(
     "{% if messages[-1].content == 'no' %}{{ raise_exception('not no') }}{% endif %}" + CHATML
 )
 
 
-def test_a_pair_is_left_out_once_whichever_side_is_refused() -> None:
+def test_a_pair_is_skipped_once_if_either_side_is_refused() -> None:
     given = [
         Preference(talk("q"), (Message("assistant", a),), (Message("assistant", b),), "n")
         for a, b in [("x", "y"), ("no", "no"), ("x", "no"), ("u", "v")]
     ]
     bad: list[int] = []
-    found = encode_preferences(STRICT, TOKENIZER, given, on_error=lambda number, error: bad.append(number))
+    found = encode_preferences(
+        REFUSES_NO, TOKENIZER, given, on_error=lambda number, error: bad.append(number)
+    )
     assert bad == [1, 2]
     assert [TOKENIZER.decode(pair.rejected.tokens[pair.rejected.trained]) for pair in found] == [
         "y<|im_end|>",
@@ -125,7 +129,7 @@ def test_a_pair_is_left_out_once_whichever_side_is_refused() -> None:
     single = [Unpaired(pair.prompt, pair.rejected, True, "n") for pair in given]
     bad.clear()
     assert (
-        len(encode_unpaired(STRICT, TOKENIZER, single, on_error=lambda number, error: bad.append(number)))
+        len(encode_unpaired(REFUSES_NO, TOKENIZER, single, on_error=lambda number, error: bad.append(number)))
         == 2
     )
     assert bad == [1, 2]

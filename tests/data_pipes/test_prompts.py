@@ -1,4 +1,4 @@
-"""Prompts: full batches, whole prompts, or a word about those that are too long."""
+"""`data_pipes.prompts`: batches are full, and prompts that are too long are refused or truncated."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from tests.data_pipes.chats import talk, tokenizer
 PROMPTS = [np.arange(n) + 10 * n for n in (3, 1, 5, 2)]
 
 
-def test_prompts_end_where_the_assistant_begins() -> None:
-    words = tokenizer()
-    found = encode_prompts(chat_template(), words, [Prompt(talk("Hi"), {}, "n")])[0]
-    assert words.decode(found) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+def test_an_encoded_prompt_ends_with_the_assistant_header() -> None:
+    small_tokenizer = tokenizer()
+    found = encode_prompts(chat_template(), small_tokenizer, [Prompt(talk("Hi"), {}, "n")])[0]
+    assert small_tokenizer.decode(found) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_every_batch_is_full_and_each_prompt_comes_once_an_epoch() -> None:
     pipe = prompt_pipe(PROMPTS, batch_size=3, length=5, key=0, epochs=2)
-    index = np.concatenate([batch["row"].numpy() for batch in pipe])
+    rows = np.concatenate([batch["row"].numpy() for batch in pipe])
     assert len(pipe) == 3
-    assert (index >= 0).all()
-    assert sorted(index[:4]) == sorted(index[4:8]) == [0, 1, 2, 3]
+    assert (rows >= 0).all()
+    assert sorted(rows[:4]) == sorted(rows[4:8]) == [0, 1, 2, 3]
     for batch in pipe:
         for row, length, number in zip(batch["prompts"], batch["lengths"], batch["row"], strict=True):
             assert row[:length].tolist() == PROMPTS[number].tolist()
             assert (row[length:] == 0).all()
 
 
-def test_long_prompts_are_an_error_or_shortened_from_the_left() -> None:
+def test_long_prompts_are_refused_or_truncated_from_the_left() -> None:
     with pytest.raises(ValueError, match="prompt 2 has 5 tokens, and length is 4"):
         prompt_pipe(PROMPTS, batch_size=2, length=4, key=0)
     pipe = prompt_pipe(PROMPTS, batch_size=4, length=4, key=None, shuffle=False, truncate="left")

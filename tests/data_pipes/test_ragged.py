@@ -1,4 +1,4 @@
-"""Examples of different lengths: joined into one array, and padded into rows."""
+"""`data_pipes.ragged`: examples of different lengths are joined into one array and padded into rows."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ EXAMPLES = [
 
 
 def test_examples_are_joined_and_padded_again() -> None:
-    made = concatenate(EXAMPLES, "mine")
-    assert made.tokens.tolist() == [1, 2, 3, 4, 5, 6]
-    tokens, labels = pad_rows(made, np.array([2, 0, -1, 1]), 2)
+    joined = concatenate(EXAMPLES, "mine")
+    assert joined.tokens.tolist() == [1, 2, 3, 4, 5, 6]
+    tokens, labels = pad_rows(joined, np.array([2, 0, -1, 1]), 2)
     assert tokens.tolist() == [[5, 0], [1, 2], [0, 0], [0, 0]]
     assert labels.tolist() == [[6, -100], [2, -100], [-100, -100], [-100, -100]]
     assert concatenate([], "mine").starts.tolist() == [0]
 
 
-def test_examples_that_are_none_are_refused() -> None:
+def test_malformed_examples_are_refused() -> None:
     with pytest.raises(ValueError, match="equal lengths, got 2 and 1 in example 0"):
         concatenate([Encoded(np.array([1, 2]), np.array([True]))], "mine")
     with pytest.raises(ValueError, match="must be ids"):

@@ -1,4 +1,4 @@
-"""The stateless shuffle: a bijection, uniform, and jax's keys."""
+"""`data_pipes.shuffle`: the stateless shuffle is a uniform permutation, and its keys equal jax's."""
 
 import itertools
 from collections import Counter
@@ -16,72 +16,72 @@ WORD = st.integers(0, 2**32 - 1)
 
 
 @given(n=st.integers(1, 3000), high=WORD, low=WORD)
-def test_each_number_once(n: int, high: int, low: int) -> None:
+def test_permute_is_a_permutation(n: int, high: int, low: int) -> None:
     assert np.array_equal(np.sort(permute(np.arange(n), n, (high, low))), np.arange(n))
 
 
 @pytest.mark.parametrize("n", [SMALL, SMALL + 1, 2**16, 2**16 + 1, 300_000])
-def test_each_number_once_at_the_edges(n: int) -> None:
+def test_permute_is_a_permutation_at_threshold_sizes(n: int) -> None:
     assert np.array_equal(np.sort(permute(np.arange(n), n, (1, 2))), np.arange(n))
 
 
 @given(n=st.integers(1, 2**62), low=WORD, data=st.data())
-def test_single_indices_agree_with_arrays_and_stay_below_n(n: int, low: int, data: st.DataObject) -> None:
+def test_an_array_of_indices_is_permuted_like_each_index(n: int, low: int, data: st.DataObject) -> None:
     places = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=8, unique=True))
-    together = permute(np.array(places), n, (0, low))
-    assert together.tolist() == [int(permute(place, n, (0, low))) for place in places]
-    assert len(set(together.tolist())) == len(places)
-    assert 0 <= together.min() <= together.max() < n
+    permuted = permute(np.array(places), n, (0, low))
+    assert permuted.tolist() == [int(permute(place, n, (0, low))) for place in places]
+    assert len(set(permuted.tolist())) == len(places)
+    assert 0 <= permuted.min() <= permuted.max() < n
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
 def test_all_orders_of_a_short_list_are_equally_likely(n: int) -> None:
     """Chi-square over n! orders; the bound is the 99.9% point for n! - 1 degrees of freedom."""
-    draws = 4000
-    seen = Counter(tuple(permute(np.arange(n), n, (0, seed)).tolist()) for seed in range(draws))
+    sample_count = 4000
+    counts = Counter(tuple(permute(np.arange(n), n, (0, seed)).tolist()) for seed in range(sample_count))
     orders = list(itertools.permutations(range(n)))
-    expected = draws / len(orders)
-    statistic = sum((seen[order] - expected) ** 2 / expected for order in orders)
+    expected = sample_count / len(orders)
+    statistic = sum((counts[order] - expected) ** 2 / expected for order in orders)
     assert statistic < {2: 10.83, 3: 20.52, 4: 49.73, 5: 173.6}[n]
 
 
 @pytest.mark.parametrize("n", [1030, 1500])
-def test_where_an_entry_goes_and_its_neighbour_are_uniform(n: int) -> None:
-    """Chi-square of the place of entry 0, and of the distance from there to entry 1, over keys."""
-    draws = 4000
-    places = np.array([permute(np.array([0, 1]), n, (0, seed)) for seed in range(draws)])
-    for values, kinds in ((places[:, 0], n), ((places[:, 1] - places[:, 0]) % n - 1, n - 1)):
-        counts = np.bincount(values, minlength=kinds)
-        statistic = ((counts - draws / kinds) ** 2 / (draws / kinds)).sum()
-        assert abs(statistic - kinds) < 4 * np.sqrt(2 * kinds)
+def test_the_place_of_an_entry_and_the_distance_to_the_next_are_uniform(n: int) -> None:
+    """Chi-square over keys of the place of entry 0, and of the distance from it to entry 1."""
+    sample_count = 4000
+    places = np.array([permute(np.array([0, 1]), n, (0, seed)) for seed in range(sample_count)])
+    for values, bins in ((places[:, 0], n), ((places[:, 1] - places[:, 0]) % n - 1, n - 1)):
+        counts = np.bincount(values, minlength=bins)
+        statistic = ((counts - sample_count / bins) ** 2 / (sample_count / bins)).sum()
+        assert abs(statistic - bins) < 4 * np.sqrt(2 * bins)
 
 
-def test_other_keys_and_epochs_give_other_orders() -> None:
+def test_keys_epochs_and_names_give_unrelated_orders() -> None:
     n, key = 5000, key_words(0)
     orders = [
         permute(np.arange(n), n, k)
         for k in (key, key_words(1), fold_in(key, 0), fold_in(key, 1), fold_in_name(key, "x"))
     ]
-    fixed = [(a == b).sum() for a, b in itertools.combinations(orders, 2)]
-    assert max(fixed) < 8  # the number of places where two shuffles agree is Poisson with mean 1
+    agreements = [(a == b).sum() for a, b in itertools.combinations(orders, 2)]
+    assert max(agreements) < 8  # the number of places where two shuffles agree is Poisson with mean 1
 
 
-def test_a_known_order_stays() -> None:
+def test_the_order_of_a_key_never_changes() -> None:
     """A run that is resumed by a later version must see the same rows."""
     assert permute(np.arange(8), 8, (0, 7)).tolist() == [7, 0, 5, 1, 3, 2, 4, 6]
     assert permute(np.arange(4), 10**9, (0, 7)).tolist() == [835857116, 82702130, 449596828, 298547014]
 
 
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**31 - 1, -(2**31), 1234567])
-def test_keys_are_those_of_jax(seed: int) -> None:
-    theirs = jax.random.key(seed)
-    assert key_words(seed) == tuple(jax.random.key_data(theirs).tolist())
+def test_keys_and_fold_in_equal_jax(seed: int) -> None:
+    jax_key = jax.random.key(seed)
+    assert key_words(seed) == tuple(jax.random.key_data(jax_key).tolist())
     for data in (0, 1, 2**32 - 1, 99):
-        expected = jax.random.key_data(jax.random.fold_in(theirs, np.uint32(data))).tolist()
+        expected = jax.random.key_data(jax.random.fold_in(jax_key, np.uint32(data))).tolist()
         assert list(fold_in(key_words(seed), data)) == expected
 
 
-def test_known_answers_of_the_hash() -> None:
+def test_threefry_gives_the_published_vectors() -> None:
     """The three published vectors of Threefry-2x32-20."""
     assert threefry2x32((0, 0), (0, 0)) == (0x6B200159, 0x99BA4EFE)
     ones = 0xFFFFFFFF
@@ -89,7 +89,7 @@ def test_known_answers_of_the_hash() -> None:
     assert threefry2x32((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3)) == (0xC4923A9C, 0x483DF7A0)
 
 
-def test_keys_in_every_form() -> None:
+def test_a_key_may_be_a_seed_or_two_words() -> None:
     expected = (3, 4)
     for key in ((3, 4), [3, 4], np.array([3, 4], np.uint32), torch.tensor([3, 4], dtype=torch.uint32)):
         assert key_words(key) == expected

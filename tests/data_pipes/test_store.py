@@ -1,4 +1,4 @@
-"""The token store on disk: equal to memory, all or nothing, and never trusted when damaged."""
+"""`data_pipes.store`: the token store on disk is written atomically and verified on load."""
 
 import errno
 import fcntl
@@ -25,19 +25,19 @@ def write(path: Path, documents: object = DOCUMENTS, vocab_size: int = 400) -> N
 
 
 @pytest.mark.parametrize("vocab_size", [400, 100_000])
-def test_on_disk_and_in_memory_are_the_same_corpus(tmp_path: Path, vocab_size: int) -> None:
+def test_a_store_on_disk_equals_one_in_memory(tmp_path: Path, vocab_size: int) -> None:
     write(tmp_path / "s", vocab_size=vocab_size)
-    stored, kept = (
+    stored, in_memory = (
         open_store(tmp_path / "s"),
         memory_store(DOCUMENTS, vocab_size=vocab_size, tokenizer="print"),
     )
-    assert stored.tokens.tolist() == kept.tokens.tolist() == [1, 2, 3, 4, 5, 6, 300]
-    assert stored.ends.tolist() == kept.ends.tolist() == [3, 4, 7]
-    assert stored.tokens.dtype == kept.tokens.dtype
-    assert (stored.digest, stored.tokenizer, stored.vocab_size) == (kept.digest, "print", vocab_size)
+    assert stored.tokens.tolist() == in_memory.tokens.tolist() == [1, 2, 3, 4, 5, 6, 300]
+    assert stored.ends.tolist() == in_memory.ends.tolist() == [3, 4, 7]
+    assert stored.tokens.dtype == in_memory.tokens.dtype
+    assert (stored.digest, stored.tokenizer, stored.vocab_size) == (in_memory.digest, "print", vocab_size)
 
 
-def test_it_is_mapped_not_read(tmp_path: Path) -> None:
+def test_opening_a_store_maps_it_without_reading(tmp_path: Path) -> None:
     """Opening and reading one token of 128 MiB touches next to nothing."""
     write(tmp_path / "s", (np.zeros(1 << 21, np.uint16) for _ in range(32)))
     code = (
@@ -52,8 +52,8 @@ def test_it_is_mapped_not_read(tmp_path: Path) -> None:
     assert int(out.stdout) < 8 * 1024  # KiB
 
 
-def test_writing_streams(tmp_path: Path) -> None:
-    """64 MiB of ids pass through with a few MiB of memory."""
+def test_write_store_uses_little_memory(tmp_path: Path) -> None:
+    """128 MiB of ids given in pieces are written with less than 24 MiB of memory."""
     code = (
         "import sys, resource, numpy as np; from data_pipes.store import write_store\n"
         "write_store(sys.argv[1] + 'a', [[1]], vocab_size=9)\n"
@@ -67,13 +67,13 @@ def test_writing_streams(tmp_path: Path) -> None:
     assert int(out.stdout) < 24 * 1024  # KiB
 
 
-def test_it_cannot_be_written_to(tmp_path: Path) -> None:
+def test_the_arrays_of_a_store_are_read_only(tmp_path: Path) -> None:
     write(tmp_path / "s")
     with pytest.raises(ValueError, match="read-only"):
         open_store(tmp_path / "s").tokens[0] = 1
 
 
-def test_pickled_as_a_path(tmp_path: Path) -> None:
+def test_a_store_is_pickled_as_its_path(tmp_path: Path) -> None:
     write(tmp_path / "s", [np.zeros(100_000, int)])
     store = open_store(tmp_path / "s")
     data = pickle.dumps(store)
@@ -90,14 +90,14 @@ def test_another_corpus_at_the_pickled_path_is_refused(tmp_path: Path) -> None:
         pickle.loads(data)
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_an_existing_store_is_not_overwritten(tmp_path: Path) -> None:
     write(tmp_path / "s")
     with pytest.raises(FileExistsError, match="exists already; open it with open_store, or remove it"):
         write(tmp_path / "s", [[1]])
     assert open_store(tmp_path / "s").tokens.tolist() == [1, 2, 3, 4, 5, 6, 300]
 
 
-def failing(error: Exception) -> Iterator[list[int]]:
+def documents_then_error(error: Exception) -> Iterator[list[int]]:
     yield [1, 2, 3]
     raise error
 
@@ -105,7 +105,7 @@ def failing(error: Exception) -> Iterator[list[int]]:
 @pytest.mark.parametrize("error", [RuntimeError("source broke"), OSError(errno.EIO, "source broke")])
 def test_an_error_of_the_source_passes_through_and_leaves_nothing(tmp_path: Path, error: Exception) -> None:
     with pytest.raises(type(error), match="source broke") as caught:
-        write(tmp_path / "s", failing(error))
+        write(tmp_path / "s", documents_then_error(error))
     assert caught.value is error
     assert list(tmp_path.iterdir()) == []
 
@@ -116,8 +116,8 @@ def test_an_empty_corpus_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def limited(path: Path, size: int) -> subprocess.CompletedProcess[str]:
-    """Writes 2 MiB of ids in a process that may write `size` bytes a file."""
+def write_with_file_size_limit(path: Path, size: int) -> subprocess.CompletedProcess[str]:
+    """Write 2 MiB of ids in a process whose files may have at most `size` bytes."""
     code = (
         "import sys, resource, numpy as np; from data_pipes.store import write_store\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
@@ -129,12 +129,12 @@ def limited(path: Path, size: int) -> subprocess.CompletedProcess[str]:
 
 def test_a_file_that_may_not_grow_leaves_nothing(tmp_path: Path) -> None:
     for size in (100, 1 << 20):
-        done = limited(tmp_path / "s", size)
+        done = write_with_file_size_limit(tmp_path / "s", size)
         assert done.returncode == 3, done.stderr
         assert "no room for" in done.stdout
         assert "the partial store was removed; make room" in done.stdout
         assert list(tmp_path.iterdir()) == []
-    assert limited(tmp_path / "s", 1 << 22).returncode == 0
+    assert write_with_file_size_limit(tmp_path / "s", 1 << 22).returncode == 0
 
 
 @pytest.mark.parametrize("call", ["os.fsync", "os.rename"])
@@ -144,20 +144,22 @@ def test_a_disk_that_fails_at_any_call_leaves_all_or_nothing(
 ) -> None:
     """Each fsync (two arrays, manifest, folder, parent) and the rename fail in turn."""
     name = call.split(".")[1]
-    real: Callable = getattr(os, name)
+    original: Callable = getattr(os, name)
     calls = 5 if name == "fsync" else 1
     for failing_call in range(calls):
-        seen = []
+        past_calls = []
 
-        def broken(*args: object, seen: list = seen, failing_call: int = failing_call) -> object:
-            seen.append(args)
-            if len(seen) == failing_call + 1:
+        def fail_once(
+            *args: object, past_calls: list = past_calls, failing_call: int = failing_call
+        ) -> object:
+            past_calls.append(args)
+            if len(past_calls) == failing_call + 1:
                 raise OSError(number, os.strerror(number))
-            return real(*args)
+            return original(*args)
 
         target = tmp_path / f"s{failing_call}"
         with monkeypatch.context() as patch:
-            patch.setattr(os, name, broken)
+            patch.setattr(os, name, fail_once)
             with pytest.raises(OSError, match=os.strerror(number)):
                 write(target)
         if target.exists():
@@ -176,12 +178,12 @@ def test_a_killed_writer_leaves_no_store_and_is_cleaned_up(tmp_path: Path) -> No
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")])
     assert done.returncode == -9
-    assert [p.name for p in tmp_path.iterdir()] == [".s.partial"]
+    assert [path.name for path in tmp_path.iterdir()] == [".s.partial"]
     write(tmp_path / "s")
-    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
-def test_two_writers_do_not_meet(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     partial = tmp_path / ".s.partial"
     partial.mkdir()
     with open(partial / "tokens.bin", "wb") as file:
@@ -196,30 +198,30 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match=r"cannot make .*file.s .*; pass a folder that can be written"):
         write(tmp_path / "file" / "s")
 
-    def denied(*args: object, **kwargs: object) -> None:
+    def deny(*args: object, **kwargs: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "mkdir", denied)
+    monkeypatch.setattr(Path, "mkdir", deny)
     with pytest.raises(PermissionError, match=r"cannot make .*new.s \(Permission denied\)"):
         write(tmp_path / "new" / "s")
 
 
-def flip(path: Path, place: int) -> None:
+def flip_bit(path: Path, place: int) -> None:
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "documents.bin"])
-def test_every_damage_is_named(tmp_path: Path, name: str) -> None:
+def test_a_flipped_bit_a_wrong_size_and_a_missing_array_are_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path / "s")
     file = tmp_path / "s" / name
     size = file.stat().st_size
     for place in range(size):
-        flip(file, place)
+        flip_bit(file, place)
         with pytest.raises(ValueError, match=rf"{name} is damaged: .*; write the store again"):
             open_store(tmp_path / "s")
-        flip(file, place)
+        flip_bit(file, place)
     for length in (0, size - 1, size + 1):
         os.truncate(file, length)
         for verify in (True, False):
@@ -259,14 +261,13 @@ def test_an_invalid_manifest_is_refused(tmp_path: Path, text: str) -> None:
         open_store(tmp_path / "s")
 
 
-def test_a_manifest_with_a_right_digest_and_wrong_facts_is_refused(tmp_path: Path) -> None:
-
+def test_a_manifest_with_a_right_digest_and_wrong_counts_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "s")
     file = tmp_path / "s" / "manifest.json"
-    good = {k: v for k, v in json.loads(file.read_text()).items() if k != "digest"}
+    good = {name: value for name, value in json.loads(file.read_text()).items() if name != "digest"}
     for change in ({"tokens": -1}, {"tokens": "7"}, {"documents": 0}, {"vocab_size": True}, {"tokens": 6}):
-        facts = {**good, **change}
-        file.write_text(json.dumps({**facts, "digest": hash_json(facts)}))
+        fields = {**good, **change}
+        file.write_text(json.dumps({**fields, "digest": hash_json(fields)}))
         with pytest.raises(ValueError, match="is damaged"):
             open_store(tmp_path / "s")
 
@@ -293,14 +294,14 @@ def test_a_folder_that_is_no_store_is_named(tmp_path: Path) -> None:
         ({"format": {"a": 1}}, "has format"),
     ],
 )
-def test_a_manifest_whose_digest_fits_and_whose_fields_do_not_is_refused(
+def test_a_manifest_with_a_right_digest_and_invalid_fields_is_refused(
     change: dict, words: str, tmp_path: Path
 ) -> None:
     write(tmp_path / "s")
     path = tmp_path / "s" / "manifest.json"
-    facts = {**json.loads(path.read_text()), **change}
-    facts = {name: value for name, value in facts.items() if name != "digest" and value is not ...}
-    path.write_text(json.dumps({**facts, "digest": hash_json(facts)}))
+    fields = {**json.loads(path.read_text()), **change}
+    fields = {name: value for name, value in fields.items() if name != "digest" and value is not ...}
+    path.write_text(json.dumps({**fields, "digest": hash_json(fields)}))
     with pytest.raises(ValueError, match=words) as caught:
         open_store(tmp_path / "s")
     assert "manifest.json" in str(caught.value)

@@ -1,4 +1,4 @@
-"""A table as a pipe: each row once an epoch, padding or going on at the end. (Its laws are in tests/laws.)"""
+"""`table_pipe`: each row once an epoch; the last batch is padded or wraps. (`tests/laws` has the laws.)"""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import pytest
 from data_pipes.table import TablePipe, batch_at, describe, table_pipe
 
 
-def make(rows: int = 7, **options: object) -> TablePipe:
-    given = {
+def small_table_pipe(rows: int = 7, **options: object) -> TablePipe:
+    defaults = {
         "batch_size": 3,
         "key": 1,
         "epochs": 1,
         "shuffle": True,
         "about": {"pipe": "mine", "length": 1},
     } | options
-    return table_pipe(np.arange(rows), lambda table, r: {"row": r}, rows=rows, **given)
+    return table_pipe(np.arange(rows), lambda table, r: {"row": r}, rows=rows, **defaults)
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
 @pytest.mark.parametrize("wrap", [False, True])
 def test_each_row_comes_once_an_epoch(epochs: int, wrap: bool) -> None:
-    pipe = make(epochs=epochs, wrap=wrap)
+    pipe = small_table_pipe(epochs=epochs, wrap=wrap)
     found = np.concatenate([batch["row"].numpy() for batch in pipe])
     for epoch in range(epochs):
         assert sorted(found[7 * epoch : 7 * epoch + 7]) == list(range(7))
@@ -30,14 +30,17 @@ def test_each_row_comes_once_an_epoch(epochs: int, wrap: bool) -> None:
     assert (rest >= 0).all() if wrap else (rest == -1).all()
 
 
-def test_epochs_differ_and_keys_differ() -> None:
-    found = np.concatenate([batch["row"].numpy() for batch in make(epochs=2)])
+def test_the_order_differs_between_epochs_and_keys() -> None:
+    found = np.concatenate([batch["row"].numpy() for batch in small_table_pipe(epochs=2)])
     assert found[:7].tolist() != found[7:14].tolist()
-    assert batch_at(make(100), 0)["row"].tolist() != batch_at(make(100, key=2), 0)["row"].tolist()
+    assert (
+        batch_at(small_table_pipe(100), 0)["row"].tolist()
+        != batch_at(small_table_pipe(100, key=2), 0)["row"].tolist()
+    )
 
 
-def test_in_order() -> None:
-    assert make(key=None, shuffle=False)[0]["row"].tolist() == [0, 1, 2]
+def test_rows_are_in_order_without_shuffle() -> None:
+    assert small_table_pipe(key=None, shuffle=False)[0]["row"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -51,9 +54,9 @@ def test_in_order() -> None:
 )  # fmt: skip
 def test_invalid_arguments_are_refused(options: dict, error: type, words: str) -> None:
     with pytest.raises(error, match=words):
-        make(**options)
+        small_table_pipe(**options)
 
 
-def test_described_alike_only_if_the_batches_are_alike() -> None:
-    assert describe(make()[1:]) == describe(make())
-    assert describe(make()) != describe(make(8))
+def test_describe_differs_between_tables_but_not_between_slices() -> None:
+    assert describe(small_table_pipe()[1:]) == describe(small_table_pipe())
+    assert describe(small_table_pipe()) != describe(small_table_pipe(8))

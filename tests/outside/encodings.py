@@ -1,4 +1,4 @@
-"""Rows in the encodings that text files have."""
+"""Rows of JSON lines with a byte-order mark or CR LF."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.outside.form import Form
 ROW = {"question": "1 + 1?", "answer": "2"}
 
 
-def _written(folder: Path, data: bytes) -> list[dict]:
+def _write(folder: Path, data: bytes) -> list[dict]:
     (folder / "rows.jsonl").write_bytes(data)
     return [ROW]
 
@@ -22,7 +22,7 @@ def _read(folder: Path) -> list[dict]:
 
 FORMS = (
     Form("row", "JSON lines with a byte-order mark", "json",
-         lambda folder: _written(folder, b"\xef\xbb\xbf" + json.dumps(ROW).encode()), _read),
+         lambda folder: _write(folder, b"\xef\xbb\xbf" + json.dumps(ROW).encode()), _read),
     Form("row", "JSON lines that end in CR LF", "json",
-         lambda folder: _written(folder, json.dumps(ROW).encode() + b"\r\n"), _read),
+         lambda folder: _write(folder, json.dumps(ROW).encode() + b"\r\n"), _read),
 )  # fmt: skip

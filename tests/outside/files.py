@@ -1,5 +1,4 @@
-"""Files and folders of rows as `datasets`, pandas and pyarrow write them, and folders in the layouts of the
-hub."""
+"""Files of rows that `datasets`, pandas and pyarrow write, and folders in the layouts of the hub."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from tests.outside.form import Form
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": '“é”, "x"\nand more', "answer": "007"}]
 
 
-def _quiet(folder: Path) -> datasets.Dataset:
+def _dataset(folder: Path) -> datasets.Dataset:
     datasets.disable_progress_bars()
     return datasets.Dataset.from_list(ROWS)
 
@@ -31,8 +30,8 @@ def _read(split: str = "train", subset: str | None = None, name: str = "") -> Ca
     return lambda folder: [row.values for row in rows(folder / name, split=split, subset=subset)]
 
 
-def _written(write: Callable[[Path], Any]) -> Callable[[Path], list[dict]]:
-    """Writes ROWS, which must come back."""
+def _writer(write: Callable[[Path], Any]) -> Callable[[Path], list[dict]]:
+    """A form's `theirs`: write ROWS with `write`; reading must return them."""
 
     def theirs(folder: Path) -> list[dict]:
         write(folder)
@@ -42,7 +41,7 @@ def _written(write: Callable[[Path], Any]) -> Callable[[Path], list[dict]]:
 
 
 def _add_file(name: str) -> Callable[[Path], None]:
-    """Writes rows, and an archive of further ones beside them."""
+    """Write rows and, next to them, an archive of further rows."""
 
     def theirs(folder: Path) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
@@ -58,7 +57,7 @@ def _add_file(name: str) -> Callable[[Path], None]:
 def _layout(
     names: dict[str, str], split: str, subset: str | None = None, card: str = ""
 ) -> Callable[[Path], list[dict]]:
-    """Writes a folder in a layout of the hub, and returns what `datasets` loads from it."""
+    """Write a folder in a layout of the hub, and return the rows that `datasets` loads from it."""
 
     def theirs(folder: Path) -> list[dict]:
         datasets.disable_progress_bars()
@@ -68,13 +67,15 @@ def _layout(
         if card:
             (folder / "README.md").write_text(f"---\n{card}\n---\n# A card\n")
         with tempfile.TemporaryDirectory() as cache:
-            found = datasets.load_dataset(str(folder), subset, split=split, cache_dir=cache)
-            return [dict(row) for row in found]
+            dataset = datasets.load_dataset(str(folder), subset, split=split, cache_dir=cache)
+            return [dict(row) for row in dataset]
 
     return theirs
 
 
-def _refused(names: dict[str, str]) -> Callable[[Path], None]:
+def _refused_layout(names: dict[str, str]) -> Callable[[Path], None]:
+    """Write a folder that we refuse."""
+
     def theirs(folder: Path) -> None:
         for name, text in names.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -84,13 +85,13 @@ def _refused(names: dict[str, str]) -> Callable[[Path], None]:
 
 
 def _column(values: pyarrow.Array) -> Callable[[Path], None]:
-    """Writes a Parquet file with a column that Python cannot hold."""
+    """Write a Parquet file with a column of values that Python cannot represent."""
     return lambda folder: pyarrow.parquet.write_table(
         pyarrow.table({"n": [1], "x": values}), folder / "a.parquet"
     )
 
 
-def _far(kind: pyarrow.DataType) -> pyarrow.Array:
+def _far_value(kind: pyarrow.DataType) -> pyarrow.Array:
     return pyarrow.array([1 << 62], pyarrow.int64()).view(kind)
 
 
@@ -108,41 +109,43 @@ FILES = (
     *(
         Form(
             "file",
-            f"Parquet ({packing})",
+            f"Parquet ({compression})",
             "pandas",
-            _written(
-                lambda folder, packing=packing: FRAME.to_parquet(folder / "a.parquet", compression=packing)
+            _writer(
+                lambda folder, compression=compression: FRAME.to_parquet(
+                    folder / "a.parquet", compression=compression
+                )
             ),
             _read(),
         )
-        for packing in ("snappy", "zstd", "gzip")
+        for compression in ("snappy", "zstd", "gzip")
     ),
     Form(
         "file",
         "Parquet",
         "datasets",
-        _written(lambda folder: _quiet(folder).to_parquet(folder / "a.parquet")),
+        _writer(lambda folder: _dataset(folder).to_parquet(folder / "a.parquet")),
         _read(),
     ),
     Form(
         "file",
         "JSON lines",
         "datasets",
-        _written(lambda folder: _quiet(folder).to_json(folder / "a.jsonl")),
+        _writer(lambda folder: _dataset(folder).to_json(folder / "a.jsonl")),
         _read(),
     ),
     Form(
         "file",
         "a JSON list",
         "datasets",
-        _written(lambda folder: _quiet(folder).to_json(folder / "a.json", lines=False)),
+        _writer(lambda folder: _dataset(folder).to_json(folder / "a.json", lines=False)),
         _read(),
     ),
     Form(
         "file",
         "a JSON list over several lines",
         "pandas",
-        _written(lambda folder: FRAME.to_json(folder / "a.json", orient="records", indent=2)),
+        _writer(lambda folder: FRAME.to_json(folder / "a.json", orient="records", indent=2)),
         _read(),
     ),
     *(
@@ -150,7 +153,7 @@ FILES = (
             "file",
             f"JSON lines in {end}",
             "pandas",
-            _written(
+            _writer(
                 lambda folder, end=end: FRAME.to_json(folder / f"a.jsonl.{end}", orient="records", lines=True)
             ),
             _read(),
@@ -161,7 +164,7 @@ FILES = (
         "file",
         "JSON lines in zst",
         "pyarrow",
-        _written(
+        _writer(
             lambda folder: (folder / "a.jsonl.zst").write_bytes(
                 pyarrow.Codec("zstd").compress(
                     FRAME.to_json(orient="records", lines=True).encode(), asbytes=True
@@ -173,7 +176,7 @@ FILES = (
     *(
         Form(
             "file",
-            f"{name} beside rows",
+            f"{name} next to rows",
             "Python",
             _add_file(name),
             _read(),
@@ -182,39 +185,39 @@ FILES = (
         for name in ("more.zip", "more.tar", "data/more.tar.gz", "more.tgz")
     ),
     Form(
-        "file", "CSV", "datasets", _written(lambda folder: _quiet(folder).to_csv(folder / "a.csv")), _read()
+        "file", "CSV", "datasets", _writer(lambda folder: _dataset(folder).to_csv(folder / "a.csv")), _read()
     ),
     Form(
         "file",
         "TSV",
         "pandas",
-        _written(lambda folder: FRAME.to_csv(folder / "a.tsv", sep="\t", index=False)),
+        _writer(lambda folder: FRAME.to_csv(folder / "a.tsv", sep="\t", index=False)),
         _read(),
     ),
     Form(
         "file",
         "CSV in gz",
         "pandas",
-        _written(lambda folder: FRAME.to_csv(folder / "a.csv.gz", index=False)),
+        _writer(lambda folder: FRAME.to_csv(folder / "a.csv.gz", index=False)),
         _read(),
     ),
     Form(
-        "file", "Feather", "pandas", _written(lambda folder: FRAME.to_feather(folder / "a.feather")), _read()
+        "file", "Feather", "pandas", _writer(lambda folder: FRAME.to_feather(folder / "a.feather")), _read()
     ),
     Form(
         "file",
         "a saved Dataset",
         "datasets",
-        _written(lambda folder: _quiet(folder).save_to_disk(folder / "a")),
+        _writer(lambda folder: _dataset(folder).save_to_disk(folder / "a")),
         _read(name="a"),
     ),
     Form(
         "file",
         "a split of a saved DatasetDict",
         "datasets",
-        _written(
+        _writer(
             lambda folder: datasets.DatasetDict(
-                {"train": _quiet(folder).select([0]), "test": _quiet(folder)}
+                {"train": _dataset(folder).select([0]), "test": _dataset(folder)}
             ).save_to_disk(folder / "a")
         ),
         _read("test", name="a"),
@@ -223,14 +226,14 @@ FILES = (
         "file",
         "a shard of a saved Dataset",
         "datasets",
-        _written(lambda folder: _quiet(folder).save_to_disk(folder / "a")),
+        _writer(lambda folder: _dataset(folder).save_to_disk(folder / "a")),
         _read(name="a/data-00000-of-00001.arrow"),
     ),
     Form(
         "file",
         "an object with a list under data",
         "json",
-        _written(
+        _writer(
             lambda folder: (folder / "a.json").write_text(
                 json.dumps({"version": "1", "data": ROWS}, indent=1)
             )
@@ -241,9 +244,7 @@ FILES = (
         "file",
         "an object with lists under splits",
         "json",
-        _written(
-            lambda folder: (folder / "a.json").write_text(json.dumps({"train": ROWS[:1], "test": ROWS}))
-        ),
+        _writer(lambda folder: (folder / "a.json").write_text(json.dumps({"train": ROWS[:1], "test": ROWS}))),
         _read("test"),
     ),
     Form(
@@ -274,8 +275,8 @@ FILES = (
             r"a\.parquet:1: the column x .* has a value that cannot be read",
         )
         for name, values in (
-            ("a far timestamp", _far(pyarrow.timestamp("us"))),
-            ("a far duration", _far(pyarrow.duration("ms"))),
+            ("a far timestamp", _far_value(pyarrow.timestamp("us"))),
+            ("a far duration", _far_value(pyarrow.duration("ms"))),
             ("a far date", pyarrow.array([1 << 30], pyarrow.int32()).view(pyarrow.date32())),
             ("an unknown time zone", pyarrow.array([1], pyarrow.timestamp("us", tz="Mars/Olympus"))),
             ("bytes that are no UTF-8", pyarrow.StringArray.from_buffers(1, *BYTES.buffers()[1:])),
@@ -342,7 +343,7 @@ FOLDERS = (
     ),
     Form(
         "folder",
-        "a README, a licence, an image beside",
+        "a README, a licence and an image as well",
         "datasets",
         _layout({"train.jsonl": "a"}, "train", card="license: mit"),
         lambda folder: (
@@ -353,15 +354,15 @@ FOLDERS = (
         "folder",
         "an unknown split",
         "datasets",
-        _refused({"train.jsonl": "a", "test.jsonl": "b"}),
+        _refused_layout({"train.jsonl": "a", "test.jsonl": "b"}),
         _read("validation"),
         "has no split 'validation'; it has test, train",
     ),
     Form(
         "folder",
-        "a file of no split beside one of a split",
+        "a file of no split next to one of a split",
         "datasets",
-        _refused({"train.jsonl": "a", "more.jsonl": "b"}),
+        _refused_layout({"train.jsonl": "a", "more.jsonl": "b"}),
         _read(),
         r"more\.jsonl belong to none of the splits train",
     ),
@@ -369,7 +370,7 @@ FOLDERS = (
         "folder",
         "a file of two splits",
         "datasets",
-        _refused({"test_train.jsonl": "a"}),
+        _refused_layout({"test_train.jsonl": "a"}),
         _read(),
         "words of two splits",
     ),
@@ -377,7 +378,7 @@ FOLDERS = (
         "folder",
         "the same rows in two formats",
         "datasets",
-        _refused({"train.jsonl": "a", "train.jsonl.gz": ""}),
+        _refused_layout({"train.jsonl": "a", "train.jsonl.gz": ""}),
         _read(),
         "would both be read",
     ),

@@ -1,7 +1,7 @@
-"""Forms that come from outside: what another library wrote, what it means, and what we make of it.
+"""`Form`: one case of a file that another library writes and that our code must read alike, or refuse.
 
-One row of the table is a `Form`. `theirs` lets the other library write into an empty folder and returns what
-that library makes of it; `ours` reads the same folder and must return the same, or refuse it in one line.
+`theirs` lets the other library write into an empty folder and returns the value it reads from there; `ours`
+reads the same folder and must return the same value, or raise an error of one line.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import torch
 
 
 class Form(NamedTuple):
-    """One form.
+    """One case.
 
     Fields:
         kind: the group that it is counted in: "template", "row", "tokenizer", "configuration", "weights",
             "adapter", ...
         name: unique within its kind.
         writer: who wrote it: a library, or "published" for fields copied from a public description.
-        theirs: empty folder -> the right value (None where the form is refused).
-        ours: the same folder -> our value.
-        refused: pattern that our error must match where refusing is right; "" where reading is.
-        tolerance: largest difference of numbers, relative to 1 + |right|; 0 compares exactly.
+        theirs: empty folder -> the expected value (None where the form is refused).
+        ours: the same folder -> the value that our code reads.
+        refused: pattern that our error must match; "" if the form must be read.
+        tolerance: largest difference of numbers, relative to 1 + |expected|; 0 compares exactly.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Form(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Verdict on a form.
+    """Verdict on a `Form`.
 
     Fields:
         outcome: "right"; "refused" (in one line, as it should be); "different" (read, with another value than
@@ -59,14 +59,14 @@ CLEAR = (ValueError, TypeError, FileNotFoundError, FileExistsError, ImportError)
 
 
 def judge(form: Form, folder: Path) -> Verdict:
-    """Judges one form in an empty folder."""
-    right = form.theirs(folder)
+    """Judge one form in an empty folder."""
+    expected = form.theirs(folder)
     try:
         value = form.ours(folder)
     except CLEAR as error:
         text = str(error)
         if not form.refused:
-            return Verdict("error", f"expected {right!r:.300}, got {type(error).__name__}: {text}")
+            return Verdict("error", f"expected {expected!r:.300}, got {type(error).__name__}: {text}")
         if len(text.strip().splitlines()) > 1:
             return Verdict("error", f"more than one line: {text}")
         if not re.search(form.refused, text):
@@ -76,19 +76,20 @@ def judge(form: Form, folder: Path) -> Verdict:
         return Verdict("error", f"{type(error).__name__}: {error}")
     if form.refused:
         return Verdict("different", f"expected a refusal that matches {form.refused!r}, got {value!r:.300}")
-    if found := difference(value, right, form.tolerance):
+    if found := difference(value, expected, form.tolerance):
         return Verdict("different", found)
     return Verdict("right")
 
 
 def difference(ours: Any, theirs: Any, tolerance: float = 0.0, place: str = "") -> str:
-    """Says where two values differ first, or "" where they do not."""
+    """Describe the first place where two values differ; "" if they are equal."""
     if isinstance(theirs, Mapping):
         if not isinstance(ours, Mapping) or ours.keys() != theirs.keys():
             return f"{place or 'value'}: expected the keys {sorted(map(str, theirs))}, got {ours!r:.300}"
-        return next(
-            (d for k in theirs if (d := difference(ours[k], theirs[k], tolerance, f"{place}/{k}"))), ""
-        )
+        for key in theirs:
+            if found := difference(ours[key], theirs[key], tolerance, f"{place}/{key}"):
+                return found
+        return ""
     if isinstance(theirs, np.ndarray | torch.Tensor):
         a, b = (
             np.asarray(x.float() if isinstance(x, torch.Tensor) else x, np.float64) for x in (ours, theirs)
@@ -100,12 +101,12 @@ def difference(ours: Any, theirs: Any, tolerance: float = 0.0, place: str = "") 
     if isinstance(theirs, Sequence) and not isinstance(theirs, str | bytes):
         if not isinstance(ours, Sequence | np.ndarray) or len(ours) != len(theirs):
             return f"{place or 'value'}: expected {theirs!r:.300}, got {ours!r:.300}"
-        pairs = enumerate(zip(ours, theirs, strict=True))
-        return next((d for i, (a, b) in pairs if (d := difference(a, b, tolerance, f"{place}[{i}]"))), "")
+        for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            if found := difference(a, b, tolerance, f"{place}[{i}]"):
+                return found
+        return ""
     if isinstance(theirs, float) and isinstance(ours, float | int):
-        return (
-            ""
-            if abs(ours - theirs) <= tolerance * (1 + abs(theirs))
-            else f"{place}: expected {theirs}, got {ours}"
-        )
+        if abs(ours - theirs) <= tolerance * (1 + abs(theirs)):
+            return ""
+        return f"{place}: expected {theirs}, got {ours}"
     return "" if ours == theirs else f"{place or 'value'}: expected {theirs!r:.300}, got {ours!r:.300}"

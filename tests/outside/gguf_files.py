@@ -1,4 +1,4 @@
-"""GGUF files as llama.cpp's conversion and quantisation write them, by the gguf package."""
+"""GGUF files as llama.cpp's conversion and quantisation write them, made with the gguf package."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ KIND = gguf.GGMLQuantizationType
 HEAD = "llama.attention.head_count"
 
 
-def _make(**changes: Any) -> tuple[ModelConfig, Any]:
-    """A small model, its biases and norms drawn as well."""
+def _small_model(**changes: Any) -> tuple[ModelConfig, Any]:
+    """A small random model; biases and norms are random too."""
     config = from_dict({**SMALL, **changes})
     params = transformer(config).init(random.key(1))
     return config, tree.map(
@@ -40,102 +40,105 @@ def _make(**changes: Any) -> tuple[ModelConfig, Any]:
     )
 
 
-def _theirs(config: ModelConfig, params: Any) -> torch.Tensor:
-    """transformers' logits of these params."""
-    theirs = transformers.AutoConfig.for_model(**hf.to_hf_config(config))
+def _reference_logits(config: ModelConfig, params: Any) -> torch.Tensor:
+    """transformers' logits for these params."""
+    reference_config = transformers.AutoConfig.for_model(**hf.to_hf_config(config))
     model = transformers.AutoModelForCausalLM.from_config(
-        theirs, attn_implementation="eager", dtype=torch.float32
+        reference_config, attn_implementation="eager", dtype=torch.float32
     )
     missing = model.load_state_dict(hf.to_weights(params), strict=False).missing_keys
     assert missing in ([], ["lm_head.weight"])
     return models.logits(model.eval())
 
 
-def _written(changes: Mapping[str, Any] = {}, **fields: Any) -> Callable[[Path], torch.Tensor]:
-    """Writes a small model in float32."""
+def _write_model(changes: Mapping[str, Any] = {}, **fields: Any) -> Callable[[Path], torch.Tensor]:
+    """Write a small model in float32."""
 
     def write(folder: Path) -> torch.Tensor:
-        config, params = _make(**changes)
+        config, params = _small_model(**changes)
         gguf_writer.write(folder / "model.gguf", config, params, models.tokenizer(), **fields)
-        return _theirs(config, params)
+        return _reference_logits(config, params)
 
     return write
 
 
 def _llama31(folder: Path) -> torch.Tensor:
-    """Llama 3.1's scaling is in the file as what each frequency is divided by."""
-    config, params = _make(rope_scaling=SCALED, rope_theta=500000.0, head_dim=32)
-    theirs = transformers.AutoConfig.for_model(**hf.to_hf_config(config))
-    scaled = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(theirs).inv_freq
+    """Write a model with Llama 3.1's scaling, stored as a divisor of each frequency."""
+    config, params = _small_model(rope_scaling=SCALED, rope_theta=500000.0, head_dim=32)
+    reference_config = transformers.AutoConfig.for_model(**hf.to_hf_config(config))
+    scaled = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(reference_config).inv_freq
     factors = 500000.0 ** (-torch.arange(0, 32, 2) / 32) / scaled
     plain = from_dict({**SMALL, "head_dim": 32, "rope_theta": 500000.0})
     gguf_writer.write(folder / "model.gguf", plain, params, models.tokenizer(), rope_factors=factors)
-    return _theirs(config, params)
+    return _reference_logits(config, params)
 
 
-def _quantised(kind: KIND) -> Callable[[Path], torch.Tensor]:
-    """Matrices in a quantisation; the right values are those that the gguf package makes of them."""
+def _write_quantised(kind: KIND) -> Callable[[Path], torch.Tensor]:
+    """Write quantised matrices; the expected logits are those of the gguf package's dequantised values."""
 
     def write(folder: Path) -> torch.Tensor:
-        config, params = _make(hidden_size=256, intermediate_size=256, num_hidden_layers=1, head_dim=64)
+        config, params = _small_model(
+            hidden_size=256, intermediate_size=256, num_hidden_layers=1, head_dim=64
+        )
         path = folder / "model.gguf"
-        gguf_writer.write(path, config, params, models.tokenizer(), quantise=lambda x: _blocks(x, kind))
-        read = {
-            t.name: torch.from_numpy(np.array(gguf.quants.dequantize(t.data, t.tensor_type)))
-            for t in gguf.GGUFReader(path).tensors
+        gguf_writer.write(path, config, params, models.tokenizer(), quantise=lambda x: _quantise(x, kind))
+        dequantised = {
+            tensor.name: torch.from_numpy(np.array(gguf.quants.dequantize(tensor.data, tensor.tensor_type)))
+            for tensor in gguf.GGUFReader(path).tensors
         }
         names = {ours: name for name, ours in gguf_writer.gguf_names(hf.to_weights(params)).items()}
-        weights = {names[name]: gguf_writer.undo_permutation(name, x, config) for name, x in read.items()}
-        return _theirs(config, hf.from_weights(transformer(config).spec, weights))
+        weights = {
+            names[name]: gguf_writer.undo_permutation(name, x, config) for name, x in dequantised.items()
+        }
+        return _reference_logits(config, hf.from_weights(transformer(config).spec, weights))
 
     return write
 
 
-def _blocks(x: np.ndarray, kind: KIND) -> tuple[np.ndarray, KIND]:
-    """The matrix in a quantisation; K-quants, which the package only reads, as blocks drawn with a small
-    scale."""
+def _quantise(x: np.ndarray, kind: KIND) -> tuple[np.ndarray, KIND]:
+    """Quantise a matrix; K-quants, which the package cannot write, become random blocks of small scale."""
     if x.ndim == 1:
         return x, KIND.F32
     try:
         return gguf.quants.quantize(x, kind), kind
     except NotImplementedError:
         block, size = gguf.GGML_QUANT_SIZES[kind]
-        drawn = np.random.default_rng(0).integers(0, 256, (x.shape[0], x.shape[1] // block, size), np.uint8)
+        blocks = np.random.default_rng(0).integers(0, 256, (x.shape[0], x.shape[1] // block, size), np.uint8)
         scale = np.frombuffer(np.float16(0.001).tobytes(), np.uint8)
         places = {KIND.Q4_K: (0, 2), KIND.Q5_K: (0, 2), KIND.Q6_K: (size - 2,), KIND.Q3_K: (size - 2,)}
         for start in places.get(kind, (size - 4, size - 2)):
-            drawn[..., start : start + 2] = scale
-        return drawn.reshape(x.shape[0], -1), kind
+            blocks[..., start : start + 2] = scale
+        return blocks.reshape(x.shape[0], -1), kind
 
 
 def _changed(
     change: Callable[[dict[str, Any], dict[str, tuple]], None], **fields: Any
 ) -> Callable[[Path], None]:
-    """A file whose fields and list of weights were changed: {name: value}, {name: (array, its type)}."""
+    """Write a file after `change` of its fields {name: value} and weights {name: (array, its type)}."""
 
     def write(folder: Path) -> None:
-        config, params = _make(**UNTIED)
+        config, params = _small_model(**UNTIED)
         gguf_writer.write(folder / "model.gguf", config, params, models.tokenizer(), change=change, **fields)
 
     return write
 
 
 def _load(folder: Path) -> torch.Tensor:
-    """Our logits."""
+    """Load the file and compute our logits."""
     return models.ours(folder / "model.gguf")
 
 
 def _ids(folder: Path) -> list[int]:
-    """Our ids of a text, as they are where a text begins."""
-    made: Tokenizer = language_model.load(folder / "model.gguf").tokenizer
-    return [*made.spec.prefix, *made.encode("add(left)")]
+    """Our ids of a text, with the prefix of the tokenizer."""
+    tokenizer: Tokenizer = language_model.load(folder / "model.gguf").tokenizer
+    return [*tokenizer.spec.prefix, *tokenizer.encode("add(left)")]
 
 
-def _prefixed(bos: bool | None, right: list[int], pre: str = "llama-bpe") -> Callable[[Path], list[int]]:
-    """A file that says, or does not say, that a text begins with token 3."""
+def _prefixed(bos: bool | None, prefix: list[int], pre: str = "llama-bpe") -> Callable[[Path], list[int]]:
+    """Write a file with or without add_bos_token; return the expected ids, which begin with `prefix`."""
 
     def write(folder: Path) -> list[int]:
-        config, params = _make()
+        config, params = _small_model()
 
         def change(fields: dict[str, Any], _: dict[str, tuple]) -> None:
             fields["tokenizer.ggml.pre"] = pre
@@ -144,7 +147,7 @@ def _prefixed(bos: bool | None, right: list[int], pre: str = "llama-bpe") -> Cal
                 fields["tokenizer.ggml.add_bos_token"] = bos
 
         gguf_writer.write(folder / "model.gguf", config, params, models.tokenizer(), change=change)
-        return right + models.tokenizer().encode("add(left)")
+        return prefix + models.tokenizer().encode("add(left)")
 
     return write
 
@@ -154,8 +157,7 @@ def _right(name: str, theirs: Callable[[Path], Any], tolerance: float = 1e-4) ->
 
 
 def _refused(name: str, message: str, **changes: Any) -> Form:
-    """One with fields changed; `field` of the tokenizer or of the architecture by its whole name, with dots
-    as __."""
+    """A file with changed fields, which is refused; field names have __ for each dot."""
 
     def change(fields: dict[str, Any], _: dict[str, tuple]) -> None:
         fields.update({key.replace("__", "."): value for key, value in changes.items()})
@@ -164,13 +166,13 @@ def _refused(name: str, message: str, **changes: Any) -> Form:
 
 
 def _weight(name: str, message: str, weight: str, value: Any) -> Form:
-    """One with a weight changed: an array, a function of the array, or None to leave it out."""
+    """A refused file with one changed weight: an array, a function of the old one, or None to drop it."""
 
     def change(_: dict[str, Any], weights: dict[str, tuple]) -> None:
         array, kind = weights.pop(weight, (None, None))
-        made = value(array) if callable(value) else value
-        if made is not None:
-            weights[weight] = made if isinstance(made, tuple) else (np.ascontiguousarray(made), kind)
+        changed = value(array) if callable(value) else value
+        if changed is not None:
+            weights[weight] = changed if isinstance(changed, tuple) else (np.ascontiguousarray(changed), kind)
 
     return Form("gguf", name, "gguf", _changed(change), _load, refused=rf"model\.gguf: .*({message})")
 
@@ -189,15 +191,15 @@ KINDS = (
     KIND.Q6_K,
 )
 FORMS = (
-    _right("Llama", _written(UNTIED)),
-    _right("Llama tied, with biases", _written({"attention_bias": True})),
-    _right("Qwen2", _written({"attention_bias": "qkv"})),
-    _right("Qwen3", _written({"qk_norm": True, "head_dim": 12})),
-    _right("linear scaling", _written({"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    _right("Llama", _write_model(UNTIED)),
+    _right("Llama tied, with biases", _write_model({"attention_bias": True})),
+    _right("Qwen2", _write_model({"attention_bias": "qkv"})),
+    _right("Qwen3", _write_model({"qk_norm": True, "head_dim": 12})),
+    _right("linear scaling", _write_model({"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
                                       rope__scaling__type="linear", rope__scaling__factor=2.0)),
     _right("Llama 3.1's rope_freqs", _llama31),
-    _right("no experts", _written(UNTIED, expert_count=0, expert_used_count=0)),
-    *(_right(f"matrices in {kind.name}", _quantised(kind)) for kind in KINDS),
+    _right("no experts", _write_model(UNTIED, expert_count=0, expert_used_count=0)),
+    *(_right(f"matrices in {kind.name}", _write_quantised(kind)) for kind in KINDS),
     Form("gguf", "Llama 3 without add_bos_token adds it", "gguf", _prefixed(None, [3]), _ids),
     Form("gguf", "Llama 3 with add_bos_token false", "gguf", _prefixed(False, []), _ids),
     Form("gguf", "Qwen2 without add_bos_token", "gguf", _prefixed(None, [], "qwen2"), _ids),

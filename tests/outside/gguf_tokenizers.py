@@ -1,4 +1,4 @@
-"""Tokenizers of SentencePiece's kind in GGUF files (`gguf_sentencepiece`), as transformers makes them."""
+"""Tokenizers like SentencePiece's in GGUF files (`gguf_sentencepiece`), against transformers."""
 
 from __future__ import annotations
 
@@ -12,19 +12,26 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_t
 from data_pipes.tokenizer.gguf_vocabulary import from_gguf
 from pure.interop.gguf_header import parse
 from tests.outside.form import Form
-from tests.outside.tokenizers import BYTES, CORPUS, HOSTILE, llama2
+from tests.outside.tokenizers import BYTES, CORPUS, DIFFICULT_TEXTS, llama2
 
-SPOKEN = tuple(text for text in HOSTILE if "<tok>" not in text)
-"""Without a token that these files lack."""
+TEXTS = tuple(text for text in DIFFICULT_TEXTS if "<tok>" not in text)
+"""Texts without "<tok>", a token that these files lack."""
 
 
 def _write(folder: Path, *, space: bool | None = None, architecture: str = "phi3") -> Path:
-    """Llama 2's tokenizer, trained on little text, as llama.cpp's conversion writes it: scores fall with the
-    ids."""
+    """Write a small tokenizer like Llama 2's as llama.cpp's conversion does: scores fall with the ids."""
     peer = llama2()
     vocab = sorted(peer.get_vocab(), key=peer.token_to_id)
     controls = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
-    kinds = [2 if t == "<unk>" else 3 if t in controls else 6 if t in BYTES else 1 for t in vocab]
+
+    def token_type(token: str) -> int:
+        if token == "<unk>":
+            return 2
+        if token in controls:
+            return 3
+        return 6 if token in BYTES else 1
+
+    kinds = [token_type(token) for token in vocab]
     first = max(i for i, kind in enumerate(kinds) if kind != 1) + 1
     writer = gguf.GGUFWriter(folder / "model.gguf", architecture)
     writer.add_tokenizer_model("llama")
@@ -42,22 +49,22 @@ def _write(folder: Path, *, space: bool | None = None, architecture: str = "phi3
 
 
 def _theirs(folder: Path, space: bool | None = None) -> list[Any]:
-    """transformers' tokenizer; it skips add_space_prefix, so that is done here."""
+    """Ids and texts of transformers' tokenizer, to which add_space_prefix is applied here."""
     architecture, tokenizer, _ = get_gguf_tokenizer(str(_write(folder, space=space)))
     peer, _ = convert_gguf_tokenizer(architecture, tokenizer)
     if space is False:
         peer.normalizer, peer.pre_tokenizer = normalizers.Replace(" ", "▁"), None
     peer.post_processor = None
-    rows = [peer.encode(text, add_special_tokens=False).ids for text in (*SPOKEN, *CORPUS)]
+    rows = [peer.encode(text, add_special_tokens=False).ids for text in (*TEXTS, *CORPUS)]
     return [rows, [peer.decode(row, skip_special_tokens=False) for row in rows] if space is not False else []]
 
 
 def _ours(folder: Path, space: bool | None = None) -> list[Any]:
     fields, _ = parse(memoryview((folder / "model.gguf").read_bytes()))
-    made = from_gguf(fields)
-    assert made.spec.prefix == (fields["tokenizer.ggml.bos_token_id"],)
-    rows = [made.encode(text, special="all") for text in (*SPOKEN, *CORPUS)]
-    return [rows, [made.decode(row) for row in rows] if space is not False else []]
+    tokenizer = from_gguf(fields)
+    assert tokenizer.spec.prefix == (fields["tokenizer.ggml.bos_token_id"],)
+    rows = [tokenizer.encode(text, special="all") for text in (*TEXTS, *CORPUS)]
+    return [rows, [tokenizer.decode(row) for row in rows] if space is not False else []]
 
 
 FORMS = (

@@ -13,7 +13,7 @@ from stages.models import language_model
 from tests.outside import models, published
 from tests.outside.form import Form
 
-FIELDS = models.shrunken({**published.LLAMA3, **published.EIGHT, "max_position_embeddings": 8192})
+FIELDS = models.shrink({**published.LLAMA3, **published.SIZE_8B, "max_position_embeddings": 8192})
 
 Write = Callable[[Path, Any], Any]
 

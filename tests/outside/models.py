@@ -1,5 +1,4 @@
-"""Small models that transformers writes and reads, for the forms of configurations, weights and GGUF
-files."""
+"""Small models written by transformers, for the forms of configurations, weights and GGUF files."""
 
 from __future__ import annotations
 
@@ -26,13 +25,13 @@ TOKENS = [[5, 250, 17, 3, 99, 180, 44, 7, 261, 12] * 3]
 
 @functools.cache
 def tokenizer() -> Tokenizer:
-    """A byte-level one of 282 ids."""
+    """A byte-level tokenizer of 282 ids."""
     return tokenizers.train(["def add(left, right): return left + right"] * 2, 282)
 
 
-def shrunken(fields: Mapping[str, Any]) -> dict[str, Any]:
+def shrink(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The same fields with small sizes; contexts keep their ratio, ids become small."""
-    most = fields["max_position_embeddings"]
+    old_length = fields["max_position_embeddings"]
     small = {**fields, **SMALL}
     if fields.get("num_key_value_heads"):
         small["num_key_value_heads"] = (
@@ -43,7 +42,7 @@ def shrunken(fields: Mapping[str, Any]) -> dict[str, Any]:
             8 if fields["head_dim"] * fields["num_attention_heads"] == fields["hidden_size"] else 12
         )
     if fields.get("sliding_window"):
-        small["sliding_window"] = max(1, fields["sliding_window"] * LENGTH // most)
+        small["sliding_window"] = max(1, fields["sliding_window"] * LENGTH // old_length)
     if fields.get("max_window_layers"):
         small["max_window_layers"] = 2 if fields["max_window_layers"] >= fields["num_hidden_layers"] else 1
     for name in ("rope_scaling", "rope_parameters"):
@@ -58,20 +57,20 @@ def shrunken(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(folder: Path, fields: Mapping[str, Any]) -> torch.nn.Module:
-    """Writes config.json as it is given, random weights as transformers names them, and a tokenizer.
+    """Write config.json as given, random weights in transformers' format, and a tokenizer.
 
     Returns:
-        transformers' model.
+        The model of transformers.
     """
     (folder / "config.json").write_text(json.dumps(fields))
-    model = make(transformers.AutoConfig.from_pretrained(folder))
-    save_file(named(model), str(folder / "model.safetensors"), metadata={"format": "pt"})
+    model = random_model(transformers.AutoConfig.from_pretrained(folder))
+    save_file(named_weights(model), str(folder / "model.safetensors"), metadata={"format": "pt"})
     tokenizers.save(tokenizer(), folder)
     return model
 
 
-def make(config: Any) -> torch.nn.Module:
-    """A model of transformers with weights drawn anew, in float32: biases and norms as well."""
+def random_model(config: Any) -> torch.nn.Module:
+    """A model of transformers in float32 with random weights, biases and norms included."""
     model = transformers.AutoModelForCausalLM.from_config(
         config, attn_implementation="eager", dtype=torch.float32
     )
@@ -82,8 +81,8 @@ def make(config: Any) -> torch.nn.Module:
     return model.eval()
 
 
-def named(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Its weights by name, a tied head left out."""
+def named_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The weights by name, without a tied head."""
     tied = model.config.tie_word_embeddings
     return {
         name: x.detach().clone() for name, x in model.state_dict().items() if not (tied and "lm_head" in name)
@@ -91,13 +90,13 @@ def named(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
-    """Logits of transformers for a few tokens."""
+    """transformers' logits for TOKENS."""
     with torch.no_grad():
         return model(torch.tensor(TOKENS)).logits
 
 
 def ours(path: Path) -> torch.Tensor:
-    """Our logits for them."""
+    """Our logits for TOKENS."""
     loaded = language_model.load(path, dtype=torch.float32)
     with torch.no_grad():
         return loaded.model.forward(loaded.params, torch.tensor(TOKENS))

@@ -1,11 +1,11 @@
-"""Templates around one text and around two, written as they were read."""
+"""tokenizer.json templates for one text and for a pair: both are written again as they were read."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
 
-from tokenizers import Tokenizer as Peer
+from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import models, pre_tokenizers, processors
 
 from data_pipes.tokenizer import load, save
@@ -23,12 +23,12 @@ TEMPLATES = (
 bare."""
 
 
-def _ids(peer: Peer) -> list[list[int]]:
+def _ids(peer: HuggingFaceTokenizer) -> list[list[int]]:
     return [peer.encode("x").ids, peer.encode("x", "y").ids]
 
 
 def _theirs(folder: Path, *, single: str, pair: str) -> list[list[int]]:
-    peer = Peer(models.BPE({"<s>": 0, "</s>": 1, "x": 2, "y": 3}, [], unk_token="<s>"))
+    peer = HuggingFaceTokenizer(models.BPE({"<s>": 0, "</s>": 1, "x": 2, "y": 3}, [], unk_token="<s>"))
     peer.add_special_tokens(["<s>", "</s>"])
     peer.pre_tokenizer = pre_tokenizers.Whitespace()
     peer.post_processor = processors.TemplateProcessing(
@@ -42,8 +42,8 @@ def _ours(folder: Path) -> list[list[int]]:
     tokenizer = load(folder)
     (folder / "again").mkdir()
     save(tokenizer, folder / "again")
-    again = _ids(Peer.from_file(str(folder / "again" / "tokenizer.json")))
-    return [list(tokenizer.encode("x", template=True)), again[1]]
+    ids_of_saved = _ids(HuggingFaceTokenizer.from_file(str(folder / "again" / "tokenizer.json")))
+    return [list(tokenizer.encode("x", template=True)), ids_of_saved[1]]
 
 
 FORMS = tuple(

@@ -1,4 +1,4 @@
-"""Reward functions as they are written for TRL, with the numbers that TRL's own trainer computes of them."""
+"""Reward functions written for TRL: our rewards must equal those of TRL's own trainer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MESSAGES = (
 )
 MISSING = "def f(completions, level, **kwargs):\n    return [None if x == 2 else 0.5 for x in level]\n"
 ALL_MISSING = "def f(completions, **kwargs):\n    return [None] * len(completions)\n"
-LATER = (
+COROUTINE = (
     "import asyncio\nasync def f(completions, **kwargs):\n    await asyncio.sleep(0)\n"
     "    return [len(c) for c in completions]\n"
 )
@@ -76,7 +76,7 @@ def _trainer(functions: list[Callable], loop: asyncio.AbstractEventLoop) -> Any:
 def _theirs(
     folder: Path, sources: tuple[str, ...], rows: list[dict], weights: tuple[float, ...]
 ) -> list[Any]:
-    """TRL's rewards [B, K] of these functions, and their weighted sums as in its trainer."""
+    """TRL's rewards [B, K] of these functions, and the weighted sums of its trainer."""
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     for i, source in enumerate(sources):
@@ -86,9 +86,9 @@ def _theirs(
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     talk = isinstance(rows[0]["prompt"], list)
-    said = [[{"role": "assistant", "content": text}] for text in TEXTS] if talk else TEXTS
+    completions = [[{"role": "assistant", "content": text}] for text in TEXTS] if talk else TEXTS
     prompts = [row["prompt"] for row in rows]
-    found = GRPOTrainer._calculate_rewards(_trainer(functions, loop), rows, prompts, said, IDS)
+    found = GRPOTrainer._calculate_rewards(_trainer(functions, loop), rows, prompts, completions, IDS)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
@@ -98,7 +98,7 @@ def _theirs(
 
 
 def _ours(folder: Path, count: int, rows: list[dict], weights: tuple[float, ...]) -> list[Any]:
-    """Ours of the same files."""
+    """Our rewards of the same files."""
     texts = [
         row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"] for row in rows
     ]
@@ -106,30 +106,30 @@ def _ours(folder: Path, count: int, rows: list[dict], weights: tuple[float, ...]
     for i in range(count):
         function = load_function(f"{folder / f'r{i}.py'}:f")
         check_reward_function("f", function, list(rows[0]))
-        columns.append(compute_rewards("f", function, answers, on_bad=_stop, gather=gather()))
+        columns.append(compute_rewards("f", function, answers, on_bad=_fail, gather=gather()))
     found = torch.tensor(columns).T
     return [found.nan_to_num(-99.0), weighted_sum(found, weights).nan_to_num(-99.0)]
 
 
-def _stop(text: str) -> None:
+def _fail(text: str) -> None:
     raise ValueError(text)
 
 
 def _case(name: str, *sources: str, rows: list[dict] = PLAIN, weights: tuple[float, ...] = ()) -> Form:
-    """One form that is right."""
-    chosen = weights or (1.0,) * len(sources)
+    """Functions whose rewards equal TRL's."""
+    weights = weights or (1.0,) * len(sources)
     return Form(
         "reward",
         name,
         "TRL",
-        lambda folder: _theirs(folder, sources, rows, chosen),
-        lambda folder: _ours(folder, len(sources), rows, chosen),
+        lambda folder: _theirs(folder, sources, rows, weights),
+        lambda folder: _ours(folder, len(sources), rows, weights),
         tolerance=1e-6,
     )
 
 
 def _refused(name: str, source: str, words: str) -> Form:
-    """One form that is refused."""
+    """A function that is refused."""
     return Form(
         "reward",
         name,
@@ -145,11 +145,11 @@ FORMS = (
     _case("keywords alone", KEYWORDS),
     _case("messages where the prompts are messages", MESSAGES, rows=TALK),
     _case("none for some answers", MISSING),
-    _case("none for some answers beside another reward", MISSING, COLUMN),
+    _case("none for some answers next to another reward", MISSING, COLUMN),
     _case("weights, one reward missing", MISSING, COLUMN, weights=(2.0, -0.5)),
     _case("none for all answers", ALL_MISSING),
-    _case("a coroutine", LATER),
-    _case("a coroutine beside a function", LATER, KEYWORDS),
+    _case("a coroutine", COROUTINE),
+    _case("a coroutine next to a function", COROUTINE, KEYWORDS),
     _case("an object", OBJECT),
     _case("an object of coroutines", ASYNC_OBJECT),
     _case("a partial", PARTIAL),

@@ -1,9 +1,8 @@
-"""Rows of fine-tuning in the forms of published data sets, written by `datasets` beside a row that has every
-key.
+"""Rows for fine-tuning in the forms of published data sets, written by `datasets`.
 
-Arrow gives all rows of a file the same columns and all turns the same keys, and fills them with nulls; so
-does what `datasets` writes as JSON lines. What a form means is what TRL makes of it; where TRL does not read
-it, it stands here.
+`datasets` gives all rows of a file the same columns and all turns the same keys, and fills them with nulls;
+to test this, each row is written together with a row that has every key. The expected value is what TRL
+reads; where TRL does not read a form, it is written here.
 """
 
 from __future__ import annotations
@@ -29,6 +28,8 @@ U, A, B = (
     for role, text in (("user", "1 + 1?"), ("assistant", "2"), ("assistant", "3"))
 )
 S = {"role": "system", "content": "Be brief."}
+"""Turns: U of the user, A and B of the assistant (right and wrong), S of the system."""
+
 FULL = {
     **U,
     "from": "human",
@@ -39,13 +40,13 @@ FULL = {
     "tool_call_id": "c",
     "reasoning_content": "easy",
 }
-"""A turn with every key, which gives nulls to all others in the file."""
+"""A turn with every key, so that all other turns of the file get nulls."""
 
 SHAREGPT = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
 
 
-def _written(values: dict[str, Any], folder: Path, kind: str) -> dict[str, Any]:
-    """Writes the row beside one that has every key, and returns the row as `datasets` reads it."""
+def _write_with_full_row(values: dict[str, Any], folder: Path, kind: str) -> dict[str, Any]:
+    """Write the row and one that has every key, and return the row as `datasets` reads it."""
     datasets.disable_progress_bars()
     lists = {
         name: [FULL] for name, x in values.items() if isinstance(x, list) and x and isinstance(x[0], dict)
@@ -61,11 +62,13 @@ def _written(values: dict[str, Any], folder: Path, kind: str) -> dict[str, Any]:
 
 
 def _json(values: dict[str, Any], folder: Path, _: str) -> dict[str, Any]:
+    """Write the row alone, as JSON."""
     (folder / "rows.jsonl").write_text(json.dumps(values) + "\n")
     return values
 
 
 def _plain(messages: Messages) -> list[dict[str, Any]]:
+    """Messages as dictionaries."""
     read = [{"role": m.role, "content": m.content, **dict(m.fields)} for m in messages]
     return [turn if m.trained else {**turn, "weight": 0} for m, turn in zip(messages, read, strict=True)]
 
@@ -107,33 +110,33 @@ def _case(
     ours: Callable[[Path], Any] = _sft,
     refused: str = "",
     kind: str = "parquet",
-    write: Callable = _written,
+    write: Callable = _write_with_full_row,
 ) -> Form:
-    """A form whose meaning is written here, or a function of the row as `datasets` reads it."""
+    """A form whose expected value `right` is given, or a function of the row as `datasets` reads it."""
 
     def theirs(folder: Path) -> Any:
         row = write(values, folder, kind)
         if callable(right):
             return right(row)
-        whole = right if isinstance(right, dict) else {"messages": right}
-        return {**whole, "tools": whole.get("tools", [])}
+        expected = right if isinstance(right, dict) else {"messages": right}
+        return {**expected, "tools": expected.get("tools", [])}
 
-    return Form("row", name, "datasets" if write is _written else "json", theirs, ours, refused)
+    return Form("row", name, "datasets" if write is _write_with_full_row else "json", theirs, ours, refused)
 
 
 def _trl(row: dict[str, Any]) -> dict[str, Any]:
-    """TRL's reading of turns."""
+    """Turns and tools as TRL reads them."""
     row = maybe_convert_to_chatml(remove_none_values(row))
     return {"messages": row["messages"], "tools": row.get("tools") or []}
 
 
 def _trl_pair(row: dict[str, Any]) -> dict[str, Any]:
-    """TRL's reading of two completions."""
+    """Prompt and two completions as TRL reads them."""
     row = extract_prompt(maybe_convert_to_chatml(remove_none_values(row)))
     return {name: row[name] for name in ("prompt", "chosen", "rejected")} | {"tools": []}
 
 
-def _said(text: str) -> list[dict[str, str]]:
+def _answer(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
@@ -143,14 +146,14 @@ TURNS = (
     _case("ShareGPT's from and value, as TRL converts them", {"conversations": [
           {"from": "system", "value": "Be brief."}, {"from": "user", "value": "1 + 1?"},
           {"from": "assistant", "value": "2"}]}, _trl),
-    _case("ShareGPT with null from and value beside role and content", {"conversations": [U, A]}, _trl),
+    _case("ShareGPT with null from and value next to role and content", {"conversations": [U, A]}, _trl),
     _case("a column conversation", {"conversation": SHAREGPT}, [U, A]),
     _case("messages and an equal conversations", {"messages": [U, A], "conversations": SHAREGPT}, [U, A]),
     _case("messages and another conversations", {"messages": [U, A], "conversations": [U, B]},
           refused="conversations and messages differ"),
     _case("messages and another prompt with completion", {"messages": [U, A], "prompt": "1 + 1?", "completion": "3"},
           refused="prompt with completion and messages differ"),
-    _case("messages with a reference beside them", {"messages": [U, A], "problem": "1 + 1?", "solution": "It is 2."},
+    _case("messages and a reference solution", {"messages": [U, A], "problem": "1 + 1?", "solution": "It is 2."},
           _trl),
     _case("messages as JSON text", {"messages": json.dumps([U, A])}, [U, A]),
     _case("exchanges of input and output", {"conversation": [{"input": "1 + 1?", "output": "2"}]}, [U, A], write=_json),
@@ -158,7 +161,7 @@ TURNS = (
     _case("an unknown role", {"messages": [{**U, "role": "critic"}, A]}, refused="turn 1: unknown role 'critic'"),
     _case("a tool's answer", {"messages": [U, {**A, "content": "", "tool_calls": [CALL]},
           {"role": "tool", "content": "2", "tool_call_id": "c", "name": "add"}, A], "tools": [TOOL]}, _trl),
-    _case("a call beside a null content", {"messages": [U, {"role": "assistant", "content": None,
+    _case("a call with a null content", {"messages": [U, {"role": "assistant", "content": None,
           "tool_calls": [CALL]}]}, [U, {"role": "assistant", "content": None, "tool_calls": [CALL]}]),
     _case("a call with arguments as JSON text (OpenAI)", {"messages": [U, {**A, "tool_calls": [
           {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}]}]},
@@ -209,12 +212,12 @@ TURNS = (
     _case("tools of Json features", {"messages": [U, {**A, "tool_calls": [CALL]}, {**A, "tool_calls": [
           {"type": "function", "function": {"name": "add", "arguments": {"a": "one"}}}]}]},
           lambda row: {"messages": row["messages"], "tools": []},
-          write=lambda values, folder, _: _mixed(values, folder)),
+          write=lambda values, folder, _: _write_mixed_types(values, folder)),
 )  # fmt: skip
 
 
-def _mixed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Writes rows whose arguments have several types, which `datasets` stores as JSON inside of Parquet."""
+def _write_mixed_types(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write rows whose arguments have several types, which `datasets` stores as JSON inside Parquet."""
     datasets.disable_progress_bars()
     (folder / "rows.jsonl").write_text(json.dumps(values) + "\n")
     found = datasets.load_dataset(
@@ -243,14 +246,14 @@ TEXTS = (
     _case("a completion that repeats the prompt's turns", {"prompt": [S, U], "completion": [U, A]}, [S, U, A]),
     _case("Alpaca", {"instruction": "Add.", "input": "1 1", "output": "2"}, [{**U, "content": "Add.\n\n1 1"}, A]),
     _case("Alpaca with history and system", {"instruction": "1 + 1?", "input": "", "output": "2", "system": "Be brief.",
-          "history": [["Hi", "Hello"]]}, [S, {**U, "content": "Hi"}, *_said("Hello"), U, A]),
+          "history": [["Hi", "Hello"]]}, [S, {**U, "content": "Hi"}, *_answer("Hello"), U, A]),
     _case("Dolly", {"instruction": "Add.", "context": "1 1", "response": "2", "category": "open"},
           [{**U, "content": "Add.\n\n1 1"}, A]),
     _case("question, context and answer", {"question": "1 + 1?", "context": "Numbers", "answer": "2"},
           refused="context is supported only with instruction, got it with question"),
     _case("OpenOrca", {"id": "1", "system_prompt": "Be brief.", "question": "1 + 1?", "response": "2"}, [S, U, A]),
     _case("problem, solution and a short answer", {"problem": "1 + 1?", "solution": "It is 2.", "answer": "2"},
-          [U, *_said("It is 2.")]),
+          [U, *_answer("It is 2.")]),
     _case("two different answers", {"instruction": "1 + 1?", "output": "2", "response": "3"},
           refused="output and response are different completions"),
     _case("two different questions", {"instruction": "1 + 1?", "question": "2 + 2?", "output": "2"},
@@ -285,7 +288,8 @@ PREFERENCES = (
     _case("the prompt again as text", _sides("What is 1 + 1?\n2", "What is 1 + 1?\n3", prompt="What is 1 + 1?"),
           PAIR | {"prompt": [{**U, "content": "What is 1 + 1?"}]}, ours=_dpo),
     _case("a short prompt that both answers begin with", _sides("Hi there", "Hi you", prompt="Hi"),
-          {"prompt": [{**U, "content": "Hi"}], "chosen": _said("Hi there"), "rejected": _said("Hi you")}, ours=_dpo),
+          {"prompt": [{**U, "content": "Hi"}], "chosen": _answer("Hi there"), "rejected": _answer("Hi you")},
+          ours=_dpo),
     _case("another prompt in both sides", _sides([U, A], [U, B], prompt="2 + 2?"),
           refused="begin with other turns than the prompt", ours=_dpo),
     _case("HH-RLHF", _sides(*HH), PAIR, ours=_dpo),

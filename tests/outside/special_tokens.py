@@ -1,4 +1,4 @@
-"""Special tokens, chat templates and ends of answers, in the files in which other libraries write them."""
+"""Special tokens, chat templates and end ids, as transformers, tokenizers and gguf files hold them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from tests.outside import written
 from tests.outside.form import Form
 
 CHAT = (("user", " What is it? "), ("assistant", "It is a text."), ("user", "12 + 34?"))
-ASKED = ({"role": role, "content": content} for role, content in CHAT)
-ASKED = list(ASKED)
+ASKED = [{"role": role, "content": content} for role, content in CHAT]
 
 HEADER = (
     "{{ bos_token }}{% for m in messages %}"
@@ -116,17 +115,17 @@ TURN_ENDS = {"Llama 3": "<|eot_id|>", "Gemma": "<end_of_turn>", "Mistral": "</s>
 def _ids(folder: Path, context: Context = PLAIN_CONTEXT) -> list[int]:
     """Our ids of the chat."""
     base = language_model.load(folder)
-    said = [Message(role, content) for role, content in CHAT]
+    messages = [Message(role, content) for role, content in CHAT]
     template = chat_template.template_of(None, base)
     return encode_chat(
-        template, base.tokenizer, said, add_generation_prompt=True, context=context
+        template, base.tokenizer, messages, add_generation_prompt=True, context=context
     ).tokens.tolist()
 
 
 def _their_ids(folder: Path) -> list[int]:
     """transformers' ids of the chat."""
-    words = written.tokenizer(folder)
-    return words.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
+    tokenizer = written.tokenizer(folder)
+    return tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
 
 
 def _chat(name: str, **options: Any) -> Form:
@@ -155,13 +154,13 @@ def _refused(
 
 
 def _family(name: str) -> Form:
-    """A family's structure."""
+    """A chat by a template with the structure of a family's."""
     tokens, named, template = FAMILIES[name]
     return _chat(f"the structure of {name}", tokens=tokens, chat_template=template, **named)
 
 
 def _turn(name: str) -> Form:
-    """The token that ends a family's turns."""
+    """The id that ends a turn of a family's template."""
     tokens, named, template = FAMILIES[name]
 
     def theirs(folder: Path) -> int:
@@ -176,7 +175,7 @@ def _turn(name: str) -> Form:
 
 
 def _ends(name: str, right: set[int], **options: Any) -> Form:
-    """A folder, and the ids that end an answer."""
+    """A folder and the ids that must end an answer."""
     options = {"chat_template": HEADER, "bos_token": "<|begin_of_text|>"} | options
     return Form(
         "ends of answers",
@@ -187,25 +186,25 @@ def _ends(name: str, right: set[int], **options: Any) -> Form:
     )
 
 
-def _saved(folder: Path) -> Path:
-    """The folder as we write it."""
+def _save_again(folder: Path) -> Path:
+    """Load the folder and save it with our own code."""
     return language_model.save(folder / "again", language_model.load(folder))
 
 
-def _facts(folder: Path) -> dict[str, Any]:
-    """Facts that transformers reads from a folder."""
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """Fields and ids that transformers reads from a folder."""
     import transformers
 
-    words, config = written.tokenizer(folder), transformers.AutoConfig.from_pretrained(folder)
+    tokenizer, config = written.tokenizer(folder), transformers.AutoConfig.from_pretrained(folder)
     has = (folder / "generation_config.json").is_file()
     kind = transformers.GenerationConfig
     generation = kind.from_pretrained(folder) if has else kind.from_model_config(config)
     return {
-        "named": words.special_tokens_map,
-        "extra": sorted(map(str, words.extra_special_tokens)),
-        "template": words.chat_template,
-        "length": words.model_max_length,
-        "ids": words("It is").input_ids,
+        "named": tokenizer.special_tokens_map,
+        "extra": sorted(map(str, tokenizer.extra_special_tokens)),
+        "template": tokenizer.chat_template,
+        "length": tokenizer.model_max_length,
+        "ids": tokenizer("It is").input_ids,
         "config": config.eos_token_id,
         "generation": {
             name: getattr(generation, name)
@@ -214,19 +213,19 @@ def _facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def _kept(name: str, **options: Any) -> Form:
-    """A folder that transformers reads alike once we have read and written it."""
+def _round_trip(name: str, **options: Any) -> Form:
+    """A folder that transformers reads alike before and after our code loads and saves it."""
     return Form(
         "special tokens",
         name,
         "transformers",
-        lambda folder: _facts(written.model(folder, **options)),
-        lambda folder: _facts(_saved(folder)),
+        lambda folder: _read_facts(written.model(folder, **options)),
+        lambda folder: _read_facts(_save_again(folder)),
     )
 
 
 def _prompts(name: str, **options: Any) -> Form:
-    """Ids that the tokenizer adds to a text."""
+    """Ids of a text, with those that the tokenizer adds."""
     texts = ("It is", "<|begin_of_text|>It is")
     return Form(
         "special tokens",
@@ -238,7 +237,7 @@ def _prompts(name: str, **options: Any) -> Form:
 
 
 def _plain_added(folder: Path) -> Path:
-    """A model of ChatML whose tokenizer calls its tokens added, and not special."""
+    """Write a ChatML model whose tokenizer has the ChatML tokens as added tokens that are not special."""
     written.model(
         folder,
         ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
@@ -254,30 +253,31 @@ def _plain_added(folder: Path) -> Path:
 
 
 def _their_plain_added(folder: Path) -> list[Any]:
-    """transformers' ids of a chat, those of the answer, and the ends."""
-    words, said = written.tokenizer(_plain_added(folder)), ASKED[:2]
-    assert "<|im_end|>" not in words.all_special_tokens
+    """transformers' ids of a chat, ids of the answer, and end ids."""
+    tokenizer, messages = written.tokenizer(_plain_added(folder)), ASKED[:2]
+    assert "<|im_end|>" not in tokenizer.all_special_tokens
     ids, prompt = (
-        words.apply_chat_template(said[:n], add_generation_prompt=n == 1, return_dict=False) for n in (2, 1)
+        tokenizer.apply_chat_template(messages[:n], add_generation_prompt=n == 1, return_dict=False)
+        for n in (2, 1)
     )
     return [ids, ids[len(prompt) : ids.index(2, len(prompt)) + 1], [0, 2]]
 
 
 def _our_plain_added(folder: Path) -> list[Any]:
-    """Ours of the three."""
+    """Our ids of a chat, trained ids, and end ids."""
     base = language_model.load(folder)
     template = chat_template.template_of(None, base)
     found = encode_chat(template, base.tokenizer, [Message(role, content) for role, content in CHAT[:2]])
-    ids, learned = found.tokens.tolist(), found.trained.tolist()
+    ids, trained = found.tokens.tolist(), found.trained.tolist()
     return [
         ids,
-        [i for i, counts in zip(ids, learned, strict=True) if counts],
+        [i for i, flag in zip(ids, trained, strict=True) if flag],
         [*chat_template.stop_ids(base)],
     ]
 
 
 def _gguf(folder: Path, **fields: Any) -> Path:
-    """The folder's model as a GGUF file, with fields of the tokenizer."""
+    """Write the folder's model as a GGUF file with further tokenizer fields."""
     from tests.stages.models.gguf_writer import write
 
     base = language_model.load(written.model(folder, chat_template=HEADER, **FAMILIES["Llama 3"][1]))
@@ -327,7 +327,7 @@ FORMS = (
          lambda folder: _ids(folder, Context((TOOL,)))),
     _chat("chat_template.jinja wins over tokenizer_config.json",
           files={"tokenizer_config.json": CONFIG | {"chat_template": "{{ 1 }}"}, "chat_template.jinja": MARKS}),
-    _chat("additional_chat_templates beside chat_template.jinja",
+    _chat("additional_chat_templates next to chat_template.jinja",
           files={"tokenizer_config.json": CONFIG, "chat_template.jinja": HEADER,
                  "additional_chat_templates/rag.jinja": "{{ documents }}"}),
     Form("special tokens", "chat_template.json of a processor", "published",
@@ -376,18 +376,18 @@ FORMS = (
     _refused("an end that is a text", "eos_token_id", generation={"eos_token_id": "<|eot_id|>"}),
     _refused("nothing ends an answer", "must end with a control token of the tokenizer", _ids,
              chat_template=PLAIN, config={"eos_token_id": None}),
-    _kept("a Llama 3 read and written", before=("<|begin_of_text|>",), chat_template=HEADER,
+    _round_trip("a Llama 3 read and written", before=("<|begin_of_text|>",), chat_template=HEADER,
           config={"eos_token_id": [1, 4]}, generation={"eos_token_id": [1, 4, 5], "temperature": 0.6, "do_sample": True,
                                                        "bos_token_id": 0},
           extra_special_tokens=["<|end_header_id|>"], pad_token="<|pad|>", model_max_length=99,
           **FAMILIES["Llama 3"][1]),
-    _kept("named templates read and written", files={"tokenizer_config.json": CONFIG | {"chat_template": [
+    _round_trip("named templates read and written", files={"tokenizer_config.json": CONFIG | {"chat_template": [
         {"name": "default", "template": HEADER}, {"name": "tool_use", "template": MARKS}]}}),
     Form("special tokens", "greedy text after a bos token, to the second of two ends", "transformers",
          lambda folder: written.greedy(written.model(
              folder, before=("<|begin_of_text|>",), generation={"eos_token_id": [1, 201]},
              **FAMILIES["Llama 3"][1]), "What is"),
-         lambda folder: _continued(folder, "What is")),
+         lambda folder: _generate_greedily(folder, "What is")),
     Form("special tokens", "bos_token of a GGUF file in its template", "gguf",
          lambda folder: _their_ids(_gguf(folder).parent), lambda folder: _ids(folder / "model.gguf")),
     Form("special tokens", "add_bos_token of a GGUF file", "gguf",
@@ -404,8 +404,8 @@ FORMS = (
 )  # fmt: skip
 
 
-def _continued(folder: Path, text: str) -> str:
-    """Our greedy text."""
+def _generate_greedily(folder: Path, text: str) -> str:
+    """Our greedy continuation of a text."""
     from stages.cli.generate import GenerateOptions, generate_texts
 
     options = GenerateOptions(model_path="", prompt=(text,), max_new_tokens=12, temperature=0.0, top_p=None)

@@ -1,4 +1,4 @@
-"""Every outside form, from the modules of this folder that have FORMS."""
+"""Collects the FORMS of all modules of this folder."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from tests.outside.form import Form
 
 
-def every() -> tuple[Form, ...]:
-    """All forms, in the order of kinds' modules."""
+def all_forms() -> tuple[Form, ...]:
+    """All forms, in alphabetical order of the modules."""
     names = sorted(
         path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("form", "table")
     )

@@ -1,5 +1,4 @@
-"""Folders of tokenizers as transformers reads them: tokenizer.json, and what tokenizer_config.json says
-besides (`added_tokens_decoder`, `tokenizer_config`)."""
+"""Tokenizer folders: tokenizer.json together with tokenizer_config.json is read as by transformers."""
 
 from __future__ import annotations
 
@@ -28,7 +27,10 @@ def _token(content: str, **flags: bool) -> dict[str, Any]:
 
 
 def _write(folder: Path, fields: Mapping[str, Any], make: Any = None) -> None:
-    """A tokenizer with <e> (not special) after its vocabulary; "N" in the table is its id, "N+1" the next."""
+    """Write a tokenizer with the added token <e>, which is not special, and tokenizer_config.json.
+
+    Keys of added_tokens_decoder: "N" stands for the id of <e>, "N1" for the next, and so on.
+    """
     peer = make() if make else byte_level(added=(AddedToken("<e>", normalized=True, lstrip=True),))
     peer.save(str(folder / "tokenizer.json"))
     first = peer.token_to_id("<e>") or 0
@@ -36,9 +38,9 @@ def _write(folder: Path, fields: Mapping[str, Any], make: Any = None) -> None:
         str(first + int(key[1:] or 0) if key.startswith("N") else key): token
         for key, token in fields.get("added_tokens_decoder", {}).items()
     }
-    written = {"tokenizer_class": "PreTrainedTokenizerFast", **fields}
-    written |= {"added_tokens_decoder": table} if "added_tokens_decoder" in fields else {}
-    (folder / "tokenizer_config.json").write_text(json.dumps(written), encoding="utf-8")
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **fields}
+    config |= {"added_tokens_decoder": table} if "added_tokens_decoder" in fields else {}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def _theirs(fields: Mapping[str, Any], folder: Path, make: Any = None) -> list[Any]:
@@ -47,7 +49,10 @@ def _theirs(fields: Mapping[str, Any], folder: Path, make: Any = None) -> list[A
     rows = [peer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
     return [
         rows,
-        *([peer.decode(row, skip_special_tokens=hide) for row in rows] for hide in (False, True)),
+        *(
+            [peer.decode(row, skip_special_tokens=skip_special) for row in rows]
+            for skip_special in (False, True)
+        ),
         len(peer),
     ]
 
@@ -58,7 +63,10 @@ def _ours(folder: Path) -> list[Any]:
     size = max([len(tokenizer.spec.vocab), *(token.id + 1 for token in tokenizer.spec.added_tokens)])
     return [
         rows,
-        *([tokenizer.decode(row, skip_special=hide) for row in rows] for hide in (False, True)),
+        *(
+            [tokenizer.decode(row, skip_special=skip_special) for row in rows]
+            for skip_special in (False, True)
+        ),
         size,
     ]
 
@@ -117,21 +125,21 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def _older(folder: Path) -> None:
-    """GPT-2's own files."""
+def _write_gpt2_files(folder: Path) -> None:
+    """Write only vocab.json and merges.txt, as GPT-2 has."""
     peer = byte_level()
     peer.model.save(str(folder))
 
 
-def _sentencepiece(folder: Path) -> None:
-    """SentencePiece's own file."""
+def _write_sentencepiece_file(folder: Path) -> None:
+    """Write only tokenizer.model, as SentencePiece does."""
     (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
 
 
 FORMS = (
-    Form("tokenizer folder", "vocab.json and merges.txt alone", "tokenizers", _older, _ours,
+    Form("tokenizer folder", "vocab.json and merges.txt alone", "tokenizers", _write_gpt2_files, _ours,
          r"has vocab.json and merges.txt, but no tokenizer.json; .*AutoTokenizer.from_pretrained"),
-    Form("tokenizer folder", "tokenizer.model alone", "sentencepiece", _sentencepiece, _ours,
+    Form("tokenizer folder", "tokenizer.model alone", "sentencepiece", _write_sentencepiece_file, _ours,
          r"has tokenizer.model, but no tokenizer.json; .*AutoTokenizer.from_pretrained"),
     *(Form("tokenizer folder", name, "transformers", functools.partial(_theirs, fields), _ours)
       for name, fields in RIGHT.items()),

@@ -1,4 +1,4 @@
-"""Folders of small random models, written by transformers and tokenizers, for the forms of this table."""
+"""Folders of small random models, written by transformers and tokenizers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZES = {
     "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.3, "tie_word_embeddings": False,
 }  # fmt: skip
 ROWS = 352
-"""Of every embedding: more than the tokenizers have ids."""
+"""Rows of every embedding, more than the tokenizers have ids."""
 
 LLAMA3 = (
     "<|begin_of_text|>",
@@ -40,36 +40,36 @@ def tokenizer_json(tokens: Sequence[str], before: Sequence[str] = (), after: Seq
     """A byte-level BPE with these control tokens, and what its post_processor puts around a text."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-    made = Tokenizer(models.BPE(ignore_merges=True))
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(SPLIT), "isolated"),
             pre_tokenizers.ByteLevel(False, use_regex=False),
         ]
     )
-    made.decoder = decoders.ByteLevel()
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=320,
         special_tokens=list(tokens),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    made.train_from_iterator(TEXT * 4, trainer)
+    tokenizer.train_from_iterator(TEXT * 4, trainer)
     level = processors.ByteLevel(trim_offsets=False)
     if before or after:
         around = processors.TemplateProcessing(
             single=[*before, "$A", *after],
             pair=[*before, "$A", *after, "$B"],
-            special_tokens=[(token, made.token_to_id(token)) for token in {*before, *after}],
+            special_tokens=[(token, tokenizer.token_to_id(token)) for token in {*before, *after}],
         )
-        made.post_processor = processors.Sequence([level, around])
+        tokenizer.post_processor = processors.Sequence([level, around])
     else:
-        made.post_processor = level
-    return made.to_str()
+        tokenizer.post_processor = level
+    return tokenizer.to_str()
 
 
-def quiet() -> None:
-    """Keeps transformers from talking."""
+def silence_transformers() -> None:
+    """Turn off warnings, log messages and progress bars of transformers."""
     import transformers
 
     warnings.simplefilter("ignore")
@@ -89,12 +89,12 @@ def model(
     files: Mapping[str, Any] | None = None,
     **named: Any,
 ) -> Path:
-    """Writes a model's folder.
+    """Write the folder of a small random model.
 
     Args:
-        folder: is made.
+        folder: is created.
         tokens: control tokens, ids from 0 on.
-        before, after: put around a text.
+        before, after: tokens that the post-processor puts around a text.
         kind: "llama" or "qwen3".
         config: fields of config.json to change; in the file itself, so that they may be wrong.
         generation: fields of generation_config.json; None writes none.
@@ -107,7 +107,7 @@ def model(
     from tokenizers import Tokenizer
 
     with warnings.catch_warnings():
-        quiet()
+        silence_transformers()
         text = tokenizer_json(tuple(tokens), tuple(before), tuple(after))
         fast = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text), **named)
         fast.save_pretrained(folder)
@@ -115,8 +115,8 @@ def model(
         head = {"head_dim": 8} if kind == "qwen3" else {}
         shape = classes[kind](vocab_size=ROWS, bos_token_id=0, eos_token_id=1, **SIZES, **head)
         torch.manual_seed(0)
-        made = transformers.AutoModelForCausalLM.from_config(shape)
-        made.save_pretrained(folder)
+        network = transformers.AutoModelForCausalLM.from_config(shape)
+        network.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     if generation is not None:
         (folder / "generation_config.json").write_text(json.dumps(generation))
@@ -134,22 +134,24 @@ def tokenizer(folder: Path) -> Any:
     import transformers
 
     with warnings.catch_warnings():
-        quiet()
+        silence_transformers()
         return transformers.AutoTokenizer.from_pretrained(folder)
 
 
 def greedy(folder: Path, prompt: str, count: int = 12) -> str:
-    """Greedy continuation of a prompt by transformers, without the prompt; ids that the tokenizer has not are
-    suppressed, as ours never draws them."""
+    """Greedy continuation of a prompt by transformers.
+
+    Ids without a token are suppressed, as our generation never samples them.
+    """
     import transformers
 
     with warnings.catch_warnings():
-        quiet()
-        made = transformers.AutoModelForCausalLM.from_pretrained(folder)
-        words = transformers.AutoTokenizer.from_pretrained(folder)
-        asked = words(prompt, return_tensors="pt")
-        beyond = list(range(len(words), made.config.vocab_size)) or None
-        found = made.generate(
-            **asked, max_new_tokens=count, do_sample=False, pad_token_id=0, suppress_tokens=beyond
+        silence_transformers()
+        network = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        inputs = tokenizer(prompt, return_tensors="pt")
+        beyond = list(range(len(tokenizer), network.config.vocab_size)) or None
+        found = network.generate(
+            **inputs, max_new_tokens=count, do_sample=False, pad_token_id=0, suppress_tokens=beyond
         )
-    return words.decode(found[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+    return tokenizer.decode(found[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -1,4 +1,4 @@
-"""The program is extracted from an answer, whatever text is around it."""
+"""`extract_program` finds the code in a model's answer, whatever text surrounds it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from data_pipes.answers.code import complete_prompt, extract_program
 PROMPT = "import math\n\n\ndef area(r):\n    '''Area of a circle.\n\n    >>> area(0)\n    0.0\n    '''\n"
 BODY = "    square = r * r\n\n    return math.pi * square\n"
 WHOLE = PROMPT + BODY
-FORMS = {
+ANSWERS = {
     "fence": f"```python\n{WHOLE}```",
     "fence of no language": f"```\n{WHOLE}```",
     "fence of tildes": f"~~~py\n{WHOLE}~~~\nDone.",
     "fence that is not closed": f"```python\n{WHOLE}",
     "fence in a list": "1. So:\n" + textwrap.indent(f"```python\n{WHOLE}```", "   "),
     "prose before and after": f"Sure, 1 < 2:\n\n```python\n{WHOLE}```\n\nIt works.",
-    "usage after it": f"```python\n{WHOLE}```\nTry it:\n```python\nprint(area(input()))\n```\nOutput:\n```\n3.14\n```",
-    "another language beside it": f"```bash\npip install x\n```\n```python\n{WHOLE}```",
+    "usage example after the program": f"```python\n{WHOLE}```\nTry it:\n```python\nprint(area(input()))\n```\n"
+    "Output:\n```\n3.14\n```",
+    "a block in another language before it": f"```bash\npip install x\n```\n```python\n{WHOLE}```",
     "thoughts": f"<think>\n```python\ndef area(r): return 0\n```\n</think>\n```python\n{WHOLE}```",
-    "thoughts that the prompt opened": f"Hm.\n</think>\n\n{WHOLE}",
+    "thoughts opened by the prompt": f"Hm.\n</think>\n\n{WHOLE}",
     "no fence": WHOLE,
     "no fence, prose around": f"Here it is:\n\n{WHOLE}\nI hope this helps.\n",
     "without the imports of the prompt": f"```python\ndef area(r):\n{BODY}```",
@@ -39,11 +40,11 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_each_form_gives_the_program(form: str) -> None:
-    space: dict = {}
-    exec(extract_program(FORMS[form], entry_point="area", prompt=PROMPT), space)
-    assert round(space["area"](2), 4) == 12.5664
+@pytest.mark.parametrize("answer_form", ANSWERS)
+def test_the_program_is_extracted_from_every_form_of_answer(answer_form: str) -> None:
+    namespace: dict = {}
+    exec(extract_program(ANSWERS[answer_form], entry_point="area", prompt=PROMPT), namespace)
+    assert round(namespace["area"](2), 4) == 12.5664
 
 
 @pytest.mark.parametrize(
@@ -56,20 +57,21 @@ def test_each_form_gives_the_program(form: str) -> None:
         "def (",
     ],
 )
-def test_an_answer_without_it_is_left_as_it_is_and_fails(answer: str) -> None:
-    found = extract_program(answer, entry_point="area", prompt=PROMPT)
-    assert "return" not in found
-    assert found.startswith(PROMPT)
+def test_an_answer_without_a_program_yields_one_that_returns_nothing(answer: str) -> None:
+    program = extract_program(answer, entry_point="area", prompt=PROMPT)
+    assert "return" not in program
+    assert program.startswith(PROMPT)
 
 
-def test_without_a_prompt_the_block_is_the_program() -> None:
+def test_without_a_prompt_the_code_block_is_the_program() -> None:
     assert (
         extract_program("```python\ndef f(x):\n    return '\\d'\n```", entry_point="f")
         == "def f(x):\n    return '\\d'"
     )
 
 
-def test_a_prompt_is_closed_wherever_it_ends() -> None:
+def test_a_prompt_is_completed_to_valid_python() -> None:
+    """A signature without a body gets one; a prompt that is no Python stays as it is."""
     for prompt in (
         "def f(x):\n",
         "def f(x):  # doubles\n",
@@ -80,9 +82,9 @@ def test_a_prompt_is_closed_wherever_it_ends() -> None:
     assert complete_prompt("def f(:") == "def f(:"
 
 
-def test_prose_that_looks_like_code_costs_little_time() -> None:
+def test_prose_that_looks_like_code_is_parsed_quickly() -> None:
     before, after = ("".join(f"x{i} = {word} prose {i}\n" for i in range(500)) for word in ("some", "more"))
     start = time.process_time()
-    found = extract_program(f"{before}def f(x):\n    return x\n{after}", entry_point="f")
-    assert found.strip() == "def f(x):\n    return x"
+    program = extract_program(f"{before}def f(x):\n    return x\n{after}", entry_point="f")
+    assert program.strip() == "def f(x):\n    return x"
     assert time.process_time() - start < 3

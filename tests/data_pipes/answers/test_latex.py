@@ -20,7 +20,7 @@ CASES = (
 
 
 @pytest.mark.parametrize(("text", "number"), CASES)
-def test_extracts_the_number(text: str, number: str | None) -> None:
+def test_the_number_is_extracted_from_latex(text: str, number: str | None) -> None:
     assert extract_number(text) == number
 
 
@@ -37,7 +37,7 @@ def test_plain_text_is_left_alone() -> None:
         assert extract_boxed(text) is None
 
 
-def test_fractions_may_touch() -> None:
+def test_adjacent_fractions_are_both_rewritten() -> None:
     assert rewrite_numbers(r"\frac12\frac34") == "1/23/4"
 
 
@@ -47,8 +47,8 @@ def test_the_last_closed_box_is_extracted() -> None:
     assert extract_boxed(r"} \boxed{\frac{1}{2}} }") == r"\frac{1}{2}"
 
 
-def test_boxes_that_never_close_take_linear_time() -> None:
+def test_unclosed_boxes_take_linear_time() -> None:
     """A model that repeats itself writes such text; quadratic time would be a quarter of an hour."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     assert extract_boxed(20_000 * r"\boxed{") is None
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - start < 2

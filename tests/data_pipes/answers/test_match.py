@@ -1,4 +1,4 @@
-"""Answers are scored as in lm-evaluation-harness; numbers are extracted from texts."""
+"""`answers.match`: answers are scored as in lm-evaluation-harness, numbers are extracted from text."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ FILTERS = {
 """regex_pattern and group_select of its two filters."""
 
 
-def naive(text: str) -> str:
-    """The metric's cleaning, as the task's file lists it."""
+def reference_normalise(text: str) -> str:
+    """Normalise as lm-eval's gsm8k task does."""
     for pattern in IGNORED:
         text = re.sub(pattern, "", text)
     return text.lower()
 
 
-def naive_match(output: str, answer: str, mode: str) -> bool:
-    """A filter, then the metric."""
-    pattern, which = FILTERS[mode]
-    found: list[Any] = re.findall(pattern, output)
-    said = found[which] if found else "[invalid]"
-    if isinstance(said, tuple):
-        said = next(group for group in said if group)
-    return naive(said.strip()) == naive(answer)
+def reference_match(output: str, answer: str, mode: str) -> bool:
+    """Apply lm-eval's filter, then its exact match."""
+    pattern, group = FILTERS[mode]
+    matches: list[Any] = re.findall(pattern, output)
+    extracted = matches[group] if matches else "[invalid]"
+    if isinstance(extracted, tuple):
+        extracted = next(part for part in extracted if part)
+    return reference_normalise(extracted.strip()) == reference_normalise(answer)
 
 
 PIECES = [
@@ -72,15 +72,15 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 
 @settings(max_examples=500)
 @given(TEXTS, TEXTS, st.sampled_from(sorted(FILTERS)))
-def test_verdicts_are_lm_evals(output: str, answer: str, mode: str) -> None:
-    assert normalise_answer(answer) == naive(answer)
-    assert exact_match(output, answer, mode=mode) == naive_match(output, answer, mode)
-    # Right answers, which two random texts seldom are.
-    said = re.findall(FILTERS[mode][0], output)
-    if said:
-        own = said[FILTERS[mode][1]]
-        own = own if isinstance(own, str) else "".join(own)
-        assert exact_match(output, f"So {answer} #### {own}", mode=mode)
+def test_scores_equal_lm_eval(output: str, answer: str, mode: str) -> None:
+    assert normalise_answer(answer) == reference_normalise(answer)
+    assert exact_match(output, answer, mode=mode) == reference_match(output, answer, mode)
+    # Two random texts seldom agree, so also test an answer that is right by construction.
+    pattern, group = FILTERS[mode]
+    matches = re.findall(pattern, output)
+    if matches:
+        number = "".join(matches[group])  # a string, or a tuple of groups
+        assert exact_match(output, f"So {answer} #### {number}", mode=mode)
 
 
 GOLD = "She sold 48/2 = 24 clips. 48+24 = 72 in all.\n#### 72"
@@ -105,7 +105,9 @@ GOLD = "She sold 48/2 = 24 clips. 48+24 = 72 in all.\n#### 72"
         ("", False, False, False),
     ],
 )
-def test_by_hand(output: str, strict: bool, flexible: bool, number: bool) -> None:
+def test_gsm8k_answers_are_scored_in_three_modes(
+    output: str, strict: bool, flexible: bool, number: bool
+) -> None:
     modes = ("strict", "flexible", "number")
     assert [exact_match(output, GOLD, mode=mode) for mode in modes] == [strict, flexible, number]
     assert [exact_match(output, "72", mode=mode) for mode in modes] == [strict, flexible, number]
@@ -156,17 +158,17 @@ def test_by_hand(output: str, strict: bool, flexible: bool, number: bool) -> Non
         ("\u0663", None),
     ],
 )
-def test_numbers(text: str, number: str | None) -> None:
+def test_the_number_is_extracted_from_text(text: str, number: str | None) -> None:
     assert extract_number(text) == number
 
 
 @given(st.integers(), st.sampled_from(["{}", "${}", "so {} .", "It is 7: {}.", "#### {} of 12", "{} %"]))
-def test_any_integer_with_commas_is_found(value: int, form: str) -> None:
+def test_an_integer_with_thousands_separators_is_extracted(value: int, form: str) -> None:
     assert extract_number(form.format(f"{value:,}")) == str(value)
 
 
 @given(TEXTS)
-def test_a_number_is_a_number_and_is_its_own_number(text: str) -> None:
+def test_an_extracted_number_is_well_formed_and_extracts_to_itself(text: str) -> None:
     found = extract_number(text)
     if found is not None:
         assert re.fullmatch(r"-?([0-9]+(\.[0-9]+)?|\.[0-9]+)(/[0-9]+)?", found)
@@ -195,8 +197,8 @@ def test_numbers_are_compared_by_value(one: str, other: str, same: bool) -> None
     assert exact_match(other, one, mode="number") == same
 
 
-def naive_text(text: str, case: bool, punctuation: bool) -> str:
-    """lm-eval's exact_match, after the ends are stripped."""
+def reference_text(text: str, case: bool, punctuation: bool) -> str:
+    """Normalise as lm-eval's exact_match does, after stripping white space."""
     text = text.strip().lower() if case else text.strip()
     return "".join(c for c in text if c not in string.punctuation) if punctuation else text
 
@@ -207,12 +209,13 @@ WORDS = st.lists(
 
 
 @given(WORDS, WORDS, st.booleans(), st.booleans())
-def test_whole_texts(output: str, answer: str, case: bool, punctuation: bool) -> None:
-    found = exact_match(output, answer, mode="text", ignore_case=case, ignore_punctuation=punctuation)
-    assert found == (naive_text(output, case, punctuation) == naive_text(answer, case, punctuation))
+def test_text_mode_equals_lm_eval(output: str, answer: str, case: bool, punctuation: bool) -> None:
+
+    matches = exact_match(output, answer, mode="text", ignore_case=case, ignore_punctuation=punctuation)
+    assert matches == (reference_text(output, case, punctuation) == reference_text(answer, case, punctuation))
 
 
-def test_whole_texts_by_hand() -> None:
+def test_text_mode_on_hand_written_cases() -> None:
     assert exact_match("\n Paris ", "Paris", mode="text")
     assert not exact_match("paris", "Paris", mode="text")
     assert exact_match("paris", "Paris", mode="text", ignore_case=True)
@@ -237,7 +240,7 @@ def test_invalid_arguments_are_refused(options: dict[str, Any], words: str) -> N
 
 
 @pytest.mark.parametrize("piece", ["11,", "1,111,", "1", "-", "$", "#### ", "#", "1.", "1/", "a", ","])
-def test_a_long_output_takes_no_time(piece: str) -> None:
+def test_a_long_repetitive_output_is_scored_quickly(piece: str) -> None:
     """A model that repeats itself: lm-eval's own pattern for "#### " takes minutes for such a text."""
     text, start = piece * 30_000, time.perf_counter()
     for mode in ("strict", "flexible", "number"):
@@ -245,7 +248,7 @@ def test_a_long_output_takes_no_time(piece: str) -> None:
     assert time.perf_counter() - start < 5
 
 
-ADDED = QuestionAnswer("1 + 1?", "2", "a:1")
+EXPECTED = QuestionAnswer("1 + 1?", "2", "a:1")
 
 
 @pytest.mark.parametrize(
@@ -260,17 +263,17 @@ ADDED = QuestionAnswer("1 + 1?", "2", "a:1")
         {"question": "1 + 1?", "answer": 2},
     ],
 )
-def test_columns(values: dict[str, Any]) -> None:
-    assert list(read_question_answers([Row(values, "a:1")])) == [ADDED]
+def test_question_and_answer_are_read_from_every_column_naming(values: dict[str, Any]) -> None:
+    assert list(read_question_answers([Row(values, "a:1")])) == [EXPECTED]
 
 
-def test_a_decimal_answer_and_texts_left_as_they_are() -> None:
+def test_a_float_answer_is_read_and_white_space_is_kept() -> None:
     (found,) = read_question_answers([Row({"question": " Half?\n", "answer": 0.5}, "a:1")])
     assert found == QuestionAnswer(" Half?\n", "0.5", "a:1")
 
 
 BAD = {
-    "nothing": (
+    "no columns": (
         {},
         r"a column question, problem or prompt, and one answer, solution or completion; got \(none\)",
     ),
@@ -280,7 +283,7 @@ BAD = {
     "a truth value": ({"question": "x", "answer": True}, "expected a string in answer, got bool"),
     "an empty question": ({"prompt": " ", "answer": "2"}, "prompt is empty; drop the row"),
     "an empty answer": ({"prompt": "x", "solution": "\n"}, "solution is empty; drop the row"),
-    "half a pair": ({"prompt": "x", "solution": "\udfff"}, "solution has a lone surrogate"),
+    "a lone surrogate": ({"prompt": "x", "solution": "\udfff"}, "solution has a lone surrogate"),
 }
 
 
@@ -290,5 +293,8 @@ def test_a_bad_row_is_named_and_the_others_are_read(values: dict[str, Any], word
         list(read_question_answers([Row(values, "a:2")]))
     bad: list[BadRow] = []
     good = Row({"question": "1 + 1?", "answer": "2"}, "a:1")
-    assert list(read_question_answers([good, Row(values, "a:2"), good], on_bad=bad.append)) == [ADDED, ADDED]
+    assert list(read_question_answers([good, Row(values, "a:2"), good], on_bad=bad.append)) == [
+        EXPECTED,
+        EXPECTED,
+    ]
     assert [row.name for row in bad] == ["a:2"]

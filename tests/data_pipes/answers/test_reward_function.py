@@ -1,4 +1,4 @@
-"""Reward functions in every form that people write, each with the numbers that it means."""
+"""`reward_function`: every supported signature and return type, and the rewards it gives."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ class Batched:
         return [len(text) for text in completions]
 
 
-async def later(prompt: str, completion: str, row: dict) -> int:
+async def coroutine_length(prompt: str, completion: str, row: dict) -> int:
     return len(completion)
 
 
-def with_answers(completions: list[str], answer: list[str], **_: object) -> list[bool]:
+def answer_matches(completions: list[str], answer: list[str], **_: object) -> list[bool]:
     return [a == c for a, c in zip(answer, completions, strict=True)]
 
 
-def scaled(prompt: str, completion: str, row: dict, *, scale: float) -> float:
+def scaled_length(prompt: str, completion: str, row: dict, *, scale: float) -> float:
     return scale * len(completion)
 
 
 FORMS: tuple[tuple[str, Callable, list[float]], ...] = (
     ("lambda", lambda p, c, r: len(c), [2, 1]),
-    ("partial", functools.partial(scaled, scale=0.5), [1, 0.5]),
+    ("partial", functools.partial(scaled_length, scale=0.5), [1, 0.5]),
     ("object", Length(2.0), [4, 2]),
     ("method", Length(3.0).__call__, [6, 3]),
-    ("coroutine", later, [2, 1]),
+    ("coroutine", coroutine_length, [2, 1]),
     ("object of coroutines, a batch", Batched(), [2, 1]),
     ("truth values", lambda p, c, r: c == r["answer"], [1, 0]),
     ("numpy scalars", lambda p, c, r: np.float32(0.5), [0.5, 0.5]),
     ("torch scalars", lambda p, c, r: torch.tensor(0.25), [0.25, 0.25]),
     ("none", lambda p, c, r: None if p == "a" else 1, [math.nan, 1]),
-    ("batch with a column", with_answers, [1, 0]),
+    ("batch with a column", answer_matches, [1, 0]),
     ("batch, numpy array", lambda prompts, completions: np.arange(2), [0, 1]),
     ("batch, torch tensor", lambda completions: torch.ones(2), [1, 1]),
     ("batch, tuple with none", lambda completions, **_: (None, 2), [math.nan, 2]),
@@ -69,25 +69,27 @@ FORMS: tuple[tuple[str, Callable, list[float]], ...] = (
 
 
 @pytest.mark.parametrize(("name", "function", "expected"), FORMS, ids=[form[0] for form in FORMS])
-def test_each_form_gives_its_numbers(name: str, function: Callable, expected: list[float]) -> None:
-    def stop(text: str) -> None:
+def test_each_form_of_reward_function_gives_its_rewards(
+    name: str, function: Callable, expected: list[float]
+) -> None:
+    def fail(text: str) -> None:
         raise AssertionError(text)
 
     check_reward_function(name, function, ("prompt", "answer", "level"))
-    found = compute_rewards(name, function, ANSWERS, on_bad=stop, gather=gather())
+    found = compute_rewards(name, function, ANSWERS, on_bad=fail, gather=gather())
     assert takes_batch(function) == ("batch" in name)
     np.testing.assert_array_equal(found, expected)
 
 
-def test_messages_where_the_rows_have_messages() -> None:
+def test_a_function_gets_messages_when_the_rows_hold_messages() -> None:
     seen: dict = {}
 
-    def keep(prompts: list, completions: list, **_: object) -> list[float]:
+    def record(prompts: list, completions: list, **_: object) -> list[float]:
         seen.update(prompts=prompts, completions=completions)
         return [0.0]
 
     talk = [{"role": "user", "content": "a"}]
-    compute_rewards("keep", keep, Completions(["a"], ["x"], [[1]], [{"prompt": talk}]), on_bad=print)
+    compute_rewards("record", record, Completions(["a"], ["x"], [[1]], [{"prompt": talk}]), on_bad=print)
     assert seen == {"prompts": [talk], "completions": [[{"role": "assistant", "content": "x"}]]}
 
 
@@ -100,7 +102,7 @@ def test_messages_where_the_rows_have_messages() -> None:
         (lambda completions: {"a": 1, "b": 2}, "gave a dict, expected a list of 2"),
     ],
 )
-def test_a_batch_of_another_length_is_refused_by_name(function: Callable, words: str) -> None:
+def test_a_batch_of_rewards_of_the_wrong_length_is_refused(function: Callable, words: str) -> None:
     with pytest.raises(ValueError, match=f"the reward 'mine' {words}"):
         compute_rewards("mine", function, ANSWERS, on_bad=print)
 
@@ -111,23 +113,24 @@ def test_one_bad_reward_is_reported_and_the_others_are_kept() -> None:
     assert found[1] == 1
     assert math.isnan(found[0])
     assert messages[0].startswith("the reward 'mine' gave 1e+39; expected a number that is finite in float32")
-    assert all(
-        map(math.isnan, compute_rewards("mine", lambda completions: 1 / 0, ANSWERS, on_bad=messages.append))
-    )
+    raised = compute_rewards("mine", lambda completions: 1 / 0, ANSWERS, on_bad=messages.append)
+    assert all(math.isnan(reward) for reward in raised)
     assert "raised ZeroDivisionError: division by zero, for a batch of 2 completions" in messages[1]
 
 
-def test_one_coroutine_that_raises_leaves_the_others() -> None:
-    async def some(prompt: str, completion: str, row: dict) -> float:
+def test_one_coroutine_that_raises_does_not_lose_the_other_rewards() -> None:
+    async def raises_for_one(prompt: str, completion: str, row: dict) -> float:
         return 1 / (len(completion) - 1)
 
     messages: list[str] = []
-    found = compute_rewards("some", some, ANSWERS, on_bad=messages.append, gather=gather())
+    found = compute_rewards(
+        "raises_for_one", raises_for_one, ANSWERS, on_bad=messages.append, gather=gather()
+    )
     assert found[0] == 1
     assert math.isnan(found[1])
     assert len(messages) == 1
     with pytest.raises(ValueError, match=r"'later' is a coroutine; give gather="):
-        compute_rewards("later", later, ANSWERS, on_bad=print)
+        compute_rewards("later", coroutine_length, ANSWERS, on_bad=print)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
-"""Our own templates: what they learn, and that a prompt is what they have learned from. (Texts:
-`tests/outside`.)"""
+"""The named chat templates: their trained tokens; a generation prompt begins the training text.
+
+`tests/outside/templates.py` compares the rendered texts with transformers.
+"""
 
 from __future__ import annotations
 
@@ -21,40 +23,44 @@ CONTROLS = [
     "<｜Assistant｜>",
     "<｜end▁of▁sentence｜>",
 ]
-WORDS = train(["the user asks"], 300, special_tokens=CONTROLS)
+TOKENIZER = train(["the user asks"], 300, special_tokens=CONTROLS)
 TALK = [Message("system", "s"), Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
 
 
 @pytest.mark.parametrize("name", NAMED)
 @pytest.mark.parametrize("answer", ["d", "<think>\nhm\n</think>\n\nd", "\nd"])
-def test_a_prompt_is_that_of_training(name: str, answer: str) -> None:
+def test_a_generation_prompt_is_the_beginning_of_the_training_text(name: str, answer: str) -> None:
     template = chat_template(NAMED[name], bos_token="<s>", eos_token="<｜end▁of▁sentence｜>")
-    prompt = encode_prompt_chats(template, WORDS, [TALK])[0].tokens.tolist()
-    whole, marks = encode_completions(template, WORDS, [(TALK, [Message("assistant", answer)])])[0]
-    first = int(marks.argmax())
-    if name == "deepseek-r1":  # its prompt opens thoughts
-        assert WORDS.decode(whole[:first]).endswith("<｜Assistant｜>" + "<think>\n" * ("<think>" in answer))
-        assert WORDS.decode(whole[marks]) == answer.removeprefix("<think>\n") + "<｜end▁of▁sentence｜>"
+    prompt = encode_prompt_chats(template, TOKENIZER, [TALK])[0].tokens.tolist()
+    whole, trained = encode_completions(template, TOKENIZER, [(TALK, [Message("assistant", answer)])])[0]
+    first = int(trained.argmax())
+    if name == "deepseek-r1":  # its prompt ends with "<think>"
+        assert TOKENIZER.decode(whole[:first]).endswith(
+            "<｜Assistant｜>" + "<think>\n" * ("<think>" in answer)
+        )
+        assert TOKENIZER.decode(whole[trained]) == answer.removeprefix("<think>\n") + "<｜end▁of▁sentence｜>"
         return
     assert whole[: len(prompt)].tolist() == prompt
     assert first == len(prompt)
-    assert answer.strip() in WORDS.decode(whole[first:])
+    assert answer.strip() in TOKENIZER.decode(whole[first:])
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMED) - {"chatml"}))
-def test_presets_mark_the_trained_tokens(name: str) -> None:
+def test_named_templates_have_generation_blocks(name: str) -> None:
     assert chat_template(NAMED[name]).program.marked
 
 
-def test_empty_thoughts_are_the_prompts_where_thinking_is_off() -> None:
+def test_empty_thoughts_belong_to_the_prompt_when_thinking_is_off() -> None:
     source = NAMED["qwen3"]
-    for silent, learned in ((True, "d<|im_end|>"), (False, "<think>\n\n</think>\n\nd<|im_end|>")):
-        template = chat_template(source, variables=[("enable_thinking", not silent)])
-        tokens, marks = encode_completions(template, WORDS, [(TALK, [Message("assistant", "d")])])[0]
-        assert WORDS.decode(tokens[marks]) == learned
-        assert WORDS.decode(tokens[: marks.argmax()]) == render(template, TALK, add_generation_prompt=True)
+    for thinking, learned in ((False, "d<|im_end|>"), (True, "<think>\n\n</think>\n\nd<|im_end|>")):
+        template = chat_template(source, variables=[("enable_thinking", thinking)])
+        tokens, trained = encode_completions(template, TOKENIZER, [(TALK, [Message("assistant", "d")])])[0]
+        assert TOKENIZER.decode(tokens[trained]) == learned
+        assert TOKENIZER.decode(tokens[: trained.argmax()]) == render(
+            template, TALK, add_generation_prompt=True
+        )
 
 
-def test_a_second_system_message_of_deepseek_is_refused() -> None:
+def test_a_later_system_message_is_refused_by_deepseek() -> None:
     with pytest.raises(ValueError, match="must be the first"):
         render(chat_template(NAMED["deepseek-r1"]), [TALK[1], TALK[0]])

@@ -1,4 +1,4 @@
-"""Answers that only close their thoughts begin with what the prompt opens."""
+"""`restore_opening_tag`: an answer that closes its thoughts gets the tag that the prompt ended with."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from data_pipes.chat.reasoning import restore_opening_tag
 
 SOURCE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
-    "{{ '<assistant>' + begin if add_generation_prompt }}"
+    "{{ '<assistant>' + prompt_end if add_generation_prompt }}"
 )
 
 
 @pytest.mark.parametrize(
-    ("begin", "content", "expected"),
+    ("prompt_end", "content", "expected"),
     [
         ("<think>\n", "hm</think>b", "<think>\nhm</think>b"),
         ("<think>", "hm</think>b", "<think>hm</think>b"),
@@ -26,17 +26,17 @@ SOURCE = (
         ("", "hm</think>b", "hm</think>b"),
     ],
 )
-def test_the_opening_is_put_back_where_the_prompt_has_it(
-    begin: str, content: str | None, expected: str | None
+def test_the_opening_tag_is_restored_when_the_prompt_ends_with_it(
+    prompt_end: str, content: str | None, expected: str | None
 ) -> None:
-    template = chat_template(SOURCE, variables=[("begin", begin)])
+    template = chat_template(SOURCE, variables=[("prompt_end", prompt_end)])
     chat = [
         Message("user", "a</think>"),
         Message("assistant", content),
         Message("user", "c"),
         Message("assistant", "d"),
     ]
-    found = restore_opening_tag(template, chat, 0, PLAIN)
-    assert found[1].content == expected
-    assert [found[0], *found[2:]] == [chat[0], *chat[2:]]
+    restored = restore_opening_tag(template, chat, 0, PLAIN)
+    assert restored[1].content == expected
+    assert [restored[0], *restored[2:]] == [chat[0], *chat[2:]]
     assert restore_opening_tag(template, chat, 2, PLAIN) == chat

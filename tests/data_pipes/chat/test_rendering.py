@@ -1,5 +1,4 @@
-"""Texts of control tokens in messages are hidden from templates, and shown again; a turn is left
-open."""
+"""`chat.rendering`: control tokens in messages are hidden and restored; the last turn can be left open."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from data_pipes.chat.rendering import (
 ECHO = chat_template("{% for m in messages %}{{ m | tojson }}{% endfor %}{{ tools }}{{ x }}")
 
 
-def test_control_tokens_are_hidden_in_all_that_a_row_says() -> None:
+def test_control_tokens_are_hidden_in_every_field_of_a_row() -> None:
     message = Message("tool", "a<e>b", (("name", "<e>"), ("calls", [{"<e>": ("c<e>",)}]), ("n", 1)))
     hidden = control_hider(["<e>"])([message], Context(({"d": "<e>"},), (("x", "<e>"),)))
     text = render_marked(ECHO, hidden.messages, context=hidden.context)
@@ -27,20 +26,20 @@ def test_control_tokens_are_hidden_in_all_that_a_row_says() -> None:
     assert [part for plain, part in split_placeholders(text, hidden.texts) if plain] == ["<e>"] * 6
 
 
-def test_the_assistant_keeps_its_thoughts() -> None:
+def test_reasoning_tags_of_the_assistant_are_not_hidden() -> None:
     hide = control_hider(["<think>", "</think>", "<e>"])
-    said = [Message(role, "<think>a</think><e>") for role in ("user", "assistant")]
-    assert [len(hide([message], PLAIN).texts) for message in said] == [3, 1]
+    messages = [Message(role, "<think>a</think><e>") for role in ("user", "assistant")]
+    assert [len(hide([message], PLAIN).texts) for message in messages] == [3, 1]
 
 
-def test_escaped_json_keeps_placeholders() -> None:
+def test_placeholders_survive_json_escapes() -> None:
     template = chat_template("{{ messages | tojson(ensure_ascii=true) }}")
     hidden = control_hider(["<e>"])([Message("user", "é<e>\ufdd0 \\<e>\\ufdd00\\ufdd1")], PLAIN)
     text = restore_controls(render_marked(template, hidden.messages), hidden.texts)
     assert text == '[{"role": "user", "content": "\\u00e9<e>\ufdd0 \\\\<e>\\ufdd00\\ufdd1"}]'
 
 
-def test_none_is_dropped_and_reasoning_has_both_names() -> None:
+def test_none_is_dropped_and_reasoning_has_both_field_names() -> None:
     source = "{% for m in messages %}{{ m.content is defined }}{{ m.thinking }}{{ m.reasoning_content }}{% endfor %}"
     assert (
         render_marked(chat_template(source), [Message("assistant", None, (("reasoning", "a"), ("x", None)))])
@@ -58,7 +57,9 @@ def test_none_is_dropped_and_reasoning_has_both_names() -> None:
         ("{% generation %}{{ messages[-1].content }}{% endgeneration %}", "a", "a"),
     ],
 )
-def test_a_turn_is_left_open(source: str, content: str, expected: str) -> None:
+def test_a_continuation_ends_with_the_content_of_the_open_turn(
+    source: str, content: str, expected: str
+) -> None:
     assert render_continuation(chat_template(source), [Message("assistant", content)]) == expected
 
 
@@ -71,6 +72,6 @@ def test_a_turn_is_left_open(source: str, content: str, expected: str) -> None:
         ("{{ messages[-1].content }}", None),
     ],
 )
-def test_a_turn_that_is_left_out_cannot_be_continued(source: str, content: str | None) -> None:
+def test_a_turn_whose_content_is_not_rendered_cannot_be_continued(source: str, content: str | None) -> None:
     with pytest.raises(ValueError, match="continue"):
         render_continuation(chat_template(source), [Message("assistant", content)])

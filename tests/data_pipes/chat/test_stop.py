@@ -1,4 +1,4 @@
-"""Stop strings."""
+"""Stop strings: `stop_at` ends generation, `truncate_at_stop` cuts the text."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ STOPS = ["\nclass", "\ndef", "ß!"]
 
 
 @given(st.lists(st.sampled_from(["\n", "class", "def", "ß", "!", " the", "of", "\u4f60"]), max_size=8))
-def test_a_row_ends_with_the_token_that_completes_a_string(parts: list[str]) -> None:
-    """Asked after every token, the first True is where the text first holds a stop string."""
+def test_generation_stops_at_the_token_that_completes_a_stop_string(parts: list[str]) -> None:
+    """Called after every token, it is first True where the decoded text first contains a stop string."""
     ids = TOKENIZER.encode("".join(parts))
     stop = stop_at(TOKENIZER, STOPS)
     row = torch.tensor([ids + [0] * (40 - len(ids))])
@@ -26,12 +26,12 @@ def test_a_row_ends_with_the_token_that_completes_a_string(parts: list[str]) -> 
     assert flags[: first + 1] == expected[: first + 1]
 
 
-def test_the_earliest_string_cuts() -> None:
+def test_text_is_cut_at_the_earliest_stop_string() -> None:
     assert truncate_at_stop("a\ndef b\nclass c", STOPS) == "a"
     assert truncate_at_stop("a\nclass b\ndef c", STOPS) == "a"
     assert truncate_at_stop("nothing here", STOPS) == "nothing here"
 
 
-def test_an_empty_string_is_refused() -> None:
+def test_an_empty_stop_string_is_refused() -> None:
     with pytest.raises(ValueError, match="a stop string is empty"):
         stop_at(TOKENIZER, ["a", ""])

@@ -1,4 +1,4 @@
-"""A third party's template does what it should, and nothing else: it ends, and it sees no Python."""
+"""The sandbox of chat templates: supported features give their text; costly or unsafe ones are refused."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from data_pipes.chat.template import BEGIN, END, compile_template, run_template
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
-TWICE = "{% set ns = namespace(x='abcd') %}{% for i in range(99) %}{% set ns.x = "
+DOUBLING_LOOP = "{% set ns = namespace(x='abcd') %}{% for i in range(99) %}{% set ns.x = "
 
 
-def text(source: str, **variables: Any) -> str:
+def run_source(source: str, **variables: Any) -> str:
     return run_template(compile_template(source), messages=CHAT, **variables)
 
 
@@ -53,8 +53,8 @@ def text(source: str, **variables: Any) -> str:
         ),
     ],
 )
-def test_supported_template_features(source: str, expected: str) -> None:
-    assert text(source) == expected
+def test_a_supported_feature_gives_its_text(source: str, expected: str) -> None:
+    assert run_source(source) == expected
 
 
 @pytest.mark.parametrize(
@@ -75,11 +75,11 @@ def test_supported_template_features(source: str, expected: str) -> None:
         ("{% block a %}{{ self.a() }}{% endblock %}", "calls itself without end"),
         ("{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}", "calls itself without end"),
         ("{% for i in range(9999) %}{{ 'a' * 9999 }}{% endfor %}", "too long or too much"),
-        (TWICE + "ns.x ~ ns.x %}{% endfor %}", "too long or too much"),
-        (TWICE + "ns.x + ns.x %}{% endfor %}", "too long or too much"),
-        (TWICE + "[ns.x, ns.x] | join %}{% endfor %}", "too l"),
-        (TWICE + "ns.x | replace('a', ns.x) %}{% endfor %}", "too large"),
-        (TWICE + "ns.x.replace('a', ns.x) %}{% endfor %}", "too large"),
+        (DOUBLING_LOOP + "ns.x ~ ns.x %}{% endfor %}", "too long or too much"),
+        (DOUBLING_LOOP + "ns.x + ns.x %}{% endfor %}", "too long or too much"),
+        (DOUBLING_LOOP + "[ns.x, ns.x] | join %}{% endfor %}", "too l"),
+        (DOUBLING_LOOP + "ns.x | replace('a', ns.x) %}{% endfor %}", "too large"),
+        (DOUBLING_LOOP + "ns.x.replace('a', ns.x) %}{% endfor %}", "too large"),
         (
             "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}"
             "{% set ns.x = y %}{% endfor %}",
@@ -99,11 +99,11 @@ def test_supported_template_features(source: str, expected: str) -> None:
         ("{% include 'a' %}", "no loader"),
     ],
 )
-def test_forbidden_template_features(source: str, words: str) -> None:
+def test_a_forbidden_feature_is_refused_quickly(source: str, words: str) -> None:
     start = time.perf_counter()
     with pytest.raises(ValueError, match=f"the chat template failed: .*({words})"):
-        text(source)
-    assert time.perf_counter() - start < 5  # a second on a machine that has nothing else to do
+        run_source(source)
+    assert time.perf_counter() - start < 5  # one second on an idle machine
 
 
 @pytest.mark.parametrize(
@@ -117,12 +117,12 @@ def test_forbidden_template_features(source: str, words: str) -> None:
         ("(" * 9 + "{{ " + "(" * 9999 + ")" * 9999 + " }}", "nested|parenthes"),
     ],
 )
-def test_templates_that_do_not_compile(source: str, words: str) -> None:
+def test_a_template_that_does_not_compile_is_refused(source: str, words: str) -> None:
     with pytest.raises(ValueError, match=f"the chat template does not compile: .*({words})"):
         compile_template(source)
 
 
-def test_a_template_does_not_change_its_arguments() -> None:
+def test_a_template_cannot_change_its_arguments() -> None:
     with pytest.raises(ValueError, match="the chat template failed"):
         run_template(compile_template("{{ messages.pop() }}"), messages=CHAT)
     assert len(CHAT) == 2

@@ -1,4 +1,4 @@
-"""The embedded corpus."""
+"""`embedded.python_library`: the embedded corpus of Python's source and documentation topics."""
 
 import hashlib
 import sysconfig
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from data_pipes.duplicates import near_duplicates
-from data_pipes.embedded import python_library as module
+from data_pipes.embedded import python_library as library_module
 from data_pipes.embedded.python_library import TOPICS, documents, is_held_out
 from data_pipes.types import Document
 
 
-def size(documents: list[Document]) -> int:
+def total_bytes(documents: list[Document]) -> int:
     return sum(len(document.text.encode()) for document in documents)
 
 
@@ -21,40 +21,39 @@ def read_parts() -> dict[str, list[Document]]:
     return {part: list(documents(part)) for part in ("train", "held_out", "all")}  # type: ignore[arg-type]
 
 
-def test_it_is_about_twelve_megabytes_of_code_and_english(parts: dict[str, list[Document]]) -> None:
-    assert 8_000_000 < size(parts["all"]) < 16_000_000
+def test_the_corpus_has_about_twelve_megabytes_of_code_and_text(parts: dict[str, list[Document]]) -> None:
+    assert 8_000_000 < total_bytes(parts["all"]) < 16_000_000
     names = {document.name for document in parts["all"]}
     assert {"enum.py", "asyncio/tasks.py", "json/__init__.py", f"{TOPICS}#for"} <= names
     assert len(names) == len(parts["all"])
-    assert not [
-        n for n in names if n.startswith(("test/", "encodings/", "_sysconfigdata")) or "site-packages" in n
-    ]
+    assert not [name for name in names if name.startswith(("test/", "encodings/", "_sysconfigdata"))]
+    assert not [name for name in names if "site-packages" in name]
 
 
-def test_the_order_is_that_of_the_names_and_always_the_same(parts: dict[str, list[Document]]) -> None:
+def test_documents_are_sorted_by_name_and_always_the_same(parts: dict[str, list[Document]]) -> None:
     assert list(documents()) == parts["all"]
     names = [document.name for document in parts["all"] if "#" not in document.name]
     assert names == sorted(names)
 
 
-def test_the_parts_have_no_file_in_common_and_nothing_is_lost(parts: dict[str, list[Document]]) -> None:
+def test_the_two_parts_share_no_file_and_together_are_the_whole(parts: dict[str, list[Document]]) -> None:
     train, held_out = (
         {document.name.split("#")[0] for document in parts[part]} for part in ("train", "held_out")
     )
     assert not train & held_out
     assert sorted(parts["train"] + parts["held_out"]) == sorted(parts["all"])
-    assert 0.04 < size(parts["held_out"]) / size(parts["all"]) < 0.15
+    assert 0.04 < total_bytes(parts["held_out"]) / total_bytes(parts["all"]) < 0.15
     assert TOPICS in train
 
 
-def test_nothing_held_out_has_a_near_copy_in_training(parts: dict[str, list[Document]]) -> None:
-    """Of more than a licence line or an empty file."""
+def test_no_held_out_document_has_a_near_copy_in_training(parts: dict[str, list[Document]]) -> None:
+    """Documents of at most 200 characters, such as a licence line, are not compared."""
     fold = near_duplicates(0.6, bands=16, rows=2)
     memory = fold.init()
     for document in parts["train"]:
         fold.step(memory, document)
-    found = [fold.step(memory, document) for document in parts["held_out"] if len(document.text) > 200]
-    assert [reason for reason in found if reason] == []
+    reasons = [fold.step(memory, document) for document in parts["held_out"] if len(document.text) > 200]
+    assert [reason for reason in reasons if reason] == []
 
 
 def test_a_file_is_held_out_by_its_name_alone() -> None:
@@ -66,7 +65,7 @@ def test_a_file_is_held_out_by_its_name_alone() -> None:
     assert list(documents("held_out", held_out=0.0)) == []
 
 
-def test_topics_are_texts_not_source(parts: dict[str, list[Document]]) -> None:
+def test_topics_are_their_text_not_python_source(parts: dict[str, list[Document]]) -> None:
     topics = {d.name.split("#")[1]: d.text for d in parts["all"] if d.name.startswith(TOPICS)}
     assert len(topics) > 50
     assert '"for" statement' in topics["for"]
@@ -74,8 +73,8 @@ def test_topics_are_texts_not_source(parts: dict[str, list[Document]]) -> None:
     assert topics["for"].count("\n") > 10
 
 
-def library(folder: Path, *, topics: str = "topics = {'b': 'text of b', 'a': 'text of a'}") -> Path:
-    """A small library of another Python."""
+def write_library(folder: Path, *, topics: str = "topics = {'b': 'text of b', 'a': 'text of a'}") -> Path:
+    """Write a small standard library, as another Python would have it."""
     files = {
         "zebra.py": b"z = 1\r\n",
         "latin.py": "# -*- coding: latin-1 -*-\ns = 'ü'\n".encode("latin-1"),
@@ -96,9 +95,9 @@ def library(folder: Path, *, topics: str = "topics = {'b': 'text of b', 'a': 'te
     return folder
 
 
-def test_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MIN_SOURCE_BYTES", 10)
-    assert list(documents(library=library(tmp_path))) == [
+def test_documents_of_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library_module, "MIN_SOURCE_BYTES", 10)
+    assert list(documents(library=write_library(tmp_path))) == [
         Document("# -*- coding: latin-1 -*-\ns = 'ü'\n", "latin.py"),
         Document("good", "lib2to3/tests/support.py"),
         Document("ü = 2\n", "pack/inner.py"),
@@ -108,8 +107,8 @@ def test_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ]
 
 
-def test_a_stripped_library_says_what_is_missing(tmp_path: Path) -> None:
-    library(tmp_path)
+def test_a_library_without_sources_or_topics_is_refused(tmp_path: Path) -> None:
+    write_library(tmp_path)
     with pytest.raises(
         FileNotFoundError, match=r"lacks the source of the modules \(found 5 files with \d+ bytes\); this"
     ):
@@ -124,10 +123,10 @@ def test_a_stripped_library_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_damaged_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MIN_SOURCE_BYTES", 10)
+    monkeypatch.setattr(library_module, "MIN_SOURCE_BYTES", 10)
     with pytest.raises(ValueError, match="has no dictionary of topics"):
-        list(documents(library=library(tmp_path / "a", topics="x = 1")))
-    (library(tmp_path / "b") / "zebra.py").write_bytes(b"\xff")
+        list(documents(library=write_library(tmp_path / "a", topics="x = 1")))
+    (write_library(tmp_path / "b") / "zebra.py").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"zebra\.py is not in the encoding that it declares"):
         list(documents(library=tmp_path / "b"))
 
@@ -138,6 +137,6 @@ def test_invalid_arguments_are_refused(options: dict) -> None:
         documents(**options)
 
 
-def test_it_is_this_python_that_is_read(parts: dict[str, list[Document]]) -> None:
+def test_the_running_python_is_read(parts: dict[str, list[Document]]) -> None:
     path = Path(sysconfig.get_path("stdlib")) / "enum.py"
     assert Document(path.read_text(encoding="utf8"), "enum.py") in parts["all"]

@@ -1,4 +1,4 @@
-"""The embedded quiz: one right choice each, which nothing but knowing gives away."""
+"""The embedded quiz: each question has one right choice, which the form of the choices does not reveal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from data_pipes.choices import Question, Questions
-from data_pipes.embedded import quiz as module
+from data_pipes.embedded import quiz as quiz_module
 from data_pipes.embedded.python_library import is_held_out
 from data_pipes.embedded.quiz import DEV_COUNT, SUBJECTS, TEST_COUNT, Fact, Library, quiz
 from data_pipes.embedded.tuning_rows import Summary
@@ -22,34 +22,34 @@ MODULES = ("base64", "calendar", "codecs", "contextlib", "copy", "dataclasses", 
            "html", "http", "inspect", "json", "logging", "operator", "os", "pickle", "plistlib", "posixpath", "random",
            "shutil", "smtplib", "stat", "statistics", "string", "tarfile", "tempfile", "textwrap", "threading",
            "tokenize", "traceback", "typing", "unittest", "urllib", "uuid", "warnings", "xml", "zipfile")  # fmt: skip
-"""Parts of the library that can be imported anywhere, without effects."""
+"""Modules that can be imported on every system without side effects."""
 
 
-@pytest.fixture(scope="module", name="found")
+@pytest.fixture(scope="module", name="quiz_and_library")
 def read_once() -> tuple[Questions, Library]:
-    """All questions there are, and what they were made of: the library is read once for all tests."""
-    library = module._read_library()
+    """All questions and the library they were generated from, which is read once for all tests."""
+    library = quiz_module._read_library()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_read_library", lambda: library)
+        patch.setattr(quiz_module, "_read_library", lambda: library)
         return quiz(10_000, key=0), library
 
 
-@pytest.fixture(name="read")
-def _read_no_more(found: tuple[Questions, Library], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_read_library", lambda: found[1])
+@pytest.fixture(name="cached_library")
+def _use_cached_library(quiz_and_library: tuple[Questions, Library], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quiz_module, "_read_library", lambda: quiz_and_library[1])
 
 
 def select_subject(questions: list[Question], subject: str) -> list[Question]:
     return [question for question in questions if question.subject == subject]
 
 
-def share(questions: list[Question], pick: Callable[[Question], int]) -> float:
-    """Share of questions whose right choice a rule picks."""
+def rate_of_right_picks(questions: list[Question], pick: Callable[[Question], int]) -> float:
+    """Fraction of the questions whose right choice the rule `pick` picks."""
     return sum(pick(question) == question.answer for question in questions) / len(questions)
 
 
-@pytest.mark.usefixtures("read")
-def test_it_has_mmlus_form() -> None:
+@pytest.mark.usefixtures("cached_library")
+def test_the_quiz_has_the_form_of_mmlu() -> None:
     found = quiz(key=0)
     assert Counter(question.subject for question in found.test) == dict.fromkeys(SUBJECTS, TEST_COUNT)
     assert {subject: len(questions) for subject, questions in found.dev.items()} == dict.fromkeys(
@@ -64,8 +64,8 @@ def test_it_has_mmlus_form() -> None:
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.usefixtures("read")
-def test_the_key_decides() -> None:
+@pytest.mark.usefixtures("cached_library")
+def test_the_key_decides_the_questions() -> None:
     assert quiz(8, key=0) == quiz(8, key=0)
     assert quiz(8, key=0) != quiz(8, key=1)
     assert quiz(0, key=0).test == []
@@ -74,23 +74,26 @@ def test_the_key_decides() -> None:
         quiz(-1, key=0)
 
 
-def test_no_question_is_an_example_as_well(found: tuple[Questions, Library]) -> None:
-    for subject, examples in found[0].dev.items():
-        test = select_subject(found[0].test, subject)
+def test_test_questions_and_examples_are_disjoint(quiz_and_library: tuple[Questions, Library]) -> None:
+    for subject, examples in quiz_and_library[0].dev.items():
+        test = select_subject(quiz_and_library[0].test, subject)
         questions = [question.question for question in [*test, *examples]]
         assert len(set(questions)) == len(questions)
-        if subject in ("function_summaries", "function_names"):  # whose answers are all different
+        if subject in ("function_summaries", "function_names"):  # the answers of these two are all different
             assert not {c for question in test for c in question.choices} & {
                 c for q in examples for c in q.choices
             }
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_whoever_looks_only_at_the_choices_knows_nothing(
-    found: tuple[Questions, Library], subject: str
+def test_the_choices_alone_do_not_tell_the_answer(
+    quiz_and_library: tuple[Questions, Library], subject: str
 ) -> None:
-    """Each set of choices is asked four times, and each of them is right once; so is each letter."""
-    questions = select_subject(found[0].test, subject)
+    """Each set of choices appears in four questions; each choice, and each letter, is right in one of them.
+
+    Picking the longest or the shortest choice is as good as chance.
+    """
+    questions = select_subject(quiz_and_library[0].test, subject)
     sets: dict[frozenset[str], list[Question]] = {}
     for question in questions:
         sets.setdefault(frozenset(question.choices), []).append(question)
@@ -99,36 +102,40 @@ def test_whoever_looks_only_at_the_choices_knows_nothing(
         assert {question.answer for question in group} == {0, 1, 2, 3}
     error = (0.25 * 0.75 / len(questions)) ** 0.5
     for size in (max, min):
-        picked = share(questions, lambda q, size=size: size(range(4), key=lambda i: len(q.choices[i])))
+        picked = rate_of_right_picks(
+            questions, lambda q, size=size: size(range(4), key=lambda i: len(q.choices[i]))
+        )
         assert abs(picked - 0.25) < 3 * error
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_the_letters_of_a_question_hardly_tell_its_answer(
-    found: tuple[Questions, Library], subject: str
+def test_spelling_overlap_hardly_tells_the_answer(
+    quiz_and_library: tuple[Questions, Library], subject: str
 ) -> None:
-    """The choice most of whose runs of three letters are in the question: a quarter if they told nothing."""
+    """Pick the choice that shares the largest part of its trigrams with the question; chance is 0.25."""
 
-    def runs(text: str) -> set[str]:
+    def trigrams(text: str) -> set[str]:
         return {text[i : i + 3].lower() for i in range(len(text) - 2)}
 
     def overlap(question: Question) -> int:
         return max(
             range(4),
             key=lambda i: (
-                len(runs(question.choices[i]) & runs(question.question))
-                / max(1, len(runs(question.choices[i])))
+                len(trigrams(question.choices[i]) & trigrams(question.question))
+                / max(1, len(trigrams(question.choices[i])))
             ),
         )
 
-    assert share(select_subject(found[0].test, subject), overlap) < 0.5
-    assert share(found[0].test, overlap) < 0.35
+    assert rate_of_right_picks(select_subject(quiz_and_library[0].test, subject), overlap) < 0.5
+    assert rate_of_right_picks(quiz_and_library[0].test, overlap) < 0.35
 
 
-def test_right_choices_are_right_and_wrong_ones_wrong(found: tuple[Questions, Library]) -> None:
-    """By Python itself, which knows signatures, bases and what a module has."""
+def test_right_choices_are_right_and_wrong_ones_wrong_by_inspection(
+    quiz_and_library: tuple[Questions, Library],
+) -> None:
+    """Check against the imported modules: attributes, signatures and base classes."""
     checked: Counter[str] = Counter()
-    for question in found[0].test:
+    for question in quiz_and_library[0].test:
         words = question.question.rstrip("?").split()
         if question.subject == "function_modules":
             known = [c for c in question.choices if c.split(".")[0] in MODULES]
@@ -154,22 +161,22 @@ def test_right_choices_are_right_and_wrong_ones_wrong(found: tuple[Questions, Li
     assert len(checked) == 3
 
 
-def test_summaries_and_names_are_those_of_the_library(found: tuple[Questions, Library]) -> None:
-    texts = {summary.name: summary.text for summary in found[1].functions}
-    for question in select_subject(found[0].test, "function_summaries"):
+def test_summaries_and_names_equal_the_librarys(quiz_and_library: tuple[Questions, Library]) -> None:
+    texts = {summary.name: summary.text for summary in quiz_and_library[1].functions}
+    for question in select_subject(quiz_and_library[0].test, "function_summaries"):
         name = question.question.removeprefix("What does the function ").removesuffix(" do?")
         assert question.choices[question.answer] == texts[name]
-    for question in select_subject(found[0].test, "function_names"):
+    for question in select_subject(quiz_and_library[0].test, "function_names"):
         text = question.question.removeprefix("Which function does this? ")
         assert [name for name in question.choices if texts[name] == text] == [
             question.choices[question.answer]
         ]
 
 
-def test_answers_are_in_the_training_split(found: tuple[Questions, Library]) -> None:
+def test_answers_are_in_the_training_split(quiz_and_library: tuple[Questions, Library]) -> None:
     top = Path(sysconfig.get_path("stdlib"))
-    modules = {summary.name.rpartition(".")[0] for summary in found[1].functions} | {
-        name for name, *_ in found[1].classes
+    modules = {summary.name.rpartition(".")[0] for summary in quiz_and_library[1].functions} | {
+        name for name, *_ in quiz_and_library[1].classes
     }
     for name in modules:
         path = name.replace(".", "/")
@@ -177,7 +184,7 @@ def test_answers_are_in_the_training_split(found: tuple[Questions, Library]) -> 
         assert not is_held_out(file)
 
 
-LIKE = Library(
+SIMILAR_FUNCTIONS = Library(
     [Summary("m.aaaa", "Walk trees upwards."), Summary("m.bbbb", "Walk trees downwards and upwards."),
      Summary("m.cccc", "Same as p += q."), Summary("m.dddd", "Same as p -= q."), Summary("m.eeee", "Same as p *= q."),
      Summary("m.walks", "Walks slowly.")],
@@ -185,18 +192,24 @@ LIKE = Library(
 )  # fmt: skip
 
 
-def test_functions_that_do_nearly_the_same_are_no_choices_of_each_other(
+def test_functions_with_similar_summaries_are_not_each_others_distractors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "MAX_WORD_SHARE", 0.4)  # "same" stands in half of them
-    facts = {fact.answer: fact for fact in SUBJECTS["function_names"](LIKE)}
-    assert list(facts) == ["m.aaaa", "m.bbbb", "m.cccc", "m.dddd", "m.eeee"]  # "walks" is in its summary
+    monkeypatch.setattr(quiz_module, "MAX_WORD_SHARE", 0.4)  # "same" is in half of the summaries
+    facts = {fact.answer: fact for fact in SUBJECTS["function_names"](SIMILAR_FUNCTIONS)}
+    assert list(facts) == [
+        "m.aaaa",
+        "m.bbbb",
+        "m.cccc",
+        "m.dddd",
+        "m.eeee",
+    ]  # "m.walks" is left out: its name is in its summary
     assert facts["m.aaaa"].also == {"m.aaaa", "m.bbbb"}
     assert facts["m.cccc"].also == {"m.cccc"}
 
 
-def test_distractors_are_wrong() -> None:
-    """A module that has the name, another parameter, a name that its class gives away."""
+def test_facts_list_all_choices_that_would_also_be_right() -> None:
+    """A second module with the same name, the other parameters, a class name that contains its base's."""
     library = Library(
         [
             Summary("one.walk", "x"),
@@ -226,17 +239,21 @@ def test_distractors_are_wrong() -> None:
     assert bases == [("m.Leaf", "m"), ("m.Bad", "")]
 
 
-def test_the_source_is_read_as_it_is_written() -> None:
-    body = module.ast.parse(
+def test_parameters_and_classes_are_parsed_from_source() -> None:
+    body = quiz_module.ast.parse(
         "def f(a, /, b, *c, d=1): ...\ndef g(a, **b): ...\ndef h(self): ...\n"
         "class A(dict): ...\nclass B(x.Base): ...\nclass C(IOError): ...\nclass D(A, B): ...\nclass E(make()): ...\n"
         "class _F(Base): ...\nclass G(error): ...\nclass H(object): ...\nclass I(Base, metaclass=M): ...\n"
     ).body
-    assert list(module._parameters("m", body)) == [("m.f", ["a", "b", "d"]), ("m.h", [])]
-    assert list(module._classes("m", body)) == [("m", "A", "dict"), ("m", "B", "Base"), ("m", "I", "Base")]
+    assert list(quiz_module._parameters("m", body)) == [("m.f", ["a", "b", "d"]), ("m.h", [])]
+    assert list(quiz_module._classes("m", body)) == [
+        ("m", "A", "dict"),
+        ("m", "B", "Base"),
+        ("m", "I", "Base"),
+    ]
 
 
-def test_facts_are_dealt_to_the_oldest_set_that_they_fit() -> None:
+def test_a_fact_joins_the_oldest_set_that_it_fits() -> None:
     facts = [
         Fact(word, answer, frozenset(also), "")
         for word, answer, also in [
@@ -249,8 +266,8 @@ def test_facts_are_dealt_to_the_oldest_set_that_they_fit() -> None:
             ("7", "b", ""),
         ]
     ]
-    assert [[fact.question for fact in group] for group in module._group_in_sets(facts)] == [
+    assert [[fact.question for fact in group] for group in quiz_module._group_in_sets(facts)] == [
         ["1", "3", "4", "6"]
     ]
-    for one, other in product(facts, facts):
-        assert module._are_distinct(one, other) == module._are_distinct(other, one)
+    for first, second in product(facts, facts):
+        assert quiz_module._are_distinct(first, second) == quiz_module._are_distinct(second, first)

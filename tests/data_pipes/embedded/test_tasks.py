@@ -1,4 +1,4 @@
-"""Embedded tasks: right answers, wrong ones, and a split that no key can cross."""
+"""Embedded tasks: right and wrong answers, and a train/held-out split that does not depend on the key."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from data_pipes.embedded.tasks import FAMILIES, correct, generate_tasks, is_held
 WORDS = ["alpha", "beta", "gamma", "delta", "eta", "zeta", "iota", "kappa"]
 
 
-def check(family: str, prompt: str, answer: str) -> bool:
-    """Works the answer out again from the question."""
-    said = answer.split(": ", 1)[-1]
+def is_right(family: str, prompt: str, answer: str) -> bool:
+    """Solve the question independently and compare."""
+    result = answer.split(": ", 1)[-1]
     words = re.sub(r"^[A-Z][a-z]+ (the words|which word is \w+ in)? ?", "", prompt).split()
     if family == "sum":
         return eval(answer.replace("=", "=="))
     if family == "sort":
-        return said.split() == sorted(words)
+        return result.split() == sorted(words)
     if family == "reverse":
-        return said.split() == words[::-1]
+        return result.split() == words[::-1]
     if family == "count":
         return answer == f"There are {len(words)}"
     if family == "letters":
         letter, word = re.match(r"How many letters (\w) are in (\w+)\?", prompt).groups()
         return answer == f"There are {word.count(letter)}"
     if family == "last":
-        which, *given = re.match(r"Which word is (\w+) in (\w+) (\w+) (\w+) (\w+)", prompt).groups()
-        return answer == f"It is {given[('first', 'second', 'third', 'last').index(which)]}"
+        ordinal, *given = re.match(r"Which word is (\w+) in (\w+) (\w+) (\w+) (\w+)", prompt).groups()
+        return answer == f"It is {given[('first', 'second', 'third', 'last').index(ordinal)]}"
     if family == "join":
-        return said.split(" and ") == words
+        return result.split(" and ") == words
     kind, a, b = re.match(r"Write a (\w+) of (\w+) and (\w+)", prompt).groups()
     forms = {
         "tuple": f"( {a}, {b} )",
@@ -39,19 +39,19 @@ def check(family: str, prompt: str, answer: str) -> bool:
         "sum": f"= {a} + {b}",
         "pair": f"- {a} - {b}",
     }
-    return said == forms[kind]
+    return result == forms[kind]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_answers_are_right_and_wrong_ones_wrong(family: str) -> None:
+def test_right_answers_are_rewarded_and_wrong_ones_not(family: str) -> None:
     for task in generate_tasks([family], 60, key=3, words=WORDS):
-        assert check(family, task.prompt, task.answer), task
+        assert is_right(family, task.prompt, task.answer), task
         assert task.wrong != task.answer
         assert correct(task.prompt, f" {task.answer}\n", task._asdict()) == 1
         assert correct(task.prompt, task.wrong, task._asdict()) == 0
 
 
-def test_the_same_key_gives_the_same_tasks_and_another_does_not() -> None:
+def test_tasks_depend_on_the_key_alone() -> None:
     names = list(FAMILIES)
     assert generate_tasks(names, 30, key=0, words=WORDS) == generate_tasks(names, 30, key=0, words=WORDS)
     assert generate_tasks(names, 30, key=0, words=WORDS) != generate_tasks(names, 30, key=1, words=WORDS)
@@ -70,7 +70,7 @@ def test_no_question_is_in_both_parts_whatever_the_key() -> None:
     assert all(is_held_out(prompt) for prompt in held_out)
 
 
-def test_words_are_pythons_own() -> None:
+def test_the_vocabulary_is_words_of_the_python_library() -> None:
     words = vocabulary()
     assert len(words) == 200
     assert words == sorted(words)

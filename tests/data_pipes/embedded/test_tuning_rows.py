@@ -1,4 +1,4 @@
-"""Generated rows are read like those of any data set, and their parts share no question."""
+"""Generated tuning rows are read like those of any data set; train and held-out rows share no question."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ import pytest
 from data_pipes.embedded import tasks, tuning_rows
 from data_pipes.rows.records import read_conversations, read_preferences, read_prompts, read_unpaired
 
-SUMMARIES, WORDS = tuning_rows.read_summaries, cache(tasks.vocabulary)
-ALL = cache(lambda part: list(SUMMARIES(part)))
-"""The library is read once for all tests."""
+cached_vocabulary = cache(tasks.vocabulary)
+uncached_summaries = tuning_rows.read_summaries
+
+
+@cache
+def cached_summaries(part: str) -> list:
+    """Read the library once for all tests."""
+    return list(uncached_summaries(part))
 
 
 @pytest.fixture(autouse=True)
-def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning_rows, "read_summaries", lambda part="train": ALL(part))
-    monkeypatch.setattr(tasks, "vocabulary", lambda: WORDS())
+def _use_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning_rows, "read_summaries", lambda part="train": cached_summaries(part))
+    monkeypatch.setattr(tasks, "vocabulary", lambda: cached_vocabulary())
 
 
-MAKERS = {
+READERS = {
     "instructions": read_conversations,
     "preferences": read_preferences,
     "unpaired": read_unpaired,
@@ -28,11 +33,11 @@ MAKERS = {
 }
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_rows_are_read_as_any_data_set(name: str) -> None:
+@pytest.mark.parametrize("name", READERS)
+def test_generated_rows_are_read_like_a_data_set(name: str) -> None:
     rows = getattr(tuning_rows, name)(60, key=0)
     assert len(rows) == 60
-    assert len(list(MAKERS[name](rows))) == 60
+    assert len(list(READERS[name](rows))) == 60
     assert rows == getattr(tuning_rows, name)(60, key=0)
     assert rows != getattr(tuning_rows, name)(60, key=1)
 
@@ -47,7 +52,7 @@ def test_unpaired_rows_are_the_two_answers_of_preferences() -> None:
     assert tuning_rows.unpaired(0, key=0) == []
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", READERS)
 def test_no_question_is_in_both_parts(name: str) -> None:
     parts = [
         {row.values["prompt"] for row in getattr(tuning_rows, name)(150, key=key, part=part)}
@@ -56,38 +61,40 @@ def test_no_question_is_in_both_parts(name: str) -> None:
     assert not parts[0] & parts[1]
 
 
-def test_a_fifth_is_about_documentation() -> None:
+def test_a_fifth_of_the_instructions_is_about_documentation() -> None:
     rows = tuning_rows.instructions(100, key=0)
     assert sum(row.values["family"] == "documentation" for row in rows) == 20
     questions = [row.values for row in rows if row.values["family"] == "documentation"]
-    known = {found.name: found.text for found in ALL("train")}
+    summaries = {summary.name: summary.text for summary in cached_summaries("train")}
     for row in questions:
         if row["prompt"].startswith("What does "):
-            assert known[row["prompt"].removeprefix("What does ").removesuffix(" do?")] == row["completion"]
+            assert (
+                summaries[row["prompt"].removeprefix("What does ").removesuffix(" do?")] == row["completion"]
+            )
         else:
-            assert row["completion"] in known
+            assert row["completion"] in summaries
 
 
-def test_open_questions_are_shown_in_both_forms_and_rewarded_in_one() -> None:
+def test_join_questions_have_two_forms_of_answer_and_one_is_rewarded() -> None:
     rows = [row.values for row in tuning_rows.instructions(300, key=0) if row.values["family"] == "join"]
     forms = [" and " in row["completion"] for row in rows]
     assert 0.3 < sum(forms) / len(forms) < 0.7
-    asked = [row.values for row in tuning_rows.prompts(50, key=0, families=["join"])]
-    assert all(" and " in row["answer"] for row in asked)
+    prompts = [row.values for row in tuning_rows.prompts(50, key=0, families=["join"])]
+    assert all(" and " in row["answer"] for row in prompts)
 
 
-def test_pairs_prefer_the_right_answer() -> None:
+def test_preference_pairs_have_two_different_answers() -> None:
     rows = tuning_rows.preferences(80, key=0, documentation=0.5)
     assert sum(row.values["family"] == "documentation" for row in rows) == 40
     for row in rows:
         assert row.values["chosen"] != row.values["rejected"]
 
 
-def test_nothing_asked_nothing_made() -> None:
+def test_zero_rows_are_no_rows() -> None:
     assert tuning_rows.instructions(0, key=0) == []
     assert tuning_rows.prompts(0, key=0) == []
 
 
-def test_another_part_is_refused() -> None:
+def test_an_unknown_part_is_refused() -> None:
     with pytest.raises(ValueError, match="'train' or 'held_out'"):
         tuning_rows.prompts(1, key=0, part="test")

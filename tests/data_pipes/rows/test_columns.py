@@ -1,4 +1,4 @@
-"""Columns that hold turns, questions and answers."""
+"""`rows.columns`: turns, questions and answers are read from the columns of a row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from data_pipes.rows.columns import (
 )
 from data_pipes.rows.turns import RowError
 
-U, A, S = Message("user", "Hi"), Message("assistant", "Hello"), Message("system", "Be brief.")
+USER, ASSISTANT, SYSTEM = Message("user", "Hi"), Message("assistant", "Hello"), Message("system", "Be brief.")
 TURN = {"role": "user", "content": "Hi"}
 
 
@@ -34,29 +34,29 @@ TURN = {"role": "user", "content": "Hi"}
         {"prompt": "Hi", "context": "metadata"},
     ],
 )
-def test_questions(row: dict[str, Any]) -> None:
-    assert read_prompt_columns(row) == (U,)
+def test_a_prompt_is_read_from_every_column_name(row: dict[str, Any]) -> None:
+    assert read_prompt_columns(row) == (USER,)
 
 
-def test_a_question_has_its_input_and_history() -> None:
+def test_a_prompt_includes_its_input_context_and_history() -> None:
     assert read_prompt_columns({"instruction": "Add", "input": "1", "context": "2"}) == (
         Message("user", "Add\n\n1\n\n2"),
     )
     assert read_prompt_columns({"prompt": "And?", "history": [["Hi", "Hello"]]}) == (
-        U,
-        A,
+        USER,
+        ASSISTANT,
         Message("user", "And?"),
     )
-    assert read_prompt_columns({"prompt": "Human: Hi\n\nAssistant:"}) == (U,)
+    assert read_prompt_columns({"prompt": "Human: Hi\n\nAssistant:"}) == (USER,)
 
 
-def test_answers() -> None:
+def test_a_completion_is_read_from_every_column_name() -> None:
     assert (
         read_completion_columns({"answer": "Hello"})
         == read_completion_columns({"answer": "4", "output": "Hello"})
-        == (A,)
+        == (ASSISTANT,)
     )
-    assert read_completion_columns({"output": "Hello", "response": "Hello"}) == (A,)
+    assert read_completion_columns({"output": "Hello", "response": "Hello"}) == (ASSISTANT,)
 
 
 @pytest.mark.parametrize(
@@ -86,16 +86,16 @@ def test_contradictory_columns_are_refused(read: Any, row: dict[str, Any], words
         read(row)
 
 
-def test_turns() -> None:
+def test_turns_are_read_from_lists_dicts_and_texts() -> None:
     assert read_message_columns({}) is None
-    assert read_message_columns({"conversation": TURN}) == read_text_or_turns([TURN], "assistant") == (U,)
-    assert read_text_or_turns("Hello", "assistant") == (A,)
+    assert read_message_columns({"conversation": TURN}) == read_text_or_turns([TURN], "assistant") == (USER,)
+    assert read_text_or_turns("Hello", "assistant") == (ASSISTANT,)
     assert turn_texts((Message("user", None), Message("user", " x "))) == [("user", ""), ("user", "x")]
-    assert drop_system((S, U)) == drop_system((U,)) == (U,)
+    assert drop_system((SYSTEM, USER)) == drop_system((USER,)) == (USER,)
     assert drop_system(()) == ()
 
 
-def test_thoughts_of_an_answer_are_kept_or_refused() -> None:
+def test_thoughts_of_an_answer_are_read_or_refused() -> None:
     assert read_completion_columns({"answer": "2", "thinking": "1 + 1"})[0].fields == (
         ("reasoning_content", "1 + 1"),
     )

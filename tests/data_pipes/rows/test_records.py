@@ -1,4 +1,4 @@
-"""Rows of every form become one schema; what cannot be read is named."""
+"""`rows.records`: rows of every form are read into one schema; a row that cannot be read is named."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data_pipes.chat.messages import Conversation, Message, Preference, Prompt, 
 from data_pipes.rows.records import read_conversations, read_preferences, read_prompts, read_unpaired
 from data_pipes.types import BadRow, Row
 
-ASKED, SAID = Message("user", "1 + 1?"), Message("assistant", "2")
+QUESTION, ANSWER = Message("user", "1 + 1?"), Message("assistant", "2")
 TURNS = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
 
 
@@ -32,50 +32,53 @@ TURNS = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content":
         {"messages": None, "prompt": "1 + 1?", "completion": "2"},
     ],
 )
-def test_forms_of_a_conversation(values: dict[str, Any]) -> None:
-    assert list(read_conversations([Row(values, "a:1")])) == [Conversation((ASKED, SAID), "a:1")]
+def test_a_conversation_is_read_from_every_form(values: dict[str, Any]) -> None:
+    assert list(read_conversations([Row(values, "a:1")])) == [Conversation((QUESTION, ANSWER), "a:1")]
 
 
 def test_alpaca_joins_instruction_and_input() -> None:
     (found,) = read_conversations([Row({"instruction": "Add.", "input": "1 1", "output": "2"}, "a:1")])
-    assert found.messages == (Message("user", "Add.\n\n1 1"), SAID)
+    assert found.messages == (Message("user", "Add.\n\n1 1"), ANSWER)
 
 
 def test_system_and_tool_turns_are_kept() -> None:
     roles = ["system", "user", "assistant", "tool", "assistant"]
-    (found,) = read_conversations([Row({"messages": [{"role": r, "content": r} for r in roles]}, "a:1")])
+    (found,) = read_conversations(
+        [Row({"messages": [{"role": role, "content": role} for role in roles]}, "a:1")]
+    )
     assert [m.role for m in found.messages] == roles
-    named = [{"from": r, "value": r} for r in ("system", "human", "gpt", "observation", "gpt")]
-    (found,) = read_conversations([Row({"conversations": named}, "a:1")])
+    names = ("system", "human", "gpt", "observation", "gpt")
+    sharegpt = [{"from": name, "value": name} for name in names]
+    (found,) = read_conversations([Row({"conversations": sharegpt}, "a:1")])
     assert [m.role for m in found.messages] == roles
 
 
-OTHER = {"role": "assistant", "content": "3"}
+WRONG_ANSWER = {"role": "assistant", "content": "3"}
 
 
 @pytest.mark.parametrize(
     "values",
     [
         {"prompt": "1 + 1?", "chosen": "2", "rejected": "3"},
-        {"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": [OTHER]},
-        {"chosen": TURNS, "rejected": [TURNS[0], OTHER]},
-        {"prompt": "1 + 1?", "chosen": TURNS, "rejected": [TURNS[0], OTHER]},
+        {"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": [WRONG_ANSWER]},
+        {"chosen": TURNS, "rejected": [TURNS[0], WRONG_ANSWER]},
+        {"prompt": "1 + 1?", "chosen": TURNS, "rejected": [TURNS[0], WRONG_ANSWER]},
     ],
 )
-def test_forms_of_a_preference(values: dict[str, Any]) -> None:
-    expected = Preference((ASKED,), (SAID,), (Message("assistant", "3"),), "a:1")
+def test_a_preference_is_read_from_every_form(values: dict[str, Any]) -> None:
+    expected = Preference((QUESTION,), (ANSWER,), (Message("assistant", "3"),), "a:1")
     assert list(read_preferences([Row(values, "a:1")])) == [expected]
 
 
-def test_an_implicit_prompt_is_all_that_both_begin_with_up_to_a_question() -> None:
-    more = [*TURNS, {"role": "user", "content": "And 2 + 2?"}]
-    sides = {"chosen": [*more, {"role": "assistant", "content": "4"}], "rejected": [*more, OTHER]}
+def test_an_implicit_prompt_is_the_shared_turns_up_to_the_last_question() -> None:
+    shared = [*TURNS, {"role": "user", "content": "And 2 + 2?"}]
+    sides = {"chosen": [*shared, {"role": "assistant", "content": "4"}], "rejected": [*shared, WRONG_ANSWER]}
     (found,) = read_preferences([Row(sides, "a:1")])
-    assert found.prompt == (ASKED, SAID, Message("user", "And 2 + 2?"))
-    longer = {"chosen": TURNS, "rejected": [*TURNS, *more[2:], OTHER]}
-    (found,) = read_preferences([Row(longer, "a:1")])
-    assert found.prompt == (ASKED,)
-    assert found.chosen == (SAID,)
+    assert found.prompt == (QUESTION, ANSWER, Message("user", "And 2 + 2?"))
+    unequal_lengths = {"chosen": TURNS, "rejected": [*TURNS, *shared[2:], WRONG_ANSWER]}
+    (found,) = read_preferences([Row(unequal_lengths, "a:1")])
+    assert found.prompt == (QUESTION,)
+    assert found.chosen == (ANSWER,)
 
 
 @pytest.mark.parametrize(
@@ -85,10 +88,10 @@ def test_an_implicit_prompt_is_all_that_both_begin_with_up_to_a_question() -> No
         *((x, False) for x in (False, 0, 0.0, "false", "False", "0")),
     ],
 )
-def test_unpaired(label: Any, desirable: bool) -> None:
-    """Labels in CSV are texts."""
+def test_an_unpaired_row_is_read_with_every_label(label: Any, desirable: bool) -> None:
+    """Labels in CSV files are strings."""
     row = Row({"prompt": "1 + 1?", "completion": "2", "label": label}, "a:1")
-    assert list(read_unpaired([row])) == [Unpaired((ASKED,), (SAID,), desirable, "a:1")]
+    assert list(read_unpaired([row])) == [Unpaired((QUESTION,), (ANSWER,), desirable, "a:1")]
 
 
 @pytest.mark.parametrize(
@@ -102,10 +105,10 @@ def test_unpaired(label: Any, desirable: bool) -> None:
     ],
 )
 def test_prompts_keep_the_row(values: dict[str, Any]) -> None:
-    assert list(read_prompts([Row(values, "a:1")])) == [Prompt((ASKED,), values, "a:1")]
+    assert list(read_prompts([Row(values, "a:1")])) == [Prompt((QUESTION,), values, "a:1")]
 
 
-NOBODY = [{"role": "bot", "content": "Hi"}]
+UNKNOWN_ROLE = [{"role": "bot", "content": "Hi"}]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +118,7 @@ NOBODY = [{"role": "bot", "content": "Hi"}]
         (read_conversations, {}, r"got \(none\)"),
         (
             read_conversations,
-            {"messages": NOBODY},
+            {"messages": UNKNOWN_ROLE},
             "turn 1: unknown role 'bot'; the roles are system, developer, user, ass",
         ),
         (read_conversations, {"messages": TURNS[:1]}, "no turn of the assistant"),
@@ -168,7 +171,7 @@ NOBODY = [{"role": "bot", "content": "Hi"}]
         (read_prompts, {"messages": TURNS[1:]}, "the prompt is empty"),
     ],
 )
-def test_bad_rows_are_named_and_passed_over(read: Callable, values: dict[str, Any], words: str) -> None:
+def test_a_bad_row_is_named_and_skipped(read: Callable, values: dict[str, Any], words: str) -> None:
     good = {"prompt": "1 + 1?", "completion": "2", "chosen": "2", "rejected": "3", "label": True}
     rows = [Row(values, "a:1"), Row(good, "a:2")]
     with pytest.raises(ValueError, match=f"a:1: .*{words}.*on_bad"):
@@ -235,7 +238,7 @@ VALUES = st.recursive(
     | st.booleans()
     | st.integers(-1, 2)
     | st.floats()
-    | st.sampled_from(SAID)
+    | st.sampled_from(ANSWER)
     | st.binary(max_size=2),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
     max_leaves=12,
@@ -247,34 +250,33 @@ VALUES = st.recursive(
     st.sampled_from([read_conversations, read_preferences, read_unpaired, read_prompts]),
     st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=5),
 )
-def test_whatever_a_row_holds_it_is_read_or_refused_in_one_line(
-    read: Callable, values: dict[str, Any]
-) -> None:
+def test_any_row_is_read_or_refused_in_one_line(read: Callable, values: dict[str, Any]) -> None:
     bad: list[BadRow] = []
     found = list(read([Row(values, "a:1")], on_bad=bad.append))
     assert len(found) + len(bad) == 1
     assert all("\n" not in row.reason for row in bad)
 
 
-def test_rows_are_read_one_by_one() -> None:
+def test_rows_are_read_lazily() -> None:
     def endless() -> Any:
         while True:
             yield Row({"question": "1 + 1?", "answer": "2"}, "a:1")
 
-    assert next(read_conversations(endless())).messages == (ASKED, SAID)
+    assert next(read_conversations(endless())).messages == (QUESTION, ANSWER)
 
 
-def test_a_prompt_beside_its_completion_is_only_read() -> None:
-    asked = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "It is"}]
+def test_the_turns_of_a_separate_prompt_column_are_counted_as_prompt() -> None:
+    prompt = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "It is"}]
     row = Row(
-        {"system": "Be brief.", "prompt": asked, "completion": [{"role": "assistant", "content": " 2."}]}, "n"
+        {"system": "Be brief.", "prompt": prompt, "completion": [{"role": "assistant", "content": " 2."}]},
+        "n",
     )
     found = next(read_conversations([row]))
     assert (found.prompt, len(found.messages)) == (3, 4)
-    assert next(read_conversations([Row({"messages": asked}, "n")])).prompt == 0
+    assert next(read_conversations([Row({"messages": prompt}, "n")])).prompt == 0
 
 
-def test_a_refusal_is_rendered_by_no_template() -> None:
+def test_a_row_with_a_refusal_is_refused() -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "refusal": "No."}]
     with pytest.raises(ValueError, match="no chat template renders `refusal`"):
         next(read_conversations([Row({"messages": turns}, "a:1")]))

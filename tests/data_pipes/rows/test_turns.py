@@ -1,4 +1,4 @@
-"""Turns in every way in which data sets write them (`tests/outside/rows.py` has the published forms)."""
+"""`rows.turns`: turns are read in every form data sets use (`tests/outside/rows.py` tests published rows)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from data_pipes.rows.turns import ROLE_NAMES, RowError, check_text, drop_null_en
 
 
 @pytest.mark.parametrize(("name", "role"), [*ROLE_NAMES.items(), ("Human", "user"), (" GPT ", "assistant")])
-def test_roles(name: str, role: str) -> None:
+def test_a_role_is_read_from_every_name(name: str, role: str) -> None:
     assert read_turns([{"role": name, "content": "x"}]) == (Message(role, "x"),)
     assert read_turns([{"from": name, "value": "x"}]) == (Message(role, "x"),)
 
@@ -28,13 +28,13 @@ def test_other_fields_of_a_turn_are_kept_in_order() -> None:
     assert read_turns(turn)[0].fields == (("tool_call_id", "c"), ("name", "add"), ("extra", {"a": [1]}))
 
 
-def test_nulls_are_keys_that_are_not_there() -> None:
+def test_null_fields_are_ignored() -> None:
     turn = {"role": "user", "content": "x", "from": None, "value": None, "tool_calls": None, "weight": None}
     assert read_turns([turn]) == (Message("user", "x"),)
     assert drop_null_entries((1, {"a": None})) == [1, {}]
 
 
-def test_both_names_may_say_the_same() -> None:
+def test_two_keys_with_the_same_value_are_one() -> None:
     turn = {"role": "user", "from": "human", "content": "x", "value": "x", "text": "y"}
     assert read_turns([turn]) == (Message("user", "x", (("text", "y"),)),)
     assert read_turns([{"role": "prompter", "text": "x"}]) == (Message("user", "x"),)
@@ -54,7 +54,7 @@ CALL = {"name": "f", "arguments": {"a": None, "b": 1}}
         ([{"function": {"name": "f", "arguments": " "}}], {}),
     ],
 )
-def test_calls(calls: Any, arguments: dict) -> None:
+def test_tool_calls_are_read_from_every_form(calls: Any, arguments: dict) -> None:
     (message,) = read_turns([{"role": "assistant", "content": "", "tool_calls": calls}])
     (call,) = dict(message.fields)["tool_calls"]
     assert call["function"] == {"name": "f", "arguments": arguments}
@@ -63,7 +63,7 @@ def test_calls(calls: Any, arguments: dict) -> None:
 
 @pytest.mark.parametrize("key", ["weight", "train", "training", "loss"])
 @pytest.mark.parametrize(("value", "trained"), [(0, False), (1.0, True), (False, False), (True, True)])
-def test_weights(key: str, value: float, trained: bool) -> None:
+def test_a_weight_sets_whether_a_turn_is_trained(key: str, value: float, trained: bool) -> None:
     assert read_turns([{"role": "assistant", "content": "x", key: value}]) == (
         Message("assistant", "x", (), trained),
     )
@@ -79,13 +79,13 @@ BAD = {
     "two contents": ({"role": "user", "content": "x", "value": "y"}, "content is 'x' and value is 'y'"),
     "a part without text": ({"role": "user", "content": [{"type": "text"}]}, "has a part of type 'text'"),
     "an image": ({"role": "user", "content": [{"type": "image_url"}]}, "has a part of type 'image_url'"),
-    "half a pair": ({"role": "user", "content": "\ud800"}, "a lone surrogate"),
-    "half a pair inside": ({"role": "user", "content": "x", "a": [{"\udfff": 1}]}, "a lone surrogate"),
+    "a lone surrogate": ({"role": "user", "content": "\ud800"}, "a lone surrogate"),
+    "a lone surrogate in a field": ({"role": "user", "content": "x", "a": [{"\udfff": 1}]}, "a lone surrogate"),
     "a weight": ({"role": "assistant", "content": "x", "weight": 0.5}, "weight must be 0 or 1 .* got 0.5"),
     "a weight as text": ({"role": "assistant", "content": "x", "train": "no"}, "train must be 0 or 1 .* got 'no'"),
     "two weights": ({"role": "assistant", "content": "x", "weight": 1, "masked": True}, "weight and masked contradict"),
     "parts of a turn": ({"role": "assistant", "content": "x", "train_detail": [{}]}, "train_detail is not supported"),
-    "a user that is learned": ({"role": "user", "content": "x", "loss": True}, "loss is set on a turn of the user"),
+    "a trained user turn": ({"role": "user", "content": "x", "loss": True}, "loss is set on a turn of the user"),
     "a call without a name": ({"role": "assistant", "tool_calls": [{}]}, "a function call with name and arg"),
     "a call that is a number": ({"role": "assistant", "tool_calls": 3}, "a function call with name and arg"),
     "arguments as a list": ({"role": "assistant", "tool_calls": [{"name": "f", "arguments": []}]}, "must be a mapping"),
@@ -95,13 +95,13 @@ BAD = {
 
 
 @pytest.mark.parametrize(("turn", "words"), BAD.values(), ids=BAD)
-def test_bad_turns_are_named(turn: Any, words: str) -> None:
+def test_a_bad_turn_is_named(turn: Any, words: str) -> None:
     good = {"role": "user", "content": "x"}
     with pytest.raises(RowError, match=f"^turn 2: .*{words}"):
         read_turns([good, turn])
 
 
-def test_texts() -> None:
+def test_text_parts_are_joined_and_lone_surrogates_refused() -> None:
     assert make_turn("user", "a", [{"type": "text", "text": "b"}]) == (Message("user", "a\n\nb"),)
     with pytest.raises(RowError, match="x has a lone surrogate"):
         check_text({"a": ["\ud800"]}, "x")

@@ -1,4 +1,4 @@
-"""CSV and TSV with a header: texts stay texts."""
+"""`source.delimited`: CSV and TSV files with a header; every cell is read as a string."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from data_pipes.source.path import documents, rows
 from data_pipes.types import BadRow, Row
 
 
-def put(path: Path, text: str | bytes) -> Path:
+def write_file(path: Path, text: str | bytes) -> Path:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
-def test_cells_are_texts(tmp_path: Path) -> None:
-    path = put(tmp_path / "a.csv", '\ufeffq,a\r\n007,NA\r\n\r\n"x, ""y""\nz",\r\n')
+def test_cells_are_read_as_strings(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "a.csv", '\ufeffq,a\r\n007,NA\r\n\r\n"x, ""y""\nz",\r\n')
     assert list(rows(path)) == [
         Row({"q": "007", "a": "NA"}, f"{path}:2"),
         Row({"q": 'x, "y"\nz', "a": ""}, f"{path}:4"),
     ]
-    path = put(tmp_path / "a.tsv", "q\ta\nx, y\t1.0\n")
+    path = write_file(tmp_path / "a.tsv", "q\ta\nx, y\t1.0\n")
     assert [row.values for row in rows(path)] == [{"q": "x, y", "a": "1.0"}]
     assert [d.text for d in documents(path, field="q")] == ["x, y"]
 
 
 def test_long_cells_are_read_and_the_field_limit_is_restored(tmp_path: Path) -> None:
     before = csv.field_size_limit()
-    (row,) = delimited_rows(put(tmp_path / "a.csv", "text\n" + "x" * 200_000))
+    (row,) = delimited_rows(write_file(tmp_path / "a.csv", "text\n" + "x" * 200_000))
     assert len(row.values["text"]) == 200_000
     assert csv.field_size_limit() == before
 
@@ -48,7 +48,7 @@ def test_long_cells_are_read_and_the_field_limit_is_restored(tmp_path: Path) -> 
     ],
 )
 def test_bad_lines_are_named_and_the_others_are_read(tmp_path: Path, line: bytes, words: str) -> None:
-    path = put(tmp_path / "a.csv", b"q,a\n1,2\n" + line + b"\n3,4\n")
+    path = write_file(tmp_path / "a.csv", b"q,a\n1,2\n" + line + b"\n3,4\n")
     with pytest.raises(ValueError, match=rf"a\.csv:3: {words}"):
         list(delimited_rows(path))
     bad: list[BadRow] = []
@@ -56,9 +56,9 @@ def test_bad_lines_are_named_and_the_others_are_read(tmp_path: Path, line: bytes
     assert [row.name for row in bad] == [f"{path}:3"]
 
 
-def test_two_columns_of_one_name(tmp_path: Path) -> None:
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has two columns 'q'"):
-        list(delimited_rows(put(tmp_path / "a.csv", "q,q\n1,2\n")))
+        list(delimited_rows(write_file(tmp_path / "a.csv", "q,q\n1,2\n")))
 
 
 @given(
@@ -67,7 +67,7 @@ def test_two_columns_of_one_name(tmp_path: Path) -> None:
         max_size=5,
     )
 )
-def test_the_csv_writer_of_python_round_trips(cells: list[list[str]]) -> None:
+def test_files_of_pythons_csv_writer_round_trip(cells: list[list[str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.csv"
         with path.open("w", newline="", encoding="utf-8") as file:

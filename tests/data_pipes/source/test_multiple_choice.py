@@ -1,4 +1,4 @@
-"""Multiple-choice sets are read from every layout; an error names the file, the line and the mistake."""
+"""`source.multiple_choice`: question sets are read from every layout; errors name file and line."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def row(question: str, subject: str | None = None) -> dict[str, Any]:
     return columns if subject is None else {**columns, "subject": subject}
 
 
-def parquet(path: Path, *rows: dict[str, Any]) -> Path:
+def write_parquet(path: Path, *rows: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
     return path
 
 
-def jsonl(path: Path, *rows: dict[str, Any]) -> Path:
+def write_jsonl(path: Path, *rows: dict[str, Any]) -> Path:
     return write_text(path, "".join(json.dumps(values) + "\n" for values in rows))
 
 
@@ -63,7 +63,7 @@ def mmlu(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_folder_of_mmlu(mmlu: Path) -> None:
+def test_the_folder_of_mmlu_is_read(mmlu: Path) -> None:
     loaded = multiple_choice(mmlu)
     name = f"{mmlu}/test/anatomy_test.csv"
     assert loaded.test == [
@@ -78,7 +78,7 @@ def test_the_folder_of_mmlu(mmlu: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["val", "validation"])
-def test_another_split_and_one_subject(mmlu: Path, split: str) -> None:
+def test_a_split_and_a_subject_are_selected(mmlu: Path, split: str) -> None:
     assert question_texts(multiple_choice(mmlu, split=split)) == ["v1"]
     loaded = multiple_choice(mmlu, subset="anatomy", dev=split)
     assert question_texts(loaded)[0] == "t1"
@@ -87,7 +87,7 @@ def test_another_split_and_one_subject(mmlu: Path, split: str) -> None:
     assert multiple_choice(mmlu, dev=None).dev == {}
 
 
-def test_a_missing_split_or_subject(mmlu: Path) -> None:
+def test_a_missing_split_subject_or_path_is_refused(mmlu: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"no file of the split 'train', such as .* it has README\.txt, anatomy_dev"
     ):
@@ -100,7 +100,7 @@ def test_a_missing_split_or_subject(mmlu: Path) -> None:
         multiple_choice("")
 
 
-def test_a_single_csv_file_and_the_source_of_its_examples(mmlu: Path) -> None:
+def test_a_single_csv_file_takes_its_examples_from_dev_path(mmlu: Path) -> None:
     loaded = multiple_choice(mmlu / "test/astronomy_test.csv")
     assert (question_texts(loaded), loaded.test[0].subject, loaded.dev) == (["s1"], "astronomy", {})
     with pytest.raises(ValueError, match=r"got 0 from nowhere \(dev_path= names a file with examples\)"):
@@ -138,7 +138,7 @@ def test_a_bad_line_is_named_and_the_others_are_read(tmp_path: Path, line: str, 
     assert [bad_row.name for bad_row in bad] == [f"{path}:3"]
 
 
-def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:
+def test_a_quote_that_is_never_closed_is_reported_at_its_line(tmp_path: Path) -> None:
     path = write_text(tmp_path / "x_test.csv", 't1,a,b,c,d,A\n"t2,a,b,c,d,B\nt3,a,b,c,d,B\n')
     bad: list[BadRow] = []
     assert question_texts(multiple_choice(path, on_bad=bad.append)) == ["t1"]
@@ -146,31 +146,31 @@ def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:
     assert "unexpected end of data" in bad[0].reason
 
 
-def test_bytes_that_are_not_utf_8(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf_8_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"caf\xe9,a,b,c,d,A\n")
     with pytest.raises(ValueError, match=r"x\.csv: byte 0xe9 at offset 3 is not utf-8"):
         list(csv_rows(tmp_path / "x.csv"))
 
 
-def test_gzip_and_a_byte_order_mark(tmp_path: Path) -> None:
+def test_a_gzip_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     path = tmp_path / "law_test.csv.gz"
     path.write_bytes(gzip.compress("\ufefft1,a,b,c,d,A".encode()))
     loaded = multiple_choice(path)
     assert (question_texts(loaded), loaded.test[0].subject) == (["t1"], "law")
 
 
-def test_a_file_without_questions(tmp_path: Path) -> None:
+def test_a_file_without_questions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"x\.csv has no question in the split 'test'"):
         multiple_choice(write_text(tmp_path / "x.csv", "\n\n"))
 
 
-def test_the_layout_of_the_hub(tmp_path: Path) -> None:
-    parquet(tmp_path / "all/test-00000-of-00002.parquet", row("a1", "anatomy"))
-    parquet(tmp_path / "all/test-00001-of-00002.parquet", row("l1", "law"))
-    parquet(tmp_path / "all/dev-00000-of-00001.parquet", row("d1", "law"))
-    parquet(tmp_path / "law/test-00000-of-00001.parquet", row("l1", "law"))
-    parquet(tmp_path / "law/dev-00000-of-00001.parquet", row("d1", "law"), row("d2", "law"))
-    parquet(tmp_path / "auxiliary_train/train-00000-of-00001.parquet", row("x", "none"))
+def test_the_folder_layout_of_the_hub_is_read(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "all/test-00000-of-00002.parquet", row("a1", "anatomy"))
+    write_parquet(tmp_path / "all/test-00001-of-00002.parquet", row("l1", "law"))
+    write_parquet(tmp_path / "all/dev-00000-of-00001.parquet", row("d1", "law"))
+    write_parquet(tmp_path / "law/test-00000-of-00001.parquet", row("l1", "law"))
+    write_parquet(tmp_path / "law/dev-00000-of-00001.parquet", row("d1", "law"), row("d2", "law"))
+    write_parquet(tmp_path / "auxiliary_train/train-00000-of-00001.parquet", row("x", "none"))
     loaded = multiple_choice(tmp_path)
     assert question_texts(loaded) == ["a1", "l1"]
     assert loaded.test[1].name == f"{tmp_path}/all/test-00001-of-00002.parquet:1"
@@ -181,10 +181,10 @@ def test_the_layout_of_the_hub(tmp_path: Path) -> None:
     assert (question_texts(loaded), len(loaded.dev["law"])) == (["l1"], 2)
 
 
-def test_folders_of_subjects_give_rows_their_subject(tmp_path: Path) -> None:
+def test_folder_names_are_the_subjects_of_their_rows(tmp_path: Path) -> None:
     for subject in ("law", "anatomy"):
-        jsonl(tmp_path / subject / "test.jsonl", row(f"of {subject}"))
-        jsonl(tmp_path / subject / "dev.jsonl", row(f"example of {subject}"))
+        write_jsonl(tmp_path / subject / "test.jsonl", row(f"of {subject}"))
+        write_jsonl(tmp_path / subject / "dev.jsonl", row(f"example of {subject}"))
     loaded = multiple_choice(tmp_path)
     assert [(question.question, question.subject) for question in loaded.test] == [
         ("of anatomy", "anatomy"),
@@ -195,8 +195,10 @@ def test_folders_of_subjects_give_rows_their_subject(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", [".", "data"])
 def test_a_flat_folder_has_no_subject(tmp_path: Path, folder: str) -> None:
-    jsonl(tmp_path / folder / "hellaswag_val.jsonl", {"ctx": "x", "endings": ["a", "b"], "label": "1"})
-    jsonl(tmp_path / folder / "hellaswag_train.jsonl", {"ctx": "y", "endings": ["a", "b"], "label": "1"})
+    write_jsonl(tmp_path / folder / "hellaswag_val.jsonl", {"ctx": "x", "endings": ["a", "b"], "label": "1"})
+    write_jsonl(
+        tmp_path / folder / "hellaswag_train.jsonl", {"ctx": "y", "endings": ["a", "b"], "label": "1"}
+    )
     loaded = multiple_choice(tmp_path, split="validation", dev="train")
     assert (question_texts(loaded), loaded.test[0].subject) == (["x"], "")
     assert few_shot(loaded, "", 1)[0].question == "y"
@@ -225,7 +227,9 @@ def test_a_flat_folder_has_no_subject(tmp_path: Path, folder: str) -> None:
         (("test.jsonl", "test.json"), "test", "would both be read"),
     ],
 )
-def test_the_splits_of_a_folder(tmp_path: Path, names: tuple[str, ...], split: str, expected: str) -> None:
+def test_the_splits_of_a_folder_are_resolved_or_refused(
+    tmp_path: Path, names: tuple[str, ...], split: str, expected: str
+) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(
@@ -238,9 +242,9 @@ def test_the_splits_of_a_folder(tmp_path: Path, names: tuple[str, ...], split: s
             multiple_choice(tmp_path, split=split)
 
 
-def test_all_files_are_read_of_a_folder_without_splits(tmp_path: Path) -> None:
-    jsonl(tmp_path / "one.jsonl", row("1"))
-    parquet(tmp_path / "two.parquet", row("2"))
+def test_all_files_of_a_folder_without_splits_are_read(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "one.jsonl", row("1"))
+    write_parquet(tmp_path / "two.parquet", row("2"))
     write_text(tmp_path / "three.json", json.dumps([row("3")]))
     loaded = multiple_choice(tmp_path)
     assert question_texts(loaded) == ["1", "3", "2"]
@@ -249,24 +253,26 @@ def test_all_files_are_read_of_a_folder_without_splits(tmp_path: Path) -> None:
         multiple_choice(tmp_path, split="dev")
 
 
-@pytest.mark.parametrize("write", [jsonl, parquet])
-def test_a_single_file_of_rows(tmp_path: Path, write: Callable) -> None:
-    path = write(tmp_path / f"x.{'jsonl' if write is jsonl else 'parquet'}", row("1", "law"), row("2", "law"))
-    dev = jsonl(tmp_path / "examples.jsonl", row("3", "law"))
+@pytest.mark.parametrize("write", [write_jsonl, write_parquet])
+def test_a_single_file_of_rows_is_read(tmp_path: Path, write: Callable) -> None:
+    path = write(
+        tmp_path / f"x.{'jsonl' if write is write_jsonl else 'parquet'}", row("1", "law"), row("2", "law")
+    )
+    dev = write_jsonl(tmp_path / "examples.jsonl", row("3", "law"))
     loaded = multiple_choice(path, dev_path=dev)
     assert question_texts(loaded) == ["1", "2"]
     assert few_shot(loaded, "law", 1)[0].name == f"{dev}:1"
     with pytest.raises(ValueError, match=r"examples\.jsonl:1: expected the columns question"):
-        multiple_choice(path, dev_path=jsonl(dev, {"text": "x"}))
+        multiple_choice(path, dev_path=write_jsonl(dev, {"text": "x"}))
 
 
-def test_a_saved_data_set(tmp_path: Path) -> None:
+def test_a_saved_data_set_is_read(tmp_path: Path) -> None:
     datasets.disable_progress_bars()
-    one = datasets.Dataset.from_list([row("1", "law"), row("2", "law")])
-    datasets.DatasetDict({"test": one, "dev": one.select([1])}).save_to_disk(tmp_path / "both")
+    dataset = datasets.Dataset.from_list([row("1", "law"), row("2", "law")])
+    datasets.DatasetDict({"test": dataset, "dev": dataset.select([1])}).save_to_disk(tmp_path / "both")
     loaded = multiple_choice(tmp_path / "both")
     assert (question_texts(loaded), few_shot(loaded, "law", 1)[0].question) == (["1", "2"], "2")
-    datasets.DatasetDict({"test": one}).save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"test": dataset}).save_to_disk(tmp_path / "one")
     loaded = multiple_choice(tmp_path / "one")
     with pytest.raises(ValueError, match=r"got 0 from the split 'dev' .* has no split 'dev'; it has test"):
         few_shot(loaded, "law", 1)
@@ -274,7 +280,7 @@ def test_a_saved_data_set(tmp_path: Path) -> None:
         multiple_choice(tmp_path / "one", split="train")
 
 
-def test_a_name_is_loaded_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_data_set_name_is_loaded_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def load(name: str, subset: str | None, split: str, streaming: bool) -> Iterator[dict]:
         return iter([row(f"{name} {subset} {split}", "law")])
 
@@ -294,7 +300,7 @@ QUIZ = Questions(
 )
 
 
-def test_the_embedded_quiz(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_embedded_quiz_is_read_by_subject(monkeypatch: pytest.MonkeyPatch) -> None:
     keys: list[Any] = []
     monkeypatch.setattr(module, "quiz", lambda *, key: keys.append(key) or QUIZ)
     assert multiple_choice("embedded") == QUIZ
@@ -332,17 +338,17 @@ def without_names(questions: Mapping[str, list[Question]]) -> dict[str, list[Que
     return {subject: [q._replace(name="") for q in group] for subject, group in questions.items()}
 
 
-def test_write_csv_refuses(tmp_path: Path) -> None:
-    three = Question("x", ("a", "b", "c"), 0, "law", "here:1")
+def test_write_csv_refuses_other_than_four_choices_and_bad_subjects(tmp_path: Path) -> None:
+    three_choices = Question("x", ("a", "b", "c"), 0, "law", "here:1")
     with pytest.raises(ValueError, match=r"has 4 choices, got 3 in here:1; write JSONL"):
-        write_csv(tmp_path, Questions([three], {}, ""))
+        write_csv(tmp_path, Questions([three_choices], {}, ""))
     for subject in ("", "../x", "a/b", ".x"):
         with pytest.raises(ValueError, match="cannot be a file's name"):
             write_csv(tmp_path, Questions([], {subject: []}, ""))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_bytes_of_write_csv(tmp_path: Path) -> None:
+def test_write_csv_writes_mmlus_layout(tmp_path: Path) -> None:
     write_csv(tmp_path / "new", QUIZ)
     assert (tmp_path / "new/test/x_test.csv").read_bytes() == b"q0,a,b,c,d,A\r\nq2,a,b,c,d,C\r\n"
     assert (tmp_path / "new/dev/y_dev.csv").read_bytes() == b"dy,a,b,c,d,A\r\n"

@@ -1,4 +1,4 @@
-"""Any path or name as a source."""
+"""`source.path`: `documents` and `rows` read any file, folder, saved data set or hub name."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_folder_of_everything(folder: Path) -> None:
+def test_a_folder_of_every_file_kind_is_read(folder: Path) -> None:
     bad: list[BadRow] = []
     found = list(documents(folder, on_bad=bad.append))
     assert [document.text for document in found] == ["text a", "c1", "c3", "d1", "e1", "e2"]
@@ -46,22 +46,24 @@ def test_the_first_bad_row_raises_by_default(folder: Path) -> None:
         next(stream)
 
 
-def test_a_single_file_and_its_options(folder: Path) -> None:
+def test_a_single_file_is_read_with_separator_or_field(folder: Path) -> None:
     assert [d.text for d in documents(folder / "a.txt", separator=" ")] == ["text", "a"]
     bad: list[BadRow] = []
     assert [d.text for d in documents(folder / "c.jsonl", field="words", on_bad=bad.append)] == ["c2"]
     assert len(bad) == 2
 
 
-def test_rows_of_files(folder: Path) -> None:
+def test_rows_are_read_from_files_and_folders_of_rows(folder: Path) -> None:
     assert [row.values for row in rows(folder / "e.parquet")] == [{"text": "e1"}, {"text": "e2"}]
     with pytest.raises(ValueError, match=r"a\.txt is not a file of rows; its name must end in \.jsonl"):
         rows(folder / "a.txt")
     assert len(list(rows(folder, on_bad=lambda bad: None))) == 6
 
 
-def test_a_file_has_no_parts_but_is_read_as_whole(folder: Path, tmp_path: Path) -> None:
-    """`datasets` knows one split of a file; the commands that evaluate call it "test"."""
+def test_a_single_file_is_read_whole_as_train_and_test_and_has_no_other_split(
+    folder: Path, tmp_path: Path
+) -> None:
+    """`datasets` calls a single file "train"; the evaluation commands ask for "test"."""
     file, saved = folder / "c.jsonl", tmp_path / "saved"
     assert len(list(rows(file, split="test"))) == len(list(rows(file))) == 3
     datasets.Dataset.from_dict({"text": ["x"]}).save_to_disk(str(saved))
@@ -81,7 +83,9 @@ def test_saved_data_sets_are_recognised(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["wikitext", "owner/name", "owner/name-1.5"])
-def test_names_go_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+def test_a_data_set_name_is_loaded_from_the_hub(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "explain_unreachable", lambda name: None)
     monkeypatch.setattr(
@@ -94,7 +98,7 @@ def test_names_go_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, na
 @pytest.mark.parametrize(
     "name", ["corpus.txt", "data/train.jsonl", "./data", "a/b/c", "data/x.json.gz", "corpus.csv"]
 )
-def test_an_obvious_path_is_never_looked_up_on_the_hub(
+def test_a_name_that_looks_like_a_path_is_never_looked_up_on_the_hub(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -102,20 +106,20 @@ def test_an_obvious_path_is_never_looked_up_on_the_hub(
         documents(name)
 
 
-def test_nothing_is_no_path() -> None:
+def test_an_empty_path_is_refused() -> None:
     for read in (documents, rows):
         with pytest.raises(ValueError, match="the path is empty"):
             read("")
 
 
 @pytest.mark.parametrize(
-    ("name", "end"), [("a.jsonl", ".jsonl"), ("x/A.JSONL.GZ", ".jsonl"), ("a", ""), ("a.gz", "")]
+    ("name", "expected"), [("a.jsonl", ".jsonl"), ("x/A.JSONL.GZ", ".jsonl"), ("a", ""), ("a.gz", "")]
 )
-def test_suffix(name: str, end: str) -> None:
-    assert suffix(name) == end
+def test_suffix_ignores_case_and_compression(name: str, expected: str) -> None:
+    assert suffix(name) == expected
 
 
-def test_archives_are_bad_records(folder: Path) -> None:
+def test_archives_in_a_folder_are_reported(folder: Path) -> None:
     (folder / "f.tar.gz").write_bytes(b"")
     (folder / "dummy_data.zip").write_bytes(b"")
     bad: list[BadRow] = []
@@ -126,7 +130,7 @@ def test_archives_are_bad_records(folder: Path) -> None:
     assert [Path(row.name).name for row in bad if "archive" in row.reason] == ["dummy_data.zip", "f.tar.gz"]
 
 
-def test_tables_of_other_kinds_are_bad_records(folder: Path) -> None:
+def test_unsupported_tables_in_a_folder_are_reported(folder: Path) -> None:
     for name in ("g.xlsx", "g.pkl", "README.db"):
         (folder / name).write_bytes(b"")
     bad: list[BadRow] = []

@@ -1,4 +1,4 @@
-"""Splits of folders, as `datasets` resolves them, and what it would leave out or mix refused."""
+"""`source.splits`: splits of a folder are those of `datasets`; ambiguous ones are refused."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from data_pipes.source.splits import all_name_splits, select_split
 from data_pipes.source.text import files
 
 
-def put(top: Path, *names: str) -> list[Path]:
-    """Files that hold a row with their name."""
+def write_files(top: Path, *names: str) -> list[Path]:
+    """Write files of one row, the file's own name, and return those in JSONL."""
     for name in names:
         (top / name).parent.mkdir(parents=True, exist_ok=True)
         (top / name).write_text(f'{{"text": "{name}"}}\n')
     return [file for file in files(top) if file.suffix == ".jsonl"]
 
 
-def theirs(top: Path) -> dict[str, list[str]]:
+def reference_splits(top: Path) -> dict[str, list[str]]:
     """Files of each split, as `datasets` reads them."""
-    found = DataFilesDict.from_patterns(get_data_patterns(str(top)), base_path=str(top))
+    splits = DataFilesDict.from_patterns(get_data_patterns(str(top)), base_path=str(top))
     return {
         split: sorted({Path(file).relative_to(top).as_posix() for file in names})
-        for split, names in found.items()
+        for split, names in splits.items()
     }
 
 
@@ -48,44 +48,47 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("names", LAYOUTS.values(), ids=LAYOUTS)
-def test_layouts(tmp_path: Path, names: tuple[str, ...]) -> None:
-    found = put(tmp_path, *names)
-    for split, expected in theirs(tmp_path).items():
+def test_every_layout_is_split_as_by_datasets(tmp_path: Path, names: tuple[str, ...]) -> None:
+    paths = write_files(tmp_path, *names)
+    for split, expected in reference_splits(tmp_path).items():
         assert [
-            file.relative_to(tmp_path).as_posix() for file in select_split(tmp_path, found, split)
+            file.relative_to(tmp_path).as_posix() for file in select_split(tmp_path, paths, split)
         ] == expected
 
 
-def test_layouts_drawn_at_random_are_those_of_datasets_or_refused(tmp_path: Path) -> None:
-    """Whatever is read as a split is what `datasets` reads as it."""
-    draw = random.Random(0)
+def test_random_layouts_are_split_as_by_datasets_or_refused(tmp_path: Path) -> None:
+    """A split that is not refused has the files that `datasets` gives it."""
+    rng = random.Random(0)
     words = ("train", "training", "test", "eval", "dev", "val", "valid", "data", "a", "x1", "trainer", "en")
     read = refused = 0
     for number in range(150):
         top = tmp_path / f"{number}x"
 
-        def part() -> str:
-            return draw.choice(("-", "_", ".", " ")).join(draw.choices(words, k=draw.randint(1, 2)))
+        def random_part() -> str:
+            return rng.choice(("-", "_", ".", " ")).join(rng.choices(words, k=rng.randint(1, 2)))
 
         names = [
-            "/".join(part() for _ in range(draw.randint(1, 2))) + ".jsonl" for _ in range(draw.randint(1, 3))
+            "/".join(random_part() for _ in range(rng.randint(1, 2))) + ".jsonl"
+            for _ in range(rng.randint(1, 3))
         ]
-        found = put(top, *names)
-        right = theirs(top)
+        paths = write_files(top, *names)
+        expected = reference_splits(top)
         for split in ("train", "validation", "test"):
             try:
-                ours = [file.relative_to(top).as_posix() for file in select_split(top, found, split)]
+                ours = [file.relative_to(top).as_posix() for file in select_split(top, paths, split)]
             except ValueError:
                 refused += 1
                 continue
             read += 1
-            whole = list(right) == ["train"] and len(right["train"]) == len(found) and split == "test"
-            assert ours == right["train" if whole and split not in right else split], (names, split)
+            # If all files are in "train", the split "test" may be all files too.
+            one_split = list(expected) == ["train"] and len(expected["train"]) == len(paths)
+            name = "train" if one_split and split == "test" else split
+            assert ours == expected[name], (names, split)
     assert min(read, refused) > 50
 
 
-def test_words_stand_for_their_split(tmp_path: Path) -> None:
-    found = put(tmp_path, "train.jsonl", "dev.jsonl", "Eval.jsonl")
+def test_synonyms_select_their_split(tmp_path: Path) -> None:
+    paths = write_files(tmp_path, "train.jsonl", "dev.jsonl", "Eval.jsonl")
     for split, name in (
         ("val", "dev"),
         ("validation", "dev"),
@@ -93,13 +96,13 @@ def test_words_stand_for_their_split(tmp_path: Path) -> None:
         ("test", "Eval"),
         ("training", "train"),
     ):
-        assert [file.stem for file in select_split(tmp_path, found, split)] == [name]
+        assert [file.stem for file in select_split(tmp_path, paths, split)] == [name]
 
 
 def test_a_split_with_a_custom_name(tmp_path: Path) -> None:
-    found = put(tmp_path, "train_sft.jsonl", "train_gen.jsonl", "test_sft.jsonl")
-    assert [file.stem for file in select_split(tmp_path, found, "train_sft")] == ["train_sft"]
-    assert [file.stem for file in select_split(tmp_path, found, "train")] == ["train_gen", "train_sft"]
+    paths = write_files(tmp_path, "train_sft.jsonl", "train_gen.jsonl", "test_sft.jsonl")
+    assert [file.stem for file in select_split(tmp_path, paths, "train_sft")] == ["train_sft"]
+    assert [file.stem for file in select_split(tmp_path, paths, "train")] == ["train_gen", "train_sft"]
 
 
 @pytest.mark.parametrize(
@@ -128,10 +131,10 @@ def test_a_split_with_a_custom_name(tmp_path: Path) -> None:
 )
 def test_ambiguous_splits_are_refused(tmp_path: Path, names: tuple[str, ...], split: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        select_split(tmp_path, put(tmp_path, *names), split)
+        select_split(tmp_path, write_files(tmp_path, *names), split)
 
 
-CARD = """---
+DATASET_CARD = """---
 configs:
 - config_name: en
   default: true
@@ -149,14 +152,14 @@ configs:
 """
 
 
-def test_a_card_with_configurations(tmp_path: Path) -> None:
-    found = put(
+def test_a_data_set_card_with_configurations_decides_the_files(tmp_path: Path) -> None:
+    paths = write_files(
         tmp_path, "en/part-1.jsonl", "en/part-2.jsonl", "en/held.jsonl", "de/x.jsonl", "fr/test.jsonl"
     )
-    (tmp_path / "README.md").write_text(CARD)
+    (tmp_path / "README.md").write_text(DATASET_CARD)
 
     def names(split: str, subset: str | None = None) -> list[str]:
-        return [file.stem for file in select_split(tmp_path, found, split, subset)]
+        return [file.stem for file in select_split(tmp_path, paths, split, subset)]
 
     assert (names("train"), names("test"), names("train", "de")) == (["part-1", "part-2"], ["held"], ["x"])
     assert names("test", "fr") == ["test"]
@@ -164,10 +167,10 @@ def test_a_card_with_configurations(tmp_path: Path) -> None:
         names("train", "it")
     with pytest.raises(ValueError, match="has no split 'validation'; it has test, train"):
         names("validation")
-    (tmp_path / "README.md").write_text(CARD.replace("  default: true\n", ""))
+    (tmp_path / "README.md").write_text(DATASET_CARD.replace("  default: true\n", ""))
     with pytest.raises(ValueError, match=r"several subsets; README\.md lists en, de, fr; pass --subset"):
         names("train")
-    (tmp_path / "README.md").write_text(CARD.replace("held", "lost"))
+    (tmp_path / "README.md").write_text(DATASET_CARD.replace("held", "lost"))
     with pytest.raises(ValueError, match="names files of the split 'test' that do not exist"):
         names("test")
 
@@ -175,17 +178,17 @@ def test_a_card_with_configurations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "card", ["", "# No YAML", "---\n[\n---\n", "---\nconfigs: 3\n---\n", "---\nlicense: mit\n---\n"]
 )
-def test_a_card_without_configurations(tmp_path: Path, card: str) -> None:
-    found = put(tmp_path, "train.jsonl", "en/train.jsonl")
+def test_a_data_set_card_without_configurations_is_ignored(tmp_path: Path, card: str) -> None:
+    paths = write_files(tmp_path, "train.jsonl", "en/train.jsonl")
     (tmp_path / "README.md").write_text(card)
-    assert len(select_split(tmp_path, found, "train")) == 2
-    assert [file.parent.name for file in select_split(tmp_path, found, "train", "en")] == ["en"]
+    assert len(select_split(tmp_path, paths, "train")) == 2
+    assert [file.parent.name for file in select_split(tmp_path, paths, "train", "en")] == ["en"]
     with pytest.raises(ValueError, match="has no subset 'de'"):
-        select_split(tmp_path, found, "train", "de")
+        select_split(tmp_path, paths, "train", "de")
 
 
-def test_companions_do_not_stop_a_folder(tmp_path: Path) -> None:
-    put(tmp_path, "data/train-00000-of-00001.jsonl", "data/test-00000-of-00001.jsonl")
+def test_files_that_are_no_data_are_ignored(tmp_path: Path) -> None:
+    write_files(tmp_path, "data/train-00000-of-00001.jsonl", "data/test-00000-of-00001.jsonl")
     for name in (
         "README.md",
         "LICENSE",
@@ -204,8 +207,8 @@ def test_companions_do_not_stop_a_folder(tmp_path: Path) -> None:
         assert [document.text for document in documents(tmp_path, split=split)] == expected
 
 
-def test_a_corpus_with_a_file_of_rows_keeps_its_other_texts(tmp_path: Path) -> None:
-    put(tmp_path, "rows.jsonl")
+def test_a_folder_of_texts_with_a_file_of_rows_is_read_whole(tmp_path: Path) -> None:
+    write_files(tmp_path, "rows.jsonl")
     for name in ("README.md", "main.py", "setup.toml", "config.json"):
         (tmp_path / name).write_text(name)
     (tmp_path / "logo.png").write_bytes(b"\x89PNG\0")
@@ -218,7 +221,7 @@ def test_a_corpus_with_a_file_of_rows_keeps_its_other_texts(tmp_path: Path) -> N
     ]
 
 
-def test_a_corpus_of_texts_has_splits_only_if_all_names_say_one(tmp_path: Path) -> None:
+def test_a_folder_of_texts_has_splits_only_if_every_name_has_one(tmp_path: Path) -> None:
     for name in ("wiki.train.txt", "wiki.test.txt"):
         (tmp_path / name).write_text(name)
     assert all_name_splits(tmp_path, files(tmp_path))
@@ -230,16 +233,16 @@ def test_a_corpus_of_texts_has_splits_only_if_all_names_say_one(tmp_path: Path) 
     assert [document.text for document in documents(tmp_path, split="test")] == ["train", "wiki.test.txt"]
 
 
-def test_the_same_rows_in_two_formats_are_not_read_twice(tmp_path: Path) -> None:
-    put(tmp_path, "train.jsonl")
+def test_the_same_rows_in_two_formats_are_refused(tmp_path: Path) -> None:
+    write_files(tmp_path, "train.jsonl")
     (tmp_path / "train.csv").write_text("text\nx\n")
     for read in (rows, documents):
         with pytest.raises(ValueError, match=r"train\.csv and .*train\.jsonl would both be read"):
             list(read(tmp_path))
 
 
-def test_links_are_followed_and_do_not_go_round(tmp_path: Path) -> None:
-    put(tmp_path / "big", "a.jsonl")
+def test_links_are_followed_and_cycles_end(tmp_path: Path) -> None:
+    write_files(tmp_path / "big", "a.jsonl")
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "data").symlink_to(tmp_path / "big")
     (tmp_path / "big" / "back").symlink_to(tmp_path / "set")
@@ -247,5 +250,5 @@ def test_links_are_followed_and_do_not_go_round(tmp_path: Path) -> None:
 
 
 def test_a_single_file_is_read_whatever_its_name(tmp_path: Path) -> None:
-    put(tmp_path, "train.jsonl", "test.jsonl")
+    write_files(tmp_path, "train.jsonl", "test.jsonl")
     assert [row.values["text"] for row in rows(tmp_path / "test.jsonl", split="train")] == ["test.jsonl"]

@@ -1,4 +1,4 @@
-"""Rows of JSONL, JSON and data sets."""
+"""`source.tables`: rows of JSONL files, JSON files and data sets, and their texts as documents."""
 
 import gzip
 import json
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipes.source import hub
-from data_pipes.source import lines as source
+from data_pipes.source import lines as lines_module
 from data_pipes.source.tables import as_documents, dataset_rows, json_rows, jsonl_rows
 from data_pipes.types import BadRow, Document, Row
 
@@ -23,43 +23,47 @@ def _quiet() -> None:
     datasets.disable_progress_bars()
 
 
-def put(path: Path, data: bytes) -> Path:
+def write_file(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
 
 
-def test_jsonl(tmp_path: Path) -> None:
-    path = put(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "one"}\r\n\n  \n{"text": "\xc3\xa9", "n": 2}')
+def test_jsonl_rows_are_named_by_line(tmp_path: Path) -> None:
+    path = write_file(
+        tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "one"}\r\n\n  \n{"text": "\xc3\xa9", "n": 2}'
+    )
     assert list(jsonl_rows(path)) == [
         Row({"text": "one"}, f"{path}:1"),
         Row({"text": "é", "n": 2}, f"{path}:4"),
     ]
 
 
-def test_an_object_that_holds_the_rows(tmp_path: Path) -> None:
+def test_rows_are_found_inside_a_json_object(tmp_path: Path) -> None:
     rows = [{"n": 1}, {"n": 2}]
     for text in (
         json.dumps({"data": rows}),
         json.dumps({"version": 2, "data": rows}, indent=1),
         json.dumps({"train": rows}),
     ):
-        assert [row.values for row in json_rows(put(tmp_path / "a.json", text.encode()))] == rows
-    both = put(tmp_path / "a.json", json.dumps({"train": rows, "test": rows[:1]}, indent=1).encode())
-    assert [row.name for row in json_rows(both, split="test")] == [f"{both}.test[0]"]
+        assert [row.values for row in json_rows(write_file(tmp_path / "a.json", text.encode()))] == rows
+    two_splits = write_file(
+        tmp_path / "a.json", json.dumps({"train": rows, "test": rows[:1]}, indent=1).encode()
+    )
+    assert [row.name for row in json_rows(two_splits, split="test")] == [f"{two_splits}.test[0]"]
     with pytest.raises(ValueError, match="has no split 'validation'; it has train, test"):
-        list(json_rows(both, split="validation"))
+        list(json_rows(two_splits, split="validation"))
     for values in ({"messages": [{"role": "user"}]}, {"data": "x"}, {"data": []}):
-        assert [row.values for row in json_rows(put(tmp_path / "a.json", json.dumps(values).encode()))] == [
-            values
-        ]
-    lines = put(tmp_path / "a.json", b'{"data": [{"n": 1}]}\n{"data": [{"n": 2}]}\n')
+        assert [
+            row.values for row in json_rows(write_file(tmp_path / "a.json", json.dumps(values).encode()))
+        ] == [values]
+    lines = write_file(tmp_path / "a.json", b'{"data": [{"n": 1}]}\n{"data": [{"n": 2}]}\n')
     assert len(list(json_rows(lines))) == 2
     with pytest.raises(ValueError, match="or one object per line, got an object with the keys n"):
-        list(json_rows(put(tmp_path / "a.json", b'{\n"n": 1\n}')))
+        list(json_rows(write_file(tmp_path / "a.json", b'{\n"n": 1\n}')))
 
 
-def test_packed_jsonl(tmp_path: Path) -> None:
-    path = put(tmp_path / "a.jsonl.gz", gzip.compress(b'{"a": 1}\n{"a": 2}\n'))
+def test_compressed_jsonl_is_read(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "a.jsonl.gz", gzip.compress(b'{"a": 1}\n{"a": 2}\n'))
     assert [row.values["a"] for row in jsonl_rows(path)] == [1, 2]
 
 
@@ -78,7 +82,7 @@ BAD_LINES = {
 
 @pytest.mark.parametrize(("line", "words"), BAD_LINES.items(), ids=range(len(BAD_LINES)))
 def test_a_bad_line_is_named_and_the_others_are_read(tmp_path: Path, line: bytes, words: str) -> None:
-    path = put(tmp_path / "a.jsonl", b'{"n": 1}\n' + line + b'\n{"n": 3}\n')
+    path = write_file(tmp_path / "a.jsonl", b'{"n": 1}\n' + line + b'\n{"n": 3}\n')
     with pytest.raises(ValueError, match=r"a\.jsonl:2: expected one JSON object on the line, .*" + words):
         list(jsonl_rows(path))
     bad: list[BadRow] = []
@@ -110,11 +114,11 @@ FRAGMENTS = st.sampled_from(
     data=st.binary(max_size=60) | st.lists(FRAGMENTS, max_size=12).map(b"".join),
     kind=st.sampled_from(["json", "jsonl"]),
 )
-def test_whatever_the_bytes_only_rows_and_bad_rows_come_out(data: bytes, kind: str) -> None:
-    """Every line that is not blank is a document or a bad row, and nothing is raised."""
+def test_arbitrary_bytes_give_documents_and_bad_rows_only(data: bytes, kind: str) -> None:
+    """Nothing is raised; each line of JSONL that is not blank is a document or a bad row."""
     bad: list[BadRow] = []
     with tempfile.TemporaryDirectory() as folder:
-        path = put(Path(folder) / f"a.{kind}", data)
+        path = write_file(Path(folder) / f"a.{kind}", data)
         read = {"json": json_rows, "jsonl": jsonl_rows}[kind]
         found = list(as_documents(read(path, on_bad=bad.append), on_bad=bad.append))
     for document in found:
@@ -124,17 +128,19 @@ def test_whatever_the_bytes_only_rows_and_bad_rows_come_out(data: bytes, kind: s
         assert len(found) + len(bad) == sum(bool(line.strip()) for line in lines)
 
 
-def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "PIECE", 16)
-    path = put(tmp_path / "a.jsonl", b'{"n": 1}\n{"n": "' + 100 * b"x" + b'"}\n{"n": 12345678}\n')
+def test_an_endless_line_is_skipped_without_reading_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines_module, "PIECE", 16)
+    path = write_file(tmp_path / "a.jsonl", b'{"n": 1}\n{"n": "' + 100 * b"x" + b'"}\n{"n": 12345678}\n')
     bad: list[BadRow] = []
     assert [row.name for row in jsonl_rows(path, on_bad=bad.append)] == [f"{path}:1", f"{path}:3"]
     assert [row.name for row in bad] == [f"{path}:2"]
 
 
-def test_a_packed_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+def test_a_truncated_compressed_file_is_named(tmp_path: Path) -> None:
     lines = b"".join(json.dumps({"n": hash(str(i))}).encode() + b"\n" for i in range(1000))
-    path = put(tmp_path / "a.jsonl.gz", gzip.compress(lines)[:-100])
+    path = write_file(tmp_path / "a.jsonl.gz", gzip.compress(lines)[:-100])
     bad: list[BadRow] = []
     count = len(list(jsonl_rows(path, on_bad=bad.append)))
     assert 0 < count < 1000
@@ -142,42 +148,42 @@ def test_a_packed_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
     assert "the compressed file is damaged" in bad[-1].reason
 
 
-def test_json_lists_and_json_lines(tmp_path: Path) -> None:
-    path = put(tmp_path / "a.json", b'\n [{"n": 1}, 2, {"n": 3}]')
+def test_a_json_file_may_hold_a_list_or_lines(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "a.json", b'\n [{"n": 1}, 2, {"n": 3}]')
     bad: list[BadRow] = []
     assert list(json_rows(path, on_bad=bad.append)) == [
         Row({"n": 1}, f"{path}[0]"),
         Row({"n": 3}, f"{path}[2]"),
     ]
     assert bad == [BadRow(f"{path}[1]", "expected a JSON object, got a int")]
-    assert [row.values for row in json_rows(put(tmp_path / "b.json", b'{"n": 1}\n{"n": 2}'))] == [
+    assert [row.values for row in json_rows(write_file(tmp_path / "b.json", b'{"n": 1}\n{"n": 2}'))] == [
         {"n": 1},
         {"n": 2},
     ]
     with pytest.raises(ValueError, match=r"c\.json: expected a JSON list of objects"):
-        list(json_rows(put(tmp_path / "c.json", b"[{]")))
+        list(json_rows(write_file(tmp_path / "c.json", b"[{]")))
 
 
-def test_a_folder_that_the_library_knows(tmp_path: Path) -> None:
-    """A folder is read as `load_dataset` reads it, as if it were on the hub."""
-    put(tmp_path / "train.jsonl", b'{"text": "a"}\n{"text": "b"}\n')
-    put(tmp_path / "test.jsonl", b'{"text": "c"}\n')
+def test_a_local_folder_is_read_as_by_load_dataset(tmp_path: Path) -> None:
+    """`dataset_rows` passes the folder to `load_dataset`, which knows its splits."""
+    write_file(tmp_path / "train.jsonl", b'{"text": "a"}\n{"text": "b"}\n')
+    write_file(tmp_path / "test.jsonl", b'{"text": "c"}\n')
     assert [row.values for row in dataset_rows(str(tmp_path))] == [{"text": "a"}, {"text": "b"}]
     assert [row.values for row in dataset_rows(str(tmp_path), split="test")] == [{"text": "c"}]
 
 
-def test_rows_streamed_by_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub itself is not asked in a test."""
-    asked: list[Any] = []
+def test_rows_of_the_hub_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`load_dataset` is replaced, so that the test needs no network."""
+    calls: list[Any] = []
 
     def load(*args: Any, **options: Any) -> Iterator[dict]:
-        asked.append((args, options))
+        calls.append((args, options))
         return iter([{"text": "a"}])
 
     monkeypatch.setattr(hub, "explain_unreachable", lambda name: None)
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert list(dataset_rows("owner/name", subset="en")) == [Row({"text": "a"}, "owner/name/train:1")]
-    assert asked == [(("owner/name", "en"), {"split": "train", "streaming": True})]
+    assert calls == [(("owner/name", "en"), {"split": "train", "streaming": True})]
 
 
 def test_errors_of_datasets_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,11 +191,11 @@ def test_errors_of_datasets_are_explained(monkeypatch: pytest.MonkeyPatch) -> No
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    for why, words in (
+    for explanation, words in (
         (None, "cannot load .*: no network"),
         ("the hub is far", "searched for it: the hub is far"),
     ):
-        monkeypatch.setattr(hub, "explain_unreachable", lambda name, why=why: why)
+        monkeypatch.setattr(hub, "explain_unreachable", lambda name, text=explanation: text)
         with pytest.raises(ValueError, match=f"there is no file or folder 'owner/name'; .*{words}"):
             dataset_rows("owner/name")
 

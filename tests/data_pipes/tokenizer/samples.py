@@ -1,4 +1,4 @@
-"""Texts that the tests of this folder share, and strategies that make more."""
+"""Texts that the tests of this folder share, and a hypothesis strategy for arbitrary ones."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""`tokenizer.added`: added and special tokens are found in a text."""
+
 from __future__ import annotations
 
 import pytest
@@ -22,39 +24,39 @@ SPEC = TokenizerSpec(
 )
 
 
-def cut(text: str, special: str | list[str]) -> list[str | int]:
+def split_text(text: str, special: str | list[str]) -> list[str | int]:
     return list(split_added(compile_finder(SPEC, special), text))
 
 
-def test_plain_text_is_plain() -> None:
-    assert cut("x<|a|>y", "none") == ["x<|a|>y"]
-    assert cut("", "all") == []
+def test_special_tokens_are_text_if_none_are_allowed() -> None:
+    assert split_text("x<|a|>y", "none") == ["x<|a|>y"]
+    assert split_text("", "all") == []
 
 
-def test_the_leftmost_and_longest_is_found() -> None:
-    assert cut("x<|a|><|b|>y<|b|>", "all") == ["x", 4, "y", 5]
-    assert cut("<|a|><|a|>", "all") == [3, 3]
+def test_the_leftmost_longest_special_token_is_found() -> None:
+    assert split_text("x<|a|><|b|>y<|b|>", "all") == ["x", 4, "y", 5]
+    assert split_text("<|a|><|a|>", "all") == [3, 3]
 
 
-def test_a_choice_of_tokens() -> None:
-    assert cut("<|a|>.<|b|>", ["<|b|>"]) == ["<|a|>.", 5]
-    assert cut("<|a|>.<|b|>", []) == ["<|a|>.<|b|>"]
+def test_only_the_listed_special_tokens_are_found() -> None:
+    assert split_text("<|a|>.<|b|>", ["<|b|>"]) == ["<|a|>.", 5]
+    assert split_text("<|a|>.<|b|>", []) == ["<|a|>.<|b|>"]
 
 
 def test_added_tokens_that_are_not_special_are_always_found() -> None:
-    assert cut("x  y   z", "none") == ["x", 6, "y", 6, " z"]
+    assert split_text("x  y   z", "none") == ["x", 6, "y", 6, " z"]
 
 
 def test_normalised_tokens_are_found_after_normalisation() -> None:
-    assert cut("xe\u0301y", "none") == ["x", 7, "y"]
-    assert cut("x\u00e9y", "none") == ["x", 7, "y"]
-    assert cut("o\u0308", "none") == ["ö"]
+    assert split_text("xe\u0301y", "none") == ["x", 7, "y"]
+    assert split_text("x\u00e9y", "none") == ["x", 7, "y"]
+    assert split_text("o\u0308", "none") == ["ö"]
 
 
-def test_error_names_the_token_and_its_place() -> None:
+def test_special_error_refuses_and_names_token_and_place() -> None:
     with pytest.raises(ValueError, match=r"special token '<\|b\|>' at 1; pass special=\"all\""):
-        cut("x<|b|>", "error")
-    assert cut("x", "error") == ["x"]
+        split_text("x<|b|>", "error")
+    assert split_text("x", "error") == ["x"]
 
 
 def test_invalid_values_of_special_are_refused() -> None:

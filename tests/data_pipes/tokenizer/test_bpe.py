@@ -1,3 +1,5 @@
+"""`tokenizer.bpe`: byte-pair encoding in its plain form, learned and applied."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -13,9 +15,11 @@ PAPER = {"low·": 5, "lower·": 2, "newest·": 6, "widest·": 3}
 WORDS = st.dictionaries(st.text("abc", min_size=1, max_size=8), st.integers(1, 9), min_size=1, max_size=8)
 
 
-def test_the_example_of_the_paper() -> None:
-    """Sennrich et al. 2016, section 3.2; est·, lo and low as there. Ties go another way: t·, es t· for es t,
-    est ·."""
+def test_the_merges_of_sennrichs_example() -> None:
+    """Sennrich et al. 2016, section 3.2: est·, lo and low as there.
+
+    Ties go another way: (t ·), (es t·) where the paper merges (es t), (est ·).
+    """
     alphabet = sorted(set("".join(PAPER)))
     vocab, merges = bpe.learn_merges(PAPER, alphabet, len(alphabet) + 5)
     assert merges == [("e", "s"), ("t", "·"), ("es", "t·"), ("l", "o"), ("lo", "w")]
@@ -24,30 +28,33 @@ def test_the_example_of_the_paper() -> None:
 
 @given(words=WORDS)
 def test_the_first_merge_is_the_most_frequent_pair(words: dict[str, int]) -> None:
-    counts = Counter(pair for word, n in words.items() for pair in pairwise(word) for _ in range(n))
+    counts: Counter[tuple[str, str]] = Counter()
+    for word, frequency in words.items():
+        for pair in pairwise(word):
+            counts[pair] += frequency
     _, merges = bpe.learn_merges(words, "abc", 4, min_frequency=1)
     best = max(counts.values(), default=0)
     assert merges == ([min(pair for pair, n in counts.items() if n == best)] if counts else [])
 
 
-def test_ties_go_to_smaller_ids_not_to_the_alphabet() -> None:
+def test_ties_are_broken_by_ids_not_by_spelling() -> None:
     assert bpe.learn_merges({"ab": 1, "cd": 1}, "abcd", 5, min_frequency=1)[1] == [("a", "b")]
     assert bpe.learn_merges({"ab": 1, "cd": 1}, "dcba", 5, min_frequency=1)[1] == [("c", "d")]
 
 
-def test_min_frequency_and_a_full_vocabulary_end_training() -> None:
+def test_training_ends_at_min_frequency_or_a_full_vocabulary() -> None:
     assert bpe.learn_merges({"ab": 2, "cd": 1}, "abcd", 99, min_frequency=2)[1] == [("a", "b")]
     assert bpe.learn_merges({"ab": 2, "cd": 1}, "abcd", 4)[1] == []
 
 
-def test_two_merges_may_spell_one_token() -> None:
+def test_a_token_that_two_merges_spell_is_in_the_vocabulary_once() -> None:
     vocab, merges = bpe.learn_merges({"abd": 9, "abc": 3, "bc": 20, "xbc": 3}, "abcdx", 99, min_frequency=1)
     assert len({a + b for a, b in merges}) == len(vocab) - 5
     vocab, merges = bpe.learn_merges({"aaa": 3, "aaaa": 2, "aaaaaaa": 1}, "a", 6, min_frequency=1)
     assert vocab == ["a", "aa", "aaa", "aaaa", "aaaaaaa"]
 
 
-def test_forbidden_spellings_are_never_learned() -> None:
+def test_forbidden_tokens_are_never_learned() -> None:
     vocab, merges = bpe.learn_merges({"abc": 9}, "abc", 9, forbidden=["ab"])
     assert "ab" not in vocab
     assert merges == [("b", "c"), ("a", "bc")]
@@ -56,13 +63,13 @@ def test_forbidden_spellings_are_never_learned() -> None:
 @pytest.mark.parametrize(
     ("word", "tokens"), [("", ()), ("a", ("a",)), ("aaaaa", ("aa", "aa", "a")), ("baab", ("b", "aa", "b"))]
 )
-def test_apply_goes_from_left_to_right(word: str, tokens: tuple[str, ...]) -> None:
+def test_merges_are_applied_from_left_to_right(word: str, tokens: tuple[str, ...]) -> None:
     assert bpe.apply_merges(word, bpe.rank_merges([("a", "a")])) == tokens
 
 
 @given(words=WORDS)
-def test_encoding_a_training_word_repeats_its_merges(words: dict[str, int]) -> None:
-    """The words that training ends with are those that encoding gives, if no token was learned twice."""
+def test_a_training_word_is_encoded_as_at_the_end_of_training(words: dict[str, int]) -> None:
+    """Only if no token was learned by two merges; otherwise there is nothing to compare."""
     vocab, merges = bpe.learn_merges(words, "abc", 10, min_frequency=1)
     if len(vocab) - 3 != len(merges):
         return

@@ -1,3 +1,5 @@
+"""`tokenizer.byte_level`: bytes written as GPT-2's characters, and plain byte-level BPE."""
+
 from __future__ import annotations
 
 import pytest
@@ -10,7 +12,7 @@ from data_pipes.tokenizer.split import splitter
 from tests.data_pipes.tokenizer.samples import SAMPLES, texts
 
 
-def test_the_alphabet_is_gpt2s() -> None:
+def test_the_alphabet_equals_gpt2s() -> None:
     assert sorted(byte_level.ALPHABET) == sorted(pre_tokenizers.ByteLevel.alphabet())
     assert byte_level.CHARACTERS[ord(" ")] == "Ġ"
     assert byte_level.CHARACTERS[ord("\n")] == "Ċ"
@@ -20,28 +22,28 @@ def test_the_alphabet_is_gpt2s() -> None:
 
 
 @given(text=texts())
-def test_the_alphabet_writes_every_text(text: str) -> None:
+def test_text_to_characters_and_back_is_the_identity(text: str) -> None:
     written = byte_level.to_characters(text)
     assert len(written) == len(text.encode())
     assert byte_level.to_bytes(written).decode() == text
     assert byte_level.decode(written) == text
 
 
-def test_encode_and_decode(trained: Tokenizer) -> None:
-    spec = trained.spec
+def test_decode_undoes_encode(trained_tokenizer: Tokenizer) -> None:
+    spec = trained_tokenizer.spec
     cutter, ranks, ids = splitter(spec.pattern), bpe.rank_merges(spec.merges), token_ids(spec)
     for text in SAMPLES:
         row = byte_level.encode(text[:200], cutter, ranks, ids)
         assert byte_level.decode([spec.vocab[i] for i in row]) == text[:200]
 
 
-def test_learn_is_bpe_on_bytes() -> None:
+def test_merges_are_learned_on_bytes() -> None:
     vocab, merges = byte_level.learn_merges({" é": 3, "é": 1}, 259, special_tokens=["<|end|>"])
     assert merges == [("Ã", "©"), ("Ġ", "Ã©")]
     assert vocab[0] == "<|end|>"
     assert vocab[1:257] == list(byte_level.ALPHABET)
 
 
-def test_half_a_surrogate_pair_is_refused_with_its_place() -> None:
+def test_a_lone_surrogate_is_refused_with_its_place() -> None:
     with pytest.raises(ValueError, match=r"'\\udc80' at 2, half of a surrogate pair"):
         byte_level.to_characters("ab\udc80")

@@ -1,4 +1,7 @@
-"""The tokenizer inside a GGUF file. (Ids against transformers: tests/stages/models/test_gguf.py.)"""
+"""`from_gguf`: the tokenizer inside a GGUF file.
+
+tests/stages/models/test_gguf.py compares its ids with transformers.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ FIELDS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_tokens_kinds_merges_and_prefix() -> None:
-    made = from_gguf(FIELDS | {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 3})
-    assert made.encode("abab<end>", special="all") == [2, 2, 3]
-    assert made.encode("ab", template=True) == [3, 2]
-    assert made.spec.normalizer == NFC
-    assert made.spec.pattern == "qwen2"
+def test_tokens_types_merges_and_prefix_are_read() -> None:
+    tokenizer = from_gguf(FIELDS | {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 3})
+    assert tokenizer.encode("abab<end>", special="all") == [2, 2, 3]
+    assert tokenizer.encode("ab", template=True) == [3, 2]
+    assert tokenizer.spec.normalizer == NFC
+    assert tokenizer.spec.pattern == "qwen2"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,6 @@ def test_tokens_kinds_merges_and_prefix() -> None:
         ({"add_bos_token": True}, "there is no tokenizer.ggml.bos_token_id"),
     ],
 )
-def test_refuses(changes: dict[str, Any], message: str) -> None:
+def test_unsupported_fields_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_gguf(FIELDS | {f"tokenizer.ggml.{name}": value for name, value in changes.items()})

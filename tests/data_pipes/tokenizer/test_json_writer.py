@@ -1,4 +1,4 @@
-"""A tokenizer.json that we write: Hugging Face and our own reader load it and give the same ids."""
+"""`to_json`: Hugging Face and `from_json` load the written tokenizer.json and give the same ids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from tokenizers import Tokenizer as Peer
+from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from data_pipes.tokenizer import AddedToken, Tokenizer, fingerprint, from_json, from_spec, to_json, train
 from data_pipes.tokenizer.split import PATTERNS
@@ -34,7 +34,7 @@ SPECS = {
     "characters without words": replace(train(CORPUS[-1:], 200, kind="character").spec, pattern=r"[\s\S]+"),
 }  # fmt: skip
 OURS = {name: from_spec(spec) for name, spec in SPECS.items()}
-PEERS = {name: Peer.from_str(to_json(tokenizer)) for name, tokenizer in OURS.items()}
+PEERS = {name: HuggingFaceTokenizer.from_str(to_json(tokenizer)) for name, tokenizer in OURS.items()}
 BYTE_LEVEL = [name for name, spec in SPECS.items() if spec.kind == "byte_level"]
 
 
@@ -64,30 +64,30 @@ def test_hugging_face_gives_the_same_ids_on_any_text(name: str, text: str) -> No
 
 @pytest.mark.parametrize("name", BYTE_LEVEL)
 def test_hugging_face_gives_the_same_ids_for_special_tokens_as_text(name: str) -> None:
-    peer = Peer.from_str(to_json(OURS[name]))
+    peer = HuggingFaceTokenizer.from_str(to_json(OURS[name]))
     peer.encode_special_tokens = True
     for text in CORPUS:
         assert OURS[name].encode(text) == peer.encode(text, add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_round_trips(name: str) -> None:
+def test_a_written_file_is_read_as_the_same_spec(name: str) -> None:
     assert from_json(to_json(OURS[name])).spec == SPECS[name]
     assert from_json(PEERS[name].to_str()).spec == SPECS[name]
 
 
-def test_a_custom_pattern_needs_any_pattern(trained: Tokenizer) -> None:
-    custom = from_spec(replace(trained.spec, pattern=r"\w+|\W"))
+def test_a_custom_pattern_is_read_with_any_pattern(trained_tokenizer: Tokenizer) -> None:
+    custom = from_spec(replace(trained_tokenizer.spec, pattern=r"\w+|\W"))
     assert from_json(to_json(custom), any_pattern=True).spec == custom.spec
-    peer = Peer.from_str(to_json(custom))
+    peer = HuggingFaceTokenizer.from_str(to_json(custom))
     assert all(custom.encode(text, special="all") == peer.encode(text).ids for text in SAMPLES[:4])
 
 
-def test_the_file_has_one_line_per_token_and_merges_as_pairs(trained: Tokenizer) -> None:
-    text = to_json(trained)
+def test_the_file_has_one_line_per_token_and_merges_as_pairs(trained_tokenizer: Tokenizer) -> None:
+    text = to_json(trained_tokenizer)
     assert len(text.splitlines()) > 1500
     content = json.loads(text)
-    assert content["model"]["merges"][0] == list(trained.spec.merges[0])
+    assert content["model"]["merges"][0] == list(trained_tokenizer.spec.merges[0])
     assert list(content["model"]["vocab"].values()) == list(range(1500))
 
 

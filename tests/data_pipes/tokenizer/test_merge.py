@@ -1,3 +1,5 @@
+"""`tokenizer.merge`: the fast merging of words, against the plain `bpe.apply_merges`."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -12,8 +14,7 @@ LETTERS = "abc"
 
 @st.composite
 def tokenizers(draw: st.DrawFn) -> tuple[list[str], list[bpe.Pair]]:
-    """A vocabulary and merges in any order, which no training need have made; tokens may be spelt by two
-    merges."""
+    """A vocabulary and merges in any order, trained or not; two merges may spell the same token."""
     vocab, merges = list(LETTERS), []
     for _ in range(draw(st.integers(0, 12))):
         pair = draw(st.sampled_from(vocab)), draw(st.sampled_from(vocab))
@@ -23,48 +24,46 @@ def tokenizers(draw: st.DrawFn) -> tuple[list[str], list[bpe.Pair]]:
     return vocab, draw(st.permutations(merges))
 
 
-def naive(word: str, vocab: list[str], merges: list[bpe.Pair]) -> list[int]:
+def reference_ids(word: str, vocab: list[str], merges: list[bpe.Pair]) -> list[int]:
     return [vocab.index(token) for token in bpe.apply_merges(word, bpe.rank_merges(merges))]
 
 
 @given(
     tokenizer=tokenizers(), words=st.lists(st.text(LETTERS, min_size=1, max_size=20), min_size=1, max_size=12)
 )
-def test_both_give_the_tokens_of_the_readers_version(tokenizer: tuple, words: list[str]) -> None:
+def test_merge_word_and_merge_words_equal_plain_bpe(tokenizer: tuple, words: list[str]) -> None:
     vocab, merges = tokenizer
     table = index_merges(
         [(vocab.index(a), vocab.index(b)) for a, b in merges], [vocab.index(a + b) for a, b in merges]
     )
-    expected = [naive(word, vocab, merges) for word in words]
+    expected = [reference_ids(word, vocab, merges) for word in words]
     rows = np.full((len(words), 20), NOTHING)
     for row, word in zip(rows, words, strict=True):
         row[: len(word)] = [vocab.index(letter) for letter in word]
     before = rows.copy()
     assert [merge_word([vocab.index(letter) for letter in word], table) for word in words] == expected
-    groups = merge_words(rows, table)
-    found = {
-        int(i): tokens[tokens >= 0].tolist()
-        for places, group in groups
-        for i, tokens in zip(places, group, strict=True)
-    }
+    found = {}
+    for places, group in merge_words(rows, table):
+        for place, tokens in zip(places, group, strict=True):
+            found[int(place)] = tokens[tokens >= 0].tolist()
     assert found == dict(enumerate(expected))
     assert (rows == before).all()
 
 
-def test_no_merges_and_no_words() -> None:
-    none = index_merges([], [])
-    assert merge_word([1, 2, 3], none) == [1, 2, 3]
-    assert merge_word([], none) == []
-    ((places, tokens),) = merge_words(np.array([[1, 2]]), none)
+def test_no_merges_and_no_words_change_nothing() -> None:
+    no_merges = index_merges([], [])
+    assert merge_word([1, 2, 3], no_merges) == [1, 2, 3]
+    assert merge_word([], no_merges) == []
+    ((places, tokens),) = merge_words(np.array([[1, 2]]), no_merges)
     assert (places.tolist(), tokens.tolist()) == ([0], [[1, 2]])
-    assert sum(len(places) for places, _ in merge_words(np.empty((0, 3), np.int64), none)) == 0
+    assert sum(len(places) for places, _ in merge_words(np.empty((0, 3), np.int64), no_merges)) == 0
 
 
-def test_of_a_pair_given_twice_the_last_place_counts() -> None:
+def test_a_pair_given_twice_has_its_last_rank() -> None:
     pairs, merged = [(0, 1), (1, 2), (0, 1)], [3, 4, 3]
     assert merge_word([0, 1, 2], index_merges(pairs, merged)) == [0, 4]
 
 
-def test_a_long_word_takes_n_log_n() -> None:
+def test_a_long_word_is_merged_quickly() -> None:
     doubling = index_merges([(i, i) for i in range(17)], list(range(1, 18)))
     assert merge_word([0] * (1 << 17), doubling) == [17]

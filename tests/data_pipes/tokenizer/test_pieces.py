@@ -1,3 +1,5 @@
+"""`tokenizer.pieces`: expressions of tokenizer.json are checked and split text as in Hugging Face."""
+
 from __future__ import annotations
 
 import time
@@ -48,7 +50,7 @@ NOT_SIMPLE = (
     "(?=a)b",
     "a" * 1001,
 )
-NAMES = dict(
+HUGGING_FACE_NAMES = dict(
     zip(
         BEHAVIORS,
         ("isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous"),
@@ -60,12 +62,12 @@ NAMES = dict(
 @pytest.mark.parametrize(
     "expression", [*SIMPLE, *PUBLISHED, *(pattern.unicode for pattern in PATTERNS.values())]
 )
-def test_supported_parts_are_accepted(expression: str) -> None:
+def test_a_supported_expression_is_accepted(expression: str) -> None:
     check_expression(expression)
 
 
 @pytest.mark.parametrize("expression", NOT_SIMPLE)
-def test_ambiguous_parts_are_refused(expression: str) -> None:
+def test_an_unsupported_expression_is_refused(expression: str) -> None:
     with pytest.raises(ValueError, match=r"none of the published ones|matches the empty text"):
         check_expression(expression)
 
@@ -73,14 +75,14 @@ def test_ambiguous_parts_are_refused(expression: str) -> None:
 @pytest.mark.parametrize("expression", SIMPLE)
 def test_a_simple_expression_takes_linear_time(expression: str) -> None:
     for letter in ("a", " ", "1", "b"):
-        begin = time.perf_counter()
+        start = time.perf_counter()
         compile_pattern(("Regex", expression)).findall(letter * 200_000)
-        assert time.perf_counter() - begin < 5
+        assert time.perf_counter() - start < 5
 
 
 @given(st.text(alphabet="ab1 é\n-.一́"), st.sampled_from(SIMPLE), st.sampled_from(BEHAVIORS), st.booleans())
-def test_pieces_are_hugging_faces(text: str, expression: str, behavior: str, invert: bool) -> None:
-    peer = pre_tokenizers.Split(Regex(expression), NAMES[behavior], invert)
+def test_pieces_equal_hugging_faces(text: str, expression: str, behavior: str, invert: bool) -> None:
+    peer = pre_tokenizers.Split(Regex(expression), HUGGING_FACE_NAMES[behavior], invert)
     found = [
         text[start:end] for start, end in split_at_matches(regex.compile(expression), behavior, invert, text)
     ]

@@ -1,3 +1,5 @@
+"""`TokenizerSpec`: comparison, representation and validation."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -23,19 +25,19 @@ SPEC = TokenizerSpec(
 )
 
 
-def test_it_is_hashable_and_comparable() -> None:
+def test_a_spec_is_hashable_and_comparable() -> None:
     assert replace(SPEC) == SPEC
     assert {SPEC: 1}[replace(SPEC)] == 1
     assert replace(SPEC, normalizer=NFC) != SPEC
 
 
-def test_it_is_shown_without_its_vocabulary() -> None:
+def test_the_repr_of_a_tokenizer_omits_its_vocabulary() -> None:
     shown = repr(from_spec(SPEC))
     assert shown.startswith("Tokenizer(4 tokens, 1 merges, TokenizerSpec(kind='character', pattern='gpt2'")
     assert "'ab'" not in shown
 
 
-def test_special_tokens_and_sizes() -> None:
+def test_special_tokens_and_vocabulary_size() -> None:
     tokenizer = from_spec(SPEC)
     assert special_tokens(tokenizer) == {"<unk>": 0, "<|end|>": 4}
     assert special_id(tokenizer, "<|end|>") == 4
@@ -72,7 +74,7 @@ def test_special_tokens_and_sizes() -> None:
         ({"suffix": (-1,)}, "prefix, suffix and pair hold ids, 0 ... 5; got -1"),
     ],
 )
-def test_contradictions_are_refused(change: dict, message: str) -> None:
+def test_a_contradictory_spec_is_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError) as error:
         replace(SPEC, **change)
     assert message in str(error.value)

@@ -1,3 +1,5 @@
+"""`tokenizer.split`: text is split into words by named patterns, as Hugging Face does."""
+
 from __future__ import annotations
 
 import pytest
@@ -12,28 +14,28 @@ from tests.data_pipes.tokenizer.samples import SAMPLES, texts
 NAMES = tuple(PATTERNS)
 
 
-def peer(name: str) -> pre_tokenizers.PreTokenizer:
-    """The same cut, made of Hugging Face's parts as the model's own file has them."""
+def hugging_face_splitter(name: str) -> pre_tokenizers.PreTokenizer:
+    """The same pattern as Hugging Face's pre-tokenizer, as in the model's tokenizer.json."""
     gpt2 = pre_tokenizers.Split(Regex(PATTERNS["gpt2"].unicode), "isolated")
     if name == "smollm2":
         return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
     return pre_tokenizers.Split(Regex(PATTERNS[name].unicode), "isolated")
 
 
-def cut(cutter: pre_tokenizers.PreTokenizer, text: str) -> list[str]:
-    return [word for word, _ in cutter.pre_tokenize_str(text)]
+def hugging_face_words(pre_tokenizer: pre_tokenizers.PreTokenizer, text: str) -> list[str]:
+    return [word for word, _ in pre_tokenizer.pre_tokenize_str(text)]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_words_are_hugging_faces(name: str) -> None:
+def test_words_equal_hugging_faces(name: str) -> None:
     for text in SAMPLES:
-        assert split_words(splitter(name), text) == cut(peer(name), text)
+        assert split_words(splitter(name), text) == hugging_face_words(hugging_face_splitter(name), text)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(text=texts(unicode_3_2=True))
-def test_words_are_hugging_faces_on_any_text(name: str, text: str) -> None:
-    assert split_words(splitter(name), text) == cut(peer(name), text)
+def test_words_equal_hugging_faces_on_any_text(name: str, text: str) -> None:
+    assert split_words(splitter(name), text) == hugging_face_words(hugging_face_splitter(name), text)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -42,7 +44,7 @@ def test_words_are_hugging_faces_on_any_text(name: str, text: str) -> None:
         st.one_of(st.sampled_from(" \n\r\t'sLlRreE0"), st.characters(max_codepoint=127)), max_size=60
     )
 )
-def test_both_forms_of_a_pattern_agree_on_ascii(name: str, text: str) -> None:
+def test_the_ascii_and_unicode_patterns_agree_on_ascii(name: str, text: str) -> None:
     cutter = splitter(name)
     assert cutter.ascii is not None
     assert cutter.ascii.findall(text) == cutter.unicode.findall(text)
@@ -58,7 +60,7 @@ def test_words_joined_are_the_text(name: str, text: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @given(text=texts(), size=st.integers(1, 6))
-def test_words_of_chunks_are_the_words(name: str, text: str, size: int) -> None:
+def test_the_words_of_chunks_are_the_words_of_the_text(name: str, text: str, size: int) -> None:
     cutter = splitter(name)
     assert "".join(split_chunks(text, size)) == text
     assert [word for part in split_chunks(text, size) for word in split_words(cutter, part)] == split_words(
@@ -66,13 +68,13 @@ def test_words_of_chunks_are_the_words(name: str, text: str, size: int) -> None:
     )
 
 
-def test_chunks_are_cut_only_before_a_blank_that_follows_something() -> None:
+def test_chunks_begin_only_at_white_space_after_other_text() -> None:
     assert list(split_chunks("ab   cd ef\n gh", 2)) == ["ab", "   cd", " ef\n gh"]
     assert list(split_chunks(" " * 10, 2)) == [" " * 10]
     assert list(chunker(splitter(r"\w+"))("ab cd")) == ["ab cd"]
 
 
-def test_digits() -> None:
+def test_digits_are_split_as_each_pattern_says() -> None:
     cuts = {name: split_words(splitter(name), "a 12345") for name in NAMES}
     assert cuts["gpt2"] == ["a", " 12345"]
     assert cuts["llama3"] == ["a", " ", "123", "45"]
@@ -80,7 +82,7 @@ def test_digits() -> None:
     assert cuts["smollm2"] == ["a", " ", "1", "2", "3", "4", "5"]
 
 
-def test_a_long_run_takes_no_longer_than_its_length() -> None:
+def test_a_long_run_of_one_character_is_split_quickly() -> None:
     for character in " \n-a1'":
         text = character * 200_000
         assert all("".join(split_words(splitter(name), text)) == text for name in NAMES)

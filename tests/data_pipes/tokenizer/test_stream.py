@@ -1,3 +1,5 @@
+"""`tokenizer.stream`: text is decoded id by id, as in a chat."""
+
 from __future__ import annotations
 
 import time
@@ -18,7 +20,7 @@ LLAMA = from_spec(
                  step("Strip", content=" ", start=1, stop=0)),
     )
 )  # fmt: skip
-MARKED = from_spec(
+METASPACE = from_spec(
     TokenizerSpec(
         kind="character", vocab=("▁", "a", "▁a"), merges=(), pattern=r"[\s\S]+",
         decoder=(step("Metaspace", replacement="▁", prepend_scheme="always", split=True),),
@@ -26,8 +28,8 @@ MARKED = from_spec(
 )  # fmt: skip
 
 
-def streamed(tokenizer: Tokenizer, ids: list[int], **options: bool) -> list[str]:
-    """The text after each id, and at the end."""
+def stream_texts(tokenizer: Tokenizer, ids: list[int], **options: bool) -> list[str]:
+    """The text that each id adds, and the rest at the end."""
     state, feed, finish = stream(tokenizer, **options)
     texts = []
     for i in ids:
@@ -36,45 +38,49 @@ def streamed(tokenizer: Tokenizer, ids: list[int], **options: bool) -> list[str]
     return [*texts, finish(state)]
 
 
-def test_half_a_character_is_never_shown(trained: Tokenizer) -> None:
-    ids = trained.encode("a\U0001f9ffb")
-    texts = streamed(trained, ids)
+def test_an_incomplete_character_is_held_back(trained_tokenizer: Tokenizer) -> None:
+    ids = trained_tokenizer.encode("a\U0001f9ffb")
+    texts = stream_texts(trained_tokenizer, ids)
     assert "".join(texts) == "a\U0001f9ffb"
     assert "�" not in "".join(texts)
     assert [text for text in texts if text] == ["a", "\U0001f9ff", "b"]
-    assert streamed(trained, ids[:3]) == ["a", "", "", "�"]
+    assert stream_texts(trained_tokenizer, ids[:3]) == ["a", "", "", "�"]
 
 
-def test_the_first_space_of_a_marked_text_is_not_shown() -> None:
-    assert streamed(MARKED, [2, 2, 0, 1]) == ["a", " a", " ", "a", ""]
-    assert streamed(LLAMA, [3, 3]) == ["a", " a", ""]
+def test_the_leading_space_of_a_metaspace_text_is_dropped() -> None:
+    assert stream_texts(METASPACE, [2, 2, 0, 1]) == ["a", " a", " ", "a", ""]
+    assert stream_texts(LLAMA, [3, 3]) == ["a", " a", ""]
 
 
-def test_bytes_are_shown_when_their_run_ends() -> None:
+def test_fallback_bytes_are_decoded_when_their_run_ends() -> None:
     first = 4 + 0xC3
-    assert streamed(LLAMA, [first, 4 + 0xA9, 2]) == ["", "", "éa", ""]
-    assert streamed(LLAMA, [first, 2]) == ["", "�a", ""]
+    assert stream_texts(LLAMA, [first, 4 + 0xA9, 2]) == ["", "", "éa", ""]
+    assert stream_texts(LLAMA, [first, 2]) == ["", "�a", ""]
 
 
-def test_special_tokens_are_left_out() -> None:
-    assert streamed(LLAMA, [260, 3], skip_special=True) == ["", "a", ""]
-    assert streamed(LLAMA, [260, 3]) == ["<s>", " a", ""]
+def test_special_tokens_are_skipped_on_request() -> None:
+    assert stream_texts(LLAMA, [260, 3], skip_special=True) == ["", "a", ""]
+    assert stream_texts(LLAMA, [260, 3]) == ["<s>", " a", ""]
 
 
-@pytest.mark.parametrize("tokenizer", [LLAMA, MARKED], ids=["byte fallback", "Metaspace"])
+@pytest.mark.parametrize("tokenizer", [LLAMA, METASPACE], ids=["byte fallback", "Metaspace"])
 @given(ids=st.lists(st.integers(0, 300)))
-def test_texts_joined_are_the_whole(tokenizer: Tokenizer, ids: list[int]) -> None:
-    assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids)
+def test_the_joined_stream_equals_decode(tokenizer: Tokenizer, ids: list[int]) -> None:
+    assert "".join(stream_texts(tokenizer, ids)) == tokenizer.decode(ids)
 
 
 @given(ids=st.lists(st.integers(0, 1600)))
-def test_texts_joined_are_the_whole_for_bytes(trained: Tokenizer, ids: list[int]) -> None:
-    assert "".join(streamed(trained, ids)) == trained.decode(ids)
-    assert "".join(streamed(trained, ids, skip_special=True)) == trained.decode(ids, skip_special=True)
+def test_the_joined_stream_of_a_byte_level_tokenizer_equals_decode(
+    trained_tokenizer: Tokenizer, ids: list[int]
+) -> None:
+    assert "".join(stream_texts(trained_tokenizer, ids)) == trained_tokenizer.decode(ids)
+    assert "".join(stream_texts(trained_tokenizer, ids, skip_special=True)) == trained_tokenizer.decode(
+        ids, skip_special=True
+    )
 
 
-def test_a_large_vocabulary_with_many_special_tokens_is_ready_at_once() -> None:
-    """A stream is made for every answer of a chat; the hidden ids are found once, not for each token."""
+def test_a_stream_of_a_large_vocabulary_is_made_quickly() -> None:
+    """A chat makes a stream for every answer, so the special ids must not be searched for each token."""
     vocab = tuple(f"t{i}" for i in range(40_000))
     special = tuple(AddedToken(f"<|{i}|>", len(vocab) + i) for i in range(256))
     large = from_spec(
@@ -82,8 +88,8 @@ def test_a_large_vocabulary_with_many_special_tokens_is_ready_at_once() -> None:
             kind="character", vocab=vocab, merges=(), pattern="gpt2", unk_token="t0", added_tokens=special
         )
     )
-    began = time.perf_counter()
-    made = stream(large, skip_special=True)
-    assert time.perf_counter() - began < 1
-    assert made.step(made.init, len(vocab))[1] == ""
-    assert made.step(made.init, 7)[1] == "t7"
+    start = time.perf_counter()
+    large_stream = stream(large, skip_special=True)
+    assert time.perf_counter() - start < 1
+    assert large_stream.step(large_stream.init, len(vocab))[1] == ""
+    assert large_stream.step(large_stream.init, 7)[1] == "t7"

@@ -1,3 +1,5 @@
+"""`tokenizer.tables`: lookup tables from characters and bytes to ids."""
+
 from __future__ import annotations
 
 import pytest
@@ -9,13 +11,13 @@ CHARACTERS = TokenizerSpec(kind="character", vocab=("?", "a", "é"), merges=(), 
 
 
 @pytest.mark.parametrize(("fuse", "ids"), [(False, [0, 0, 1, 0, 2]), (True, [0, 1, 0, 2])])
-def test_unknown_characters(fuse: bool, ids: list[int]) -> None:
+def test_unknown_characters_are_fused_on_request(fuse: bool, ids: list[int]) -> None:
     spec = TokenizerSpec(**{**CHARACTERS.__dict__, "fuse_unk": fuse})
     assert symbol_ids(make_tables(spec), "xyazé") == ids
     assert symbol_ids(make_tables(spec), "") == []
 
 
-def test_bytes() -> None:
+def test_tables_of_a_byte_level_tokenizer() -> None:
     spec = TokenizerSpec(
         kind="byte_level",
         vocab=("Ã", "©", "Ã©", "<pad>"),
@@ -26,4 +28,4 @@ def test_bytes() -> None:
     tables = make_tables(spec)
     assert symbol_ids(tables, "é") == [0, 1]
     assert tables.contents == {0: b"\xc3", 1: b"\xa9", 2: "é".encode(), 3: b"<pad>"}
-    assert tables.token_words == {"é": 2, "<pad>": 3}  # half a character is no word
+    assert tables.token_words == {"é": 2, "<pad>": 3}  # an incomplete character is no word

@@ -1,3 +1,5 @@
+"""`from_tiktoken`: a file of tiktoken's ranks gives tiktoken's ids."""
+
 from __future__ import annotations
 
 import base64
@@ -40,23 +42,23 @@ def assert_same_ids(text: str) -> None:
     assert OURS.encode(text, special="all") == PEER.encode(text, allowed_special="all")
 
 
-def test_ids_are_tiktokens() -> None:
+def test_ids_equal_tiktokens() -> None:
     for text in [*SAMPLES, LIBRARY]:
         assert_same_ids(text)
 
 
 @given(text=texts(unicode_3_2=True))
-def test_ids_are_tiktokens_on_any_text(text: str) -> None:
+def test_ids_equal_tiktokens_on_any_text(text: str) -> None:
     assert_same_ids(text)
 
 
-def test_it_becomes_a_tokenizer_json() -> None:
+def test_a_tiktoken_tokenizer_round_trips_through_tokenizer_json() -> None:
     copy: Tokenizer = from_json(to_json(OURS))
     assert copy.spec == OURS.spec
     assert [token.id for token in copy.spec.added_tokens] == [900, 901, 902, 903, 904, 905]
 
 
-def test_a_file(tmp_path: Path) -> None:
+def test_a_file_of_ranks_is_loaded(tmp_path: Path) -> None:
     file = tmp_path / "ranks.tiktoken"
     file.write_text(FILE)
     assert load_tiktoken(file, pattern="llama3", special_tokens=SPECIAL).spec == OURS.spec

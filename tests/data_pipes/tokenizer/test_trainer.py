@@ -1,3 +1,5 @@
+"""`train`: merges equal those of the plain `bpe.learn_merges` and Hugging Face's trainer."""
+
 from __future__ import annotations
 
 import random
@@ -6,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, models, pre_tokenizers, trainers
-from tokenizers import Tokenizer as Peer
+from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from data_pipes.tokenizer import Tokenizer, bpe, byte_level, special_tokens, train, vocabulary_size
 from data_pipes.tokenizer.spec import token_ids
@@ -17,12 +19,13 @@ from tests.data_pipes.tokenizer.samples import SAMPLES
 WORDS = st.dictionaries(st.text("abc", min_size=1, max_size=12), st.integers(1, 9), min_size=1, max_size=12)
 
 
-@given(words=WORDS, size=st.integers(3, 40), least=st.integers(1, 3))
-def test_merges_are_those_of_the_readers_version(words: dict[str, int], size: int, least: int) -> None:
-    """With three letters, tokens are often spelt by two merges, and pairs come back after they were
-    merged."""
-    fast = learn_merges(words, "abc", size, kind="character", min_frequency=least, forbidden=["ab", "ccc"])
-    assert fast == bpe.learn_merges(words, "abc", size, min_frequency=least, forbidden=["ab", "ccc"])
+@given(words=WORDS, size=st.integers(3, 40), min_frequency=st.integers(1, 3))
+def test_merges_equal_plain_bpe(words: dict[str, int], size: int, min_frequency: int) -> None:
+    """With an alphabet of three letters two merges often spell one token, and merged pairs often reappear."""
+    fast = learn_merges(
+        words, "abc", size, kind="character", min_frequency=min_frequency, forbidden=["ab", "ccc"]
+    )
+    assert fast == bpe.learn_merges(words, "abc", size, min_frequency=min_frequency, forbidden=["ab", "ccc"])
 
 
 @given(
@@ -30,25 +33,24 @@ def test_merges_are_those_of_the_readers_version(words: dict[str, int], size: in
         st.text("aé🙂 \0", min_size=1, max_size=6), st.integers(1, 9), min_size=1, max_size=6
     )
 )
-def test_merges_of_bytes_are_those_of_the_readers_version(words: dict[str, int]) -> None:
+def test_merges_of_bytes_equal_plain_bpe(words: dict[str, int]) -> None:
     first = ["<|end|>", *byte_level.ALPHABET]
     fast = learn_merges(words, first, 280, kind="byte_level", min_frequency=1, forbidden=["<|end|>"])
     assert fast == byte_level.learn_merges(words, 280, special_tokens=["<|end|>"], min_frequency=1)
 
 
 @pytest.mark.parametrize("pattern", ["qwen2", "gpt2"])
-def test_a_real_corpus_gives_the_merges_of_the_readers_version(library: list[str], pattern: str) -> None:
+def test_merges_of_a_real_corpus_equal_plain_bpe(library: list[str], pattern: str) -> None:
     texts = [library[-1], *SAMPLES]
-    slow = byte_level.learn_merges(count_words(texts, pattern), 600, special_tokens=SPECIAL_TOKENS)
+    expected = byte_level.learn_merges(count_words(texts, pattern), 600, special_tokens=SPECIAL_TOKENS)
     fast = train(texts, 600, pattern=pattern).spec
-    assert (list(fast.vocab), list(fast.merges)) == slow
+    assert (list(fast.vocab), list(fast.merges)) == expected
 
 
 @pytest.mark.parametrize("pattern", ["qwen2", "llama3"])
-def test_vocabulary_and_merges_are_hugging_faces(library: list[str], pattern: str) -> None:
-    """The whole vocabulary, special tokens and ids among it. (Theirs differ where two merges spell one
-    token.)"""
-    peer = Peer(models.BPE())
+def test_vocabulary_equals_hugging_faces(library: list[str], pattern: str) -> None:
+    """All tokens and their ids. (Hugging Face's trainer differs only where two merges spell one token.)"""
+    peer = HuggingFaceTokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(PATTERNS[pattern].unicode), "isolated")
     peer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
     texts = [*library, *SAMPLES[:-1]]
@@ -67,19 +69,24 @@ def test_vocabulary_and_merges_are_hugging_faces(library: list[str], pattern: st
     assert token_ids(ours) == peer.get_vocab()
 
 
-def test_neither_order_nor_pieces_of_the_corpus_matter(library: list[str], trained: Tokenizer) -> None:
+def test_the_order_of_texts_does_not_matter(library: list[str], trained_tokenizer: Tokenizer) -> None:
     texts = [*library, *SAMPLES]
     random.Random(0).shuffle(texts)
-    assert train(iter(texts), 1500).spec == trained.spec
+    assert train(iter(texts), 1500).spec == trained_tokenizer.spec
 
 
-def test_the_default_keeps_digits_apart_and_reserves_chat_tokens(trained: Tokenizer) -> None:
-    assert special_tokens(trained) == {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2, "<|pad|>": 3}
-    assert len(trained.encode("2024")) == 4
-    assert vocabulary_size(trained) == 1500 == len(trained.spec.vocab)
+def test_the_default_splits_digits_and_reserves_chat_tokens(trained_tokenizer: Tokenizer) -> None:
+    assert special_tokens(trained_tokenizer) == {
+        "<|endoftext|>": 0,
+        "<|im_start|>": 1,
+        "<|im_end|>": 2,
+        "<|pad|>": 3,
+    }
+    assert len(trained_tokenizer.encode("2024")) == 4
+    assert vocabulary_size(trained_tokenizer) == 1500 == len(trained_tokenizer.spec.vocab)
 
 
-def test_characters() -> None:
+def test_a_character_tokenizer_is_trained() -> None:
     tokenizer = train(
         ["low lower lowest"] * 2, 14, kind="character", special_tokens=["<|end|>"], pattern="gpt2"
     )
@@ -91,9 +98,9 @@ def test_characters() -> None:
         tokenizer.encode("x")
 
 
-def test_normal_form() -> None:
-    composed, apart = train(["\u00e9 " * 9], 262, nfc=True), train(["e\u0301 " * 9], 262, nfc=True)
-    assert composed.spec == apart.spec
+def test_nfc_training_normalises_texts() -> None:
+    composed, decomposed = train(["\u00e9 " * 9], 262, nfc=True), train(["e\u0301 " * 9], 262, nfc=True)
+    assert composed.spec == decomposed.spec
     assert composed.decode(composed.encode("e\u0301")) == "\u00e9"
 
 
