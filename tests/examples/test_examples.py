@@ -1,4 +1,4 @@
-"""Every script of `examples/` runs with fewer steps, and its result is that of its docstring."""
+"""Every example runs, with fewer steps, and prints the results that its docstring promises."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.stages.evaluate.small_model import small_model
 FOLDER = Path(__file__).parents[2] / "examples"
 
 
-def load_example(name: str) -> ModuleType:
+def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -28,8 +28,8 @@ def load_example(name: str) -> ModuleType:
     return module
 
 
-def test_the_fold_memorises_its_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert load_example("01_the_fold").main(120) < 0.5
+def test_the_fold_learns_its_line_by_heart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load("01_the_fold").main(120) < 0.5
     assert "after 120 steps" in capsys.readouterr().out
 
 
@@ -39,53 +39,52 @@ def test_pretraining_on_a_folder(tmp_path: Path) -> None:
         (tmp_path / "texts" / f"{number}.txt").write_text(
             f"def number_{number}():\n    return {number}\n" * 200
         )
-    loss = load_example("02_pretrain_your_folder").main(str(tmp_path / "texts"), 20, str(tmp_path / "run"))
+    loss = load("02_pretrain_your_folder").main(str(tmp_path / "texts"), 20, str(tmp_path / "run"))
     assert loss < 5.0
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 20
 
 
-def test_a_custom_loop_equals_the_stage() -> None:
-
-    by_stage, by_loop = load_example("03_your_own_loop").main(10)
-    assert by_stage == pytest.approx(by_loop, rel=1e-4)
-
-
-def test_per_sample_gradients_measure_noise() -> None:
-    assert load_example("04_per_sample_gradients").main(20) > 1.0
+def test_your_own_loop_equals_the_stage() -> None:
+    by_stage, by_hand = load("03_your_own_loop").main(10)
+    assert by_stage == pytest.approx(by_hand, rel=1e-4)
 
 
-def test_seeds_trained_at_once_have_different_losses() -> None:
-    losses = load_example("05_eight_seeds_at_once").main(5, 3)
+def test_per_sample_gradients_tell_noise_from_order() -> None:
+    assert load("04_per_sample_gradients").main(20) > 1.0
+
+
+def test_eight_seeds_at_once_differ() -> None:
+    losses = load("05_eight_seeds_at_once").main(5, 3)
     assert len(set(losses)) == 3
 
 
 def test_fine_tuning_on_a_file(tmp_path: Path) -> None:
-    assert load_example("06_sft_your_jsonl").main("", 30) < 3.0
-    conversations = tmp_path / "mine.jsonl"
-    conversations.write_text(
+    assert load("06_sft_your_jsonl").main("", 30) < 3.0
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text(
         '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n' * 3
     )
-    assert load_example("06_sft_your_jsonl").main(str(conversations), 25) < 1.0
+    assert load("06_sft_your_jsonl").main(str(mine), 25) < 1.0
 
 
-def test_dpo_raises_the_margin_of_held_out_pairs() -> None:
-    before, after = load_example("07_dpo").main(25)
+def test_preferences_move_the_margin_of_pairs_that_were_not_seen() -> None:
+    before, after = load("07_dpo").main(25)
     assert abs(before) < 1e-4
     assert after > 0.05
 
 
 def test_a_custom_reward_is_learned() -> None:
-    first, last = load_example("08_grpo_your_reward").main(12)
+    first, last = load("08_grpo_your_reward").main(12)
     assert last > first
 
 
-def test_ppo_raises_the_reward() -> None:
-    first, last = load_example("09_ppo").main(8)
+def test_a_value_function_helps() -> None:
+    first, last = load("09_ppo").main(8)
     assert last > first
 
 
-def test_the_group_microscope_measures_cancelling_gradients(tmp_path: Path) -> None:
-    assert 0 < load_example("10_group_microscope").main(2, str(tmp_path / "picture.png")) < 1
+def test_the_microscope_sees_gradients_cancel(tmp_path: Path) -> None:
+    assert 0 < load("10_group_microscope").main(2, str(tmp_path / "picture.png")) < 1
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -97,12 +96,12 @@ real_model = pytest.mark.skipif(
 
 @real_model
 def test_a_real_model_knows_the_capital_of_france() -> None:
-    assert "Paris" in load_example("11_talk_to_smollm2").main("What is the capital of France?")[0]
+    assert "Paris" in load("11_talk_to_smollm2").main("What is the capital of France?")[0]
 
 
 @real_model
 def test_a_real_model_learns_in_four_bits(tmp_path: Path) -> None:
-    _, last = load_example("12_qlora_on_a_cpu").main(2, str(tmp_path), 1, 64)
+    _, last = load("12_qlora_on_a_cpu").main(2, str(tmp_path), 1, 64)
     assert 0 < last < 6
     weights = load_file(str(tmp_path / "adapters" / "final_model" / "adapter_model.safetensors"))
     assert len(weights) == 240
@@ -111,14 +110,14 @@ def test_a_real_model_learns_in_four_bits(tmp_path: Path) -> None:
 
 
 def test_a_module_of_transformers_learns_by_grpo() -> None:
-    first, last = load_example("13_grpo_of_a_hugging_face_module").main(10)
+    first, last = load("13_grpo_of_a_hugging_face_module").main(10)
     assert last > first
 
 
 def test_two_models_are_compared(tmp_path: Path) -> None:
     for seed in (0, 1):
         language_model.save(tmp_path / f"{seed}", small_model(1024, seed))
-    found = load_example("14_two_models_compared").main(str(tmp_path / "0"), str(tmp_path / "1"), "10")
+    found = load("14_two_models_compared").main(str(tmp_path / "0"), str(tmp_path / "1"), "10")
     assert found.count == 10
     assert found.low <= found.value <= found.high
 

@@ -36,7 +36,7 @@ ANSWERS = {
     "    return math.pi * sq(r)\n```",
     "a lambda": "```python\narea = lambda r: math.pi * r * r\n```",
     "a future import": f"```python\nfrom __future__ import annotations\n{WHOLE}```",
-    "control lines": f"```python\r\n{WHOLE}```".replace("\r\n", "\n"),
+    "control lines": f"```python\n{WHOLE}```".replace("\n", "\r\n"),
 }
 
 

@@ -1,4 +1,4 @@
-"""`find_spans`: the trained text of a rendered conversation; templates that drop content are refused."""
+"""`find_spans`: the trained text of a rendered conversation; `template_checks`: templates that drop content."""
 
 from __future__ import annotations
 

@@ -83,8 +83,12 @@ def test_join_questions_have_two_forms_of_answer_and_one_is_rewarded() -> None:
     assert all(" and " in row["answer"] for row in prompts)
 
 
-def test_preference_pairs_have_two_different_answers() -> None:
+def test_the_chosen_answer_is_right_and_the_rejected_one_another() -> None:
     rows = tuning_rows.preferences(80, key=0, documentation=0.5)
+    right = {x.values["prompt"]: x.values["answer"] for x in tuning_rows.prompts(2000, key=0)}
+    asked = [row.values for row in rows if row.values["prompt"] in right]
+    assert len(asked) > 0
+    assert all(values["chosen"] == right[values["prompt"]] for values in asked)
     assert sum(row.values["family"] == "documentation" for row in rows) == 40
     for row in rows:
         assert row.values["chosen"] != row.values["rejected"]

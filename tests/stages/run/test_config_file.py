@@ -1,4 +1,7 @@
-"""config.json: a run resumes only with the flags that it was started with."""
+"""config.json: a run resumes only with the flags that it was started with, by the values of each flag.
+
+`stages/run/options/values.py` is tested here too.
+"""
 
 from __future__ import annotations
 
