@@ -19,13 +19,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 PARTS = ("speed", "compile", "trace", "curve", "mesh")
-LARGE = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4}
-LARGE |= {"num_key_value_heads": 2, "vocab_size": 1024, "max_position_embeddings": 128}
-TINY = LARGE | {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 97, "max_position_embeddings": 16}
+LARGE: Mapping[str, int] = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1024,
+    "max_position_embeddings": 128,
+}
+TINY: Mapping[str, int] = {
+    **LARGE,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "vocab_size": 97,
+    "max_position_embeddings": 16,
+}
 STEPS, HALF = 50, 25
 
 
@@ -55,7 +68,7 @@ def run_part(part: str, pairs: int, cores: int, **environment: str) -> None:
     subprocess.run(command, env={**os.environ, **environment}, check=True)
 
 
-def make_stage(sizes: dict[str, Any]) -> tuple[Any, Any]:
+def make_stage(sizes: Mapping[str, int]) -> tuple[Any, Any]:
     """Return the stage and the same optimizer of optax."""
     import optax
     from _model import small_config
@@ -72,7 +85,7 @@ def make_stage(sizes: dict[str, Any]) -> tuple[Any, Any]:
     return stage, make_optimizer(optax)
 
 
-def make_batch(sizes: dict[str, Any], number: int = 0) -> dict[str, Any]:
+def make_batch(sizes: Mapping[str, int], number: int = 0) -> dict[str, Any]:
     """Return batch `number`: 8 rows that count upwards in steps of 1 to 3, and the labels."""
     import torch
 
@@ -84,7 +97,7 @@ def make_batch(sizes: dict[str, Any], number: int = 0) -> dict[str, Any]:
     return {"tokens": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
 
 
-def make_jax_sides(sizes: dict[str, Any]) -> tuple[Any, Any, Callable, Callable]:
+def make_jax_sides(sizes: Mapping[str, int]) -> tuple[Any, Any, Callable, Callable]:
     """Return state and batch in jax, and the two steps (state, batch) -> (state, loss), not yet jitted."""
     from _jax_model import make_loss, make_step
     from _model import small_config
@@ -228,9 +241,8 @@ def run_trace(pairs: int) -> None:
     for name in ("the first time", "again"):
         start = time.process_time()
         program = trace(stage.step, (shapes, {}), covered=TABLE.keys())
-        print(
-            f"trace {name}: {time.process_time() - start:.1f} CPU seconds, {len(program.operations)} operations"
-        )
+        seconds = time.process_time() - start
+        print(f"trace {name}: {seconds:.1f} CPU seconds, {len(program.operations)} operations")
     data = to_bytes(program)
     start = time.process_time()
     from_bytes(data)
