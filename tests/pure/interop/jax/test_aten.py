@@ -2,7 +2,7 @@
 
 Values, shapes, dtypes and gradients are compared. The cases are in `aten_cases.py` and `aten_layer_cases.py`,
 sorted by the file of `pure/interop/jax/aten` that they test: activation, arithmetic, comparison, creation,
-indexing with places, loss, norm, order, piecewise, product, reduction, scatter, shape, special, unary; All
+indexing with places, loss, norm, order, piecewise, product, reduction, scatter, shape, special, unary. All
 cases of one file are compiled as one program. (`table` collects them, `result` describes the results.)
 """
 
