@@ -42,7 +42,7 @@ from pure.interop.jax.flax import from_flax, kernel_matrices, params_to_flax
 from pure.interop.jax.functions import jax_fn_in_torch, torch_fn_in_jax
 from pure.interop.jax.lower import lower
 from pure.interop.jax.model import decode_in_jax, model_in_jax
-from pure.interop.jax.optax import from_optax, state_from_optax, state_to_optax
+from pure.interop.jax.optax import from_optax, state_from_optax, state_to_optax, to_optax
 from pure.interop.jax.trace_modes import Uncovered
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "state_from_optax",
     "state_to_optax",
     "to_jax",
+    "to_optax",
     "to_torch",
     "torch_fn_in_jax",
 ]

@@ -117,7 +117,8 @@ class _PureOnly(TorchDispatchMode):
                 "cannot "
                 "replay; pass a key and draw by pure.random"
             )
-        for argument, value in zip(func._schema.arguments, args, strict=False):
+        for i, argument in enumerate(func._schema.arguments):
+            value = args[i] if i < len(args) else kwargs.get(argument.name)
             written = argument.alias_info is not None and argument.alias_info.is_write
             if written and isinstance(value, Tensor) and not isinstance(value, FakeTensor):
                 raise TypeError(

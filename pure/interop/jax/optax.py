@@ -19,6 +19,8 @@ from pure import tree
 from pure.interop.jax.arrays import to_jax, to_torch
 from pure.interop.jax.functions import jax_fn_in_torch
 from pure.interop.jax.leaf_checks import TORCH_DTYPES, is_typed_key
+from pure.interop.jax.lower import lower
+from pure.optim.extra import with_extra
 from pure.serial import serial
 from pure.types import GradientTransformation, Tree
 
@@ -29,6 +31,12 @@ IMPLEMENTATIONS: Mapping[str, str] = MappingProxyType(
 
 OURS_ALONE = ("grad_norm", "finite")
 """Extra arguments of our stages that optax has no use for."""
+
+OUR_EXTRA = ("value", *OURS_ALONE)
+"""Extra arguments of our stages."""
+
+ORIGINAL = "torch_optimizer"
+"""Attribute of a lowered update: the optimizer that it was."""
 
 NEEDS_MORE = ("value_fn", "obj_fn", "value_and_grad", "missing")
 """Words of the errors of optax's transformations that need another argument than a stage has."""
@@ -64,6 +72,8 @@ def from_optax(tx: Any) -> GradientTransformation:
     """
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
         raise TypeError(f"from_optax: expected an optimizer such as optax.adamw(1e-3), got {_name(tx)}")
+    if hasattr(tx.update, ORIGINAL):
+        return getattr(tx.update, ORIGINAL)
     kinds = {parameter.kind for parameter in inspect.signature(tx.update).parameters.values()}
     return GradientTransformation(
         partial(optax_init, crossed=jax_fn_in_torch(partial(_init, tx))),
@@ -73,6 +83,43 @@ def from_optax(tx: Any) -> GradientTransformation:
             takes_extra=inspect.Parameter.VAR_KEYWORD in kinds,
         ),
     )
+
+
+def to_optax(opt: GradientTransformation) -> Any:
+    """Returns one of our optimizers as optax's, for a training loop in JAX.
+
+    Its functions are lowered to JAX: they jit, vmap and shard, and chain with optax's transformations.
+
+    Args:
+        opt: any GradientTransformation of this package.
+
+    Returns:
+        `optax.GradientTransformationExtraArgs`. Its state is of our NamedTuples with JAX arrays; of what JAX
+        passes as extra, `value`, `grad_norm` and `finite` reach the optimizer.
+
+    Edge cases: `to_optax(from_optax(tx))` is tx, and `from_optax(to_optax(opt))` is opt.
+
+    Raises:
+        TypeError: if opt has no init and update.
+
+    Example:
+        >>> from pure.optim import sgd
+        >>> tx = to_optax(sgd(0.5))
+        >>> params = {"w": jax.numpy.array([1.0, 2.0])}
+        >>> tx.update(params, tx.init(params), params)[0]["w"].tolist()
+        [-0.5, -1.0]
+    """
+    import optax
+
+    if not (callable(getattr(opt, "init", None)) and callable(getattr(opt, "update", None))):
+        raise TypeError(f"to_optax: expected an optimizer such as optim.adamw(1e-3), got {_name(opt)}")
+    if isinstance(opt, optax.GradientTransformation):
+        return opt
+    if getattr(opt.update, "func", None) is optax_update:
+        return opt.update.keywords["crossed"].jax_function.args[0]  # type: ignore[attr-defined]
+    update = partial(_lowered_update, lower(with_extra(opt).update))
+    setattr(update, ORIGINAL, opt)
+    return optax.GradientTransformationExtraArgs(lower(opt.init), update)
 
 
 def optax_init(params: Tree, *, crossed: Any) -> Tree:
@@ -154,6 +201,13 @@ def state_from_optax(state: Tree, template: Tree) -> Tree:
     """
     tensors = to_torch(tree.map(_unwrap, state))
     return serial.from_state_dict(template, serial.to_state_dict(tensors))
+
+
+def _lowered_update(
+    lowered: Any, updates: Tree, state: Tree, params: Tree | None = None, **extra: Any
+) -> tuple[Tree, Tree]:
+    """Computes our update in JAX, with the extra arguments that ours know."""
+    return lowered(updates, state, params, **{name: extra[name] for name in OUR_EXTRA if name in extra})
 
 
 def _init(tx: Any, params: Tree) -> Tree:

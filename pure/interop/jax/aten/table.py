@@ -14,6 +14,7 @@ from pure.interop.jax.aten.activation import ACTIVATION
 from pure.interop.jax.aten.arithmetic import ARITHMETIC
 from pure.interop.jax.aten.comparison import COMPARISON
 from pure.interop.jax.aten.creation import CREATION
+from pure.interop.jax.aten.crossing import CROSSING
 from pure.interop.jax.aten.indexing import INDEXING
 from pure.interop.jax.aten.loss import LOSS
 from pure.interop.jax.aten.norm import NORM
@@ -45,5 +46,6 @@ TABLE: Mapping[str, Entry] = MappingProxyType({
     **PIECEWISE,
     **NORM,
     **LOSS,
+    **CROSSING,
 })  # fmt: skip
 """Name of an overload without its namespace, as "mul.Tensor" -> entry."""

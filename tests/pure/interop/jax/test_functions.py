@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import grad, hessian, jacfwd, jvp, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pure import random, tree
@@ -90,7 +90,6 @@ TRANSFORMS: dict[str, Callable[[Callable], Any]] = {
     "Hessian product": lambda f: jvp(grad(lambda x: loss(f, P, x)), (X.first,), (draw(4, 5, 3),)),
     "vmap of jvp": lambda f: vmap(lambda x: jvp(lambda y: loss(f, P, y), (x,), (x,)))(STACK),
     "jacfwd": lambda f: jacfwd(lambda x: f(P, Pair(x, None))["out"].first)(X.first),
-    "jacrev": lambda f: jacrev(lambda x: f(P, Pair(x, None))["out"].first)(X.first),
     "hessian": lambda f: hessian(lambda b: f({**P, "b": b}, X)["out"].second[0].sum())(P["b"]),
     "dual numbers": with_dual_numbers,
 }
@@ -111,7 +110,7 @@ def test_a_jax_function_in_torch(name: str) -> None:
     assert_equal(TRANSFORMS[name](CROSSED), TRANSFORMS[name](in_torch))
 
 
-@pytest.mark.parametrize("name", ["value", "vmap of grad"])
+@pytest.mark.parametrize("name", ["vmap of grad"])
 def test_it_compiles_as_one_graph(name: str) -> None:
     run = torch.compile(lambda: TRANSFORMS[name](CROSSED), fullgraph=True, backend="aot_eager")
     assert_equal(run(), TRANSFORMS[name](in_torch))
@@ -157,6 +156,7 @@ DTYPES = [
 ]
 
 
+@settings(max_examples=25)
 @given(
     st.recursive(
         st.one_of(
@@ -235,7 +235,6 @@ JAX_TRANSFORMS: dict[str, Callable[..., Any]] = {
     "value": lambda f, p, x, s: f(p, Pair(x, None)),
     "jit of grad": lambda f, p, x, s: jax.jit(jax.grad(partial(jax_loss, f), (0, 1)))(p, x),
     "vmap of grad": lambda f, p, x, s: jax.vmap(jax.grad(partial(jax_loss, f)), (None, 0))(p, s),
-    "grad of vmap": lambda f, p, x, s: jax.grad(lambda p: jax.vmap(partial(jax_loss, f, p))(s).sum() ** 2)(p),
     "scan": lambda f, p, x, s: jax.grad(lambda p: jax_scan(f, p, s)[0])(p),
     "grad of grad": lambda f, p, x, s: jax.grad(
         lambda x: (jax.grad(lambda y: jax_loss(f, p, y))(x) ** 2).sum()
