@@ -131,7 +131,7 @@ class _PureOnly(TorchDispatchMode):
 
 def _infer_forms(name: str, flat: Flat, arrays: Sequence[Any], paths: list[str]) -> list:
     """Returns shape and dtype of each result, by a run on fake tensors."""
-    with FakeTensorMode(allow_non_fake_inputs=True), _PureOnly(name):
+    with torch.enable_grad(), FakeTensorMode(allow_non_fake_inputs=True), _PureOnly(name):
         fakes = [torch.empty(x.shape, dtype=TORCH_DTYPES[x.dtype]) for x in arrays]
         versions = [x._version for x in fakes]
         try:
@@ -196,7 +196,8 @@ def _differentiable(name: str, flat: Flat, forms: list) -> Callable[..., list]:
 def _compute(name: str, flat: Flat, forms: list, arrays: Sequence[Any]) -> list[np.ndarray]:
     """Computes the results on the host, on copies."""
     tensors = [tensor_from_numpy(np.asarray(x).copy(order="C")) for x in arrays]
-    results = [x.detach().resolve_conj().resolve_neg().cpu() for x in flat(*tensors)]
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the thread that JAX calls from has set
+        results = [x.detach().resolve_conj().resolve_neg().cpu() for x in flat(*tensors)]
     copies = [numpy_from_tensor(x.clone(memory_format=torch.contiguous_format)) for x in results]
     got = [(x.shape, x.dtype) for x in copies]
     expected = [(f.shape, f.dtype) for f in forms]

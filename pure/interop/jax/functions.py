@@ -5,11 +5,8 @@ leaf that is no tensor or array (a Python number, text) is a constant: another v
 are those of `to_jax`: 64 bits are refused while JAX would narrow them.
 
 A function that crossed twice is the original: `torch_fn_in_jax(jax_fn_in_torch(f))` is f, and so the other
-way.
-
-For the lowering: a graph of torch shows a call of a JAX function as one node of `intro2llm.jax_function`, and
-`pure.interop.jax.opaque.crossed(number)` is that node's JAX function. What `lower` makes of a torch function
-may be given an attribute `torch_function`, the original, which `jax_fn_in_torch` then returns.
+way, also of a function that was lowered. A graph of torch shows a call of a JAX function as one node, which
+`lower` turns back into the function.
 """
 
 from __future__ import annotations
@@ -66,8 +63,7 @@ def jax_fn_in_torch(fn: Callable) -> Callable:
             derivatives.
 
     Returns:
-        The function of trees of tensors. It keeps `fn` as its attribute `jax_function`; graphs that call it
-        work as long as it lives.
+        The function of trees of tensors. Graphs that call it work as long as it lives.
 
     Edge cases: the backward pass computes `fn` once more. Results share no memory with arguments. Tensors on
         the CPU are computed on JAX's CPU, tensors on a CUDA GPU on that GPU.
@@ -84,11 +80,8 @@ def jax_fn_in_torch(fn: Callable) -> Callable:
     """
     if not callable(fn):
         raise TypeError(f"jax_fn_in_torch: expected a JAX function, got {type(fn).__name__}")
-    if hasattr(fn, "torch_function"):
-        return fn.torch_function
-    call = partial(_call_jax, JaxFunction(fn))
-    setattr(call, "jax_function", fn)  # noqa: B010 (a partial has no such attribute)
-    return call
+    original = find_torch_function(fn)
+    return partial(_call_jax, JaxFunction(fn)) if original is None else original
 
 
 def torch_fn_in_jax(fn: Callable) -> Callable:
@@ -103,7 +96,7 @@ def torch_fn_in_jax(fn: Callable) -> Callable:
             form.
 
     Returns:
-        The function of trees of arrays, with `fn` as its attribute `torch_function`.
+        The function of trees of arrays.
 
     Edge cases: forward mode (`jax.jvp`) is refused by JAX. Tensors arrive as copies on the CPU.
 
@@ -120,11 +113,26 @@ def torch_fn_in_jax(fn: Callable) -> Callable:
     """
     if not callable(fn):
         raise TypeError(f"torch_fn_in_jax: expected a torch function, got {type(fn).__name__}")
-    if hasattr(fn, "jax_function"):
-        return fn.jax_function
-    call = partial(call_torch, fn)
-    setattr(call, "torch_function", fn)  # noqa: B010 (a partial has no such attribute)
-    return call
+    original = find_jax_function(fn)
+    return partial(call_torch, fn) if original is None else original
+
+
+def find_jax_function(fn: Any) -> Callable | None:
+    """Returns the JAX function that `jax_fn_in_torch` made this torch function of; None for any other."""
+    return fn.args[0].function if isinstance(fn, partial) and fn.func is _call_jax else None
+
+
+def find_torch_function(fn: Any) -> Callable | None:
+    """Returns the torch function that `torch_fn_in_jax` or `lower` made this JAX function of; None for any
+    other.
+
+    What `lower` makes has the attribute `lowered_from`: itself and the torch function. (Both libraries copy a
+    function's attributes to its transforms, so an attribute alone would take `jax.grad(f)` for f.)
+    """
+    if isinstance(fn, partial) and fn.func is call_torch:
+        return fn.args[0]
+    own, original = getattr(fn, "lowered_from", (None, None))
+    return original if own is fn else None
 
 
 def _call_jax(owner: Any, /, *args: Tree, **kwargs: Tree) -> Tree:

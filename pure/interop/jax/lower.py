@@ -92,6 +92,7 @@ def lower(function: Callable, *examples: Tree, x64: bool = False, **named: Tree)
         described, spec = _describe((examples, named))
         hints[spec] = described
         find(spec, described)
+    setattr(lowered, "lowered_from", (lowered, function))  # noqa: B010 (read by jax_fn_in_torch)
     return lowered
 
 

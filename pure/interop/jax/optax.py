@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.interop.jax.arrays import to_jax, to_torch
-from pure.interop.jax.functions import jax_fn_in_torch
+from pure.interop.jax.functions import find_jax_function, jax_fn_in_torch
 from pure.interop.jax.leaf_checks import TORCH_DTYPES, is_typed_key
 from pure.interop.jax.lower import lower
 from pure.optim.extra import with_extra
@@ -34,9 +34,6 @@ OURS_ALONE = ("grad_norm", "finite")
 
 OUR_EXTRA = ("value", *OURS_ALONE)
 """Extra arguments of our stages."""
-
-ORIGINAL = "torch_optimizer"
-"""Attribute of a lowered update: the optimizer that it was."""
 
 NEEDS_MORE = ("value_fn", "obj_fn", "value_and_grad", "missing")
 """Words of the errors of optax's transformations that need another argument than a stage has."""
@@ -72,8 +69,8 @@ def from_optax(tx: Any) -> GradientTransformation:
     """
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
         raise TypeError(f"from_optax: expected an optimizer such as optax.adamw(1e-3), got {_name(tx)}")
-    if hasattr(tx.update, ORIGINAL):
-        return getattr(tx.update, ORIGINAL)
+    if isinstance(tx.update, partial) and tx.update.func is _lowered_update:
+        return tx.update.args[1]
     kinds = {parameter.kind for parameter in inspect.signature(tx.update).parameters.values()}
     return GradientTransformation(
         partial(optax_init, crossed=jax_fn_in_torch(partial(_init, tx))),
@@ -115,10 +112,10 @@ def to_optax(opt: GradientTransformation) -> Any:
         raise TypeError(f"to_optax: expected an optimizer such as optim.adamw(1e-3), got {_name(opt)}")
     if isinstance(opt, optax.GradientTransformation):
         return opt
-    if getattr(opt.update, "func", None) is optax_update:
-        return opt.update.keywords["crossed"].jax_function.args[0]  # type: ignore[attr-defined]
-    update = partial(_lowered_update, lower(with_extra(opt).update))
-    setattr(update, ORIGINAL, opt)
+    if isinstance(opt.update, partial) and opt.update.func is optax_update:
+        crossed_update: Any = find_jax_function(opt.update.keywords["crossed"])
+        return crossed_update.args[0]
+    update = partial(_lowered_update, lower(with_extra(opt).update), opt)
     return optax.GradientTransformationExtraArgs(lower(opt.init), update)
 
 
@@ -204,9 +201,15 @@ def state_from_optax(state: Tree, template: Tree) -> Tree:
 
 
 def _lowered_update(
-    lowered: Any, updates: Tree, state: Tree, params: Tree | None = None, **extra: Any
+    lowered: Any,
+    opt: GradientTransformation,
+    updates: Tree,
+    state: Tree,
+    params: Tree | None = None,
+    **extra: Any,
 ) -> tuple[Tree, Tree]:
-    """Computes our update in JAX, with the extra arguments that ours know."""
+    """Computes the update of `opt` in JAX, with the extra arguments that ours know."""
+    del opt
     return lowered(updates, state, params, **{name: extra[name] for name in OUR_EXTRA if name in extra})
 
 

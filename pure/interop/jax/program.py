@@ -18,6 +18,9 @@ from torch import Tensor
 from pure.serial.writer import memory
 from pure.types import Tree
 
+CROSSING = "intro2llm.jax_function.default"
+"""The operation that calls a JAX function (`pure/interop/jax/opaque.py`)."""
+
 VERSION = 1
 """Version of the bytes; those of another version are refused."""
 
@@ -94,13 +97,18 @@ def to_bytes(program: Program) -> bytes:
         The bytes, which `from_bytes` reads.
 
     Raises:
-        ValueError: if a number in it cannot be written, such as a complex one.
+        ValueError: if a number in it cannot be written, such as a complex one, or it calls a JAX function,
+            which is found by its number in this process alone.
 
     Example:
         >>> program = Program([Shaped((2,), "float32")], [], [], {"x": Value(0)})
         >>> from_bytes(to_bytes(program)) == program
         True
     """
+    if any(operation.name == CROSSING for operation in program.operations):
+        raise ValueError(
+            "program: it calls a function of jax_fn_in_torch, which cannot be written; trace it again"
+        )
     document = {
         "version": VERSION,
         "arguments": [_encode(x) for x in program.arguments],

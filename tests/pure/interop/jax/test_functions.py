@@ -19,7 +19,7 @@ from torch.func import grad, hessian, jacfwd, jvp, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pure import random, tree
-from pure.interop.jax import jax_fn_in_torch, to_torch, torch_fn_in_jax
+from pure.interop.jax import jax_fn_in_torch, lower, to_torch, torch_fn_in_jax
 from pure.interop.jax.opaque import crossed
 
 # torch, when it first loads its rules of forward mode
@@ -261,6 +261,19 @@ def test_forward_mode_is_refused_in_jax() -> None:
 def test_what_crossed_twice_is_the_original() -> None:
     assert torch_fn_in_jax(CROSSED) is in_jax
     assert jax_fn_in_torch(THERE) is in_torch
+
+
+def test_a_transform_of_what_crossed_is_not_taken_for_it() -> None:
+    """Both libraries copy a function's attributes to its transforms."""
+    cube = jax_fn_in_torch(jax.grad(torch_fn_in_jax(lambda x: x**3)))
+    assert cube(torch.tensor(2.0)) == 12
+    assert torch_fn_in_jax(grad(jax_fn_in_torch(lambda x: x**3)))(jnp.float32(2.0)) == 12
+    with torch.no_grad():
+        assert jax.grad(torch_fn_in_jax(lambda x: x**3))(jnp.float32(2.0)) == 12
+    lowered = lower(lambda x: x**3)
+    assert jax_fn_in_torch(lowered)(torch.tensor(2.0)) == 8
+    for transform, expected in ((jax.grad, 12), (jax.jit, 8)):
+        assert jax_fn_in_torch(transform(lowered))(torch.tensor(2.0)) == expected
 
 
 def test_python_numbers_among_results_stay() -> None:

@@ -16,7 +16,16 @@ import torch
 from pure import optim, random, tree
 from pure.config import ModelConfig
 from pure.generation.sampling import Sampling
-from pure.interop.jax import from_optax, jax_fn_in_torch, lower, state_from_optax, state_to_optax, to_jax, to_optax, to_torch
+from pure.interop.jax import (
+    from_optax,
+    jax_fn_in_torch,
+    lower,
+    state_from_optax,
+    state_to_optax,
+    to_jax,
+    to_optax,
+    to_torch,
+)
 from pure.nn.transformer import transformer
 from pure.optim.extra import with_extra
 from pure.optim.leafwise import is_leafwise
@@ -212,7 +221,10 @@ jax_square = jax_fn_in_torch(jnp.square)
 def test_a_step_that_calls_jax_lowers_without_a_callback() -> None:
     """An optimizer of optax, and a loss with a JAX function."""
     made = stage(mean_square, from_optax(optax.adamw(1e-2, **RATE)))
-    state, batch = made.init(random.key(0), {"w": PARAMS["w"]}), {"x": PARAMS["layers"][1].T @ torch.ones(4, 3)}
+    state, batch = (
+        made.init(random.key(0), {"w": PARAMS["w"]}),
+        {"x": PARAMS["layers"][1].T @ torch.ones(4, 3)},
+    )
     step, given = lower(made.step, state, batch), to_jax((state, batch))
     assert "callback" not in str(jax.make_jaxpr(step)(*given))
     after, expected = to_torch(jax.jit(step)(*given)), made.step(state, batch)

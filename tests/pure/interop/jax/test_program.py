@@ -75,3 +75,11 @@ def test_other_bytes_are_refused(damage) -> None:
 def test_what_cannot_be_written_is_refused() -> None:
     with pytest.raises(ValueError, match="numbers of at most 64 bits"):
         to_bytes(Program([1j], [], [], None))
+
+
+def test_a_program_that_calls_jax_cannot_be_written() -> None:
+    call = Operation(
+        "intro2llm.jax_function.default", [3, [Value(0)], "float32"], {}, [Shaped((), "float32")]
+    )
+    with pytest.raises(ValueError, match="calls a function of jax_fn_in_torch, which cannot be written"):
+        to_bytes(Program([Shaped((), "float32")], [], [call], {}))
