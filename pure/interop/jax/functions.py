@@ -50,6 +50,9 @@ class JaxFunction:
         object.__setattr__(self, "plans", {})
         opaque.FUNCTIONS[self.number] = self  # type: ignore[attr-defined]
 
+    def __reduce__(self) -> tuple:
+        return JaxFunction, (self.function,)  # a copy has its own number
+
 
 def jax_fn_in_torch(fn: Callable) -> Callable:
     """Returns a torch function that computes a JAX function.

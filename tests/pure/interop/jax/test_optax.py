@@ -219,7 +219,7 @@ jax_square = jax_fn_in_torch(jnp.square)
 
 
 def test_a_step_that_calls_jax_lowers_without_a_callback() -> None:
-    """An optimizer of optax, and a loss with a JAX function."""
+    """An optimizer of optax, and a loss with a JAX function: the operation of aten/crossing.py."""
     made = stage(mean_square, from_optax(optax.adamw(1e-2, **RATE)))
     state, batch = (
         made.init(random.key(0), {"w": PARAMS["w"]}),
