@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import pickle
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,7 +21,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pure import random, tree
 from pure.interop.jax import jax_fn_in_torch, lower, to_torch, torch_fn_in_jax
-from pure.interop.jax.functions import find_jax_function
 from pure.interop.jax.opaque import crossed
 
 # torch, when it first loads its rules of forward mode
@@ -288,10 +286,7 @@ def test_python_numbers_among_results_stay() -> None:
     assert torch_fn_in_jax(lambda x: (x, None, len(x)))(jnp.ones(3))[1:] == (None, 3)
 
 
-def test_a_copy_and_a_pickle_compute_the_same() -> None:
-    for other in (copy.deepcopy(CROSSED), pickle.loads(pickle.dumps(jax_fn_in_torch(jnp.sin)))):
-        assert find_jax_function(other) in (in_jax, jnp.sin)
-    assert torch.equal(other(ONES), jax_fn_in_torch(jnp.sin)(ONES))
+def test_a_copy_computes_the_same() -> None:
     assert_equal(copy.deepcopy(CROSSED)(P, X), in_torch(P, X))
 
 
