@@ -48,7 +48,8 @@ def run(options: ReplayOptions) -> int:
     if differences:
         print(
             f"step {step}: {len(differences)} differences; was it another machine, torch or thread count, or "
-            f"was the run resumed with another --compile or --device?{_compare_compiled(folder, step)}"
+            "was the run resumed with another --backend, --compile or "
+            f"--device?{_compare_compiled(folder, step)}"
         )
         return 1
     print(f"step {step}: equal, bit for bit")
@@ -73,6 +74,7 @@ def recompute(folder: Path, step: int) -> TrainState:
     from stages.checkpoint import checkpoint
     from stages.run import build, compiler
     from stages.run.experiment import fingerprint_of
+    from stages.run.jax_step import jax_step
 
     options, experiment = build.rebuild(folder)
     if not 1 <= step <= len(experiment.pipe):
@@ -86,7 +88,11 @@ def recompute(folder: Path, step: int) -> TrainState:
     first = int(state.step)
     print(f"computing steps {first + 1} to {step} again")
     compiled = options.compile and (device.type != "cpu" or compiler.missing_tool() is None)
-    advance = jit(experiment.stage.step, donate=True, regions=True) if compiled else experiment.stage.step
+    if options.backend == "jax":
+        advance = jax_step(experiment.stage, folder, fingerprint_of(experiment))
+    else:
+        step_fn = experiment.stage.step
+        advance = jit(step_fn, donate=True, regions=True) if compiled else step_fn
     for batch in experiment.pipe[first:step]:
         state = advance(state, tree.map(lambda x: x.to(device), batch))
     return state

@@ -13,8 +13,12 @@ import torch
 CONSEQUENCE = "so the step is not compiled: it runs eagerly, at about half its speed"
 
 
-def first_step_notice(device: torch.device) -> str:
+def first_step_notice(device: torch.device, backend: str = "torch") -> str:
     """Returns the line for the user before the first step, which compiles: how long that takes."""
+    if backend == "jax":
+        return (
+            "lowering the step to JAX and compiling it: up to a minute; a resumed run lowers it in a moment"
+        )
     span = estimate_time(device.type, torch.backends.cpu.get_cpu_capability(), os.cpu_count() or 1)
     return f"compiling the step: {span}, a few seconds if it was compiled here before"
 

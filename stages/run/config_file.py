@@ -28,7 +28,7 @@ WITHOUT_EFFECT = (
 )
 """Flags that a resumed run may change: no step's result depends on them."""
 
-MACHINE = ("device", "compile")
+MACHINE = ("device", "compile", "backend")
 """Flags that a resumed run may change, though results then differ by rounding."""
 
 COMPARED_ELSEWHERE = (
@@ -152,7 +152,9 @@ def refuse_other_flags(folder: Path, options: Any) -> list[str]:
     _refuse_earlier(folder, [name for name in changed if name not in was and name not in NOT_COMPARED])
     _refuse(folder, [text for name, text in changed.items() if name not in NOT_COMPARED])
     return [
-        f"{text}: the run resumes, but not bit for bit" for name, text in changed.items() if name in MACHINE
+        f"{text}: the run resumes, but not bit for bit"
+        for name, text in changed.items()
+        if name in MACHINE and name in was
     ]
 
 

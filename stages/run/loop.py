@@ -22,6 +22,7 @@ from stages.checkpoint import background, checkpoint, directories
 from stages.run import compiler, early_stopping, log, mfu, signals
 from stages.run.allocator import keep_freed_memory
 from stages.run.early_stopping import BestValidation
+from stages.run.jax_step import jax_step
 from stages.run.metrics import Observe, Readings, readings
 from stages.run.progress import Progress, progress
 from stages.run.validation import Validate
@@ -38,6 +39,7 @@ class RunOptions:
 
     Args:
         compile: compile the step by regions and donate the old state's memory; False runs eagerly.
+        backend: "torch", or "jax", which lowers the step and always compiles it (`stages.run.jax_step`).
         save_every: steps between checkpoints; 0 saves only at the end.
         keep_last: checkpoints to keep, besides the best.
         eval_every: steps between validations; 0 validates only at the end.
@@ -49,6 +51,7 @@ class RunOptions:
     """
 
     compile: bool = True
+    backend: str = "torch"
     save_every: int = 0
     keep_last: int = 2
     eval_every: int = 0
@@ -142,7 +145,7 @@ def run(
     screen = progress(options.label, len(pipe), first, quiet=options.quiet)
     saver = background.saver(folder, fingerprint=fingerprint, keep_last=options.keep_last, keep_best=1)
     parts = _Parts(
-        step=jit(stage.step, donate=True, regions=True) if options.compile else stage.step,
+        step=_build_step(stage, folder, fingerprint, options),
         pipe=pipe,
         readings=readings(
             outputs,
@@ -151,7 +154,7 @@ def run(
             paths=tree.paths(state.params),
             every=READ_EVERY if key.device.type == "cuda" else 1,
             model_flops=model_flops,
-            compiling=options.compile,
+            compiling=_is_compiled(options),
         ),
         screen=screen,
         saver=saver,
@@ -201,6 +204,20 @@ def _begin(
     return loaded.state, early_stopping.from_json(loaded.manifest.metadata.get("early_stopping"))
 
 
+def _is_compiled(options: RunOptions) -> bool:
+    """Reports a run whose first step compiles."""
+    return options.compile or options.backend == "jax"
+
+
+def _build_step(
+    stage: Stage, folder: Path, fingerprint: Mapping[str, str] | None, options: RunOptions
+) -> Callable[[TrainState, Tree], TrainState]:
+    """Builds the step of the backend."""
+    if options.backend == "jax":
+        return jax_step(stage, folder, fingerprint)
+    return jit(stage.step, donate=True, regions=True) if options.compile else stage.step
+
+
 def _fold(
     parts: _Parts, state: TrainState, first: int, best: BestValidation, signals_received: list[int]
 ) -> tuple[TrainState, str, BestValidation]:
@@ -212,8 +229,8 @@ def _fold(
         )
     if _is_out_of_patience(options, best):
         return state, "early", best
-    if options.compile and first < total:
-        parts.screen.say(compiler.first_step_notice(device))
+    if _is_compiled(options) and first < total:
+        parts.screen.say(compiler.first_step_notice(device, options.backend))
     for number in range(first + 1, total + 1):
         parts.readings.begin()
         batch = _move_to(device, parts.pipe[number - 1])

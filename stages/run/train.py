@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -76,6 +77,7 @@ def train(
     folder = Path(options.output_dir)
     # 1. Refuse.
     build.check(options)
+    options = _with_backend(options)
     with lock.lock_folder(folder):
         for line in config_file.refuse_other_flags(folder, options):
             say(line)
@@ -114,6 +116,15 @@ def _first_line(options: PretrainOptions | TuningOptions) -> str:
     return f"loading {options.model_path}"
 
 
+def _with_backend(options: PretrainOptions | TuningOptions) -> PretrainOptions | TuningOptions:
+    """The options of the backend: with JAX, torch's tensors are on the CPU."""
+    if options.backend == "torch":
+        return options
+    import pure.interop.jax  # noqa: F401
+
+    return dataclasses.replace(options, device="cpu")
+
+
 def _take_steps(
     options: PretrainOptions | TuningOptions, experiment: Experiment, config: dict[str, Any], say: Say
 ) -> Result:
@@ -122,7 +133,8 @@ def _take_steps(
     from stages.run.experiment import fingerprint_of
 
     device = experiment.key.device
-    no_compiler = compiler.missing_tool() if options.compile and device.type == "cpu" else None
+    compiled = options.compile and options.backend == "torch"
+    no_compiler = compiler.missing_tool() if compiled and device.type == "cpu" else None
     if no_compiler:
         say(no_compiler)
     return loop.run(
@@ -137,7 +149,8 @@ def _take_steps(
         observe=experiment.observe,
         model_flops=experiment.model_flops,
         options=loop.RunOptions(
-            compile=options.compile and not no_compiler,
+            compile=compiled and not no_compiler,
+            backend=options.backend,
             save_every=options.save_every,
             keep_last=options.keep_last,
             eval_every=options.eval_every,

@@ -18,11 +18,15 @@ from pure import tree
 from pure.interop.jax.aten.result import Out
 from pure.interop.jax.aten.table import TABLE
 from pure.interop.jax.narrow import NARROW, find_wide, narrow_array, narrow_program
-from pure.interop.jax.program import Operation, Program, Shaped, Value, inputs
+from pure.interop.jax.opaque import crossed
+from pure.interop.jax.program import CROSSING, Operation, Program, Shaped, Value, inputs
 from pure.interop.jax.trace import argument_name, run, trace
 from pure.interop.jax.trace_modes import Uncovered, describe_uncovered
 from pure.serial.writer import DTYPES, memory
 from pure.types import Tree
+
+COVERED = frozenset([*TABLE, CROSSING])
+"""Names of the operations that are evaluated."""
 
 
 class Lowered(NamedTuple):
@@ -66,7 +70,8 @@ def lower(function: Callable, *examples: Tree, x64: bool = False, **named: Tree)
 
     Edge cases: other shapes or dtypes are traced again. With x64 off, sums and products of int64 wrap at
         2³¹, numbers and constants beyond it are refused, and float64 has the precision of float32. What is
-        computed under `torch.no_grad`, or detached, has gradient 0 in JAX too.
+        computed under `torch.no_grad`, or detached, has gradient 0 in JAX too. A JAX function inside, from
+        `jax_fn_in_torch`, is called as it is.
 
     Example:
         >>> double = lower(lambda tree: {"y": tree["x"] * 2})
@@ -79,7 +84,9 @@ def lower(function: Callable, *examples: Tree, x64: bool = False, **named: Tree)
     def find(spec: Any, described: list) -> Lowered:
         key = (spec, tuple(x if isinstance(x, Shaped) else (type(x), x) for x in described))
         if key not in programs:
-            programs[key] = prepare(_trace(function, spec, described, x64), x64=x64)
+            programs[key] = prepare(
+                trace_covered(function, tree.unflatten(spec, described), x64=x64), x64=x64
+            )
         return programs[key]
 
     def lowered(*args: Tree, **kwargs: Tree) -> Tree:
@@ -94,6 +101,35 @@ def lower(function: Callable, *examples: Tree, x64: bool = False, **named: Tree)
         find(spec, described)
     setattr(lowered, "lowered_from", (lowered, function))  # noqa: B010 (read by jax_fn_in_torch)
     return lowered
+
+
+def trace_covered(function: Callable, arguments: Tree, *, x64: bool = False) -> Program:
+    """Traces a function; refuses an operation that cannot be evaluated, by name and line.
+
+    Args:
+        function: called as function(*args, **kwargs).
+        arguments: (args, kwargs), of arrays, tensors, Shapeds, numbers and strings.
+        x64: as in `lower`.
+
+    Returns:
+        Program, of operations in the table.
+
+    Raises:
+        Uncovered: for an operation without an entry.
+        ValueError: for an integer that needs 64 bits, with x64 off; and as `trace`.
+    """
+    described, spec = _describe(arguments)
+    program = trace(function, tree.unflatten(spec, described), covered=COVERED)
+    missing = next((x for x in program.operations if x.name not in COVERED), None)
+    wide = None if x64 else find_wide(program)
+    if missing is None and wide is None:
+        return program
+    lines: dict[tuple, str] = {}
+    run(function, spec, described, {}, lines)
+    if missing is not None:
+        raise Uncovered(describe_uncovered(missing.name, _line_of(missing, lines)))
+    assert wide is not None
+    raise ValueError(f"lower: {_line_of(wide[0], lines)}: {wide[1]}")
 
 
 def prepare(program: Program, *, x64: bool = False) -> Lowered:
@@ -153,7 +189,8 @@ def evaluate(lowered: Lowered, leaves: list, constants: list | None = None) -> T
 
     for number, operation in enumerate(program.operations):
         kwargs = {key: get_value(x) for key, x in operation.kwargs.items()}
-        result = TABLE[operation.name](_outs(operation.result), *get_value(operation.args), **kwargs)
+        entry = _call_crossed if operation.name == CROSSING else TABLE[operation.name]
+        result = entry(_outs(operation.result), *get_value(operation.args), **kwargs)
         for value in inputs(operation):
             if last[value.index] == number:
                 values.pop(value.index, None)
@@ -169,8 +206,8 @@ def _describe(arguments: Tree) -> tuple[list, Any]:
 
 
 def _describe_leaf(x: Any, path: str) -> Any:
-    """Shape and dtype of an array, or the number or string itself."""
-    if isinstance(x, bool | int | float | complex | str) and not isinstance(x, np.generic):
+    """Shape and dtype of an array, or the number, string or Shaped itself."""
+    if isinstance(x, Shaped | bool | int | float | complex | str) and not isinstance(x, np.generic):
         return x
     if not (hasattr(x, "shape") and hasattr(x, "dtype")):
         raise ValueError(
@@ -213,21 +250,6 @@ def _like_example(given: Any, example: Any) -> Any:
     return given
 
 
-def _trace(function: Callable, spec: Any, described: list, x64: bool) -> Program:
-    """Traces; refuses what cannot be evaluated, by name and line."""
-    program = trace(function, tree.unflatten(spec, described), covered=TABLE.keys())
-    missing = next((x for x in program.operations if x.name not in TABLE), None)
-    wide = None if x64 else find_wide(program)
-    if missing is None and wide is None:
-        return program
-    lines: dict[tuple, str] = {}
-    run(function, spec, described, {}, lines)
-    if missing is not None:
-        raise Uncovered(describe_uncovered(missing.name, _line_of(missing, lines)))
-    assert wide is not None
-    raise ValueError(f"lower: {_line_of(wide[0], lines)}: {wide[1]}")
-
-
 def _line_of(operation: Operation, lines: Mapping[tuple, str]) -> str:
     """The line that an operation comes from."""
     numbers = [x for x in operation.args if isinstance(x, int | float)]
@@ -238,6 +260,13 @@ def _line_of(operation: Operation, lines: Mapping[tuple, str]) -> str:
         or lines.get((operation.name,))
         or next(alike, "an unknown line")
     )
+
+
+def _call_crossed(out: tuple, number: int, arrays: list, form: str) -> list:
+    """The entry of a JAX function that was called in torch: the function itself."""
+    del form
+    results = crossed(number)(arrays)
+    return [x.astype(y.dtype) for x, y in zip(results, out, strict=True)]
 
 
 def _outs(result: Any) -> Out | tuple:

@@ -5,6 +5,7 @@ A Program holds no code, so that it can be evaluated by another library and writ
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ def to_bytes(program: Program) -> bytes:
         program: of tensors of any dtype that torch shares with numpy.
 
     Returns:
-        The bytes, which `from_bytes` reads.
+        A checksum and the program, which `from_bytes` reads.
 
     Raises:
         ValueError: if a number in it cannot be written, such as a complex one, or it calls a JAX function,
@@ -119,9 +120,10 @@ def to_bytes(program: Program) -> bytes:
         "result": _encode_tree(program.result),
     }
     try:
-        return msgpack.packb(document)
+        packed = msgpack.packb(document)
     except (TypeError, OverflowError) as error:
         raise ValueError(f"program: expected numbers of at most 64 bits and strings, got {error}") from error
+    return hashlib.sha256(packed).digest() + packed
 
 
 def from_bytes(data: bytes) -> Program:
@@ -138,8 +140,11 @@ def from_bytes(data: bytes) -> Program:
 
     Edge cases: classes of NamedTuples are looked up among the imported modules; nothing is imported.
     """
+    digest, packed = data[:32], data[32:]
     try:
-        document = msgpack.unpackb(data, strict_map_key=False)
+        if hashlib.sha256(packed).digest() != digest:
+            raise ValueError("the checksum differs")
+        document = msgpack.unpackb(packed, strict_map_key=False)
         if document["version"] != VERSION:
             raise ValueError(f"expected version {VERSION}, got {document['version']!r}")
         return Program(

@@ -214,6 +214,7 @@ def _is_foldable(target: Any) -> bool:
     """Reports an operation whose result depends on its arguments alone."""
     return (
         isinstance(target, torch._ops.OpOverload)
+        and target.namespace == "aten"
         and not target._schema.is_mutable
         and torch.Tag.nondeterministic_seeded not in target.tags
     )

@@ -61,6 +61,9 @@ class RunFlags(DeviceFlags):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of matrix products; weights stay in float32. auto: bfloat16 where the processor supports
     it."""
+    backend: Literal["torch", "jax"] = "torch"
+    """Library that computes the step; jax lowers it and compiles it by XLA (pip install 'intro2llm[jax]').
+    A run may go on with the other."""
     compile: bool = True
     """Compile the step; on a CPU this needs a C++ compiler, and takes 1 to 3 minutes the first time."""
     save_every: Annotated[int, AtLeast(0)] = 100
@@ -112,6 +115,11 @@ def check_training_flags(options: TrainOptions) -> None:
             or the embedded data is to be read in part; it names the flags and the fix.
     """
     check_micro_batches(options.batch_size, "--batch_size", options.gradient_accumulation)
+    if options.backend == "jax" and options.device not in ("auto", "cpu"):
+        raise ValueError(
+            f"--backend jax --device {options.device}: tensors stay on the CPU, and JAX picks its own device "
+            "(the environment variable JAX_PLATFORMS); use --device cpu"
+        )
     if options.patience and not options.eval_every:
         raise ValueError(
             "--patience counts validations, and --eval_every 0 makes none before the end; set both"

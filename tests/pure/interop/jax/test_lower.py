@@ -16,6 +16,7 @@ from torch import Tensor
 from pure import random
 from pure.config import ModelConfig
 from pure.interop.jax.arrays import to_jax
+from pure.interop.jax.functions import jax_fn_in_torch
 from pure.interop.jax.lower import Uncovered, lower
 from pure.interop.jax.narrow import narrow_array
 from pure.nn.nf4 import dequantize, nf4_linear, quantize
@@ -164,6 +165,26 @@ def test_derivatives_are_those_of_torch() -> None:
     hessian = torch.func.jacrev(torch.func.grad(lambda y: (y.exp() * y.sum()).sum().tanh()))
     inner = lower(torch.func.grad(lambda y: (y.exp() * y.sum()).sum().tanh()), x)
     np.testing.assert_allclose(jax.jacfwd(inner)(to_jax(x)), hessian(x), rtol=2e-5, atol=1e-6)
+
+
+def test_functions_that_cross_twice_leave_nothing_between() -> None:
+    """A JAX function in torch, differentiated there, lowers to itself: no callback in the compiled code."""
+    inner = jax_fn_in_torch(lambda x, scale: {"y": jnp.sin(x) * scale["s"]})
+
+    def loss(x: Tensor) -> Tensor:
+        return (inner(x, {"s": torch.tensor(2.0)})["y"] * x).sum()
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        return loss(x), torch.func.grad(loss)(x)
+
+    x = torch.tensor([0.5, -1.0, 2.0])
+    lowered = lower(both, x)
+    compiled = jax.jit(lowered).lower(to_jax(x)).compile()
+    assert "callback" not in compiled.as_text()
+    for got, expected in zip(compiled(to_jax(x)), both(x), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(lambda x: lowered(x)[0])(to_jax(x)), both(x)[1], rtol=1e-6)
+    assert jax_fn_in_torch(lowered) is both
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf")

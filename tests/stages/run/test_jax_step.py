@@ -1,0 +1,104 @@
+"""`--backend jax`: the loss curve of torch, one run with both backends, and nothing traced twice."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+from pure.interop.jax import torch_jit
+from stages.checkpoint import checkpoint
+from stages.cli.main import main
+from stages.run.jax_step import kept_programs
+from tests.stages import small_stages
+from tests.stages.small import flags, rows, same_run, write_config
+
+
+@pytest.fixture(autouse=True)
+def compile_quickly() -> Iterator[None]:
+    """Leaves out XLA's expensive passes."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def train(folder: Path, backend: str, run: str = "run") -> None:
+    arguments = flags(folder, backend=backend, keep_last=9, max_steps=9, output_dir=folder / run)
+    write_config(folder / "small.json", num_hidden_layers=1)
+    assert main(["pretrain", *arguments]) == 0
+
+
+def interrupt(run: Path, after: int) -> None:
+    """A kill leaves an older checkpoint, and a log that is ahead of it."""
+    shutil.rmtree(run / "final_model")
+    for path in checkpoint.list_saved(run):
+        if checkpoint.step_of(path) > after:
+            shutil.rmtree(path)
+
+
+def test_a_run_goes_on_with_the_other_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch to step 3, JAX to 6, torch to 9; and JAX alone, killed and resumed from a kept program."""
+    train(tmp_path, "torch", "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "mixed")
+    interrupt(tmp_path / "mixed", 3)
+    train(tmp_path, "jax", "mixed")
+    shutil.copytree(tmp_path / "mixed", tmp_path / "again")
+    interrupt(tmp_path / "mixed", 6)
+    train(tmp_path, "torch", "mixed")
+    for row, expected in zip(rows(tmp_path / "mixed"), rows(tmp_path / "whole"), strict=True):
+        for name in ("loss", *(["val_loss"] if "val_loss" in expected else [])):
+            assert row[name] == pytest.approx(expected[name], rel=1e-6)
+    shutil.copytree(tmp_path / "again", tmp_path / "killed")
+    interrupt(tmp_path / "killed", 6)
+    monkeypatch.setattr(torch_jit, "trace_covered", None)  # nothing is traced: the program is read
+    train(tmp_path, "jax", "killed")
+    assert same_run(tmp_path / "killed", tmp_path / "again")
+    assert main(["replay", str(tmp_path / "killed"), "--step", "9"]) == 0
+
+
+def test_an_online_stage_updates_in_jax(tmp_path: Path) -> None:
+    logs = []
+    for backend in ("torch", "jax"):
+        arguments = small_stages.flags(
+            tmp_path, "grpo", backend=backend, max_steps=2, output_dir=tmp_path / backend
+        )
+        assert main(["grpo", *arguments]) == 0
+        logs.append(rows(tmp_path / backend))
+    for row, expected in zip(*logs, strict=True):
+        assert row["reward"] == expected["reward"]
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5, abs=1e-6)
+        assert row["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
+
+
+def test_without_jax_it_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = flags(tmp_path, backend="jax")
+    monkeypatch.setitem(sys.modules, "jax", None)
+    monkeypatch.delitem(sys.modules, "pure.interop.jax", raising=False)
+    assert main(["pretrain", *arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install 'intro2llm[jax]'" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gpu_of_torch_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", *flags(tmp_path, backend="jax", device="cuda")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--device cpu" in line
+
+
+def test_programs_belong_to_one_fingerprint(tmp_path: Path) -> None:
+    one, other = (kept_programs(tmp_path / "programs", {"rate": rate}) for rate in ("0.1", "0.2"))
+    one.write("name", b"data")
+    assert (one.read("name"), other.read("name"), one.read("other")) == (b"data", None, None)
+    assert kept_programs(tmp_path / "programs", {"rate": "0.1"}).read("name") == b"data"
+    (tmp_path / "file").write_text("")
+    blocked = kept_programs(tmp_path / "file", {"rate": "0.1"})
+    blocked.write("name", b"data")  # a folder that cannot be made: the run goes on
+    assert blocked.read("name") is None
