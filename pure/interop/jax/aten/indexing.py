@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pure.interop.jax.aten.places import index_grid, poison, to_unsigned
+from pure.interop.jax.aten.places import index_grid, is_batched, poison, to_unsigned
 from pure.interop.jax.aten.result import Entry, Out
 
 
@@ -76,6 +76,8 @@ def _gather(out: Out, x: Any, dim: int, index: Any, *, sparse_grad: bool = False
     del sparse_grad
     if not x.ndim:
         return jnp.broadcast_to(x, out.shape)
+    if is_batched(x, dim, index):
+        return jnp.take_along_axis(x, to_unsigned(index), dim, mode="fill")
     return x.at[index_grid(to_unsigned(index), dim)].get(mode="fill")
 
 

@@ -23,6 +23,12 @@ def index_grid(index: Any, dim: int) -> tuple:
     return tuple(places)
 
 
+def is_batched(x: Any, dim: int, index: Any) -> bool:
+    """Reports indices of the same shape but for one axis: devices that share a batch need not gather them."""
+    others = [axis for axis in range(x.ndim) if axis != dim % x.ndim]
+    return all(x.shape[axis] == index.shape[axis] for axis in others)
+
+
 def poison(values: Any, bad: Any) -> Any:
     """Replaces values whose index is out of range by NaN, the lowest integer, or True."""
     if is_float(values.dtype):

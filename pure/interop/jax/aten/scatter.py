@@ -6,14 +6,16 @@ An index out of range writes NaN (see `indexing`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pure.interop.jax.aten.places import index_grid, poison
+from pure.interop.jax.aten.places import index_grid, is_batched, poison
 from pure.interop.jax.aten.result import Entry, Out, is_float, to_dtype
 
 
@@ -24,6 +26,12 @@ def _scatter(out: Out, x: Any, dim: int, index: Any, source: Any) -> Any:
 
 def _scatter_add(out: Out, x: Any, dim: int, index: Any, source: Any) -> Any:
     """Adds along an axis at indices."""
+    if is_float(out.dtype) and x.ndim and is_batched(x, dim, index) and source.shape == index.shape:
+        bad = (index < 0) | (index >= x.shape[dim])
+        values = poison(source.astype(out.dtype), bad)
+        read = partial(jnp.take_along_axis, indices=jnp.where(bad, 0, index), axis=dim, mode="fill")
+        (added,) = jax.linear_transpose(read, x)(values)
+        return x + added
     return _write_along(out, x, dim, index, source, "add")
 
 
