@@ -115,15 +115,9 @@ def test_a_file_that_is_not_the_config_of_a_run_is_refused(tmp_path: Path) -> No
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     for read in (config_file.read, lambda folder, kind: config_file.refuse_other_flags(folder, kind())):
         with pytest.raises(ValueError, match=r"expected the config\.json of a run, with its options"):
-<<<<<<< HEAD
             read(tmp_path, PretrainOptions)
-    with pytest.raises(ValueError, match=r"unknown flags batch_size, .*another version or stage"):
-        config_file.read(write_run(tmp_path / "run"), OtherOptions)
-=======
-            look(tmp_path, PretrainOptions)
     with pytest.raises(ValueError, match=r"unknown flags backend, batch_size, .*another version or stage"):
-        config_file.read(begun(tmp_path / "run"), Other)
->>>>>>> fd9b233 (The README names --backend jax)
+        config_file.read(write_run(tmp_path / "run"), OtherOptions)
 
 
 @pytest.mark.parametrize(
