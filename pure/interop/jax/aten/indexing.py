@@ -77,7 +77,8 @@ def _gather(out: Out, x: Any, dim: int, index: Any, *, sparse_grad: bool = False
     if not x.ndim:
         return jnp.broadcast_to(x, out.shape)
     if is_batched(x, dim, index):
-        return jnp.take_along_axis(x, to_unsigned(index), dim, mode="fill")
+        beyond = jnp.where(index < 0, x.shape[dim], index)  # a negative index would count from the end
+        return jnp.take_along_axis(x, beyond, dim, mode="fill")
     return x.at[index_grid(to_unsigned(index), dim)].get(mode="fill")
 
 
