@@ -95,8 +95,9 @@ def test_the_step_of_every_stage(row: Row, monkeypatch: pytest.MonkeyPatch) -> N
     after = lowered(made.step, state, row.batch(1))
     assert type(after) is type(expected)
     assert_near(expected.metrics, after.metrics, 1e-6, atol=2e-6)
-    assert_near((expected.opt_state, expected.extra), (after.opt_state, after.extra), 1e-6)
-    assert_near(expected.params, after.params, 1e-6 if row.name == "own" else 2e-5)
+    assert_near(expected.opt_state, after.opt_state, 1e-6)
+    tolerance = 1e-6 if row.name == "own" else 2e-5  # SGD; or Adam, Lion and Muon
+    assert_near((expected.params, expected.extra), (after.params, after.extra), tolerance)
     assert tree.leaves(after.step) == [2]
 
 
