@@ -1,9 +1,9 @@
 """DPO step: ours against TRL's DPOTrainer.
 
 16 pairs of 128 tokens, the second half of each row being the answer, the model of 5.8M parameters, bfloat16.
-The first line computes the reference's log-probabilities in every step, as TRL does; the second takes them
-from the batch, to which `with_reference` adds them once for all epochs. Ours is compiled (the time of its
-first step is printed), TRL runs with its defaults.
+The table's first line computes the reference's log-probabilities in every step, as TRL does; its second line
+takes them from the batch, to which `with_reference` adds them once for all epochs. Ours is compiled (the time
+of its first step is printed), TRL runs with its defaults. N counts pairs of timed steps, ours and TRL's.
 
     python benchmarks/dpo.py [--pairs N]
 """
@@ -24,11 +24,11 @@ from stages.run.allocator import keep_freed_memory
 PAIRS, LENGTH = 16, 128
 
 
-def our_side(with_reference: bool = True, keep_memory: bool = True) -> Callable[[], object]:
+def our_side(reference_in_step: bool = True, keep_memory: bool = True) -> Callable[[], object]:
     """Return a function that takes a step.
 
     Args:
-        with_reference: compute the reference's log-probabilities in the step, not taken from the batch.
+        reference_in_step: compute the reference's log-probabilities in the step, not taken from the batch.
         keep_memory: keep freed memory in the process, as training runs do.
     """
     if keep_memory:
@@ -43,10 +43,10 @@ def our_side(with_reference: bool = True, keep_memory: bool = True) -> Callable[
             f"{side}_tokens": tokens[:, :-1],
             f"{side}_labels": torch.where(answer, tokens[:, 1:], -100),
         }
-    if not with_reference:
+    if not reference_in_step:
         batch |= {f"reference_{side}": torch.zeros(PAIRS, device=DEVICE) for side in ("chosen", "rejected")}
     optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-4))
-    stage = dpo(model, optimizer, reference=params if with_reference else None, compute=torch.bfloat16)
+    stage = dpo(model, optimizer, reference=params if reference_in_step else None, compute=torch.bfloat16)
     return step_fn(stage, params, lambda: batch)
 
 
@@ -69,16 +69,16 @@ def peer_side() -> Callable[[], None]:
         model_init_kwargs={"dtype": torch.float32},
     )
 
-    def make(gate: object) -> DPOTrainer:
+    def make_trainer(callback: object) -> DPOTrainer:
         return DPOTrainer(
             model=folder,
             args=arguments,
             processing_class=tokenizer,
             train_dataset=Dataset.from_list(rows),
-            callbacks=[gate],
+            callbacks=[callback],
         )
 
-    return _trl.trainer_step(make)
+    return _trl.trainer_step(make_trainer)
 
 
 def _random_text(seed: int, count: int) -> str:
@@ -90,17 +90,17 @@ def main() -> None:
     """Print the table."""
     arguments = _timing.make_parser(__doc__, pairs=20).parse_args()
     print(describe_setup())
-    ours, precomputed, peer = our_side(), our_side(with_reference=False), peer_side()
+    ours, precomputed, peer = our_side(), our_side(reference_in_step=False), peer_side()
     for side in (ours, precomputed):
         _timing.print_first_call(side)
     _timing.print_header()
     tokens = 2 * PAIRS * LENGTH
-    _timing.print_row(
-        "a DPO step", _timing.time_pairs(ours, peer, arguments.pairs), 1.5, items=tokens, unit="tok"
-    )
+    result = _timing.time_pairs(ours, peer, arguments.pairs)
+    _timing.print_row("a DPO step", result, target=1.5, items=tokens, unit="tok")
     result = _timing.time_pairs(precomputed, peer, arguments.pairs)
     _timing.print_row("the reference precomputed", result, items=tokens, unit="tok")
-    ours_memory = _timing.peak_memory(our_side, True, False, warmup=2)
+    reference_in_step, keep_memory = True, False
+    ours_memory = _timing.peak_memory(our_side, reference_in_step, keep_memory, warmup=2)
     _timing.print_peak_memory("TRL", ours_memory, _timing.peak_memory(peer_side, warmup=2))
 
 

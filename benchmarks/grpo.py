@@ -92,13 +92,13 @@ def peer_side() -> Callable[[], None]:
         return [reward("", text, {}) for text in completions]
 
     return _trl.trainer_step(
-        lambda gate: GRPOTrainer(
+        lambda callback: GRPOTrainer(
             model=folder,
             reward_funcs=reward_lengths,
             args=arguments,
             processing_class=tokenizer,
             train_dataset=Dataset.from_dict({"prompt": texts}),
-            callbacks=[gate],
+            callbacks=[callback],
         )
     )
 

@@ -71,7 +71,7 @@ def encode_preferences(
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
         tokenizer: as in `data_pipes.chat.chat.encode_chats`.
-        preferences: pairs of turns; one call for many is faster.
+        preferences: prompts, each with two answers; one call for many is faster.
         on_error: called with the index of each pair that the template refuses, and the error; the pair is
             left out of the result. None raises the first error.
 
@@ -82,11 +82,16 @@ def encode_preferences(
         ValueError: as in `data_pipes.chat.chat.encode_chats`.
     """
     records = list(preferences)
-    answers = [(record.prompt, side) for record in records for side in (record.chosen, record.rejected)]
+    conversations = [(record.prompt, side) for record in records for side in (record.chosen, record.rejected)]
     contexts = [record.context for record in records for _ in range(2)]
     errors: dict[int, ValueError] = {}
-    note = None if on_error is None else lambda side, error: errors.setdefault(side // 2, error)
-    encoded = _encode(template, tokenizer, answers, contexts, note)
+
+    def keep_first_error(answer: int, error: ValueError) -> None:
+        errors.setdefault(answer // 2, error)  # answers 2i and 2i + 1 are those of pair i
+
+    encoded = _encode(
+        template, tokenizer, conversations, contexts, None if on_error is None else keep_first_error
+    )
     if on_error is not None:
         for number, error in errors.items():
             on_error(number, error)
@@ -116,8 +121,8 @@ def encode_unpaired(
         ValueError: as in `encode_preferences`.
     """
     records = list(answers)
-    pairs = [(record.prompt, record.completion) for record in records]
-    encoded = _encode(template, tokenizer, pairs, [record.context for record in records], on_error)
+    conversations = [(record.prompt, record.completion) for record in records]
+    encoded = _encode(template, tokenizer, conversations, [record.context for record in records], on_error)
     labelled = zip(encoded, records, strict=True)
     return [Answer(example, record.desirable) for example, record in labelled if example is not None]
 
@@ -201,7 +206,7 @@ def with_reference(
         reference = Σ_t log p(label_t | tokens before it)        over the answer's tokens
 
     Args:
-        pipe: from `preference_pipe` or `unpaired_pipe`; a slice gives the same slice of the new pipe.
+        pipe: from `preference_pipe` or `unpaired_pipe`; for a slice of a pipe, the new pipe is that slice.
         model: the reference model.
         params: its weights.
         batch_size: rows in one forward pass; the logits [rows, T, V] must fit into memory.
@@ -253,13 +258,14 @@ def _build_pipe(
     answers: Sequence[tuple[Encoded, ...]],
     labels: list[bool] | None,
     length: int,
-    sides: tuple[str, ...],
+    side_names: tuple[str, ...],
     options: dict[str, Any],
 ) -> TablePipe:
     """Builds either pipe: truncates the answers, and drops rows that `_is_usable` rejects."""
     fitted = [_shorten(row, length) for row in answers] if length > 0 else []
     kept = [i for i, (row, _) in enumerate(fitted) if _is_usable(row)]
-    columns = [[fitted[i][0][side] for i in kept] for side in range(len(sides))]
+    kept_rows = [fitted[i][0] for i in kept]
+    columns = [[row[side] for row in kept_rows] for side in range(len(side_names))]
     table = PreferenceTable(
         tuple(concatenate(column, f"{name}_pipe") for column in columns),
         np.array(kept, np.int64),
@@ -267,7 +273,7 @@ def _build_pipe(
     )
     return table_pipe(
         table,
-        partial(take, length=length, names=sides),
+        partial(take, length=length, names=side_names),
         rows=len(kept),
         about={"pipe": name, "length": length},
         truncated=sum(was_cut for _, was_cut in fitted),
@@ -280,7 +286,12 @@ def _is_usable(sides: Sequence[Encoded]) -> bool:
     """False if an answer has no token to train on, or the two answers are equal."""
     if not all(side.trained[1:].any() for side in sides):
         return False
-    return len(sides) < 2 or any(not np.array_equal(a, b) for a, b in zip(*sides, strict=True))
+    if len(sides) < 2:
+        return True
+    chosen, rejected = sides
+    return not (
+        np.array_equal(chosen.tokens, rejected.tokens) and np.array_equal(chosen.trained, rejected.trained)
+    )
 
 
 def _shorten(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded], bool]:
@@ -290,8 +301,8 @@ def _shorten(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded], bool
         return list(sides), False
     ends = [len(side.trained) - int(side.trained[::-1].argmax()) for side in sides]  # ends of answers
     excess = max(0, max(ends) - room)
-    prompt = min(int(side.trained.argmax()) for side in sides)
-    cut = max(0, min(excess, prompt - 1))
+    prompt_length = min(int(side.trained.argmax()) for side in sides)
+    cut = max(0, min(excess, prompt_length - 1))
     fitted = [
         Encoded(side.tokens[cut:end][:room], side.trained[cut:end][:room])
         for side, end in zip(sides, ends, strict=True)
@@ -302,18 +313,29 @@ def _shorten(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded], bool
 def _encode(
     template: ChatTemplate,
     tokenizer: Tokenizer,
-    pairs: Sequence[tuple[Messages, Messages]],
+    conversations: Sequence[tuple[Messages, Messages]],
     contexts: Sequence[Context],
     on_error: OnError | None,
 ) -> list[Encoded | None]:
-    """Encodes prompts with completions, which are trained on; None where the template refuses a record."""
+    """Encodes (prompt, completion) pairs, of which the completion is trained on; None for those refused."""
     errors: dict[int, ValueError] = {}
-    note = None if on_error is None else errors.setdefault
-    encoded = iter(encode_completions(template, tokenizer, pairs, contexts=contexts, on_error=note))
+
+    def keep_first_error(number: int, error: ValueError) -> None:
+        errors.setdefault(number, error)
+
+    encoded = iter(
+        encode_completions(
+            template,
+            tokenizer,
+            conversations,
+            contexts=contexts,
+            on_error=None if on_error is None else keep_first_error,
+        )
+    )
     if on_error is not None:
         for number, error in errors.items():
             on_error(number, error)
-    return [None if number in errors else next(encoded) for number in range(len(pairs))]
+    return [None if number in errors else next(encoded) for number in range(len(conversations))]
 
 
 def _answer_logps(side: Ragged, model: Model, params: Tree, batch_size: int) -> np.ndarray:

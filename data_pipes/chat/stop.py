@@ -31,8 +31,8 @@ def stop_at(tokenizer: Tokenizer, strings: Sequence[str]) -> Callable[[Tensor, T
     """
     if "" in strings:
         raise ValueError("stop_at: a stop string is empty, and every text contains it; leave it out")
-    reach = max((len(text.encode()) for text in strings), default=0)
-    return partial(_has_stop, tokenizer=tokenizer, strings=tuple(strings), reach=reach)
+    tail_length = max((len(text.encode()) for text in strings), default=0)
+    return partial(_has_stop, tokenizer=tokenizer, strings=tuple(strings), tail_length=tail_length)
 
 
 def truncate_at_stop(text: str, strings: Sequence[str]) -> str:
@@ -47,9 +47,9 @@ def truncate_at_stop(text: str, strings: Sequence[str]) -> str:
 
 
 def _has_stop(
-    tokens: Tensor, lengths: Tensor, *, tokenizer: Tokenizer, strings: tuple[str, ...], reach: int
+    tokens: Tensor, lengths: Tensor, *, tokenizer: Tokenizer, strings: tuple[str, ...], tail_length: int
 ) -> Tensor:
-    """Marks the rows whose end contains a stop string."""
+    """Marks the rows whose last `tail_length` tokens contain a stop string."""
     rows = zip(tokens.tolist(), lengths.tolist(), strict=True)
-    tails = [tokenizer.decode(row[max(0, n - reach) : n]) for row, n in rows]
+    tails = [tokenizer.decode(row[max(0, n - tail_length) : n]) for row, n in rows]
     return torch.tensor([any(text in tail for text in strings) for tail in tails], device=tokens.device)

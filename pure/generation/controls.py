@@ -74,24 +74,24 @@ def make_controls(key: Tensor, count: int, sampling: Sampling, *, rows: int) -> 
         raise ValueError(
             f"generate: vocabulary must be a number of ids, at least 1, or None; got {vocabulary!r}"
         )
-    numbers = {name: x for name in LIMITS if (x := getattr(sampling, name)) is not None}
-    given = {name: torch.as_tensor(x, device=key.device) for name, x in numbers.items()}
-    for name, x in given.items():
+    parameters = {name: x for name in LIMITS if (x := getattr(sampling, name)) is not None}
+    tensors = {name: torch.as_tensor(x, device=key.device) for name, x in parameters.items()}
+    for name, x in tensors.items():
         holds, text = LIMITS[name]
         if x.shape not in ((), (count,)):
             raise ValueError(
                 f"generate: {name} must be one number or [B] = [{count}], got shape {list(x.shape)}"
             )
         if name == "top_k" and x.is_floating_point():
-            raise ValueError(f"generate: top_k counts tokens and must be an integer, got {numbers[name]}")
+            raise ValueError(f"generate: top_k counts tokens and must be an integer, got {parameters[name]}")
         if not bool(holds(x).all()):
             raise ValueError(f"generate: {name} must be {text}; got {x[~holds(x)].flatten()[0]}")
     per_row: dict[str, Any] = {
         name: pad_rows(x.expand(count), rows).to(torch.int64 if name == "top_k" else torch.float32)
-        for name, x in given.items()
+        for name, x in tensors.items()
     }
-    if isinstance(numbers.get("top_k"), int):
-        per_row["top_k"] = numbers["top_k"]
+    if isinstance(parameters.get("top_k"), int):
+        per_row["top_k"] = parameters["top_k"]
     temperature = per_row["temperature"]
     greedy = temperature < sample.MIN_TEMPERATURE
     per_row["temperature"] = torch.where(greedy, 0.0, temperature)
@@ -124,8 +124,10 @@ def draw_uniforms(key: Tensor, count: int, steps: int) -> Tensor:
     def uniform(row_key: Tensor, step: Tensor) -> Tensor:
         return random.uniform(random.fold_in(row_key, step))
 
-    keys = vmap(random.fold_in, (None, 0))(key, torch.arange(count, device=device)) if key.ndim == 1 else key
-    return vmap(vmap(uniform, (None, 0)), (0, None))(keys, torch.arange(steps, device=device))
+    if key.ndim == 1:
+        key = vmap(random.fold_in, (None, 0))(key, torch.arange(count, device=device))
+    uniform_of_steps = vmap(uniform, (None, 0))
+    return vmap(uniform_of_steps, (0, None))(key, torch.arange(steps, device=device))
 
 
 def pad_rows(x: Tensor, rows: int) -> Tensor:
@@ -158,21 +160,21 @@ def sample_tokens(
     # 1. Log-probability.
     temperature = controls.temperature
     scaled = logits.float() / torch.where(temperature == 0, 1.0, temperature)[:, None]
-    # 2. Truncation.
-    truncated = logits.float()
+    # 2. Logits for sampling.
+    sampling_logits = logits.float()
     if controls.vocabulary is not None:
-        inside = torch.arange(truncated.shape[-1], device=truncated.device) < controls.vocabulary
-        truncated = torch.where(inside, truncated, -torch.inf)
+        inside = torch.arange(sampling_logits.shape[-1], device=sampling_logits.device) < controls.vocabulary
+        sampling_logits = torch.where(inside, sampling_logits, -torch.inf)
     if controls.repetition_penalty is not None and seen is not None:
-        truncated = sample.repetition_penalty(truncated, seen, controls.repetition_penalty)
-    truncated = sample.temperature(truncated, temperature)
+        sampling_logits = sample.repetition_penalty(sampling_logits, seen, controls.repetition_penalty)
+    sampling_logits = sample.temperature(sampling_logits, temperature)
     for function, value in (
         (sample.top_k, controls.top_k),
         (sample.top_p, controls.top_p),
         (sample.min_p, controls.min_p),
     ):
         if value is not None:
-            truncated = function(truncated, value)
+            sampling_logits = function(sampling_logits, value)
     # 3. Sample.
-    ids = sample.sample(truncated, uniform)
+    ids = sample.sample(sampling_logits, uniform)
     return ids, sample.log_probability(scaled, ids)

@@ -105,7 +105,7 @@ def refuse_window(kind: str, fields: Mapping[str, Any]) -> None:
         raise ValueError(
             f"layer_types: {other[0]!r} is not supported; only full_attention is (no sliding window)"
         )
-    default = None if kind == "llama" else 4096
+    default = None if kind == "llama" else 4096  # that of transformers
     window, longest = fields.get("sliding_window", default), fields.get("max_position_embeddings")
     if kind == "llama" and window is None and flag(fields, "use_sliding_window"):
         raise ValueError("use_sliding_window true is not supported: a llama has no window; set it to false")
@@ -116,8 +116,9 @@ def refuse_window(kind: str, fields: Mapping[str, Any]) -> None:
         return
     if not isinstance(longest, int) or window < longest:
         raise ValueError(
-            f"sliding_window {window} is not supported: it masks tokens in rows of max_position_embeddings "
-            f"{longest}; set max_position_embeddings to {window} in config.json: there it masks nothing"
+            f"sliding_window {window} is not supported: it is shorter than max_position_embeddings "
+            f"{longest}, so it masks tokens; set max_position_embeddings to {window} in config.json, so that "
+            "it masks none"
         )
 
 
@@ -148,13 +149,16 @@ def token_id(fields: Mapping[str, Any], name: str, kind: str) -> Any:
 
 
 def _uses_window(kind: str, fields: Mapping[str, Any]) -> bool:
-    """Returns True if some layer uses the window."""
-    if fields.get("use_sliding_window") is None and not kind.startswith("qwen"):
-        return True
+    """Returns True if some layer uses the window.
+
+    An absent `use_sliding_window` means true, for Qwen's models false. These use the window in the layers
+    from `max_window_layers` on (28 in transformers if absent), unless `layer_types` lists each layer's kind
+    of attention; `refuse_window` has refused lists with a sliding window.
+    """
+    if not kind.startswith("qwen"):
+        return fields.get("use_sliding_window") is None or flag(fields, "use_sliding_window")
     if not flag(fields, "use_sliding_window"):
         return False
-    if not kind.startswith("qwen"):
-        return True
     first, count = fields.get("max_window_layers", 28), fields.get("num_hidden_layers")
     has_layers = isinstance(first, int) and isinstance(count, int) and first < count
     return has_layers and fields.get("layer_types") is None

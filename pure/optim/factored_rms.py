@@ -27,7 +27,7 @@ Decay = Callable[[Tensor, Any], Tensor]
 
 
 class FactoredState(NamedTuple):
-    """Mean squares of the gradients: factored in v_row and v_col, or whole in v; what is not used is [1]."""
+    """Mean squares of the gradients: factored in v_row and v_col, or exact in v (unused: shape [1])."""
 
     count: Tensor  # type: ignore[assignment]  # [] int32  updates so far
     v_row: Tree  # mean over the columns: the leaf's shape without its axis C
@@ -55,9 +55,9 @@ def scale_by_factored_rms(
     For a matrix [R, C] it keeps R + C numbers where Adam keeps R C.
 
     Args:
-        factored: False keeps the mean squares of every leaf whole.
+        factored: False keeps the exact mean squares of every leaf.
         decay_rate: exponent of the decay, > 0; see `decay_rate_pow`.
-        step_offset: count at which a fine-tuning starts, if the count is that of the pre-training.
+        step_offset: subtracted from the count: pre-training's updates, if fine-tuning continues its count.
         min_dim_size_to_factor: leaves are factored if their two largest axes have at least this length, >= 1.
         epsilon: added to squares, >= 0.
         decay_rate_fn: (count - step_offset, decay_rate) -> decay; None takes `decay_rate_pow`.
@@ -67,11 +67,12 @@ def scale_by_factored_rms(
         `scale_by_learning_rate`.
 
     Raises:
-        ValueError: for a number out of range; at the update, if params are missing or the state belongs to
-            another choice of leaves.
+        ValueError: for a number out of range; at the update, if params are missing or the state was created
+            with other leaves factored.
 
     Example:
-        Squares 1, 4 and 4, 16 are the product of rows (2.5, 10) and columns (2.5, 10), divided by their mean.
+        The squares [[1, 4], [4, 16]] are the outer product of their row means (2.5, 10) and column means
+        (2.5, 10), divided by the mean 6.25, so the factored form is exact here.
 
         >>> opt = scale_by_factored_rms(min_dim_size_to_factor=2)
         >>> g = torch.tensor([[1.0, -2.0], [2.0, -4.0]])
@@ -86,8 +87,8 @@ def scale_by_factored_rms(
     if not is_int(min_dim_size_to_factor) or min_dim_size_to_factor < 1:
         raise ValueError(
             "scale_by_factored_rms: min_dim_size_to_factor must be an int >= 1, got "
-            f"{min_dim_size_to_factor!r}; factored=False factors no leaf, and inject_hyperparams needs it in "
-            "static_args"
+            f"{min_dim_size_to_factor!r}; factored=False factors no leaf; under inject_hyperparams, list it "
+            "in static_args"
         )
     shape_rule: dict[str, Any] = {"factored": factored, "min_dim_size_to_factor": min_dim_size_to_factor}
     update = partial(
@@ -183,7 +184,7 @@ def factored_update(
     def average(old: Tensor, new: Tensor) -> Tensor:
         return decay * upcast(old) + (1.0 - decay) * new
 
-    def leaf(g: Tensor, v_row: Tensor, v_col: Tensor, v: Tensor, p: Tensor) -> tuple[Tensor, ...]:
+    def update_leaf(g: Tensor, v_row: Tensor, v_col: Tensor, v: Tensor, p: Tensor) -> tuple[Tensor, ...]:
         axes = _axes(p, factored, min_dim_size_to_factor)
         _check_state(axes, p, v_row, v_col, v)
         x = upcast(g)
@@ -191,20 +192,22 @@ def factored_update(
         if axes is not None:
             # 2. Factored.
             row, column = average(v_row, squares.mean(axes.columns)), average(v_col, squares.mean(axes.rows))
-            axis = axes.rows - 1 if axes.rows > axes.columns else axes.rows
-            row_factor = (row / row.mean(axis, keepdim=True)).rsqrt()
+            # v_row lacks the column axis, so a row axis after it has moved one to the left.
+            row_axis = axes.rows - 1 if axes.rows > axes.columns else axes.rows
+            row_factor = (row / row.mean(row_axis, keepdim=True)).rsqrt()
             step = x * row_factor.unsqueeze(axes.columns) * column.rsqrt().unsqueeze(axes.rows)
             new = (row, column, torch.zeros_like(v))
         else:
-            # 3. Whole.
-            whole = average(v, squares)
-            step = x * whole.rsqrt()
-            new = (torch.zeros_like(v_row), torch.zeros_like(v_col), whole)
+            # 3. Exact.
+            exact = average(v, squares)
+            step = x * exact.rsqrt()
+            new = (torch.zeros_like(v_row), torch.zeros_like(v_col), exact)
         old = (v_row, v_col, v)
         return step.to(g.dtype), *[n.to(o.dtype) for n, o in zip(new, old, strict=True)]
 
-    rows = tree.map(leaf, updates, state.v_row, state.v_col, state.v, params)
-    steps, v_row, v_col, v = (tree.map(lambda _, row, i=i: row[i], updates, rows) for i in range(4))
+    # Each leaf becomes a tuple (step, v_row, v_col, v); then one tree is made of each of the four.
+    results = tree.map(update_leaf, updates, state.v_row, state.v_col, state.v, params)
+    steps, v_row, v_col, v = (tree.map(lambda _, leaf, i=i: leaf[i], updates, results) for i in range(4))
     return steps, FactoredState(increment(state.count), v_row, v_col, v)
 
 

@@ -57,7 +57,7 @@ def scale_update(
 ) -> tuple[Tree, EmptyState]:
     """Multiplies every leaf by `step_size`, keeping its dtype."""
     del params, extra
-    return _times(step_size, updates), state
+    return _multiply(step_size, updates), state
 
 
 def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformation:
@@ -110,7 +110,8 @@ def schedule_update(
     if params is not None:
         check_same_shapes(updates, params)
     value = schedule_value(step_size_fn, state.count)
-    return _times(-value if flip_sign else value, updates), ScaleByScheduleState(count=increment(state.count))
+    new_state = ScaleByScheduleState(count=increment(state.count))
+    return _multiply(-value if flip_sign else value, updates), new_state
 
 
 def scale_by_learning_rate(
@@ -167,17 +168,18 @@ def learning_rate_update(
     del extra
     if params is not None:
         check_same_shapes(updates, params)
-    return _times(-learning_rate if flip_sign else learning_rate, updates), state
+    return _multiply(-learning_rate if flip_sign else learning_rate, updates), state
 
 
 def schedule_value(value: ScalarOrSchedule, count: Tensor | None) -> Scalar:
-    """Evaluates a schedule at `count`; a number is returned unchanged."""
+    """Evaluates a schedule at `count`; a number, which needs no count, is returned unchanged."""
     if count is None or not callable(value):
         return value  # type: ignore[return-value]
     current = value(count)
+    # A compiled update computes the schedule once, not for each element.
     return store_once(current) if isinstance(current, Tensor) else current
 
 
-def _times(factor: Scalar, updates: Tree) -> Tree:
+def _multiply(factor: Scalar, updates: Tree) -> Tree:
     """Multiplies every leaf, in float32 or wider, and converts it back to its dtype."""
     return tree.map(lambda g: (factor * upcast(g)).to(g.dtype), updates)

@@ -68,7 +68,8 @@ class _Remat(torch.autograd.Function):
         inputs = ctx.saved_tensors
         float_indices = [i for i, x in enumerate(inputs) if x.is_floating_point()]
 
-        def floats_only(*values: Tensor) -> tuple[Tensor, ...]:
+        def apply_to_floats(*values: Tensor) -> tuple[Tensor, ...]:
+            """Computes the float outputs from the float inputs; the other inputs are constants."""
             full = list(inputs)
             for i, value in zip(float_indices, values, strict=True):
                 full[i] = value
@@ -78,7 +79,7 @@ class _Remat(torch.autograd.Function):
         float_cotangents = tuple(c for c in cotangents if c is not None and c.is_floating_point())
         vjp = _vjp_by_func if needs_torch_func([*inputs, *float_cotangents]) else _vjp_by_autograd
         grads: list[Tensor | None] = [None] * len(inputs)
-        for i, g in zip(float_indices, vjp(floats_only, float_inputs, float_cotangents), strict=True):
+        for i, g in zip(float_indices, vjp(apply_to_floats, float_inputs, float_cotangents), strict=True):
             grads[i] = g
         return (None, *grads)
 

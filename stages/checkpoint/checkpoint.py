@@ -114,7 +114,7 @@ def save(
             f"checkpoint.save: expected step >= 0, keep_last >= 1 (or None) and keep_best >= 0, got {step=}, "
             f"{keep_last=}, {keep_best=}"
         )
-    record = manifest.begin(step, score, metadata, fingerprint)
+    record = manifest.make_manifest(step, score, metadata, fingerprint)
     final = directories.folder_of(Path(folder).absolute(), step)
     with _explain_errors(final):
         # 1. Temporary folder.

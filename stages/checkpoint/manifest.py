@@ -1,9 +1,9 @@
 """A checkpoint's manifest: checksums of the state's file, leaf by leaf, and a description of the run.
 
 Every byte of the state's file belongs to a leaf, as its data or its header, and each leaf has its own sha256,
-so that damage is reported by leaf, and several threads can hash. The file's digest is that of its leaves'
-digests, and the manifest ends with its own. It is read like any file from third parties: every field is
-checked, and no name in it becomes a path.
+so that damage is reported by leaf, and several threads can hash. The digest of the whole file is computed
+from the digests of its leaves; the manifest ends with a digest of itself. A manifest is read like any file
+from third parties: every field is checked, and no name in it becomes a path.
 
     {"format": 1, "step": 100, "score": 2.71, "metadata": {...},
      "fingerprint": {"optimizer.learning_rate": "0.001", ...},
@@ -39,13 +39,14 @@ class LeafRecord(NamedTuple):
     """A leaf's place in the state's file, and its checksums.
 
     Fields:
-        path: "params/layers/0/attention/q"; "" for the structure after the last leaf.
+        path: "params/layers/0/attention/q"; "" for the bytes after the last leaf,
+            which hold the structure of the tree.
         dtype: as numpy names it, or a Python type's name.
         shape: its sizes.
         bytes: length of its data.
         sha256: of its data alone, so that equal leaves in different checkpoints have equal digests.
         header_sha256: of the bytes before and (if it is in chunks) between its data.
-        spans: (offset, length) of each run of its data in the file.
+        spans: (offset, length) of each contiguous piece of its data in the file.
     """
 
     path: str
@@ -61,7 +62,7 @@ class Manifest(NamedTuple):
     """A checkpoint's description.
 
     Fields:
-        step: items of the pipe consumed.
+        step: number of items consumed from the data pipe.
         score: ranks checkpoints, lower is better; None if it was not measured.
         metadata: the caller's, JSON.
         fingerprint: the run's fingerprint; None if the caller gave none.
@@ -87,7 +88,7 @@ class Damage(NamedTuple):
     reason: str
 
 
-def begin(
+def make_manifest(
     step: int, score: float | None, metadata: Mapping[str, Any] | None, fingerprint: Mapping[str, str] | None
 ) -> Manifest:
     """Makes the manifest of a state that is not written yet.
@@ -102,13 +103,21 @@ def begin(
         TypeError: if the metadata is not JSON.
     """
     try:
-        plain = json.loads(json.dumps(dict(metadata or {})))  # keys become str now, not when it is read
+        plain = json.loads(json.dumps(dict(metadata or {})))  # a round trip: keys are str as after reading
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"checkpoint.save: metadata must be JSON: {error}; convert tensors with .item()"
         ) from None
     texts = None if fingerprint is None else {str(key): str(value) for key, value in fingerprint.items()}
-    return Manifest(step, None if score is None else float(score), plain, texts, environment(), 0, ())
+    return Manifest(
+        step=step,
+        score=None if score is None else float(score),
+        metadata=plain,
+        fingerprint=texts,
+        environment=environment(),
+        bytes=0,
+        leaves=(),
+    )
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -161,12 +170,14 @@ def hash_leaves(leaves: Iterable[LeafRecord]) -> str:
     return hash_bytes("".join(leaf.header_sha256 + leaf.sha256 for leaf in leaves).encode())
 
 
-def edges(leaves: Sequence[LeafRecord], size: int) -> list[tuple[int, int, bool]]:
-    """Lists the ends of each run of header or data: [(offset, index of the leaf, is data)], ascending.
+def piece_ends(leaves: Sequence[LeafRecord], size: int) -> list[tuple[int, int, bool]]:
+    """Lists where each piece of the file ends: [(offset, index of the leaf, is data)], ascending.
+
+    A piece is the header or a contiguous part of the data of one leaf.
 
     Example:
         >>> one = LeafRecord("w", "int8", [2], 2, "", "", [[5, 2]])
-        >>> edges([one, one._replace(path="", spans=[])], 8)
+        >>> piece_ends([one, one._replace(path="", spans=[])], 8)
         [(5, 0, False), (7, 0, True), (8, 1, False)]
     """
     ends = []
@@ -206,8 +217,8 @@ def environment() -> dict[str, Any]:
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Lists the differences of two flat dicts, by name.
 
-    A number that is bound in several places ("optimizer.learning_rate", "update.learning_rate") is listed
-    once, with its shortest name.
+    A value that has several names ("optimizer.learning_rate", "update.learning_rate") is listed once, with
+    its shortest name.
 
     Example:
         >>> differences({"a.lr": "0.1", "seed": "0", "b.c.lr": "0.1"},
@@ -230,7 +241,7 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _describe_change(old: str, new: str) -> str:
-    """One difference, without the digests themselves."""
+    """Describes how a value changed, without its digests (sha256)."""
     if "sha256:" not in old or "sha256:" not in new:
         return f"was {old}, is {new}"
     old_kind, new_kind = (text.partition("sha256:")[0].strip(", ") for text in (old, new))
@@ -266,7 +277,7 @@ def damage_of_leaves(leaves: Iterable[str]) -> Damage:
 def _is_intact(file: BinaryIO, leaf: LeafRecord, size: int) -> bool:
     """Verifies a leaf's data and the bytes before it; `file` is positioned at its header."""
     header, data = hashlib.sha256(), hashlib.sha256()
-    for offset, length in leaf.spans or [[size, 0]]:
+    for offset, length in leaf.spans or [[size, 0]]:  # no data: header up to the end of the file
         _hash_next(header, file, offset - file.tell())
         _hash_next(data, file, length)
     return data.hexdigest() == leaf.sha256 and header.hexdigest() == leaf.header_sha256
@@ -299,10 +310,10 @@ def _check(manifest: Manifest) -> None:
     """Raises ValueError if a field has a wrong type or value."""
     numbers = [manifest.step, manifest.bytes]
     for leaf in manifest.leaves:
-        numbers += _numbers(leaf)
+        numbers += _list_integers(leaf)
     if not all(type(n) is int and n >= 0 for n in numbers):
         raise ValueError("its numbers must be whole and not negative")
-    ends = [0, *(end for end, _, _ in edges(manifest.leaves, manifest.bytes))]
+    ends = [0, *(end for end, _, _ in piece_ends(manifest.leaves, manifest.bytes))]
     if ends != sorted(ends) or ends[-1] != manifest.bytes:
         raise ValueError("its leaves do not cover the file one after another")
     texts = [t for leaf in manifest.leaves for t in (leaf.path, leaf.sha256, leaf.header_sha256)]
@@ -314,8 +325,8 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("the fingerprint must be an object or null")
 
 
-def _numbers(leaf: LeafRecord) -> list[int]:
-    """All integers of a leaf's record."""
+def _list_integers(leaf: LeafRecord) -> list[int]:
+    """Lists the integers of a leaf's record; raises ValueError if a span is not a pair."""
     if any(len(span) != 2 for span in leaf.spans):
         raise ValueError("spans must be pairs of offset and length")
     return [leaf.bytes, *leaf.shape, *itertools.chain(*leaf.spans)]

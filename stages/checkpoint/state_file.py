@@ -233,16 +233,16 @@ def _parts(stream: Iterable[Piece], leaves: list[tuple[Leaf, list[list[int]]]]) 
 
 def _cutter(leaves: Sequence[LeafRecord], size: int) -> Callable[[Any], list[Part]]:
     """A function that cuts a file into parts; it takes the file's bytes in order, any number at a time."""
-    edges = [x for x in manifest.edges(leaves, size) if x[0] > 0]
+    ends = [x for x in manifest.piece_ends(leaves, size) if x[0] > 0]
     position = current = 0
 
     def cut(data: Any) -> list[Part]:
         nonlocal position, current
         parts, left = [], memoryview(data)
         while left:
-            while edges[current][0] <= position:
+            while ends[current][0] <= position:
                 current += 1
-            end, index, payload = edges[current]
+            end, index, payload = ends[current]
             parts.append((index, payload, left[: end - position]))
             left = left[end - position :]
             position += len(parts[-1][2])

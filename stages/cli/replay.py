@@ -144,7 +144,7 @@ def _compare_compiled(folder: Path, step: int) -> str:
 
     rows = read_lines(folder / "metrics.jsonl")
     logged = any(row["step"] <= step for row in rows if "compile_seconds" in row)
-    configured = bool(config_file.flags(folder).get("compile"))
+    configured = bool(config_file.read_flags(folder).get("compile"))
     if logged == configured:
         return ""
     was, flag = ("compiled", "--no_compile") if logged else ("not compiled", "--compile")

@@ -49,8 +49,8 @@ def perplexity(
         stride: S in 1 .. L, tokens that each window after the first scores: a smaller stride gives each token
             more context and takes longer. None takes L // 2; L is what lm-evaluation-harness does.
         prefix: id from which the first token of a document is predicted; None takes the model's bos token, or
-            its eos token. A bos that the tokenizer adds before a text comes after it and is scored, as in
-            lm-evaluation-harness.
+            its eos token. If the tokenizer adds a bos to a text, that bos follows the prefix and is scored,
+            as in lm-evaluation-harness.
         tokens: approximate number of tokens per forward pass.
         name: of the task in the results.
 
@@ -114,8 +114,7 @@ def cut_windows(ids: Sequence[int], *, length: int, stride: int, prefix: int) ->
     """Cut one document into windows that score each token once.
 
     The first window scores the first L tokens, after the prefix. Each later window scores the next S tokens
-    (the last one those that remain); it is the last L + 1 tokens up to there, of which the unscored ones are
-    context.
+    (the last window those that remain) and begins with tokens before them as context, so that it has L + 1.
 
     Args:
         ids: of the document.
@@ -162,14 +161,14 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Figure]:
 
 def _score_documents(
     documents: Sequence[Document],
-    numbers: Sequence[int],
+    indices: Sequence[int],
     *,
     encode: Callable[[str], list[int]],
     window_fn: Callable[[Sequence[int]], list[Window]],
     score_fn: Callable[[Sequence[Window]], list[Likelihood]],
 ) -> list[Sample]:
     """Score a chunk of documents: all their windows in one call of `score_fn`."""
-    chosen = [documents[i] for i in numbers]
+    chosen = [documents[i] for i in indices]
     windows = [window_fn(encode(document.text)) for document in chosen]
     scores = iter(score_fn([window for part in windows for window in part]))
     return [

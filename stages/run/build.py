@@ -103,7 +103,7 @@ def rebuild(folder: Path) -> tuple[Options, Experiment]:
         ValueError: if the folder has no config.json of a run, or that of another version.
     """
     kind = _options_class(folder)
-    options = dataclasses.replace(config_file.read(folder, kind), output_dir=str(folder))
+    options = dataclasses.replace(config_file.read_options(folder, kind), output_dir=str(folder))
     if isinstance(options, PretrainOptions):
         return options, build_pretrain.build(options, corpus.reopen(folder), _say_nothing)
     return options, build(options, _say_nothing)
@@ -207,7 +207,7 @@ def _read_rows(kind: examples.Kind, options: TuningOptions, start: Start, say: S
 
 def _options_class(folder: Path) -> type[Options]:
     """The options class of a run's folder."""
-    name = config_file.stage(folder)
+    name = config_file.read_stage(folder)
     if name is None:
         return PretrainOptions
     if name not in STAGES:

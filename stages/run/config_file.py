@@ -56,8 +56,8 @@ PATHS = ("model_path", "reward")
 Options = TypeVar("Options")
 
 
-def read(folder: Path, kind: type[Options]) -> Options:
-    """Reads the flags of a past run.
+def read_options(folder: Path, kind: type[Options]) -> Options:
+    """Reads the flags of a past run into the dataclass of its stage.
 
     Args:
         folder: folder of the run.
@@ -71,7 +71,7 @@ def read(folder: Path, kind: type[Options]) -> Options:
     return values.build(kind, fields, str(path))
 
 
-def stage(folder: Path) -> str | None:
+def read_stage(folder: Path) -> str | None:
     """Reads the stage of a past run; None is pretraining.
 
     Raises:
@@ -83,8 +83,8 @@ def stage(folder: Path) -> str | None:
     return name
 
 
-def flags(folder: Path) -> dict[str, Any]:
-    """Reads the flags of a past run of any stage, as a dict.
+def read_flags(folder: Path) -> dict[str, Any]:
+    """Reads the flags of a past run of any stage as a dict, without validating them.
 
     Raises:
         ValueError: if the folder has no config.json of a run.
@@ -149,8 +149,10 @@ def refuse_other_flags(folder: Path, options: Any) -> list[str]:
     }
     if not directories.list_complete(folder):
         return []
-    _refuse_earlier(folder, [name for name in changed if name not in was and name not in NOT_COMPARED])
-    _refuse(folder, [text for name, text in changed.items() if name not in NOT_COMPARED])
+    _refuse_earlier_version(
+        folder, [name for name in changed if name not in was and name not in NOT_COMPARED]
+    )
+    _refuse_changes(folder, [text for name, text in changed.items() if name not in NOT_COMPARED])
     return [
         f"{text}: the run resumes, but not bit for bit"
         for name, text in changed.items()
@@ -174,7 +176,7 @@ def refuse_other_model(folder: Path, model: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{folder / NAME}: model is {json.dumps(was)[:60]}, expected a model's configuration"
             )
-        _refuse(
+        _refuse_changes(
             folder,
             [
                 f"--config: {name} was {was.get(name)}, is {value}"
@@ -185,7 +187,11 @@ def refuse_other_model(folder: Path, model: Mapping[str, Any]) -> None:
 
 
 def _is_same(name: str, was: Any, now: Any) -> bool:
-    """Tests whether two values of a flag are equal; a path in PATHS may differ, its digest is compared."""
+    """Tests whether two values of a flag are equal.
+
+    Flags of PATHS are equal with other paths too, since the digests of their files are compared elsewhere:
+    model_path if both values are paths or neither is one, reward if the names are equal.
+    """
     if was == now or name not in PATHS:
         return bool(was == now)
     if name == "model_path":
@@ -196,7 +202,10 @@ def _is_same(name: str, was: Any, now: Any) -> bool:
 
 
 def _reward_name(reward: Any) -> str:
-    """The name of a reward without its path: that of a function or of a built-in reward; "" for a folder."""
+    """Returns the name in --reward: of a built-in reward, or of the function in "file.py:function".
+
+    A folder of a reward model is only a path, so its name is "".
+    """
     from stages.run.rewards.functions import BUILT_IN
 
     text = str(reward)
@@ -205,7 +214,7 @@ def _reward_name(reward: Any) -> str:
     return text.rpartition(":")[2] if ":" in text else ""
 
 
-def _refuse_earlier(folder: Path, lacking: list[str]) -> None:
+def _refuse_earlier_version(folder: Path, lacking: list[str]) -> None:
     """Raises if config.json lacks flags, which means that an earlier version wrote it."""
     if lacking:
         raise ValueError(
@@ -215,8 +224,8 @@ def _refuse_earlier(folder: Path, lacking: list[str]) -> None:
         )
 
 
-def _refuse(folder: Path, changes: list[str]) -> None:
-    """Raises if a flag has changed."""
+def _refuse_changes(folder: Path, changes: list[str]) -> None:
+    """Raises if there are changes, each described by one text of the list."""
     if changes:
         raise ValueError(
             f"{folder} holds a run that began with other flags: {'; '.join(changes)}. Set these back to "

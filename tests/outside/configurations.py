@@ -31,12 +31,12 @@ def _transformers_values(fields: Mapping[str, Any], folder: Path) -> dict[str, A
     """Values that transformers reads from the full configuration, and the logits of a small model like it."""
     (folder / "config.json").write_text(json.dumps(fields))
     fields_read = _theirs(transformers.AutoConfig.from_pretrained(folder))
-    return {**fields_read, "logits": models.logits(models.write(folder, models.shrink(fields)))}
+    return {**fields_read, "logits": models.peer_logits(models.write(folder, models.shrink(fields)))}
 
 
 def _our_values(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The same of our code."""
-    return {**_ours(hf.from_hf_config(fields)), "logits": models.ours(folder)}
+    return {**_ours(hf.from_hf_config(fields)), "logits": models.our_logits(folder)}
 
 
 def _theirs(config: Any) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _damaged(
 
 def _write_with_byte_order_mark(folder: Path) -> torch.Tensor:
     """A config.json with a byte-order mark, which transformers does not read: logits of the file before."""
-    expected = models.logits(models.write(folder, models.shrink(LLAMA)))
+    expected = models.peer_logits(models.write(folder, models.shrink(LLAMA)))
     path = folder / "config.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     return expected
@@ -168,7 +168,8 @@ READ: tuple[Form, ...] = (
     _changed("window asked for from a layer that is not there", QWEN2, use_sliding_window=True, max_window_layers=24),
     _changed("window as long as the longest row", MISTRAL, sliding_window=32768),
     _changed("layer_types all full", QWEN3, layer_types=["full_attention"] * 2, num_hidden_layers=2),
-    Form("configuration", "byte-order mark", "published", _write_with_byte_order_mark, models.ours, tolerance=1e-4),
+    Form("configuration", "byte-order mark", "published", _write_with_byte_order_mark, models.our_logits,
+         tolerance=1e-4),
 )  # fmt: skip
 
 REFUSED: tuple[Form, ...] = (

@@ -48,7 +48,7 @@ def _reference_logits(config: ModelConfig, params: Any) -> torch.Tensor:
     )
     missing = model.load_state_dict(hf.to_weights(params), strict=False).missing_keys
     assert missing in ([], ["lm_head.weight"])
-    return models.logits(model.eval())
+    return models.peer_logits(model.eval())
 
 
 def _write_model(changes: Mapping[str, Any] = {}, **fields: Any) -> Callable[[Path], torch.Tensor]:
@@ -125,7 +125,7 @@ def _changed(
 
 def _load(folder: Path) -> torch.Tensor:
     """Load the file and compute our logits."""
-    return models.ours(folder / "model.gguf")
+    return models.our_logits(folder / "model.gguf")
 
 
 def _ids(folder: Path) -> list[int]:

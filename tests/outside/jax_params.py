@@ -28,7 +28,7 @@ def _saved(
         params = language_model.load(folder).params
         (folder / "model.safetensors").unlink()
         write(folder, change(tree.map(lambda x: x.numpy(), params)))
-        return models.logits(model)
+        return models.peer_logits(model)
 
     return theirs
 
@@ -63,7 +63,12 @@ def _turn(params: Any) -> Any:
 
 def _form(name: str, writer: str, write: Write, path: str = "") -> Form:
     return Form(
-        "weights", name, writer, _saved(write), lambda folder: models.ours(folder / path), tolerance=1e-4
+        "weights",
+        name,
+        writer,
+        _saved(write),
+        lambda folder: models.our_logits(folder / path),
+        tolerance=1e-4,
     )
 
 

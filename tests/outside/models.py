@@ -1,4 +1,4 @@
-"""Small models written by transformers, for the forms of configurations, weights and GGUF files."""
+"""Small models written by transformers, for the cases (`Form`) of configurations, weights and GGUF files."""
 
 from __future__ import annotations
 
@@ -30,17 +30,19 @@ def tokenizer() -> Tokenizer:
 
 
 def shrink(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The same fields with small sizes; contexts keep their ratio, ids become small."""
+    """Replace the sizes by small ones, so that each choice between attention variants stays the same.
+
+    Grouped heads stay grouped, a head_dim unequal to hidden_size / heads stays unequal, a sliding window
+    keeps its ratio to the context, and ids above 2 become ids of the small vocabulary.
+    """
     old_length = fields["max_position_embeddings"]
     small = {**fields, **SMALL}
     if fields.get("num_key_value_heads"):
-        small["num_key_value_heads"] = (
-            4 if fields["num_key_value_heads"] == fields["num_attention_heads"] else 2
-        )
+        is_grouped = fields["num_key_value_heads"] != fields["num_attention_heads"]
+        small["num_key_value_heads"] = 2 if is_grouped else 4
     if fields.get("head_dim"):
-        small["head_dim"] = (
-            8 if fields["head_dim"] * fields["num_attention_heads"] == fields["hidden_size"] else 12
-        )
+        is_default = fields["head_dim"] * fields["num_attention_heads"] == fields["hidden_size"]
+        small["head_dim"] = 8 if is_default else 12
     if fields.get("sliding_window"):
         small["sliding_window"] = max(1, fields["sliding_window"] * LENGTH // old_length)
     if fields.get("max_window_layers"):
@@ -51,7 +53,7 @@ def shrink(fields: Mapping[str, Any]) -> dict[str, Any]:
     for number, name in enumerate(("bos_token_id", "eos_token_id", "pad_token_id")):
         if isinstance(fields.get(name), list):
             small[name] = [20 + number, 30]
-        elif (fields.get(name) or -1) > 2:
+        elif fields.get(name) is not None and fields[name] > 2:
             small[name] = 20 + number
     return small
 
@@ -70,14 +72,15 @@ def write(folder: Path, fields: Mapping[str, Any]) -> torch.nn.Module:
 
 
 def random_model(config: Any) -> torch.nn.Module:
-    """A model of transformers in float32 with random weights, biases and norms included."""
+    """A model of transformers in float32 with random weights; biases and norms vary around 1."""
     model = transformers.AutoModelForCausalLM.from_config(
         config, attn_implementation="eager", dtype=torch.float32
     )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2 + (parameter.ndim == 1))
+            mean = 1.0 if parameter.ndim == 1 else 0.0
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2 + mean)
     return model.eval()
 
 
@@ -89,13 +92,13 @@ def named_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def logits(model: torch.nn.Module) -> torch.Tensor:
+def peer_logits(model: torch.nn.Module) -> torch.Tensor:
     """transformers' logits for TOKENS."""
     with torch.no_grad():
         return model(torch.tensor(TOKENS)).logits
 
 
-def ours(path: Path) -> torch.Tensor:
+def our_logits(path: Path) -> torch.Tensor:
     """Our logits for TOKENS."""
     loaded = language_model.load(path, dtype=torch.float32)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""tokenizer.json templates for one text and for a pair: both are written again as they were read."""
+"""tokenizer.json templates for one text and for a pair of texts: both survive our `load` and `save`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ TEMPLATES = (
     ("$A </s>", "$B </s> $A"),
     ("<s> $A", "$A $B"),
 )
-"""(single, pair): Llama's, without a second <s>, RoBERTa's, pairs alone, the second text first, pairs
-bare."""
+"""(single, pair): as Llama; no second <s>; as RoBERTa; special tokens only in the pair; the second text
+first; special tokens only in the single text."""
 
 
 def _ids(peer: HuggingFaceTokenizer) -> list[list[int]]:
@@ -39,6 +39,10 @@ def _theirs(folder: Path, *, single: str, pair: str) -> list[list[int]]:
 
 
 def _ours(folder: Path) -> list[list[int]]:
+    """Ids of the single text by our tokenizer, and of the pair by its library from the file that we save.
+
+    Our `encode` takes no pairs, so only the saved file shows that the pair's template was kept.
+    """
     tokenizer = load(folder)
     (folder / "again").mkdir()
     save(tokenizer, folder / "again")

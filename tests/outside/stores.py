@@ -55,7 +55,7 @@ def _open_store(folder: Path) -> Any:
 
 
 def _read_config(folder: Path) -> Any:
-    return vars(config_file.read(folder, SFTOptions))
+    return vars(config_file.read_options(folder, SFTOptions))
 
 
 def _read_log(folder: Path) -> Any:

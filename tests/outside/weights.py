@@ -32,7 +32,7 @@ def _changed(
         save_file(
             change(models.named_weights(model)), str(folder / "model.safetensors"), metadata={"format": "pt"}
         )
-        return models.logits(model)
+        return models.peer_logits(model)
 
     return write
 
@@ -42,14 +42,14 @@ def _write_by_safetensors(folder: Path) -> torch.Tensor:
     model = models.write(folder, TIED)
     save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
     assert "lm_head.weight" in load_file(folder / "model.safetensors")
-    return models.logits(model)
+    return models.peer_logits(model)
 
 
 def _write_base_model(folder: Path) -> torch.Tensor:
     """Write a model as AutoModel does: without prefix and head."""
     model = models.write(folder, TIED)
     model.model.save_pretrained(folder)
-    return models.logits(model)
+    return models.peer_logits(model)
 
 
 def _write_mixed_dtypes(folder: Path) -> torch.Tensor:
@@ -58,7 +58,7 @@ def _write_mixed_dtypes(folder: Path) -> torch.Tensor:
     narrow = {name: x if x.ndim == 1 else x.bfloat16() for name, x in models.named_weights(model).items()}
     model.load_state_dict(narrow, strict=False)
     save_file(narrow, str(folder / "model.safetensors"), metadata={"format": "pt"})
-    return models.logits(model)
+    return models.peer_logits(model)
 
 
 def _logits_in_widest_dtype(folder: Path) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _write_shards(folder: Path) -> torch.Tensor:
     model = models.write(folder, UNTIED)
     (folder / "model.safetensors").unlink()
     model.save_pretrained(folder, max_shard_size="20KB")
-    return models.logits(model)
+    return models.peer_logits(model)
 
 
 def _write_stale_copies(folder: Path) -> torch.Tensor:
@@ -139,7 +139,7 @@ def _drop_tensor(name: str) -> Callable[[Weights], Weights]:
     return lambda weights: {key: x for key, x in weights.items() if key != name}
 
 
-def _right(name: str, theirs: Callable[[Path], Any], ours: Callable[[Path], Any] = models.ours) -> Form:
+def _right(name: str, theirs: Callable[[Path], Any], ours: Callable[[Path], Any] = models.our_logits) -> Form:
     return Form("weights", name, "transformers", theirs, ours, tolerance=1e-4)
 
 

@@ -17,7 +17,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from tests.rules.source import Function, Module, code_lines, own_nodes, parameters, span
+from tests.rules.source import FUNCTION_NODES, Module, code_lines, own_nodes, parameters, span
 
 MANY_PARAMETERS, MANY_LINES = 4, 20
 PLAIN_TYPES = (
@@ -53,7 +53,7 @@ def args_section_lists_parameters(module: Module) -> Iterator[str]:
     """Args lists every parameter (of a dataclass: every field) and no other."""
     for name, node in public_definitions(module):
         text = section(ast.get_docstring(node), "Args")
-        expected = parameters(node) if isinstance(node, Function) else field_names(node)
+        expected = parameters(node) if isinstance(node, FUNCTION_NODES) else field_names(node)
         if text is not None:
             missing = sorted(set(expected) - listed_parameters(text)) if "as in `" not in text else []
             unknown = sorted(listed_parameters(text) - set(expected))
@@ -65,7 +65,7 @@ def long_functions_have_sections(module: Module) -> Iterator[str]:
     """A function with many parameters or many lines has Args. It also has Returns, unless its result is a
     class of this project, which has a docstring of its own."""
     for name, node in public_definitions(module):
-        if not isinstance(node, Function):
+        if not isinstance(node, FUNCTION_NODES):
             continue
         count = len(parameters(node)) - (node.args.vararg is not None) - (node.args.kwarg is not None)
         large = count > MANY_PARAMETERS or (count > 1 and code_lines(module, node) > MANY_LINES)
@@ -83,7 +83,7 @@ def raises_section_lists_errors(module: Module) -> Iterator[str]:
         raised = {error for n in own_nodes(node) if isinstance(n, ast.Raise) and (error := error_name(n))}
         text = section(ast.get_docstring(node), "Raises") or ""
         missing = sorted(error for error in raised if error not in text)
-        if isinstance(node, Function) and missing:
+        if isinstance(node, FUNCTION_NODES) and missing:
             errors = ", ".join(missing)
             yield f"{module.path}:{node.lineno}: {name} raises {errors}, and does not say so under Raises"
 
@@ -109,10 +109,10 @@ def public_definitions(
     """Yield functions and classes at the top of a module, and methods of these classes, without a leading
     underscore."""
     for node in module.tree.body:
-        if isinstance(node, (*Function, ast.ClassDef)) and not node.name.startswith("_"):
+        if isinstance(node, (*FUNCTION_NODES, ast.ClassDef)) and not node.name.startswith("_"):
             yield node.name, node
             for inner in node.body if isinstance(node, ast.ClassDef) and not is_protocol(node) else []:
-                if isinstance(inner, Function) and not inner.name.startswith("_"):
+                if isinstance(inner, FUNCTION_NODES) and not inner.name.startswith("_"):
                     yield f"{node.name}.{inner.name}", inner
 
 

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from tests.rules.exceptions import EFFECTS_ALLOWED, IN_PLACE, ITEM, STATE
-from tests.rules.source import Function, Module, calls, functions, imports, is_under
+from tests.rules.source import FUNCTION_NODES, Module, calls, functions, imports, is_under
 
 # fmt: off
 EFFECT_MODULES = frozenset((
@@ -154,7 +154,7 @@ def _is_mutable(value: ast.expr | None) -> bool:
 def _tensor_parameters(function: ast.AST) -> set[str]:
     """Return the parameters which can be tensors or trees: not self, an autograd Function's ctx, numbers or
     strings."""
-    assert isinstance(function, Function)
+    assert isinstance(function, FUNCTION_NODES)
     plain = ("int", "float", "str", "bool")
     every = [node for node in ast.walk(function.args) if isinstance(node, ast.arg)]
     typed = {p.arg for p in every if p.annotation is None or ast.unparse(p.annotation) not in plain}

@@ -8,13 +8,13 @@ import re
 import tokenize
 from collections.abc import Iterator, Mapping
 
-from tests.rules.shape import LINE
-from tests.rules.source import Function, Module, functions
+from tests.rules.shape import LINE_LENGTH
+from tests.rules.source import FUNCTION_NODES, Module, functions
 
 OPENINGS = ("what", "how", "which", "whether", "where")
 """Words that open a question. A docstring opens with a verb or a noun of the field."""
 
-WORDS: Mapping[str, str] = {
+PHRASES: Mapping[str, str] = {
     r"behind": "after (order), or at or before (a causal mask)",
     r"passed over|passes over|pass over": "skipped",
     r"worked in(?!\w)": "merged",
@@ -55,8 +55,8 @@ def docstring_openings(module: Module) -> Iterator[str]:
 
 
 def words(module: Module) -> Iterator[str]:
-    """Docstrings, comments and messages use the terms of the field, not the phrases of `WORDS`."""
-    patterns = {re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE): fix for pattern, fix in WORDS.items()}
+    """Docstrings, comments and messages use the terms of the field, not the phrases of `PHRASES`."""
+    patterns = {re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE): fix for pattern, fix in PHRASES.items()}
     for line, text in _prose(module):
         for pattern, fix in patterns.items():
             for match in pattern.finditer(" ".join(text.split())):
@@ -64,16 +64,17 @@ def words(module: Module) -> Iterator[str]:
 
 
 def function_names(module: Module) -> Iterator[str]:
-    """No function is named by a participle or a particle alone."""
+    """No function has a name that says nothing, such as a participle or a particle alone."""
     for name, function in functions(module.tree):
         if name.rpartition(".")[2].strip("_") in TELLS_NOTHING:
-            yield f"{module.path}:{function.lineno}: {name} says nothing; a verb and a noun of the field"
+            place = f"{module.path}:{function.lineno}"
+            yield f"{place}: {name} says nothing; name it with a verb and a noun of the field"
 
 
 def line_length(module: Module) -> Iterator[str]:
     """Lines have at most 110 characters."""
     for number, line in enumerate(module.text.splitlines(), 1):
-        if len(line) > LINE:
+        if len(line) > LINE_LENGTH:
             yield f"{module.path}:{number}: {len(line)} characters"
 
 
@@ -123,7 +124,7 @@ def _documented(module: Module) -> Iterator[tuple[str, ast.AST]]:
     """Yield the module, its classes and its functions, private ones included, each with its name."""
     yield module.name, module.tree
     for node in ast.walk(module.tree):
-        if isinstance(node, (*Function, ast.ClassDef)):
+        if isinstance(node, (*FUNCTION_NODES, ast.ClassDef)):
             yield node.name, node
 
 

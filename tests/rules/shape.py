@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tests.rules.exceptions import CLASSES, DEEP, LONG_FILES, LONG_FUNCTIONS
 from tests.rules.source import Module, code_lines, functions
 
-FUNCTION_LINES, FILE_LINES, LINE = 50, 400, 110
+FUNCTION_LINES, FILE_LINES, LINE_LENGTH = 50, 400, 110
 RARE_FILE_LINES = 300
 """At most one file in ten has more lines than this."""
 VAGUE = frozenset(["utils", "util", "common", "helpers", "helper", "misc"])

@@ -10,7 +10,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("pure", "data_pipes", "stages")
 PROGRAMS = ("examples", "benchmarks")
-Function = (ast.FunctionDef, ast.AsyncFunctionDef)
+FUNCTION_NODES = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class Module(NamedTuple):
@@ -52,8 +52,8 @@ def functions(tree: ast.AST) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncF
 
     def walk(node: ast.AST, prefix: str) -> Iterator:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, (*Function, ast.ClassDef)):
-                if isinstance(child, Function):
+            if isinstance(child, (*FUNCTION_NODES, ast.ClassDef)):
+                if isinstance(child, FUNCTION_NODES):
                     yield prefix + child.name, child
                 yield from walk(child, f"{prefix}{child.name}.")
             else:
@@ -65,7 +65,7 @@ def functions(tree: ast.AST) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncF
 def own_nodes(function: ast.AST) -> Iterator[ast.AST]:
     """Yields the nodes that belong to this function, and not to one that is defined inside it."""
     for child in ast.iter_child_nodes(function):
-        if not isinstance(child, (*Function, ast.Lambda, ast.ClassDef)):
+        if not isinstance(child, (*FUNCTION_NODES, ast.Lambda, ast.ClassDef)):
             yield child
             yield from own_nodes(child)
 
@@ -135,7 +135,7 @@ def bound_names(module: Module) -> set[str]:
     for node in module.tree.body:
         if isinstance(node, ast.ImportFrom | ast.Import):
             names.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
-        elif isinstance(node, (*Function, ast.ClassDef)):
+        elif isinstance(node, (*FUNCTION_NODES, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]

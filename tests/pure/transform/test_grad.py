@@ -12,7 +12,7 @@ from pure import random, tree
 from pure.transform.grad import grad, value_and_grad
 from pure.types import Tree
 
-module = import_module("pure.transform.grad")
+grad_module = import_module("pure.transform.grad")  # the attribute `grad` of the package is the function
 
 
 def make_params_and_input() -> tuple[Tree, Tensor]:
@@ -41,17 +41,19 @@ def test_gradients_equal_their_formula() -> None:
 
 def test_gradients_by_autograd_equal_those_by_torch_func() -> None:
     params, x = make_params_and_input()
-    by_autograd = module._by_autograd(loss, False, params, x)
-    by_func = module._by_func(loss, False, params, x)
+    by_autograd = grad_module._by_autograd(loss, False, params, x)
+    by_func = grad_module._by_func(loss, False, params, x)
     torch.testing.assert_close(by_autograd, by_func, rtol=1e-6, atol=1e-6)
     assert tree.structure(by_autograd[1]) == tree.structure(params)
 
 
 def test_aux_is_returned_and_no_result_requires_grad() -> None:
     params, x = make_params_and_input()
-    (value, aux), grads = value_and_grad(lambda p, x: (loss(p, x), {"w": p["w"] * 2, "n": 3}), has_aux=True)(
-        params, x
-    )
+
+    def loss_and_aux(p: Tree, x: Tensor) -> tuple[Tensor, dict]:
+        return loss(p, x), {"w": p["w"] * 2, "n": 3}
+
+    (value, aux), grads = value_and_grad(loss_and_aux, has_aux=True)(params, x)
     assert aux["n"] == 3
     torch.testing.assert_close(aux["w"], params["w"] * 2)
     assert not any(t.requires_grad for t in [value, aux["w"], *tree.leaves(grads), *tree.leaves(params)])

@@ -18,7 +18,7 @@ from stages.checkpoint.manifest import LeafRecord, Manifest
 
 def example() -> Manifest:
     leaf = LeafRecord("params/w", "float32", [2], 8, "ab" * 32, "cd" * 32, [[12, 8]])
-    recorded = manifest.begin(
+    recorded = manifest.make_manifest(
         3, 0.5, {"note": "ärger", "list": [1, {"a": None}]}, {"optimizer.learning_rate": "0.1"}
     )
     return recorded._replace(bytes=23, leaves=(leaf, leaf._replace(path="params/v", spans=[])))
@@ -35,14 +35,14 @@ def test_a_manifest_survives_encoding_and_is_plain_json() -> None:
     assert manifest.read(io.BytesIO(data)) == example()
 
 
-def test_metadata_is_converted_to_json_by_begin() -> None:
-    recorded = manifest.begin(0, math.nan, {2: (1, 2), 10: math.inf, "x": 0.1}, None)
+def test_metadata_is_converted_to_json_by_make_manifest() -> None:
+    recorded = manifest.make_manifest(0, math.nan, {2: (1, 2), 10: math.inf, "x": 0.1}, None)
     back = manifest.decode(manifest.encode(recorded))
     assert back.metadata == {"2": [1, 2], "10": math.inf, "x": 0.1}
     assert back.score is not None
     assert math.isnan(back.score)
     with pytest.raises(TypeError, match="metadata must be JSON: Object of type set is not JSON serializable"):
-        manifest.begin(0, None, {"x": {1}}, None)
+        manifest.make_manifest(0, None, {"x": {1}}, None)
 
 
 def test_every_flipped_bit_is_refused() -> None:

@@ -125,7 +125,7 @@ def test_find_damage_names_the_damaged_leaf(tmp_path: Path) -> None:
     path = tmp_path / "state"
     value = {"a": torch.arange(5.0), "b": {"c": torch.arange(5), "d": torch.ones(3)}, "e": ()}
     written = write(path, value)
-    recorded = manifest.begin(0, None, None, None)._replace(**written._asdict())
+    recorded = manifest.make_manifest(0, None, None, None)._replace(**written._asdict())
     data = path.read_bytes()
     for i in range(len(data)):
         bad = bytearray(data)

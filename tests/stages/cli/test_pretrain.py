@@ -428,7 +428,7 @@ def test_the_last_state_equals_a_fold_of_step_over_the_data(complete: Path) -> N
     from stages.run.data import corpus
     from stages.run.options.pretrain import PretrainOptions
 
-    options = config_file.read(complete / "run", PretrainOptions)
+    options = config_file.read_options(complete / "run", PretrainOptions)
     experiment = build_pretrain.build(options, corpus.reopen(complete / "run"))
     state = functools.reduce(experiment.stage.step, experiment.pipe, experiment.stage.init(experiment.key))
     assert to_bytes(state) == last_state(complete / "run")

@@ -115,7 +115,7 @@ def test_a_checkpoint_with_other_bits_is_reported(run_copy: Path, capsys: pytest
     from stages.run.options.pretrain import PretrainOptions
 
     data = corpus.reopen(run_copy)
-    experiment = build_pretrain.build(config_file.read(run_copy, PretrainOptions), data)
+    experiment = build_pretrain.build(config_file.read_options(run_copy, PretrainOptions), data)
     state = checkpoint.load(run_copy, experiment.stage.init(experiment.key)).state
     with torch.no_grad():
         state.params["norm"]["scale"][0] += 1e-3

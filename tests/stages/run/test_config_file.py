@@ -32,7 +32,7 @@ def test_flags_are_read_back_unchanged(tmp_path: Path) -> None:
         learning_rate=0.1 + 0.2, model_path="a b", ema=None, compile=False, output_dir=str(tmp_path)
     )
     config_file.write(tmp_path, {"options": vars(options)})
-    assert config_file.read(tmp_path, PretrainOptions) == options
+    assert config_file.read_options(tmp_path, PretrainOptions) == options
 
 
 def test_changed_flags_are_refused_by_name(tmp_path: Path) -> None:
@@ -111,13 +111,16 @@ class OtherOptions:
 
 def test_a_file_that_is_not_the_config_of_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config\.json: expected the config\.json of a run"):
-        config_file.read(tmp_path, PretrainOptions)
+        config_file.read_options(tmp_path, PretrainOptions)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    for read in (config_file.read, lambda folder, kind: config_file.refuse_other_flags(folder, kind())):
+    for read in (
+        config_file.read_options,
+        lambda folder, kind: config_file.refuse_other_flags(folder, kind()),
+    ):
         with pytest.raises(ValueError, match=r"expected the config\.json of a run, with its options"):
             read(tmp_path, PretrainOptions)
     with pytest.raises(ValueError, match=r"unknown flags backend, batch_size, .*another version or stage"):
-        config_file.read(write_run(tmp_path / "run"), OtherOptions)
+        config_file.read_options(write_run(tmp_path / "run"), OtherOptions)
 
 
 @pytest.mark.parametrize(
@@ -139,10 +142,10 @@ def test_a_damaged_flag_is_named(change: dict, message: str, tmp_path: Path) -> 
     options = {name: value for name, value in (options | change).items() if value is not ...}
     config_file.write(tmp_path, {"options": options})
     if not message:
-        assert config_file.read(tmp_path, SFTOptions).lora_targets == ("q",)
+        assert config_file.read_options(tmp_path, SFTOptions).lora_targets == ("q",)
         return
     with pytest.raises(ValueError, match=message) as caught:
-        config_file.read(tmp_path, SFTOptions)
+        config_file.read_options(tmp_path, SFTOptions)
     assert str(caught.value).startswith(str(tmp_path / "config.json"))
 
 
@@ -150,6 +153,6 @@ def test_other_fields_of_a_damaged_file_are_named(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     config_file.write(folder, {"options": {}, "stage": [1], "model": 3})
     with pytest.raises(ValueError, match="stage is"):
-        config_file.stage(folder)
+        config_file.read_stage(folder)
     with pytest.raises(ValueError, match="model is 3"):
         config_file.refuse_other_model(folder, {"hidden_size": 1})
