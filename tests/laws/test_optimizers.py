@@ -28,6 +28,14 @@ from pure.types import GradientTransformation, Tree
 STEPS = 200
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation() -> Iterator[None]:
+    """XLA compiles without its expensive passes, in half the time; the peers' programs run for milliseconds."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 class Row(NamedTuple):
     """An optimizer, its twin in optax, and how far they may differ after 200 updates, relative to the largest
     parameter."""
