@@ -10,17 +10,25 @@ Fine-tune a published model in a JAX loop of your own, and give it back to trans
 
     intro2llm export --model_path HuggingFaceTB/SmolLM2-135M --dtype float32 --format orbax --output_dir smol
 
+    from pathlib import Path
+    import jax, optax
+    import data_pipes.tokenizer
+    from orbax.checkpoint import StandardCheckpointer
+    from pure.interop.jax import model_in_jax
+    from pure.nn.transformer import transformer
+    from stages.models import language_model
+
     folder = Path("smol").absolute()  # Orbax takes absolute paths
     init, apply = model_in_jax(transformer(language_model.read_config(folder)))
     tokenizer = data_pipes.tokenizer.load(folder)
     with StandardCheckpointer() as checkpointer:
         params = checkpointer.restore(folder / "params")
 
-    def loss(params, tokens):  # [B, T] of tokenizer.encode(text)
+    def loss(params, tokens):  # [B, T] of tokenizer.encode(text), which is a list of ids
         logits = apply(params, tokens[:, :-1])
         return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
 
-    ...  # jax.jit, jax.value_and_grad(loss), any optax optimizer
+    ...  # jax.jit of jax.value_and_grad(loss) and any optax optimizer; rows of several lengths need a mask
     with StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "tuned", params)
 
