@@ -5,7 +5,6 @@ JAX has no scope in which gradients are off: there, every result is detached ins
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 import sysconfig
@@ -21,6 +20,7 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     UnsupportedFakeTensorException,
+    log,
 )
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.overrides import TorchFunctionMode
@@ -153,16 +153,15 @@ def explain() -> Iterator[None]:
 @contextmanager
 def mute() -> Iterator[None]:
     """Keeps torch from logging an error of a run on fake tensors, which is raised as well."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
 
-    def refuse(record: logging.LogRecord) -> bool:
+    def keep(record: Any) -> bool:
         return not str(record.msg).startswith("failed while attempting to run meta")
 
-    log.addFilter(refuse)
+    log.addFilter(keep)
     try:
         yield
     finally:
-        log.removeFilter(refuse)
+        log.removeFilter(keep)
 
 
 def last_line(error: BaseException) -> str:
