@@ -165,8 +165,8 @@ def _infer_forms(name: str, flat: Flat, arrays: Sequence[Any], paths: list[str])
 def _describe_reading(name: str) -> str:
     """The message for a function that reads a number out of an argument."""
     return (
-        f"torch_fn_in_jax: {name} needs the numbers of an argument for a branch or a shape, and JAX must know "
-        "the shapes first; write torch.where, or pass a Python number"
+        f"torch_fn_in_jax: {name} needs the numbers of an argument for a branch or a shape, and JAX must "
+        "know the shapes first; write torch.where, or pass a Python number"
     )
 
 

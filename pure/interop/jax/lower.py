@@ -73,8 +73,8 @@ def lower(function: Callable, *examples: Tree, x64: bool = False, **named: Tree)
     Edge cases: other shapes or dtypes are traced again. With x64 off, sums and products of int64 wrap at
         2³¹, numbers and constants beyond it are refused, and float64 has the precision of float32. What is
         computed under `torch.no_grad`, or detached, has gradient 0 in JAX too. A JAX function inside, from
-        `jax_fn_in_torch`, is called as it is. Tensors that the function has bound, such as a module's weights,
-        are constants from the first trace on, as arrays are under jax.jit: pass what changes as an argument.
+        `jax_fn_in_torch`, is called as it is. Tensors that the function has bound, such as a module's
+        weights, are constants from the first trace on, as under jax.jit: pass what changes as an argument.
 
     Example:
         >>> double = lower(lambda tree: {"y": tree["x"] * 2})
@@ -255,18 +255,20 @@ def _refuse_derivatives(leaves: list, foreign: set[str]) -> list:
     names = ", ".join(sorted(foreign))
 
     @jax.custom_jvp
-    def same(x: Any) -> Any:
+    def pass_value(x: Any) -> Any:
         return x
 
-    @same.defjvp
-    def refuse(primals: tuple, tangents: tuple) -> Any:
+    @pass_value.defjvp
+    def refuse_derivative(primals: tuple, tangents: tuple) -> Any:
         raise Uncovered(
-            f"lower: expected operations that JAX can differentiate, got the torch.autograd.Function {names}, "
-            "whose backward pass JAX does not see; call the function with torch_fn_in_jax, or take the "
+            "lower: expected operations that JAX can differentiate, got the torch.autograd.Function "
+            f"{names}, whose backward pass JAX does not see; call the function with torch_fn_in_jax, or take the "
             "gradient inside with torch.func.grad"
         )
 
-    return [same(x) if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact) else x for x in leaves]
+    return [
+        pass_value(x) if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact) else x for x in leaves
+    ]
 
 
 def _like_example(given: Any, example: Any) -> Any:

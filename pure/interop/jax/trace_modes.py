@@ -154,14 +154,14 @@ def explain() -> Iterator[None]:
 def mute() -> Iterator[None]:
     """Keeps torch from logging an error of a run on fake tensors, which is raised as well."""
 
-    def keep(record: Any) -> bool:
+    def keep_record(record: Any) -> bool:
         return not str(record.msg).startswith("failed while attempting to run meta")
 
-    log.addFilter(keep)
+    log.addFilter(keep_record)
     try:
         yield
     finally:
-        log.removeFilter(keep)
+        log.removeFilter(keep_record)
 
 
 def last_line(error: BaseException) -> str:
@@ -173,8 +173,8 @@ def _describe_reading(error: BaseException) -> str:
     """The message for a function that reads a number out of a tensor."""
     return (
         f"lower: {last_line(error)} needs the numbers of a tensor (.item(), .numpy(), bool(), int(), a "
-        "branch or a shape that depends on them), and tracing knows only shapes; use torch.where, masks and fixed "
-        "shapes, or pass what is constant as a Python number"
+        "branch or a shape that depends on them), and tracing knows only shapes; use torch.where, masks and "
+        "fixed shapes, or pass what is constant as a Python number"
     )
 
 
