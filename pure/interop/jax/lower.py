@@ -262,8 +262,8 @@ def _refuse_derivatives(leaves: list, foreign: set[str]) -> list:
     def refuse_derivative(primals: tuple, tangents: tuple) -> Any:
         raise Uncovered(
             "lower: expected operations that JAX can differentiate, got the torch.autograd.Function "
-            f"{names}, whose backward pass JAX does not see; call the function with torch_fn_in_jax, or take the "
-            "gradient inside with torch.func.grad"
+            f"{names}, whose backward pass JAX does not see; call the function with torch_fn_in_jax, or take "
+            "the gradient inside with torch.func.grad"
         )
 
     return [
