@@ -65,8 +65,8 @@ def lower(function: Callable, *examples: Tree, x64: bool = False, **named: Tree)
 
     Raises:
         Uncovered: for an operation without an entry; the message names it and its line. When JAX
-            differentiates a function with a torch.autograd.Function inside, whose backward pass it would not
-            see; gradients that torch takes inside are right.
+            differentiates a function with a torch.autograd.Function or a backward hook inside, which it would
+            not see; gradients that torch takes inside are right.
         ValueError: for a function whose course depends on the numbers of a tensor, that writes into an
             argument, or that needs 64-bit integers although x64 is off; for a leaf that is no array.
 
@@ -252,7 +252,7 @@ def _check_leaves(arguments: Tree, x64: bool) -> list:
 
 def _refuse_derivatives(leaves: list, foreign: set[str]) -> list:
     """The leaves; a derivative with respect to a float one is refused."""
-    names = ", ".join(sorted(foreign))
+    names = " and ".join(sorted(foreign))
 
     @jax.custom_jvp
     def pass_value(x: Any) -> Any:
@@ -261,9 +261,9 @@ def _refuse_derivatives(leaves: list, foreign: set[str]) -> list:
     @pass_value.defjvp
     def refuse_derivative(primals: tuple, tangents: tuple) -> Any:
         raise Uncovered(
-            "lower: expected operations that JAX can differentiate, got the torch.autograd.Function "
-            f"{names}, whose backward pass JAX does not see; call the function with torch_fn_in_jax, or take "
-            "the gradient inside with torch.func.grad"
+            f"lower: expected operations that JAX can differentiate, got {names}, whose backward pass JAX "
+            "does not see; call the function with torch_fn_in_jax, or take the gradient inside with "
+            "torch.func.grad"
         )
 
     return [

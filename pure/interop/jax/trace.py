@@ -56,8 +56,8 @@ def trace(
             strings are constants of the program.
         covered: names of the operations that can be evaluated; another one is replaced by torch's
             decomposition into simpler ones, where there is one. None: all.
-        foreign: if given, receives the names of the function's torch.autograd.Functions, whose own backward
-            passes are not in the program.
+        foreign: if given, receives the names of the function's torch.autograd.Functions and backward hooks,
+            which are not in the program.
 
     Returns:
         Program. What depends on no argument is computed already, up to 4 MiB; what no result depends on is

@@ -42,7 +42,9 @@ _NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
 _READS = re.compile(r"get value out of a tracing tensor|\.item\(\)|\.numpy\(\)|data-dependent", re.IGNORECASE)
 _PACKAGES = ("torch", "optree", "jaxtyping", "beartype")
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
-_EXACT = ("pure.", "torch.")
+_CONSTANTS = torch.nn.Module._call_impl.__code__.co_consts
+_HOOKED = next((x for x in _CONSTANTS if getattr(x, "co_name", "") == "inner"), None)
+_EXACT = ("pure.", "torch._functorch.")
 _LIBRARIES = (torch.__file__.rpartition("/")[0], sysconfig.get_path("stdlib"))
 
 
@@ -60,14 +62,23 @@ class _Detach(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
         if func is torch._C._set_grad_enabled:
             self.off = not args[0]
+        if func is torch.Tensor.detach_:
+            raise ValueError(
+                f"lower: {_source_line(sys._getframe())} calls detach_(), which a trace does not keep; write "
+                "x = x.detach()"
+            )
         result = func(*args, **(kwargs or {}))
-        if self.off and isinstance(result, Tensor) and result.is_floating_point():
+        if (
+            (self.off or torch.is_inference_mode_enabled())
+            and isinstance(result, Tensor)
+            and result.is_floating_point()
+        ):
             return result.detach()
         return result
 
 
 class _Watch(TorchDispatchMode):
-    """Refuses writes to tensors from outside, and records the lines of operations and foreign derivatives."""
+    """Refuses writes to tensors from outside; records lines of operations, and foreign backward passes."""
 
     def __init__(self, lines: Lines | None, foreign: set[str] | None) -> None:
         super().__init__()
@@ -116,8 +127,8 @@ def watch(lines: Lines | None, foreign: set[str] | None = None) -> Iterator[None
     Args:
         lines: if given, receives the line of each operation, at some cost; those of a backward pass are the
             lines of the forward operations that they differentiate.
-        foreign: if given, receives the names of torch.autograd.Functions, outside torch and this project,
-            whose forward passes are inside.
+        foreign: if given, receives the names of what is inside and has a backward pass that JAX's derivative
+            would not take: torch.autograd.Functions, and modules with backward hooks.
     """
     with ExitStack() as stack:
         if lines is not None:
@@ -190,11 +201,18 @@ def _refuse_written(func: Any, args: tuple, frame: Any) -> None:
 
 
 def _foreign_functions(frame: Any) -> set[str]:
-    """Names the autograd.Functions whose `apply` is among the callers, except torch's and our own."""
+    """Names the autograd.Functions and the modules with backward hooks among the callers.
+
+    Our own autograd.Functions compute the derivative of their forward passes, and are left out.
+    """
     found = set()
     while frame is not None:
         if frame.f_code is _APPLY and not frame.f_locals["cls"].__module__.startswith(_EXACT):
-            found.add(frame.f_locals["cls"].__qualname__)
+            found.add(f"the torch.autograd.Function {frame.f_locals['cls'].__qualname__}")
+        elif frame.f_code is _HOOKED:
+            module = frame.f_locals["self"]
+            if module._backward_hooks or module._backward_pre_hooks:
+                found.add(f"a backward hook of {type(module).__qualname__}")
         frame = frame.f_back
     return found
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from pure import random
 from pure.config import ModelConfig
@@ -199,15 +200,38 @@ def round_sum(x: Tensor) -> Tensor:
     return Rounded.apply(x * 1.3).sum()
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_a_backward_pass_that_jax_does_not_see_is_refused() -> None:
     x = jnp.array([1.0, 2.0])
     assert jax.jit(lower(round_sum))(x) == 4
     np.testing.assert_allclose(jax.jit(lower(torch.func.grad(round_sum)))(x), [1.3, 1.3])
     np.testing.assert_allclose(jax.grad(torch_fn_in_jax(round_sum))(x), [1.3, 1.3])
-    for function, name in ((round_sum, "Rounded"), (lambda x: Reversed.apply(x).sum(), "Reversed")):
+    scaled = torch.nn.Linear(2, 1).requires_grad_(False)
+    scaled.register_full_backward_hook(lambda module, given, grads: (given[0] * 10,))
+    functions = {
+        "the torch.autograd.Function Rounded": round_sum,
+        "the torch.autograd.Function Reversed": lambda x: Reversed.apply(x).sum(),
+        "the torch.autograd.Function CheckpointFunction": lambda x: checkpoint(
+            lambda y: y.sin().sum(), x, use_reentrant=True
+        ),
+        "a backward hook of Linear": lambda x: scaled(x).sum(),
+    }
+    for name, function in functions.items():
         for transform in (jax.grad, jax.jacfwd, jax.hessian):
-            with pytest.raises(Uncovered, match=rf"the torch.autograd.Function {name}.* torch_fn_in_jax"):
+            with pytest.raises(Uncovered, match=rf"got {name}, whose backward pass.* torch_fn_in_jax"):
                 jax.jit(transform(lower(function)))(x)
+
+
+def test_what_is_computed_in_inference_mode_is_constant() -> None:
+    def loss(x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            weight = x.exp()
+        return (x * weight).sum()
+
+    x = jnp.array([1.0, 2.0])
+    np.testing.assert_allclose(jax.grad(lower(loss))(x), jnp.exp(x), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"test_lower.py:\d+, <lambda> calls detach_.*x = x.detach\(\)"):
+        lower(lambda x: x.exp().detach_(), x)
 
 
 @pytest.mark.parametrize(
