@@ -6,6 +6,10 @@ is imported.
 On a GPU, JAX by default reserves most of the memory when it first runs. Where torch shares the GPU, start
 Python with the environment variable XLA_PYTHON_CLIENT_PREALLOCATE=false.
 
+On a CPU, jaxlib 0.10.2 itself computes some rows wrongly under jax.jit where a product with each of more than
+16,384 rows is reduced (`vmap(lambda row: ((m @ row) ** 2).sum())`). jaxlib 0.10.1 does not, nor does 0.10.2
+with the environment variable XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=-reduce.
+
 Fine-tune a published model in a JAX loop of your own, and give it back to transformers:
 
     intro2llm export --model_path HuggingFaceTB/SmolLM2-135M --dtype float32 --format orbax --output_dir smol
