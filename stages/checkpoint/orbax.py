@@ -182,7 +182,8 @@ def _to_numpy(node: Any, keys: tuple[str, ...], digests: dict[str, str]) -> Any:
     if type(node) not in (dict, OrderedDict):
         raise SerialError(
             f"orbax.write: {path}: expected a tensor, int, float, None, dict, list, tuple or NamedTuple, got "
-            f"{type(node).__name__}; convert it first"
+            f"{type(node).__name__}; convert JAX's arrays with pure.interop.jax.to_torch, or save them by "
+            "Orbax itself, whose folders `read` takes"
         )
     named = {str(key): child for key, child in node.items()}
     if len(named) != len(node):

@@ -6,9 +6,21 @@ is imported.
 On a GPU, JAX by default reserves most of the memory when it first runs. Where torch shares the GPU, start
 Python with the environment variable XLA_PYTHON_CLIENT_PREALLOCATE=false.
 
+On a CPU, jaxlib 0.10.2 itself computes some rows wrongly under jax.jit where a product with each of more than
+16,384 rows is reduced (`vmap(lambda row: ((m @ row) ** 2).sum())`). jaxlib 0.10.1 does not, nor does 0.10.2
+with the environment variable XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=-reduce.
+
 Fine-tune a published model in a JAX loop of your own, and give it back to transformers:
 
     intro2llm export --model_path HuggingFaceTB/SmolLM2-135M --dtype float32 --format orbax --output_dir smol
+
+    from pathlib import Path
+    import jax, optax
+    import data_pipes.tokenizer
+    from orbax.checkpoint import StandardCheckpointer
+    from pure.interop.jax import model_in_jax
+    from pure.nn.transformer import transformer
+    from stages.models import language_model
 
     folder = Path("smol").absolute()  # Orbax takes absolute paths
     init, apply = model_in_jax(transformer(language_model.read_config(folder)))
@@ -16,11 +28,11 @@ Fine-tune a published model in a JAX loop of your own, and give it back to trans
     with StandardCheckpointer() as checkpointer:
         params = checkpointer.restore(folder / "params")
 
-    def loss(params, tokens):  # [B, T] of tokenizer.encode(text)
+    def loss(params, tokens):  # [B, T] of tokenizer.encode(text), which is a list of ids
         logits = apply(params, tokens[:, :-1])
         return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
 
-    ...  # jax.jit, jax.value_and_grad(loss), any optax optimizer
+    ...  # jax.jit of jax.value_and_grad(loss) and any optax optimizer; rows of several lengths need a mask
     with StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "tuned", params)
 

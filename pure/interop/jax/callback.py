@@ -35,6 +35,7 @@ from pure.interop.jax.leaf_checks import (
     check_width,
     is_typed_key,
 )
+from pure.interop.jax.trace_modes import last_line, mute
 from pure.transform.grad import needs_torch_func
 from pure.types import Tree
 
@@ -131,21 +132,19 @@ class _PureOnly(TorchDispatchMode):
 
 def _infer_forms(name: str, flat: Flat, arrays: Sequence[Any], paths: list[str]) -> list:
     """Returns shape and dtype of each result, by a run on fake tensors."""
-    with torch.enable_grad(), FakeTensorMode(allow_non_fake_inputs=True), _PureOnly(name):
+    with mute(), torch.enable_grad(), FakeTensorMode(allow_non_fake_inputs=True), _PureOnly(name):
         fakes = [torch.empty(x.shape, dtype=TORCH_DTYPES[x.dtype]) for x in arrays]
         versions = [x._version for x in fakes]
         try:
             results = flat(*fakes)
-        except (
-            DataDependentOutputException,
-            DynamicOutputShapeException,
-            GuardOnDataDependentSymNode,
-        ) as error:
-            raise TypeError(
-                f"torch_fn_in_jax: {name} needs the numbers of an argument for a branch or a shape, and JAX "
-                "must know "
-                "the shapes first; write torch.where, or pass a Python number"
-            ) from error
+        except NEEDS_NUMBERS as error:
+            raise TypeError(_describe_reading(name)) from error
+        except RuntimeError as error:
+            if ".numpy()" in str(error):
+                raise TypeError(_describe_reading(name)) from error
+            if type(error) is not RuntimeError:
+                raise
+            raise RuntimeError(f"torch_fn_in_jax: {last_line(error)}: {error}") from error
     for path, x, version in zip(paths, fakes, versions, strict=True):
         if x._version != version:
             raise TypeError(
@@ -161,6 +160,14 @@ def _infer_forms(name: str, flat: Flat, arrays: Sequence[Any], paths: list[str])
         check_width(place, SHARED_DTYPES[x.dtype], "x.to(torch.{})")
         forms.append(jax.ShapeDtypeStruct(tuple(x.shape), SHARED_DTYPES[x.dtype]))
     return forms
+
+
+def _describe_reading(name: str) -> str:
+    """The message for a function that reads a number out of an argument."""
+    return (
+        f"torch_fn_in_jax: {name} needs the numbers of an argument for a branch or a shape, and JAX must "
+        "know the shapes first; write torch.where, or pass a Python number"
+    )
 
 
 def _differentiable(name: str, flat: Flat, forms: list) -> Callable[..., list]:

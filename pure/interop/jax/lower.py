@@ -64,36 +64,40 @@ def lower(function: Callable, *examples: Tree, x64: bool = False, **named: Tree)
         it inside jax.jit; outside, it computes operation by operation.
 
     Raises:
-        Uncovered: for an operation without an entry; the message names it and its line.
+        Uncovered: for an operation without an entry; the message names it and its line. When JAX
+            differentiates a function with a torch.autograd.Function or a backward hook inside, which it would
+            not see; gradients that torch takes inside are right.
         ValueError: for a function whose course depends on the numbers of a tensor, that writes into an
             argument, or that needs 64-bit integers although x64 is off; for a leaf that is no array.
 
     Edge cases: other shapes or dtypes are traced again. With x64 off, sums and products of int64 wrap at
         2³¹, numbers and constants beyond it are refused, and float64 has the precision of float32. What is
         computed under `torch.no_grad`, or detached, has gradient 0 in JAX too. A JAX function inside, from
-        `jax_fn_in_torch`, is called as it is.
+        `jax_fn_in_torch`, is called as it is. Tensors that the function has bound, such as a module's
+        weights, are constants from the first trace on, as under jax.jit: pass what changes as an argument.
 
     Example:
         >>> double = lower(lambda tree: {"y": tree["x"] * 2})
         >>> {name: y.tolist() for name, y in double({"x": jnp.array([1.0, 2.0])}).items()}
         {'y': [2.0, 4.0]}
     """
-    programs: dict[Any, Lowered] = {}
+    programs: dict[Any, tuple[Lowered, set[str]]] = {}
     hints: dict[Any, list] = {}
 
-    def find(spec: Any, described: list) -> Lowered:
+    def find(spec: Any, described: list) -> tuple[Lowered, set[str]]:
         key = (spec, tuple(x if isinstance(x, Shaped) else (type(x), x) for x in described))
         if key not in programs:
-            programs[key] = prepare(
-                trace_covered(function, tree.unflatten(spec, described), x64=x64), x64=x64
-            )
+            foreign: set[str] = set()
+            program = trace_covered(function, tree.unflatten(spec, described), x64=x64, foreign=foreign)
+            programs[key] = prepare(program, x64=x64), foreign
         return programs[key]
 
     def lowered(*args: Tree, **kwargs: Tree) -> Tree:
         given, spec = _describe((args, kwargs))
         leaves = _check_leaves((args, kwargs), x64)
         described = [_like_example(x, y) for x, y in zip(given, hints.get(spec, given), strict=True)]
-        return evaluate(find(spec, described), leaves)
+        program, foreign = find(spec, described)
+        return evaluate(program, _refuse_derivatives(leaves, foreign) if foreign else leaves)
 
     if examples or named:
         described, spec = _describe((examples, named))
@@ -103,13 +107,16 @@ def lower(function: Callable, *examples: Tree, x64: bool = False, **named: Tree)
     return lowered
 
 
-def trace_covered(function: Callable, arguments: Tree, *, x64: bool = False) -> Program:
+def trace_covered(
+    function: Callable, arguments: Tree, *, x64: bool = False, foreign: set[str] | None = None
+) -> Program:
     """Traces a function; refuses an operation that cannot be evaluated, by name and line.
 
     Args:
         function: called as function(*args, **kwargs).
         arguments: (args, kwargs), of arrays, tensors, Shapeds, numbers and strings.
         x64: as in `lower`.
+        foreign: as in `trace`.
 
     Returns:
         Program, of operations in the table.
@@ -119,7 +126,7 @@ def trace_covered(function: Callable, arguments: Tree, *, x64: bool = False) -> 
         ValueError: for an integer that needs 64 bits, with x64 off; and as `trace`.
     """
     described, spec = _describe(arguments)
-    program = trace(function, tree.unflatten(spec, described), covered=COVERED)
+    program = trace(function, tree.unflatten(spec, described), covered=COVERED, foreign=foreign)
     missing = next((x for x in program.operations if x.name not in COVERED), None)
     wide = None if x64 else find_wide(program)
     if missing is None and wide is None:
@@ -241,6 +248,27 @@ def _check_leaves(arguments: Tree, x64: bool) -> list:
         if hasattr(x, "dtype") and not x64:
             leaves[i] = narrow_array(x, argument_name(path))
     return leaves
+
+
+def _refuse_derivatives(leaves: list, foreign: set[str]) -> list:
+    """The leaves; a derivative with respect to a float one is refused."""
+    names = " and ".join(sorted(foreign))
+
+    @jax.custom_jvp
+    def pass_value(x: Any) -> Any:
+        return x
+
+    @pass_value.defjvp
+    def refuse_derivative(primals: tuple, tangents: tuple) -> Any:
+        raise Uncovered(
+            f"lower: expected operations that JAX can differentiate, got {names}, whose backward pass JAX "
+            "does not see; call the function with torch_fn_in_jax, or take the gradient inside with "
+            "torch.func.grad"
+        )
+
+    return [
+        pass_value(x) if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact) else x for x in leaves
+    ]
 
 
 def _like_example(given: Any, example: Any) -> Any:

@@ -41,7 +41,13 @@ class Traced(NamedTuple):
     structure: Any
 
 
-def trace(function: Callable, arguments: Tree, *, covered: Collection[str] | None = None) -> Program:
+def trace(
+    function: Callable,
+    arguments: Tree,
+    *,
+    covered: Collection[str] | None = None,
+    foreign: set[str] | None = None,
+) -> Program:
     """Traces a function of trees.
 
     Args:
@@ -50,6 +56,8 @@ def trace(function: Callable, arguments: Tree, *, covered: Collection[str] | Non
             strings are constants of the program.
         covered: names of the operations that can be evaluated; another one is replaced by torch's
             decomposition into simpler ones, where there is one. None: all.
+        foreign: if given, receives the names of the function's torch.autograd.Functions and backward hooks,
+            which are not in the program.
 
     Returns:
         Program. What depends on no argument is computed already, up to 4 MiB; what no result depends on is
@@ -67,7 +75,7 @@ def trace(function: Callable, arguments: Tree, *, covered: Collection[str] | Non
     values, spec = tree.flatten(arguments)
     decompositions: dict[Any, Callable] = {}
     while True:
-        traced = run(function, spec, values, decompositions)
+        traced = run(function, spec, values, decompositions, foreign=foreign)
         more = _decompositions(traced.graph, covered)
         if not more.keys() - decompositions.keys():
             return _program(traced, values)
@@ -80,6 +88,7 @@ def run(
     values: list,
     decompositions: Mapping[Any, Callable],
     lines: dict | None = None,
+    foreign: set[str] | None = None,
 ) -> Traced:
     """Runs a function on fake tensors and records its operations.
 
@@ -89,6 +98,7 @@ def run(
         values: their leaves: Shapeds, numbers and strings.
         decompositions: operation -> a function of simpler ones.
         lines: if given, receives the line of each operation; see `trace_modes.watch`. Takes longer.
+        foreign: as in `trace`.
 
     Returns:
         Traced.
@@ -101,7 +111,7 @@ def run(
     def flat(*given: Tensor) -> list[Tensor]:
         rest = iter(given)
         args, kwargs = tree.unflatten(spec, [next(rest) if isinstance(x, Shaped) else x for x in values])
-        with watch(lines):
+        with watch(lines, foreign):
             result = function(*args, **kwargs)
         _refuse_written(given, places)
         results.append(tree.flatten(result))

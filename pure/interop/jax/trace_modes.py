@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     UnsupportedFakeTensorException,
+    log,
 )
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.overrides import TorchFunctionMode
@@ -38,8 +39,12 @@ Lines = dict[tuple, str]
 """(name of an operation, its numbers) -> "path:line, function", and (name,) -> the first line of any."""
 
 _NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
-_READS = re.compile(r"get value out of a tracing tensor|\.item\(\)|data-dependent", re.IGNORECASE)
+_READS = re.compile(r"get value out of a tracing tensor|\.item\(\)|\.numpy\(\)|data-dependent", re.IGNORECASE)
 _PACKAGES = ("torch", "optree", "jaxtyping", "beartype")
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+_CONSTANTS = torch.nn.Module._call_impl.__code__.co_consts
+_HOOKED = next((x for x in _CONSTANTS if getattr(x, "co_name", "") == "inner"), None)
+_EXACT = ("pure.", "torch._functorch.")
 _LIBRARIES = (torch.__file__.rpartition("/")[0], sysconfig.get_path("stdlib"))
 
 
@@ -57,25 +62,38 @@ class _Detach(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
         if func is torch._C._set_grad_enabled:
             self.off = not args[0]
+        if func is torch.Tensor.detach_:
+            raise ValueError(
+                f"lower: {_source_line(sys._getframe())} calls detach_(), which a trace does not keep; write "
+                "x = x.detach()"
+            )
         result = func(*args, **(kwargs or {}))
-        if self.off and isinstance(result, Tensor) and result.is_floating_point():
+        if (
+            (self.off or torch.is_inference_mode_enabled())
+            and isinstance(result, Tensor)
+            and result.is_floating_point()
+        ):
             return result.detach()
         return result
 
 
 class _Watch(TorchDispatchMode):
-    """Refuses writes to tensors from outside, and records the lines of operations."""
+    """Refuses writes to tensors from outside; records lines of operations, and foreign backward passes."""
 
-    def __init__(self, lines: Lines | None) -> None:
+    def __init__(self, lines: Lines | None, foreign: set[str] | None) -> None:
         super().__init__()
-        self.lines = lines
+        self.lines, self.foreign = lines, foreign
         self.supports_higher_order_operators = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
         if isinstance(func, torch._ops.HigherOrderOperator):
             raise Uncovered(describe_uncovered(func.name(), _source_line(sys._getframe())))
+        if isinstance((kwargs or {}).get("generator"), torch.Generator):
+            raise Uncovered(describe_uncovered(_functional_name(func), _source_line(sys._getframe())))
         if func._schema.is_mutable:
             _refuse_written(func, args, sys._getframe())
+        if self.foreign is not None:
+            self.foreign |= _foreign_functions(sys._getframe())
         if self.lines is not None:
             name, where = _functional_name(func), None
             for key in ((name, *(x for x in args if isinstance(x, int | float))), (name,)):
@@ -103,38 +121,58 @@ def describe_uncovered(name: str, line: str) -> str:
 
 
 @contextmanager
-def watch(lines: Lines | None) -> Iterator[None]:
+def watch(lines: Lines | None, foreign: set[str] | None = None) -> Iterator[None]:
     """Traces what is inside: refuses writes to bound tensors, and detaches results of `torch.no_grad`.
 
     Args:
         lines: if given, receives the line of each operation, at some cost; those of a backward pass are the
             lines of the forward operations that they differentiate.
+        foreign: if given, receives the names of what is inside and has a backward pass that JAX's derivative
+            would not take: torch.autograd.Functions, and modules with backward hooks.
     """
     with ExitStack() as stack:
         if lines is not None:
             stack.enter_context(torch.autograd.set_detect_anomaly(True, check_nan=False))
         stack.enter_context(_Detach())
-        stack.enter_context(_Watch(lines))
+        stack.enter_context(_Watch(lines, foreign))
         yield
 
 
 @contextmanager
 def explain() -> Iterator[None]:
-    """Replaces the tracer's errors about the numbers of a tensor.
+    """Replaces the tracer's errors about the numbers of a tensor, and names the line of the others.
 
     Raises:
         ValueError: where what is inside needs the numbers of a tensor; the message names its line.
+        RuntimeError: for another error of torch, such as shapes that do not fit; so does its message.
     """
     try:
-        yield
+        with mute():
+            yield
     except _NEEDS_NUMBERS as error:
         raise ValueError(_describe_reading(error)) from error
     except UnsupportedFakeTensorException as error:
         raise ValueError(f"lower: {error} ({last_line(error)})") from error
     except RuntimeError as error:
         if not _READS.search(str(error)):
-            raise
+            if type(error) is not RuntimeError:
+                raise
+            raise RuntimeError(f"lower: {last_line(error)}: {error}") from error
         raise ValueError(_describe_reading(error)) from error
+
+
+@contextmanager
+def mute() -> Iterator[None]:
+    """Keeps torch from logging an error of a run on fake tensors, which is raised as well."""
+
+    def keep_record(record: Any) -> bool:
+        return not str(record.msg).startswith("failed while attempting to run meta")
+
+    log.addFilter(keep_record)
+    try:
+        yield
+    finally:
+        log.removeFilter(keep_record)
 
 
 def last_line(error: BaseException) -> str:
@@ -145,9 +183,9 @@ def last_line(error: BaseException) -> str:
 def _describe_reading(error: BaseException) -> str:
     """The message for a function that reads a number out of a tensor."""
     return (
-        f"lower: {last_line(error)} needs the numbers of a tensor (.item(), bool(), int(), a branch or a "
-        "shape that depends on them), and tracing knows only shapes; use torch.where, masks and fixed "
-        "shapes, or pass what is constant as a Python number"
+        f"lower: {last_line(error)} needs the numbers of a tensor (.item(), .numpy(), bool(), int(), a "
+        "branch or a shape that depends on them), and tracing knows only shapes; use torch.where, masks and "
+        "fixed shapes, or pass what is constant as a Python number"
     )
 
 
@@ -160,6 +198,23 @@ def _refuse_written(func: Any, args: tuple, frame: Any) -> None:
                 f"lower: {_source_line(frame)} writes into a tensor from outside the function, and a lowered "
                 "function has no side effects; pass the tensor as an argument and return its new value"
             )
+
+
+def _foreign_functions(frame: Any) -> set[str]:
+    """Names the autograd.Functions and the modules with backward hooks among the callers.
+
+    Our own autograd.Functions compute the derivative of their forward passes, and are left out.
+    """
+    found = set()
+    while frame is not None:
+        if frame.f_code is _APPLY and not frame.f_locals["cls"].__module__.startswith(_EXACT):
+            found.add(f"the torch.autograd.Function {frame.f_locals['cls'].__qualname__}")
+        elif frame.f_code is _HOOKED:
+            module = frame.f_locals["self"]
+            if module._backward_hooks or module._backward_pre_hooks:
+                found.add(f"a backward hook of {type(module).__qualname__}")
+        frame = frame.f_back
+    return found
 
 
 def _functional_name(func: Any) -> str:

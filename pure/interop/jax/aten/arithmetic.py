@@ -85,7 +85,10 @@ def _power(out: Out, a: Any, b: Any) -> Any:
         return lax.integer_pow(x, int(b)).astype(out.dtype)
     if isinstance(b, NUMBERS) and b in (0.5, -0.5):
         return (jnp.sqrt(x) if b > 0 else lax.rsqrt(x)).astype(out.dtype)
-    return jnp.power(x, to_dtype(b, dtype)).astype(out.dtype)
+    y = to_dtype(b, dtype)
+    if not isinstance(a, NUMBERS) and not isinstance(b, NUMBERS) and jnp.issubdtype(dtype, jnp.inexact):
+        x = jnp.where((x == 0) & (y == 0), jnp.ones_like(x), x)  # 0 ** 0: both derivatives 0, not NaN
+    return jnp.power(x, y).astype(out.dtype)
 
 
 def _add_scaled(out: Out, a: Any, b: Any, alpha: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from pure.interop.jax.aten.result import Entry, Out, compute_dtype, compute_wide, pull_back
 from pure.interop.jax.aten.unary import absolute
@@ -51,17 +52,38 @@ def _soft_margin(x: Any, target: Any, reduction: int = 1) -> Any:
 
 def _bce(x: Any, target: Any, weight: Any = None, reduction: int = 1) -> Any:
     """Binary cross-entropy of probabilities; each logarithm is at least -100, as in torch."""
-    target = target.astype(x.dtype)
-    yes, no = jnp.maximum(jnp.log(x), -100), jnp.maximum(jnp.log1p(-x), -100)
-    loss = (target - 1) * no - target * yes
+    loss = _entropy(x, target.astype(x.dtype))
     return _reduce_loss(loss if weight is None else loss * weight.astype(x.dtype), reduction)
+
+
+@jax.custom_jvp
+def _entropy(x: Any, target: Any) -> Any:
+    """Binary cross-entropy of each probability."""
+    yes, no = jnp.maximum(jnp.log(x), -100), jnp.maximum(jnp.log1p(-x), -100)
+    return (target - 1) * no - target * yes
+
+
+def _entropy_jvp(primals: tuple, tangents: tuple) -> tuple:
+    """The derivative as torch has it: that for x is finite for probabilities of 0 and 1."""
+    x, target = primals
+    slopes = (lambda: _entropy_slope(x, target)), (lambda: jnp.log1p(-x) - jnp.log(x))
+    parts = [slope() * d for slope, d in zip(slopes, tangents, strict=True) if type(d) is not SymbolicZero]
+    return _entropy(x, target), sum(parts[1:], start=parts[0])
+
+
+_entropy.defjvp(_entropy_jvp, symbolic_zeros=True)  # an infinite slope times an absent tangent is not NaN
+
+
+def _entropy_slope(x: Any, target: Any) -> Any:
+    """(x - target) / max(x (1 - x), 1e-12)."""
+    return (x - target) / jnp.maximum((1 - x) * x, 1e-12)
 
 
 def _bce_backward(out: Out, g: Any, x: Any, target: Any, weight: Any = None, reduction: int = 1) -> Any:
     """The gradient of binary cross-entropy, g (x - target) / max(x (1 - x), 1e-12)."""
     dtype = compute_dtype(out.dtype)
     x = x.astype(dtype)
-    slope = (x - target.astype(dtype)) / jnp.maximum((1 - x) * x, 1e-12)
+    slope = _entropy_slope(x, target.astype(dtype))
     slope = slope if weight is None else slope * weight.astype(dtype)
     slope = slope / x.size if reduction == 1 else slope
     return (g.astype(dtype) * slope).astype(out.dtype)

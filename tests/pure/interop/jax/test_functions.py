@@ -350,6 +350,7 @@ REFUSED_IN_JAX: dict[str, tuple[Callable, str]] = {
     "branch": (lambda x: x if x.sum() > 0 else -x, "needs the numbers of an argument.*torch.where"),
     "item": (lambda x: x * x.sum().item(), "needs the numbers of an argument"),
     "mask": (lambda x: x[x > 0], "needs the numbers of an argument"),
+    "numpy": (lambda x: torch.from_numpy(x.numpy() * 2), "needs the numbers of an argument"),
     "in place": (write_in_place, "write_in_place writes into its argument '0'"),
     "side effect": (count_calls, "count_calls has a side effect.*aten.add_"),
     "random": (lambda x: torch.dropout(x, 0.5, True), "global generator.*pure.random"),
@@ -364,6 +365,18 @@ def test_bad_torch_functions_are_refused_in_a_sentence(name: str) -> None:
         with pytest.raises((TypeError, ValueError), match=rf"torch_fn_in_jax: .*{words}"):
             run(jnp.ones(2))
     assert COUNTER == 0
+
+
+def test_shapes_that_do_not_fit_are_one_error(capfd: pytest.CaptureFixture) -> None:
+    """With the line, and without torch's log of its run on fake tensors."""
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        return x @ torch.ones(3, 2)
+
+    for cross, name in ((lower, "lower"), (torch_fn_in_jax, "torch_fn_in_jax")):
+        with pytest.raises(RuntimeError, match=rf"^{name}: .*test_functions.py:\d+, product: .*\[2, 4\]"):
+            cross(product)(jnp.ones((2, 4)))
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_arguments_that_torch_has_not_are_refused() -> None:

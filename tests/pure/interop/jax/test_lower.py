@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from pure import random
 from pure.config import ModelConfig
 from pure.interop.jax.arrays import to_jax
-from pure.interop.jax.functions import jax_fn_in_torch
+from pure.interop.jax.functions import jax_fn_in_torch, torch_fn_in_jax
 from pure.interop.jax.lower import Uncovered, lower
 from pure.interop.jax.narrow import narrow_array
 from pure.nn.nf4 import dequantize, nf4_linear, quantize
@@ -167,6 +168,91 @@ def test_derivatives_are_those_of_torch() -> None:
     np.testing.assert_allclose(jax.jacfwd(inner)(to_jax(x)), hessian(x), rtol=2e-5, atol=1e-6)
 
 
+class Rounded(torch.autograd.Function):
+    """Rounds; its backward pass takes the identity's."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad
+
+
+class Reversed(torch.autograd.Function):
+    """The identity, without an operation; its backward pass changes the sign."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return -grad
+
+
+def round_sum(x: Tensor) -> Tensor:
+    return Rounded.apply(x * 1.3).sum()
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_backward_pass_that_jax_does_not_see_is_refused() -> None:
+    x = jnp.array([1.0, 2.0])
+    assert jax.jit(lower(round_sum))(x) == 4
+    np.testing.assert_allclose(jax.jit(lower(torch.func.grad(round_sum)))(x), [1.3, 1.3])
+    np.testing.assert_allclose(jax.grad(torch_fn_in_jax(round_sum))(x), [1.3, 1.3])
+    scaled = torch.nn.Linear(2, 1).requires_grad_(False)
+    scaled.register_full_backward_hook(lambda module, given, grads: (given[0] * 10,))
+    functions = {
+        "the torch.autograd.Function Rounded": round_sum,
+        "the torch.autograd.Function Reversed": lambda x: Reversed.apply(x).sum(),
+        "the torch.autograd.Function CheckpointFunction": lambda x: checkpoint(
+            lambda y: y.sin().sum(), x, use_reentrant=True
+        ),
+        "a backward hook of Linear": lambda x: scaled(x).sum(),
+    }
+    for name, function in functions.items():
+        for transform in (jax.grad, jax.jacfwd, jax.hessian):
+            with pytest.raises(Uncovered, match=rf"got {name}, whose backward pass.* torch_fn_in_jax"):
+                jax.jit(transform(lower(function)))(x)
+
+
+def test_what_is_computed_in_inference_mode_is_constant() -> None:
+    def loss(x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            weight = x.exp()
+        return (x * weight).sum()
+
+    x = jnp.array([1.0, 2.0])
+    np.testing.assert_allclose(jax.grad(lower(loss))(x), jnp.exp(x), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"test_lower.py:\d+, <lambda> calls detach_.*x = x.detach\(\)"):
+        lower(lambda x: x.exp().detach_(), x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: (x**x).sum(),
+        lambda x: (x ** torch.zeros(3)).sum(),
+        lambda x: (torch.zeros(3) ** x).sum(),
+        lambda x: torch.nn.functional.binary_cross_entropy(x / 2, torch.tensor([0.0, 1.0, 1.0])),
+        lambda x: torch.nn.functional.binary_cross_entropy(x / 2, torch.tensor([1.0, 0.5, 0.0])),
+        lambda x: torch.nn.functional.binary_cross_entropy(torch.tensor([0.0, 0.5, 1.0]), x / 2),
+    ],
+)
+def test_derivatives_at_the_edge_are_those_of_torch(function) -> None:
+    x = torch.tensor([0.0, 1.0, 2.0])
+    expected = torch.func.grad(function)(x)
+    np.testing.assert_allclose(jax.grad(lower(function))(to_jax(x)), expected, rtol=1e-6)
+    if expected.isfinite().all():
+        np.testing.assert_allclose(jax.jacfwd(lower(function))(to_jax(x)), expected, rtol=1e-6)
+
+
 def test_functions_that_cross_twice_leave_nothing_between() -> None:
     """A JAX function in torch, differentiated there, lowers to itself: no callback in the compiled code."""
     inner = jax_fn_in_torch(lambda x, scale: {"y": jnp.sin(x) * scale["s"]})
@@ -236,6 +322,11 @@ def test_an_operation_without_an_entry_is_named_with_its_line() -> None:
         lower(forward, jnp.ones(3))
     with pytest.raises(Uncovered, match=r"rand.default of .*test_lower.py:\d+, draw has .*with pure.random"):
         lower(draw, jnp.ones(3))
+    generator = torch.Generator()
+    with pytest.raises(Uncovered, match=r"rand.generator of .*<lambda> has .*with pure.random"):
+        lower(lambda x: x + torch.rand(3, generator=generator), jnp.ones(3))
+    with pytest.raises(ValueError, match=r"test_lower.py:\d+, <lambda> needs the numbers of a tensor"):
+        lower(lambda x: torch.from_numpy(x.numpy()), jnp.ones(3))
     with pytest.raises(Uncovered, match=r"bessel_j0.default of .*test_lower.py:\d+, "):
         lower(backward, jnp.ones(3))
 
