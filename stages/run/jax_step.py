@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +47,24 @@ def jax_step(
     Raises:
         ImportError: without JAX.
     """
+    _avoid_wrong_reductions()
     from pure.interop.jax.torch_jit import jit_torch
 
     programs = None if fingerprint is None else kept_programs(folder / FOLDER, fingerprint)
     if stage.parts is None or stage.parts.score is None:
         return jit_torch(stage.step, programs=programs)
     return partial(_online_step, parts=stage.parts, update=jit_torch(stage.parts.update, programs=programs))
+
+
+def _avoid_wrong_reductions() -> None:
+    """Turns off the compiler's pass by which jaxlib 0.10.2 computes some sums on a CPU wrongly.
+
+    See `pure.interop.jax`. XLA reads the variable when JAX is first used in the process.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    with suppress(PackageNotFoundError):
+        if version("jaxlib") == "0.10.2" and "ynn_fusion_type" not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_experimental_ynn_fusion_type=-reduce".strip()
 
 
 def kept_programs(folder: Path, fingerprint: Mapping[str, str]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,3 +103,16 @@ def test_programs_belong_to_one_fingerprint(tmp_path: Path) -> None:
     blocked = kept_programs(tmp_path / "file", {"rate": "0.1"})
     blocked.write("name", b"data")  # a folder that cannot be made: the run goes on
     assert blocked.read("name") is None
+
+
+def test_sums_of_many_rows_are_right() -> None:
+    """jaxlib 0.10.2 computes them wrongly on a CPU, by up to a hundredth, without the flag that a run sets."""
+    program = """
+from stages.run import jax_step
+jax_step._avoid_wrong_reductions()
+import jax, jax.numpy as jnp, numpy as np
+x = jnp.ones((40000, 3)) * jnp.arange(40000)[:, None]
+y = np.asarray(jax.jit(jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2)))(x))
+np.testing.assert_allclose(y, 3 * np.arange(40000.0) ** 2, rtol=1e-6)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
