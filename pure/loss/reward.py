@@ -29,7 +29,7 @@ def bradley_terry(
         loss = -log σ(chosen - rejected - margin) + center (chosen + rejected)²
 
     Args:
-        chosen, rejected: [B] scores of the completions, without unit.
+        chosen, rejected: scores of the completions, without unit, both [B].
         margin: [B] or a number, target difference of the scores.
         center: >= 0, weight of the penalty; 0.01 is usual, 0 disables it.
 

@@ -262,7 +262,7 @@ def test_damaged_or_deleted_tokens_are_refused(damage: Any, tmp_path: Path) -> N
 def test_a_large_store_is_reported_as_not_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_text(tmp_path / "text")
     prepare(make_options(tmp_path), 300, say_nothing)
-    monkeypatch.setattr(corpus, "VERIFIED", 1)
+    monkeypatch.setattr(corpus, "MAX_VERIFIED_BYTES", 1)
     messages: list[str] = []
     prepare(make_options(tmp_path), 300, messages.append)
     assert [line.split(" and ")[1] for line in messages] == ["was not verified"] * 2
