@@ -118,7 +118,7 @@ def from_module(
         spec=tree.map(lambda x: ParamSpec(shape=tuple(x.shape), dtype=x.dtype), initial),
         init=partial(_init, initial=initial),
         hidden=hidden,
-        logits=_identity_logits,
+        logits=identity_logits,
         forward=hidden,
         cache=empty_cache,
         decode=partial(decode_again, forward=hidden),
@@ -237,7 +237,7 @@ def _hidden(
     return forward(partial(call, params), tokens, positions=positions, segment_ids=segment_ids, dtype=dtype)
 
 
-def _identity_logits(params: Tree, hidden: Tensor) -> Tensor:
+def identity_logits(params: Tree, hidden: Tensor) -> Tensor:
     """Returns the logits, which `hidden` has computed already."""
     return hidden
 

@@ -302,6 +302,12 @@ def upcast(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def safe_sqrt(square: Tensor) -> Tensor:
+    """Computes the root of a number >= 0; its derivative at 0 is 0, not infinite."""
+    positive = square > 0
+    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), square)
+
+
 def shared_dtype(updates: Tree) -> torch.dtype:
     """Returns the dtype of scalars that all leaves share: float64 if any leaf is float64, else float32."""
     has_float64 = any(x.dtype == torch.float64 for x in tree.leaves(updates))

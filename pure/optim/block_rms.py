@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import EmptyState, Scalar, empty_init, store_once, upcast
+from pure.optim.base import EmptyState, Scalar, empty_init, safe_sqrt, store_once, upcast
 from pure.optim.check import check_not_negative
 from pure.optim.leafwise import leafwise
-from pure.optim.same_shapes import check_same_shapes
+from pure.optim.same_shapes import check_same_shapes, require_params
 from pure.types import GradientTransformation, Tree
 
 
@@ -109,16 +109,11 @@ def param_block_rms_update(
         ValueError: if params are missing, or differ in shape.
     """
     del extra
-    if params is None:
-        raise ValueError(
-            "scale_by_param_block_rms: expected params, got None; call update(grads, state, params)"
-        )
+    params = require_params("scale_by_param_block_rms", params)
     check_same_shapes(updates, params)
 
     def leaf(u: Tensor, p: Tensor) -> Tensor:
-        mean_square = upcast(p).square().mean()
-        positive = mean_square > 0  # the derivative of a root at 0 is infinite
-        rms = torch.where(positive, torch.where(positive, mean_square, 1.0).sqrt(), mean_square)
+        rms = safe_sqrt(upcast(p).square().mean())
         return (upcast(u) * store_once(rms.clamp(min=min_scale))).to(torch.promote_types(u.dtype, p.dtype))
 
     return tree.map(leaf, updates, params), state

@@ -19,7 +19,7 @@ from pure.number import is_int
 from pure.optim.base import Scalar, increment, store_once, upcast, zero_count
 from pure.optim.check import check_not_negative, check_number
 from pure.optim.leafwise import leafwise
-from pure.optim.same_shapes import check_same_shapes
+from pure.optim.same_shapes import check_same_shapes, require_params
 from pure.types import GradientTransformation, Tree
 
 Decay = Callable[[Tensor, Any], Tensor]
@@ -173,10 +173,7 @@ def factored_update(
     Source: Shazeer and Stern 2018, algorithm 4.
     """
     del extra
-    if params is None:
-        raise ValueError(
-            "scale_by_factored_rms: expected params, got None; call update(grads, state, params)"
-        )
+    params = require_params("scale_by_factored_rms", params)
     check_same_shapes(updates, params)
     # 1. Decay.
     decay = store_once(torch.as_tensor(decay_rate_fn(state.count - step_offset, decay_rate)))

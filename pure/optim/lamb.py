@@ -15,11 +15,20 @@ from torch import Tensor
 
 from pure import tree
 from pure.optim.adamw import scale_by_adam
-from pure.optim.base import EmptyState, Scalar, ScalarOrSchedule, chain, empty_init, store_once, upcast
+from pure.optim.base import (
+    EmptyState,
+    Scalar,
+    ScalarOrSchedule,
+    chain,
+    empty_init,
+    safe_sqrt,
+    store_once,
+    upcast,
+)
 from pure.optim.check import check_not_negative
 from pure.optim.leafwise import leafwise
 from pure.optim.mask import Mask
-from pure.optim.same_shapes import check_same_shapes
+from pure.optim.same_shapes import check_same_shapes, require_params
 from pure.optim.scale import scale_by_learning_rate
 from pure.optim.weight_decay import add_decayed_weights
 from pure.types import GradientTransformation, Tree
@@ -128,8 +137,7 @@ def trust_ratio_update(
     Edge cases: where a norm is 0 (after `min_norm`) the ratio is 1, so that parameters which start at 0 move.
     """
     del extra
-    if params is None:
-        raise ValueError("scale_by_trust_ratio: expected params, got None; call update(grads, state, params)")
+    params = require_params("scale_by_trust_ratio", params)
     check_same_shapes(updates, params)
 
     def leaf(u: Tensor, p: Tensor) -> Tensor:
@@ -144,6 +152,4 @@ def trust_ratio_update(
 
 def _norm(x: Tensor, least: Scalar) -> Tensor:
     """Computes the norm of all elements [], at least `least`; its derivative at 0 is 0."""
-    square = x.square().sum()
-    positive = square > 0
-    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), square).clamp(min=least)
+    return safe_sqrt(x.square().sum()).clamp(min=least)

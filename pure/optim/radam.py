@@ -137,10 +137,8 @@ def radam_update(
     del params, extra
     # 1. Count and factors.
     count, dtype = increment(state.count), shared_dtype(updates)
-    mu_correction, nu_correction = (
-        mean_correction(b1, count, dtype, nesterov),
-        bias_correction(b2, count, dtype),
-    )
+    mu_correction = mean_correction(b1, count, dtype, nesterov)
+    nu_correction = bias_correction(b2, count, dtype)
     active, factor = _rectification(b2, count.to(dtype), threshold)
 
     # 2. Moments and step.

@@ -1,4 +1,4 @@
-"""Check that updates, state and parameters have the same shapes: nothing is broadcast."""
+"""Check that params are given, and that updates, state and params have the same shapes."""
 
 from __future__ import annotations
 
@@ -27,3 +27,18 @@ def check_same_shapes(first: Tree, *rest: Tree) -> None:
                 f"optimizer: the leaf {tree.paths(first)[i]!r} has the shapes {listed}; updates, state and "
                 "params must have the same, as nothing is broadcast"
             )
+
+
+def require_params(who: str, params: Tree | None) -> Tree:
+    """Returns the params, without which some transformations have no update.
+
+    Args:
+        who: name of the transformation, for the message.
+        params: as its update was called.
+
+    Raises:
+        ValueError: if they are None.
+    """
+    if params is None:
+        raise ValueError(f"{who}: expected params, got None; call update(grads, state, params)")
+    return params

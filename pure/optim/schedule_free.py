@@ -29,6 +29,7 @@ from pure.optim.check import check_dtype, check_fraction, check_not_negative
 from pure.optim.extra import with_extra
 from pure.optim.leafwise import is_leafwise_function, leafwise
 from pure.optim.rmsprop import scale_by_rms
+from pure.optim.same_shapes import require_params
 from pure.optim.scale import scale_by_learning_rate
 from pure.optim.warmup import warmup_constant_schedule
 from pure.optim.weight_decay import add_decayed_weights
@@ -195,8 +196,7 @@ def schedule_free_update(
 
     Edge cases: while all learning rates were 0 the average stays.
     """
-    if params is None:
-        raise ValueError("schedule_free: expected params, got None; call update(grads, state, params)")
+    params = require_params("schedule_free", params)
     # 1. Weight.
     rate = learning_rate(state.step_count) if callable(learning_rate) else learning_rate
     max_lr = torch.maximum(state.max_lr, torch.as_tensor(rate, dtype=state.max_lr.dtype))

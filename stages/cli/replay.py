@@ -70,11 +70,10 @@ def recompute(folder: Path, step: int) -> TrainState:
         ValueError: if the run has no such step.
     """
     from pure import tree
-    from pure.transform.jit import jit
     from stages.checkpoint import checkpoint
     from stages.run import build, compiler
     from stages.run.experiment import fingerprint_of
-    from stages.run.jax_step import jax_step
+    from stages.run.loop import build_step
 
     options, experiment = build.rebuild(folder)
     if not 1 <= step <= len(experiment.pipe):
@@ -82,17 +81,13 @@ def recompute(folder: Path, step: int) -> TrainState:
     earlier = [path for path in checkpoint.list_saved(folder) if checkpoint.step_of(path) < step]
     device = experiment.key.device
     state = experiment.stage.init(experiment.key, experiment.params)
+    fingerprint = fingerprint_of(experiment)
     if earlier:
-        fingerprint = fingerprint_of(experiment)
         state = checkpoint.load(earlier[-1], state, fingerprint=fingerprint, warn=print).state
     first = int(state.step)
     print(f"computing steps {first + 1} to {step} again")
     compiled = options.compile and (device.type != "cpu" or compiler.missing_tool() is None)
-    if options.backend == "jax":
-        advance = jax_step(experiment.stage, folder, fingerprint_of(experiment))
-    else:
-        step_fn = experiment.stage.step
-        advance = jit(step_fn, donate=True, regions=True) if compiled else step_fn
+    advance = build_step(experiment.stage, folder, fingerprint, backend=options.backend, compile=compiled)
     for batch in experiment.pipe[first:step]:
         state = advance(state, tree.map(lambda x: x.to(device), batch))
     return state

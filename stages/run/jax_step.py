@@ -5,8 +5,6 @@ Data, log, checkpoints and validation are torch's, and so is the sampling of com
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,6 +16,7 @@ from typing import Any
 import torch
 
 from data_pipes import files
+from data_pipes.digest import hash_blocks, hash_json
 from pure.types import Tree
 from stages.online import Online, generate_and_score
 from stages.stage import Stage
@@ -80,8 +79,7 @@ def kept_programs(folder: Path, fingerprint: Mapping[str, str]) -> Any:
     """
     from pure.interop.jax.torch_jit import Programs
 
-    described = json.dumps([dict(fingerprint), torch.__version__, _digest_code()], sort_keys=True)
-    prefix = hashlib.sha256(described.encode()).hexdigest()[:16]
+    prefix = hash_json([dict(fingerprint), torch.__version__, _digest_code()])[:16]
     return Programs(partial(_read, folder, prefix), partial(_write, folder, prefix))
 
 
@@ -110,7 +108,7 @@ def _write(folder: Path, prefix: str, name: str, data: bytes) -> None:
 
 def _digest_code() -> str:
     """Digests the source files of this project: a program is what they computed."""
-    digest = hashlib.sha256()
-    for path in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    paths = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return hash_blocks(
+        path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() for path in paths
+    )

@@ -145,7 +145,7 @@ def run(
     screen = progress(options.label, len(pipe), first, quiet=options.quiet)
     saver = background.saver(folder, fingerprint=fingerprint, keep_last=options.keep_last, keep_best=1)
     parts = _Parts(
-        step=_build_step(stage, folder, fingerprint, options),
+        step=build_step(stage, folder, fingerprint, backend=options.backend, compile=options.compile),
         pipe=pipe,
         readings=readings(
             outputs,
@@ -209,13 +209,21 @@ def _is_compiled(options: RunOptions) -> bool:
     return options.compile or options.backend == "jax"
 
 
-def _build_step(
-    stage: Stage, folder: Path, fingerprint: Mapping[str, str] | None, options: RunOptions
+def build_step(
+    stage: Stage, folder: Path, fingerprint: Mapping[str, str] | None, *, backend: str, compile: bool
 ) -> Callable[[TrainState, Tree], TrainState]:
-    """Builds the step of the backend."""
-    if options.backend == "jax":
+    """Builds the step that a run takes, and that its replay takes again.
+
+    Args:
+        stage, folder, fingerprint: as in `stages.run.jax_step.jax_step`.
+        backend, compile: as in RunOptions.
+
+    Returns:
+        (state, batch) -> state; compiled by torch, it writes into the old state's storage.
+    """
+    if backend == "jax":
         return jax_step(stage, folder, fingerprint)
-    return jit(stage.step, donate=True, regions=True) if options.compile else stage.step
+    return jit(stage.step, donate=True, regions=True) if compile else stage.step
 
 
 def _fold(

@@ -165,8 +165,7 @@ def key_to_torch(key: Any) -> Tensor:
         if (kind := str(jax.random.key_impl(key))) != "threefry2x32":
             raise TypeError(
                 f"key_to_torch: expected a threefry2x32 key, got one of {kind}, whose numbers only JAX "
-                "draws; "
-                "make it with jax.random.key(seed, impl='threefry2x32')"
+                "draws; make it with jax.random.key(seed, impl='threefry2x32')"
             )
         check_array("key", key)
         key = jax.random.key_data(key)

@@ -115,8 +115,7 @@ class _PureOnly(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise TypeError(
                 f"torch_fn_in_jax: {self.name} draws from torch's global generator ({func}), which JAX "
-                "cannot "
-                "replay; pass a key and draw by pure.random"
+                "cannot replay; pass a key and draw by pure.random"
             )
         for i, argument in enumerate(func._schema.arguments):
             value = args[i] if i < len(args) else kwargs.get(argument.name)
@@ -124,8 +123,7 @@ class _PureOnly(TorchDispatchMode):
             if written and isinstance(value, Tensor) and not isinstance(value, FakeTensor):
                 raise TypeError(
                     f"torch_fn_in_jax: {self.name} has a side effect: it writes ({func}) into a tensor from "
-                    "outside; "
-                    "pass and return it"
+                    "outside; pass and return it"
                 )
         return func(*args, **kwargs)
 
@@ -149,8 +147,7 @@ def _infer_forms(name: str, flat: Flat, arrays: Sequence[Any], paths: list[str])
         if x._version != version:
             raise TypeError(
                 f"torch_fn_in_jax: {name} writes into its argument {path!r}, an array that JAX takes for "
-                "constant; "
-                "write x.clone() first"
+                "constant; write x.clone() first"
             )
     forms = []
     for x in results:
@@ -211,8 +208,7 @@ def _compute(name: str, flat: Flat, forms: list, arrays: Sequence[Any]) -> list[
     if got != expected:
         raise TypeError(
             f"torch_fn_in_jax: {name} returned {got} where its run on fake tensors gave {expected}; its "
-            "results' "
-            "shapes must not depend on numbers"
+            "results' shapes must not depend on numbers"
         )
     return copies
 

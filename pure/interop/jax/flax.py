@@ -30,6 +30,7 @@ from pure.interop.jax.flax_nnx import bind_nnx, state_of
 from pure.interop.jax.functions import jax_fn_in_torch
 from pure.interop.jax.leaf_checks import TORCH_DTYPES
 from pure.interop.left_padding import call_unpadded
+from pure.interop.module import identity_logits
 from pure.interop.token_cache import decode_again, empty_cache
 from pure.optim.axes import EXEMPT, MuonDimensionNumbers
 from pure.optim.leafwise import leafwise
@@ -124,7 +125,7 @@ def from_flax(
         spec=jax.tree.map(_spec, bound.shapes),
         init=_initializer(bound),
         hidden=hidden,
-        logits=_identity_logits
+        logits=identity_logits
         if logits is None
         else jax_fn_in_torch(partial(_head, bound=bound, logits=logits)),
         forward=forward,
@@ -294,11 +295,6 @@ def _init_typed(key: Any, *, init: Callable[[Any], Any]) -> Any:
 def _copy(key: Tensor | None, *, initial: Tree) -> Tree:
     """Copies the given params, to the key's device."""
     return tree.map(lambda x: x.clone() if key is None else x.to(key.device, copy=True), initial)
-
-
-def _identity_logits(params: Tree, hidden: Tensor) -> Tensor:
-    """Returns the logits, which `hidden` has computed already."""
-    return hidden
 
 
 def _spec(x: Any) -> ParamSpec:

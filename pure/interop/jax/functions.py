@@ -191,8 +191,7 @@ def _flatten_function(
             if not isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
                 raise TypeError(
                     f"jax_fn_in_torch: {name} returns a {type(x).__name__}; expected arrays in nested dict, "
-                    "list, "
-                    "tuple and NamedTuple"
+                    "list, tuple and NamedTuple"
                 )
         return [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in results]
 

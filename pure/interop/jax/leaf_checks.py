@@ -41,8 +41,7 @@ def check_tensor(name: str, x: Tensor) -> None:
     if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x):
         raise TypeError(
             f"{name} is inside a transform or compiler of torch, where it has no numbers yet; use "
-            "jax_fn_in_torch "
-            "to call a JAX function there"
+            "jax_fn_in_torch to call a JAX function there"
         )
     if isinstance(x, torch._subclasses.FakeTensor) or x.device.type == "meta":
         raise TypeError(f"{name} is a fake or meta tensor without numbers; pass one on a real device")
@@ -57,8 +56,7 @@ def check_tensor(name: str, x: Tensor) -> None:
     if x.requires_grad:
         raise TypeError(
             f"{name} requires grad, and JAX would not see its graph; write x.detach(), or use "
-            "jax_fn_in_torch "
-            "to differentiate through a JAX function"
+            "jax_fn_in_torch to differentiate through a JAX function"
         )
     if x.dtype not in SHARED_DTYPES:
         raise TypeError(f"{name} is {x.dtype}, which JAX has not; cast it first, e.g. x.to(torch.float32)")
@@ -94,8 +92,7 @@ def check_array(name: str, x: Any) -> None:
     if isinstance(x, jax.core.Tracer):
         raise TypeError(
             f"{name} is traced by jit, grad or vmap, and has no numbers yet; use torch_fn_in_jax to call a "
-            "torch "
-            "function there"
+            "torch function there"
         )
     if x.is_deleted():
         raise ValueError(f"{name} was donated or deleted; use the array that the donating function returned")
@@ -126,6 +123,5 @@ def no_array_message(name: str, x: Any) -> str:
     """Words the error about a leaf that is no array."""
     return (
         f"{name} is a {type(x).__name__}; expected arrays in nested dict, list, tuple and NamedTuple (of a "
-        "Flax "
-        "FrozenDict write flax.core.unfreeze(x), of an nnx state nnx.to_pure_dict(x))"
+        "Flax FrozenDict write flax.core.unfreeze(x), of an nnx state nnx.to_pure_dict(x))"
     )

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from pure import tree
+from pure.interop.jax.arrays import numpy_from_tensor
 from pure.interop.jax.aten.result import Out
 from pure.interop.jax.aten.table import TABLE
 from pure.interop.jax.narrow import NARROW, find_wide, narrow_array, narrow_program
@@ -22,7 +23,7 @@ from pure.interop.jax.opaque import crossed
 from pure.interop.jax.program import CROSSING, Operation, Program, Shaped, Value, inputs
 from pure.interop.jax.trace import argument_name, run, trace
 from pure.interop.jax.trace_modes import Uncovered, describe_uncovered
-from pure.serial.writer import DTYPES, memory
+from pure.serial.writer import DTYPES
 from pure.types import Tree
 
 COVERED = frozenset([*TABLE, CROSSING])
@@ -306,6 +307,4 @@ def _outs(result: Any) -> Out | tuple:
 
 def _to_array(x: Tensor) -> Any:
     """Copies a tensor to JAX."""
-    name = str(x.dtype).removeprefix("torch.")
-    flat = np.frombuffer(memory(x.detach().cpu().contiguous()), dtype=jnp.dtype(name))
-    return jnp.array(flat.reshape(tuple(x.shape)))
+    return jnp.array(numpy_from_tensor(x.detach().cpu().contiguous()))

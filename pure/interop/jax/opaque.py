@@ -75,8 +75,7 @@ def find(number: int) -> Crossing:
     if crossing is None:
         raise RuntimeError(
             f"jax_fn_in_torch: the JAX function number {number} of this graph is gone; keep the function "
-            "that "
-            "jax_fn_in_torch returned as long as a graph that calls it"
+            "that jax_fn_in_torch returned as long as a graph that calls it"
         )
     return crossing
 
@@ -116,8 +115,7 @@ def result_form(crossing: Crossing, signature: tuple) -> str:
             if x.dtype not in TORCH_DTYPES:
                 raise TypeError(
                     f"jax_fn_in_torch: {crossing.name} returns {x.dtype}, which torch has not; cast it (of a "
-                    "typed "
-                    "key return jax.random.key_data)"
+                    "typed key return jax.random.key_data)"
                 )
         crossing.derived[key] = ",".join(" ".join([str(x.dtype), *map(str, x.shape)]) for x in results)
     return crossing.derived[key]
@@ -135,14 +133,12 @@ def explain_errors(name: str) -> Iterator[None]:
     except jax.errors.UnexpectedTracerError as error:
         raise TypeError(
             f"jax_fn_in_torch: {name} has a side effect: it uses a value that an earlier call stored "
-            "outside; "
-            "pass and return such values"
+            "outside; pass and return such values"
         ) from error
     except CONCRETE as error:
         raise TypeError(
             f"jax_fn_in_torch: {name} needs the numbers of an argument while it is traced, for a branch, a "
-            "shape or "
-            "NumPy; write jnp.where, jax.lax.cond or jax.numpy, or pass a Python number"
+            "shape or NumPy; write jnp.where, jax.lax.cond or jax.numpy, or pass a Python number"
         ) from error
 
 
@@ -154,8 +150,7 @@ def _compute(number: int, inputs: list[Tensor], form: str) -> list[Tensor]:
     if len(devices) > 1:
         raise ValueError(
             f"jax_fn_in_torch: {crossing.name} got tensors on {', '.join(sorted(map(str, devices)))}; move "
-            "them to "
-            "one device"
+            "them to one device"
         )
     if any(x.layout is not torch.strided for x in inputs):
         raise ValueError(f"jax_fn_in_torch: {crossing.name} got a sparse tensor; write x.to_dense()")

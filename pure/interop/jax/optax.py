@@ -226,8 +226,7 @@ def _update(
     if bool(jax.tree.structure(template) != jax.tree.structure(state)):  # type: ignore[operator]
         raise ValueError(
             "from_optax: the state is not one of this optimizer; make it with its init, or convert another "
-            "library's "
-            "with state_to_optax and to_torch"
+            "library's with state_to_optax and to_torch"
         )
     keywords = {} if extra is None else {"grad": updates, **extra}
     try:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.interop.jax.arrays import to_torch
+from pure.interop.jax.arrays import numpy_from_tensor, to_torch
 from pure.interop.jax.aten.table import TABLE
 from pure.interop.jax.lower import Lowered, evaluate, prepare, trace_covered
 from pure.interop.jax.program import Program, Value, from_bytes, to_bytes
@@ -136,11 +136,7 @@ def _view(x: Any) -> Any:
     """A tensor as a numpy array of the same memory; other leaves are constants of the program."""
     if not isinstance(x, Tensor):
         return 0
-    x = x.detach()
-    if x.dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
-        integer = torch.int16 if x.element_size() == 2 else torch.uint8
-        return x.view(integer).numpy().view(jax.numpy.dtype(str(x.dtype).removeprefix("torch.")))
-    return x.numpy()
+    return numpy_from_tensor(x.detach())
 
 
 def _tensor(x: jax.Array) -> Tensor:
