@@ -13,9 +13,9 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import tyro
 
 from stages.cli.mistakes import find_mistake
-from stages.run.options.ranges import check_ranges
+from stages.run.options.ranges import Flags, check_ranges
 
-Options = TypeVar("Options")
+Options = TypeVar("Options", bound=Flags)
 
 
 def parse(kind: type[Options], name: str, arguments: Sequence[str]) -> Options:

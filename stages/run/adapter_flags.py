@@ -1,4 +1,4 @@
-"""Read the flags of adapters: their configuration, and whether the stage uses their dropout."""
+"""Read the flags of adapters: their configuration, and a note on dropout that has no effect."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from pure.adapt.lora_config import LoRAConfig, lora_config
 from pure.interop import peft
-from stages.run.options.tuning import AdapterFlags, PreferenceOptions, SFTOptions, TuningOptions
+from stages.run.options.tuning import AdapterFlags
 
 
 def lora_config_of(flags: AdapterFlags) -> LoRAConfig | None:
@@ -39,38 +39,13 @@ def lora_config_of(flags: AdapterFlags) -> LoRAConfig | None:
     return None
 
 
-def uses_dropout(options: TuningOptions) -> bool:
-    """Tells whether a stage trains with dropout: SFT does, preference stages on request, GRPO and PPO never.
+def describe_idle_dropout(rate: float, *, used: bool) -> str:
+    """Returns a note that the dropout of the adapters' preset has no effect; "" if it has one, or is 0.
 
     Example:
-        >>> uses_dropout(SFTOptions(model_path="m")), uses_dropout(PreferenceOptions(model_path="m"))
-        (True, False)
+        >>> describe_idle_dropout(0.05, used=False)
+        '; this stage trains without dropout, so their dropout of 0.05 has no effect'
     """
-    if isinstance(options, PreferenceOptions):
-        return not options.disable_dropout
-    return isinstance(options, SFTOptions)
-
-
-def check_dropout(options: TuningOptions) -> None:
-    """Refuses a --lora_dropout that has no effect.
-
-    Args:
-        options: the flags.
-
-    Raises:
-        ValueError: if it is above 0 and the stage trains without dropout.
-    """
-    if options.lora_dropout and not uses_dropout(options):
-        hint = "the ratio to the behaviour policy would not be 1"
-        if isinstance(options, PreferenceOptions):
-            hint = "add --no_disable_dropout"
-        raise ValueError(
-            f"--lora_dropout {options.lora_dropout}: this stage trains without dropout ({hint}); leave it out"
-        )
-
-
-def describe_idle_dropout(options: TuningOptions, dropout: float) -> str:
-    """Returns a note that the dropout of the adapters' preset has no effect; "" if it has one, or is 0."""
-    if not dropout or uses_dropout(options):
+    if not rate or used:
         return ""
-    return f"; this stage trains without dropout, so their dropout of {dropout} has no effect"
+    return f"; this stage trains without dropout, so their dropout of {rate} has no effect"

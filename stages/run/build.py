@@ -29,14 +29,16 @@ from stages.run import (
     build_sft,
     config_file,
     final_model,
+    model_config,
 )
 from stages.run.data import corpus, examples
 from stages.run.experiment import Experiment, Recipe, Say, Start
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.tuning import (
     STAGES,
+    BaseModelFlags,
     OnlineOptions,
-    RewardOptions,
+    PreferenceOptions,
     TuningOptions,
     check_held_out,
     check_tuning_flags,
@@ -64,8 +66,26 @@ def check(options: Options) -> None:
     """
     if isinstance(options, PretrainOptions):
         build_pretrain.check(options)
-    else:
-        _check_tuning(options)
+        return
+    check_tuning_flags(options)
+    new_tokens.check_flags(
+        options.add_tokens, options.vocabulary_multiple, adapters=options.qlora or options.lora is not None
+    )
+    adapter_flags.lora_config_of(options)
+    hardware.pick_device(options.device)
+    if options.chat_template:
+        source_of(options.chat_template)
+    template_variables(options.template_kwargs)
+    tokens, flags = options.max_length, f"--max_length {options.max_length}"
+    if isinstance(options, OnlineOptions):
+        refuse_unknown(options.reward)
+        tokens += options.max_new_tokens
+        flags += f" and --max_new_tokens {options.max_new_tokens}"
+    context = language_model.read_config(options.model_path).max_position_embeddings
+    if tokens > context:
+        raise ValueError(
+            f"{flags}: {tokens} tokens exceed the model's max_position_embeddings {context}; take fewer"
+        )
 
 
 def build(options: Options, say: Say = print) -> Experiment:
@@ -83,11 +103,32 @@ def build(options: Options, say: Say = print) -> Experiment:
         FileNotFoundError: if there is no model or no data at a path.
     """
     if isinstance(options, PretrainOptions):
-        data = corpus.prepare(options, build_pretrain.vocabulary_size(options), say)
-        return build_pretrain.build(options, data, say)
+        vocab_size = model_config.read_config(options.config, options.model_path).vocab_size
+        return build_pretrain.build(options, corpus.prepare(options, vocab_size, say), say)
     recipe = RECIPES[type(options)]
-    start = load_start(options, say)
-    return recipe.builder(options, start, _read_rows(recipe.rows, options, start, say), say)
+    device = hardware.pick_device(options.device)
+    start = load_start(
+        options,
+        dtype=hardware.pick_dtype(options.dtype, device),
+        key=random.key(options.seed, device=device),
+        dropout=recipe.dropout and not (isinstance(options, PreferenceOptions) and options.disable_dropout),
+        joins_adapters=recipe.joins_adapters,
+        say=say,
+    )
+    source = examples.Source(
+        options.data_path,
+        options.output_dir,
+        options.held_out,
+        options.examples,
+        seed=options.seed,
+        subset=options.subset,
+        split=options.split,
+        on_bad=options.on_bad,
+    )
+    data = examples.read(recipe.rows, source, start.base.tokenizer, start.template, say)
+    if not data.held_out:
+        check_held_out(options, len(data.train))
+    return recipe.builder(options, start, data, say)
 
 
 def rebuild(folder: Path) -> tuple[Options, Experiment]:
@@ -109,11 +150,23 @@ def rebuild(folder: Path) -> tuple[Options, Experiment]:
     return options, build(options, _say_nothing)
 
 
-def load_start(options: TuningOptions, say: Say) -> Start:
+def load_start(
+    flags: BaseModelFlags,
+    *,
+    dtype: torch.dtype,
+    key: torch.Tensor,
+    dropout: bool,
+    joins_adapters: bool,
+    say: Say,
+) -> Start:
     """Loads the model at --model_path, with new tokens and adapters as the flags say.
 
     Args:
-        options: of a stage after pretraining.
+        flags: the model, its template, new tokens and adapters.
+        dtype: compute dtype.
+        key: [2] uint32, the root of the run's randomness, on the device of the model.
+        dropout: the stage trains with dropout.
+        joins_adapters: join new adapters with those at --model_path; False merges those into the base.
         say: prints a message to the user.
 
     Returns:
@@ -122,87 +175,41 @@ def load_start(options: TuningOptions, say: Say) -> Start:
     Raises:
         ValueError, FileNotFoundError: if the model, the template or the adapters cannot be used.
     """
-    device = hardware.pick_device(options.device)
-    dtype = hardware.pick_dtype(options.dtype, device)
-    base, template = _load_base(options, device, say)
-    key, digest = random.key(options.seed, device=device), hash_weights(base.params)
+    base, template = _load_base(flags, key.device, say)
+    digest = hash_weights(base.params)
     adapted = None
     save_model = partial(final_model.save_whole, base=base)
-    if config := adapter_flags.lora_config_of(options):
-        # A reward model is saved with its adapters merged, so they are never joined with earlier ones.
-        earlier = None if isinstance(options, RewardOptions) else initial_adapters.read(options.model_path)
+    if config := adapter_flags.lora_config_of(flags):
         adapted = adapter.attach(
             base.model,
             base.params,
             config,
-            path=options.model_path,
+            path=flags.model_path,
             dtype=dtype,
-            quantize=options.qlora,
+            quantize=flags.qlora,
             digest=digest,
-            earlier=earlier,
+            earlier=initial_adapters.read(flags.model_path) if joins_adapters else None,
         )
         params = adapted.model.init(random.fold_in(key, 2))
-        idle = adapter_flags.describe_idle_dropout(options, config.dropout)
+        idle = adapter_flags.describe_idle_dropout(config.dropout, used=dropout)
         say(adapter.describe(adapted, params) + idle)
         base = base._replace(model=adapted.model, params=params)
         save_model = partial(final_model.save_adapters, base=base, adapted=adapted)
     return Start(base, template, adapted, dtype, key, identity.describe_model(digest), save_model)
 
 
-def _check_tuning(options: TuningOptions) -> None:
-    """Refuses flags of a stage after pretraining that cannot work, before the model is loaded."""
-    check_tuning_flags(options)
-    adapter_flags.check_dropout(options)
-    new_tokens.check_flags(
-        options.add_tokens, options.vocabulary_multiple, adapters=options.qlora or options.lora is not None
-    )
-    adapter_flags.lora_config_of(options)
-    hardware.pick_device(options.device)
-    if options.chat_template:
-        source_of(options.chat_template)
-    template_variables(options.template_kwargs)
-    tokens, flags = options.max_length, f"--max_length {options.max_length}"
-    if isinstance(options, OnlineOptions):
-        refuse_unknown(options.reward)
-        tokens += options.max_new_tokens
-        flags += f" and --max_new_tokens {options.max_new_tokens}"
-    context = language_model.read_config(options.model_path).max_position_embeddings
-    if tokens > context:
-        raise ValueError(
-            f"{flags}: {tokens} tokens exceed the model's max_position_embeddings {context}; take fewer"
-        )
-
-
 def _load_base(
-    options: TuningOptions, device: torch.device, say: Say
+    flags: BaseModelFlags, device: torch.device, say: Say
 ) -> tuple[language_model.Pretrained, ChatTemplate]:
     """Loads the model at --model_path, and applies --add_tokens and --chat_template."""
-    base = language_model.move_to(language_model.load(options.model_path, dtype=torch.float32), device)
-    if options.add_tokens:
-        base = new_tokens.add_tokens(base, options.add_tokens, multiple=options.vocabulary_multiple, say=say)
-    template = template_of(options.chat_template, base, options.template_kwargs)
-    if options.chat_template and base.other_templates:
+    base = language_model.move_to(language_model.load(flags.model_path, dtype=torch.float32), device)
+    if flags.add_tokens:
+        base = new_tokens.add_tokens(base, flags.add_tokens, multiple=flags.vocabulary_multiple, say=say)
+    template = template_of(flags.chat_template, base, flags.template_kwargs)
+    if flags.chat_template and base.other_templates:
         others = ", ".join(name for name, _ in base.other_templates)
         say(f"--chat_template replaces the model's own templates ({others} too)")
     return with_template(base, template), template
-
-
-def _read_rows(kind: examples.Kind, options: TuningOptions, start: Start, say: Say) -> examples.Data:
-    """Reads the rows at --data_path."""
-    source = examples.Source(
-        options.data_path,
-        options.output_dir,
-        options.held_out,
-        options.examples,
-        seed=options.seed,
-        subset=options.subset,
-        split=options.split,
-        on_bad=options.on_bad,
-    )
-    data = examples.read(kind, source, start.base.tokenizer, start.template, say)
-    if not data.held_out:
-        check_held_out(options, len(data.train))
-    return data
 
 
 def _options_class(folder: Path) -> type[Options]:

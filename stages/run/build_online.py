@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -26,18 +25,10 @@ from stages.run.data.completions_log import Recorder
 from stages.run.data.examples import Data
 from stages.run.experiment import Experiment, Recipe, Say, Start, from_start
 from stages.run.metrics import Observe
-from stages.run.optimizer import Optimization
-from stages.run.options.tuning import (
-    GRPOOptions,
-    OnlineOptions,
-    PPOOptions,
-    TuningOptions,
-    group_size,
-    updates_per_step,
-)
+from stages.run.options.base import BatchFlags
+from stages.run.options.tuning import CompletionFlags, GRPOOptions, PPOOptions, TuningOptions
 from stages.run.rewards.scorer import Scorer, scorer
 from stages.run.validation import Validate, mean_reward, validate_nothing
-from stages.stage import Stage
 from stages.state import TrainState
 
 VALIDATION_PROMPTS = 128
@@ -56,20 +47,42 @@ def build_grpo(options: GRPOOptions, start: Start, data: Data, say: Say) -> Expe
     Returns:
         Experiment.
     """
-    parts = _parts(options, start, data, say)
+    pipe, held_out = _build_pipes(options, options.seed, data, say)
+    optimization = optimizer.build(options, len(pipe) * options.iterations, start.dtype)
+    rewards = scorer(
+        options,
+        [*data.train, *data.held_out],
+        tokenizer=start.base.tokenizer,
+        device=start.key.device,
+        folder=Path(options.output_dir),
+        table_every=options.table_every,
+        samples=options.samples,
+        say=say,
+    )
+    sampling = _sampling(options, start)
+    decode = stepper(start.base.model) if options.compile else False
     stage = grpo(
         start.base.model,
-        parts.optimization.optimizer,
-        samples=options.samples,
+        optimization.optimizer,
+        score=rewards.recorder.score,
+        sampling=sampling,
+        rewards=rewards.names,
+        weights=rewards.weights,
+        reference=_reference(start, options.beta),
         beta=options.beta,
+        samples=options.samples,
         kl=options.kl,
         variant=options.variant,
         scale=options.scale,
         iterations=options.iterations,
-        reference=_reference(start, options.beta),
-        **_arguments(options, start, parts),
+        mask_truncated=options.mask_truncated,
+        compute=start.dtype,
+        compile=decode,
+        accumulation=options.gradient_accumulation,
+        ema=options.ema,
     )
-    return _experiment(start, stage, parts)
+    validate = _validate(start, held_out, len(data.train), rewards, sampling, decode)
+    return _with_log(from_start(start, stage, pipe, optimization, validate=validate), rewards)
 
 
 def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experiment:
@@ -84,117 +97,89 @@ def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experi
     Returns:
         Experiment.
     """
-    parts = _parts(options, start, data, say)
+    pipe, held_out = _build_pipes(options, options.seed, data, say)
+    optimization = optimizer.build(options, len(pipe) * options.epochs * options.minibatches, start.dtype)
+    rewards = scorer(
+        options,
+        [*data.train, *data.held_out],
+        tokenizer=start.base.tokenizer,
+        device=start.key.device,
+        folder=Path(options.output_dir),
+        table_every=options.table_every,
+        samples=1,
+        say=say,
+    )
+    sampling = _sampling(options, start)
+    decode = stepper(start.base.model) if options.compile else False
     stage = ppo(
         start.base.model,
-        parts.optimization.optimizer,
+        optimization.optimizer,
+        score=rewards.recorder.score,
+        sampling=sampling,
+        rewards=rewards.names,
+        weights=rewards.weights,
+        reference=_reference(start, options.beta),
         beta=options.beta,
         target_kl=options.target_kl,
         epochs=options.epochs,
         minibatches=options.minibatches,
         value_weight=options.value_weight,
         entropy_weight=options.entropy_weight,
-        reference=_reference(start, options.beta),
-        **_arguments(options, start, parts),
+        mask_truncated=options.mask_truncated,
+        compute=start.dtype,
+        compile=decode,
+        accumulation=options.gradient_accumulation,
+        ema=options.ema,
     )
-    return _experiment(start, stage, parts)
+    validate = _validate(start, held_out, len(data.train), rewards, sampling, decode)
+    return _with_log(from_start(start, stage, pipe, optimization, validate=validate), rewards)
 
 
-class _Parts(NamedTuple):
-    """The inputs that both stages need.
-
-    Fields:
-        pipe: batches of the training prompts.
-        optimization: optimizer and schedule, over all updates of the run.
-        held_out: one batch of held-out prompts, or None.
-        offset: index of the first held-out prompt among all prompts; the scorer looks up its row by it.
-        scorer: computes the rewards and logs the completions.
-        sampling: sampling settings of the completions.
-        compile: the compiled decoding step, or False.
-    """
-
-    pipe: TablePipe
-    optimization: Optimization
-    held_out: TablePipe | None
-    offset: int
-    scorer: Scorer
-    sampling: Sampling
-    compile: bool | Stepper
-
-
-def _parts(options: OnlineOptions, start: Start, data: Data, say: Say) -> _Parts:
-    """Makes the pipes of prompts and loads the reward functions."""
-    prompts = [*data.train, *data.held_out]
-    length = examples.row_length(max(len(prompt.tokens) for prompt in prompts), options.max_length)
+def _build_pipes(flags: BatchFlags, seed: int, data: Data, say: Say) -> tuple[TablePipe, TablePipe | None]:
+    """Builds the pipe of training prompts, and one batch of held-out prompts."""
+    longest = max(len(prompt.tokens) for prompt in [*data.train, *data.held_out])
+    length = examples.row_length(longest, flags.max_length)
     make_pipe = partial(prompt_pipe, length=length, truncate="left")
     tokens = [prompt.tokens for prompt in data.train]
     held_out = [prompt.tokens for prompt in data.held_out[:VALIDATION_PROMPTS]]
-    pipe = examples.training_pipe(make_pipe, tokens, options, seed=options.seed, say=say)
-    return _Parts(
-        pipe=pipe,
-        optimization=optimizer.build(options, len(pipe) * updates_per_step(options), start.dtype),
-        held_out=examples.held_out_pipe(make_pipe, held_out, batch_size=len(held_out)),
-        offset=len(data.train),
-        scorer=scorer(
-            options.reward,
-            weights=options.reward_weights,
-            on_bad=options.on_bad_reward,
-            prompts=[prompt.text for prompt in prompts],
-            rows=[prompt.row for prompt in prompts],
-            tokenizer=start.base.tokenizer,
-            device=start.key.device,
-            folder=Path(options.output_dir),
-            table_every=options.table_every,
-            samples=group_size(options),
-            say=say,
-        ),
-        sampling=_sampling(options, start),
-        compile=stepper(start.base.model) if options.compile else False,
-    )
+    pipe = examples.training_pipe(make_pipe, tokens, flags, seed=seed, say=say)
+    return pipe, examples.held_out_pipe(make_pipe, held_out, batch_size=len(held_out))
 
 
-def _sampling(options: OnlineOptions, start: Start) -> Sampling:
+def _sampling(flags: CompletionFlags, start: Start) -> Sampling:
     """The sampling settings of completions, in training and in validation."""
     return Sampling(
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
+        max_new_tokens=flags.max_new_tokens,
+        temperature=flags.temperature,
+        top_k=flags.top_k,
+        top_p=flags.top_p,
         vocabulary=vocabulary_size(start.base.tokenizer),
         stop_tokens=stop_ids(start.base, start.template),
     )
 
 
-def _validate(start: Start, parts: _Parts) -> Validate:
-    """The function that computes the mean reward of held-out prompts."""
-    if parts.held_out is None:
+def _validate(
+    start: Start,
+    held_out: TablePipe | None,
+    offset: int,
+    rewards: Scorer,
+    sampling: Sampling,
+    decode: bool | Stepper,
+) -> Validate:
+    """The function that computes the mean reward of held-out prompts, the first of which is row `offset`."""
+    if held_out is None:
         return validate_nothing
     return mean_reward(
         start.base.model,
-        parts.held_out,
-        parts.scorer.score,
-        row_offset=parts.offset,
+        held_out,
+        rewards.score,
+        row_offset=offset,
         key=random.fold_in(start.key, 1),
         dtype=start.dtype,
-        weights=parts.scorer.weights,
-        sampling=parts.sampling,
-        compile=parts.compile,
+        weights=rewards.weights,
+        sampling=sampling,
+        compile=decode,
     )
-
-
-def _arguments(options: OnlineOptions, start: Start, parts: _Parts) -> dict[str, Any]:
-    """The arguments that both stages take."""
-    return {
-        "score": parts.scorer.recorder.score,
-        "rewards": parts.scorer.names,
-        "weights": parts.scorer.weights,
-        "mask_truncated": options.mask_truncated,
-        "compute": start.dtype,
-        "accumulation": options.gradient_accumulation,
-        "ema": options.ema,
-        "sampling": parts.sampling,
-        "compile": parts.compile,
-    }
 
 
 def _reference(start: Start, beta: float) -> Tree | None:
@@ -204,11 +189,10 @@ def _reference(start: Start, beta: float) -> Tree | None:
     return {} if start.adapter else start.base.params
 
 
-def _experiment(start: Start, stage: Stage, parts: _Parts) -> Experiment:
-    """The Experiment, with the log of the completions."""
-    experiment = from_start(start, stage, parts.pipe, parts.optimization, validate=_validate(start, parts))
-    observe = partial(_observe, learning_rate=experiment.observe, recorder=parts.scorer.recorder)
-    return experiment._replace(observe=observe, identity={**parts.scorer.digests, **experiment.identity})
+def _with_log(experiment: Experiment, rewards: Scorer) -> Experiment:
+    """The experiment, with the log of the completions and the digests of the rewards."""
+    observe = partial(_observe, learning_rate=experiment.observe, recorder=rewards.recorder)
+    return experiment._replace(observe=observe, identity={**rewards.digests, **experiment.identity})
 
 
 def _observe(state: TrainState, *, learning_rate: Observe, recorder: Recorder) -> dict[str, Tensor]:
@@ -218,8 +202,8 @@ def _observe(state: TrainState, *, learning_rate: Observe, recorder: Recorder) -
 
 RECIPES: Mapping[type[TuningOptions], Recipe] = MappingProxyType(
     {
-        GRPOOptions: Recipe(examples.PROMPTS, build_grpo),
-        PPOOptions: Recipe(examples.PROMPTS, build_ppo),
+        GRPOOptions: Recipe(examples.PROMPTS, build_grpo, dropout=False),
+        PPOOptions: Recipe(examples.PROMPTS, build_ppo, dropout=False),
     }
 )
 """Options class -> the recipe that builds its run."""

@@ -17,7 +17,8 @@ from stages.run import final_model, optimizer
 from stages.run.data import examples
 from stages.run.data.examples import Data
 from stages.run.experiment import Experiment, Recipe, Say, Start, from_start
-from stages.run.options.tuning import DPOOptions, KTOOptions, PreferenceOptions, RewardOptions, TuningOptions
+from stages.run.options.base import BatchFlags
+from stages.run.options.tuning import DPOOptions, KTOOptions, RewardOptions, TuningOptions
 from stages.run.validation import mean_loss
 
 METRICS = ("rewards/accuracies", "rewards/margins")
@@ -39,7 +40,7 @@ def build_reward(options: RewardOptions, start: Start, data: Data, say: Say) -> 
     Returns:
         Experiment.
     """
-    pipe, held_out = _build_pipes(preference_pipe, _longest_side(data), options, data, say)
+    pipe, held_out = _build_pipes(preference_pipe, _longest_side(data), options, options.seed, data, say)
     optimization = optimizer.build(options, len(pipe), start.dtype)
     stage = reward(
         start.base.model,
@@ -69,7 +70,7 @@ def build_dpo(options: DPOOptions, start: Start, data: Data, say: Say) -> Experi
     Returns:
         Experiment.
     """
-    pipe, held_out = _build_pipes(preference_pipe, _longest_side(data), options, data, say)
+    pipe, held_out = _build_pipes(preference_pipe, _longest_side(data), options, options.seed, data, say)
     if options.variant not in REFERENCE_FREE:
         say("computing the reference's log-probabilities")
         reference = tree.cast(start.base.params, start.dtype)  # freshly initialised adapters are the identity
@@ -103,9 +104,9 @@ def build_kto(options: KTOOptions, start: Start, data: Data, say: Say) -> Experi
     Returns:
         Experiment.
     """
-    _report_labels(options, data, say)
+    _report_labels(data, options.desirable_weight, options.undesirable_weight, say)
     longest = max(len(answer.completion.tokens) for answer in [*data.train, *data.held_out])
-    pipe, held_out = _build_pipes(unpaired_pipe, longest, options, data, say)
+    pipe, held_out = _build_pipes(unpaired_pipe, longest, options, options.seed, data, say)
     optimization = optimizer.build(options, len(pipe), start.dtype)
     stage = kto(
         start.base.model,
@@ -123,7 +124,7 @@ def build_kto(options: KTOOptions, start: Start, data: Data, say: Say) -> Experi
     return from_start(start, stage, pipe, optimization, validate=validate)
 
 
-def _report_labels(options: KTOOptions, data: Data, say: Say) -> None:
+def _report_labels(data: Data, desirable_weight: float, undesirable_weight: float, say: Say) -> None:
     """Reports how many training answers have either label, and the weight that would balance them.
 
     The paper advises w⁺ n⁺ / (w⁻ n⁻) in BALANCE; see `pure.loss.kto.kto_loss`.
@@ -134,8 +135,8 @@ def _report_labels(options: KTOOptions, data: Data, say: Say) -> None:
     if not desirable or not undesirable:
         say(f"{line}; KTO learns from both kinds, and one is missing")
         return
-    weighted = options.desirable_weight * desirable
-    if not BALANCE[0] <= weighted / (options.undesirable_weight * undesirable) <= BALANCE[1]:
+    weighted = desirable_weight * desirable
+    if not BALANCE[0] <= weighted / (undesirable_weight * undesirable) <= BALANCE[1]:
         line += f"; --undesirable_weight {weighted / undesirable:.3g} would balance their losses"
     say(line)
 
@@ -146,18 +147,19 @@ def _longest_side(data: Data) -> int:
 
 
 def _build_pipes(
-    pipe_fn: Callable[..., TablePipe], longest: int, options: PreferenceOptions, data: Data, say: Say
+    pipe_fn: Callable[..., TablePipe], longest: int, flags: BatchFlags, seed: int, data: Data, say: Say
 ) -> tuple[TablePipe, TablePipe | None]:
     """Builds the pipes of training and held-out answers; rows are as long as the longest answer needs."""
-    length = examples.row_length(longest - 1, options.max_length)  # less 1: labels are shifted
+    length = examples.row_length(longest - 1, flags.max_length)  # less 1: labels are shifted
     make_pipe = partial(pipe_fn, length=length)
-    pipe = examples.training_pipe(make_pipe, data.train, options, seed=options.seed, say=say)
-    return pipe, examples.held_out_pipe(make_pipe, data.held_out, batch_size=options.batch_size)
+    pipe = examples.training_pipe(make_pipe, data.train, flags, seed=seed, say=say)
+    return pipe, examples.held_out_pipe(make_pipe, data.held_out, batch_size=flags.batch_size)
 
 
 RECIPES: Mapping[type[TuningOptions], Recipe] = MappingProxyType(
     {
-        RewardOptions: Recipe(examples.PREFERENCES, build_reward),
+        # A reward model is saved with its adapters merged, so they are never joined with earlier ones.
+        RewardOptions: Recipe(examples.PREFERENCES, build_reward, joins_adapters=False),
         DPOOptions: Recipe(examples.PREFERENCES, build_dpo),
         KTOOptions: Recipe(examples.UNPAIRED, build_kto),
     }

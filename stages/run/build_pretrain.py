@@ -14,6 +14,7 @@ from data_pipes import tokenizer as tokenizers
 from data_pipes.pack import row_count
 from data_pipes.pretrain import pretrain_pipe
 from data_pipes.table import TablePipe
+from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.tokens import TokenStore
 from data_pipes.windows import windows
 from pure import random
@@ -27,7 +28,7 @@ from stages.run import config_file, final_model, mfu, model_config, optimizer
 from stages.run.data.corpus import Corpus
 from stages.run.experiment import Experiment, Say
 from stages.run.options.base import BatchFlags
-from stages.run.options.pretrain import PretrainOptions, check_pretrain_flags
+from stages.run.options.pretrain import PretrainOptions, StartFlags, check_pretrain_flags
 from stages.run.validation import bits_per_byte
 
 
@@ -47,7 +48,8 @@ def build(options: PretrainOptions, corpus: Corpus, say: Say = print) -> Experim
     """
     device = hardware.pick_device(options.device)
     dtype = hardware.pick_dtype(options.dtype, device)
-    config = _build_config(options, corpus, say)
+    config = _build_config(options, corpus.tokenizer, say)
+    config_file.refuse_other_model(Path(options.output_dir), dataclasses.asdict(config))
     model = transformer(config)
     pipe = make_pipe(
         corpus.train,
@@ -120,11 +122,6 @@ def check(options: PretrainOptions) -> None:
     hardware.pick_device(options.device)
 
 
-def vocabulary_size(options: PretrainOptions) -> int:
-    """Returns the vocabulary size for a tokenizer that is trained for the run: the model's `vocab_size`."""
-    return model_config.read_config(options.config, options.model_path).vocab_size
-
-
 def make_pipe(
     store: TokenStore,
     flags: BatchFlags,
@@ -168,15 +165,14 @@ def make_pipe(
     return pipe[:max_steps]
 
 
-def _build_config(options: PretrainOptions, corpus: Corpus, say: Say) -> ModelConfig:
-    """Returns the model's config with the tokenizer's ids; refuses one that differs from the checkpoints'."""
-    name = _config_flag(options)
-    original = model_config.read_config(options.config, options.model_path)
-    shrink = model_config.may_shrink_vocabulary(options.config, options.model_path)
-    config = model_config.fit_to_tokenizer(original, corpus.tokenizer, name=name, shrink=shrink)
-    if line := model_config.describe_vocabulary(original, config, corpus.tokenizer, name=name):
+def _build_config(flags: StartFlags, tokenizer: Tokenizer, say: Say) -> ModelConfig:
+    """Returns the model's config with the tokenizer's ids."""
+    name = _config_flag(flags)
+    original = model_config.read_config(flags.config, flags.model_path)
+    shrink = model_config.may_shrink_vocabulary(flags.config, flags.model_path)
+    config = model_config.fit_to_tokenizer(original, tokenizer, name=name, shrink=shrink)
+    if line := model_config.describe_vocabulary(original, config, tokenizer, name=name):
         say(line)
-    config_file.refuse_other_model(Path(options.output_dir), dataclasses.asdict(config))
     return config
 
 
@@ -188,8 +184,8 @@ def _load_base(new: Pretrained, model_path: str, device: torch.device) -> tuple[
     return language_model.with_tokenizer_of(new._replace(params=base.params), base), base_identity
 
 
-def _config_flag(options: PretrainOptions) -> str:
+def _config_flag(flags: StartFlags) -> str:
     """Returns the flag that selects the model's config, for messages."""
-    if options.model_path:
-        return f"--model_path {options.model_path}"
-    return f"--config {options.config or model_config.DEFAULT}"
+    if flags.model_path:
+        return f"--model_path {flags.model_path}"
+    return f"--config {flags.config or model_config.DEFAULT}"

@@ -14,6 +14,7 @@ from data_pipes import files
 from pure.config import ModelConfig
 from stages.checkpoint import directories
 from stages.run.options import values
+from stages.run.options.ranges import Flags
 
 NAME = "config.json"
 WITHOUT_EFFECT = (
@@ -53,7 +54,7 @@ PATHS = ("model_path", "reward")
 """Flags whose paths may change: the fingerprint has the digests of their files (`stages.models.identity`,
 `stages.run.rewards.identity`). Only the name of a reward is compared here."""
 
-Options = TypeVar("Options")
+Options = TypeVar("Options", bound=Flags)
 
 
 def read_options(folder: Path, kind: type[Options]) -> Options:
@@ -92,11 +93,11 @@ def read_flags(folder: Path) -> dict[str, Any]:
     return _fields(folder / NAME)["options"]
 
 
-def describe_run(options: Any, model: ModelConfig, stage: str | None) -> dict[str, Any]:
+def describe_run(flags: Flags, model: ModelConfig, stage: str | None) -> dict[str, Any]:
     """Returns the contents of config.json.
 
     Args:
-        options: a dataclass of flags.
+        flags: all flags of the run.
         model: the model's configuration.
         stage: name of the stage; None is pretraining.
 
@@ -106,7 +107,7 @@ def describe_run(options: Any, model: ModelConfig, stage: str | None) -> dict[st
     """
     return {
         **({"stage": stage} if stage else {}),
-        "options": dataclasses.asdict(options),
+        "options": dataclasses.asdict(flags),
         "model": dataclasses.asdict(model),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -123,12 +124,12 @@ def write(folder: Path, fields: Mapping[str, Any]) -> None:
     files.write_json(folder / NAME, fields)
 
 
-def refuse_other_flags(folder: Path, options: Any) -> list[str]:
+def refuse_other_flags(folder: Path, flags: Flags) -> list[str]:
     """Raises if a run has checkpoints and was started with other flags.
 
     Args:
         folder: folder of the run, which need not exist.
-        options: a dataclass of flags.
+        flags: all flags of the run.
 
     Returns:
         Messages for the user, one for each flag of MACHINE that has changed.
@@ -141,7 +142,7 @@ def refuse_other_flags(folder: Path, options: Any) -> list[str]:
     if not path.exists():
         return []
     was = _fields(path)["options"]
-    now = json.loads(json.dumps(dataclasses.asdict(options)))  # tuples become lists
+    now = json.loads(json.dumps(dataclasses.asdict(flags)))  # tuples become lists
     changed = {
         name: f"--{name} was {was.get(name)}, is {value}"
         for name, value in now.items()

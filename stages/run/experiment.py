@@ -89,15 +89,20 @@ class Experiment(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """Builder of a post-training stage, and the kind of its rows.
+    """Builder of a post-training stage, and what it needs.
 
     Fields:
         rows: the kind of rows that it trains on.
         builder: (options, the model to start from, the rows, say) -> Experiment.
+        dropout: whether it can train with dropout.
+        joins_adapters: whether new adapters are joined with those at --model_path; if not, those are merged
+            into the base.
     """
 
     rows: Kind
     builder: Callable[[Any, Start, Data, Say], Experiment]
+    dropout: bool = True
+    joins_adapters: bool = True
 
 
 def from_start(

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from stages.run.options.base import RunFlags
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.tuning import TuningOptions, stage_name
 
@@ -69,7 +70,10 @@ def train(
         ValueError, FileNotFoundError: for flags and files that cannot work, naming them.
         FloatingPointError, OSError: as `stages.run.loop.run`.
     """
-    say(_first_line(options))
+    if isinstance(options, PretrainOptions):
+        say(f"preparing {options.data_path} in {options.output_dir}")
+    else:
+        say(f"loading {options.model_path}")
     sys.stdout.flush()  # torch is imported now, which takes seconds
     from stages.checkpoint import lock
     from stages.run import build, config_file, final_model
@@ -77,20 +81,22 @@ def train(
     folder = Path(options.output_dir)
     # 1. Refuse.
     build.check(options)
-    options = _with_backend(options)
+    if options.backend == "jax":
+        import pure.interop.jax  # noqa: F401
+
+        options = dataclasses.replace(options, device="cpu")  # torch's tensors are on the CPU
     with lock.lock_folder(folder):
         for line in config_file.refuse_other_flags(folder, options):
             say(line)
         # 2. Build.
         experiment = build.build(options, say)
         # 3. config.json.
-        stage = None if isinstance(options, PretrainOptions) else stage_name(options)
-        config = config_file.describe_run(options, experiment.base.model.config, stage)
+        config = config_file.describe_run(options, experiment.base.model.config, stage_name(type(options)))
         config_file.write(folder, config)
         if before_first_step:
             before_first_step(experiment)
         # 4. Steps.
-        result = _take_steps(options, experiment, config, say)
+        result = _take_steps(experiment, folder, options, config, say)
         # 5. final_model.
         if result.status == "interrupted":
             say(f"saved at step {int(result.state.step)}; the same command resumes from there")
@@ -109,68 +115,49 @@ def run(options: PretrainOptions | TuningOptions) -> int:
     return INTERRUPTED + outcome.signal if outcome.signal else 0
 
 
-def _first_line(options: PretrainOptions | TuningOptions) -> str:
-    """The line that is shown while torch is imported."""
-    if isinstance(options, PretrainOptions):
-        return f"preparing {options.data_path} in {options.output_dir}"
-    return f"loading {options.model_path}"
-
-
-def _with_backend(options: PretrainOptions | TuningOptions) -> PretrainOptions | TuningOptions:
-    """The options of the backend: with JAX, torch's tensors are on the CPU."""
-    if options.backend == "torch":
-        return options
-    import pure.interop.jax  # noqa: F401
-
-    return dataclasses.replace(options, device="cpu")
-
-
 def _take_steps(
-    options: PretrainOptions | TuningOptions, experiment: Experiment, config: dict[str, Any], say: Say
+    experiment: Experiment, folder: Path, flags: RunFlags, config: dict[str, Any], say: Say
 ) -> Result:
     """Runs the loop; eagerly on a CPU without a C++ compiler."""
     from stages.run import compiler, loop
     from stages.run.experiment import fingerprint_of
 
     device = experiment.key.device
-    compiled = options.compile and options.backend == "torch"
+    compiled = flags.compile and flags.backend == "torch"
     no_compiler = compiler.missing_tool() if compiled and device.type == "cpu" else None
     if no_compiler:
         say(no_compiler)
     return loop.run(
         experiment.stage,
         experiment.pipe,
-        options.output_dir,
+        folder,
         key=experiment.key,
         params=experiment.params,
         validate=experiment.validate,
         fingerprint=fingerprint_of(experiment),
-        writers=_writers(options, config),
+        writers=_writers(folder, flags, config),
         observe=experiment.observe,
         model_flops=experiment.model_flops,
         options=loop.RunOptions(
             compile=compiled and not no_compiler,
-            backend=options.backend,
-            save_every=options.save_every,
-            keep_last=options.keep_last,
-            eval_every=options.eval_every,
-            patience=options.patience,
-            resume=options.resume,
+            backend=flags.backend,
+            save_every=flags.save_every,
+            keep_last=flags.keep_last,
+            eval_every=flags.eval_every,
+            patience=flags.patience,
+            resume=flags.resume,
         ),
     )
 
 
-def _writers(
-    options: PretrainOptions | TuningOptions, config: dict[str, Any]
-) -> list[Callable[[int], Writer]]:
+def _writers(folder: Path, flags: RunFlags, config: dict[str, Any]) -> list[Callable[[int], Writer]]:
     """Functions from the last step to a writer, for --wandb and --tensorboard."""
     from stages.run import log
 
-    folder = Path(options.output_dir)
     writers: list[Callable[[int], Writer]] = []
-    if options.wandb:
-        project = options.wandb
+    if flags.wandb:
+        project = flags.wandb
         writers.append(lambda step: log.wandb(folder, config, project=project))
-    if options.tensorboard:
+    if flags.tensorboard:
         writers.append(partial(log.tensorboard, folder))
     return writers

@@ -24,7 +24,7 @@ from data_pipes.tokenize import Progress, tokenize
 from data_pipes.tokens import TokenStore
 from data_pipes.types import Document
 from stages.run.data import bad_rows, documents, held_out, provenance
-from stages.run.options.pretrain import PretrainOptions
+from stages.run.options.pretrain import CorpusFlags
 
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 """Names of the token between documents, in the order of preference."""
@@ -56,14 +56,13 @@ class Corpus(NamedTuple):
     held_out_bytes: int
 
 
-def prepare(options: PretrainOptions, vocab_size: int, say: Say = print) -> Corpus:
+def prepare(flags: CorpusFlags, vocab_size: int, say: Say = print) -> Corpus:
     """Tokenizes the text into the run's folder, or opens the tokens if the folder has them already.
 
     The tokenizer is trained on the training split, unless one is given.
 
     Args:
-        options: data_path, tokenizer_path, model_path, held_out, filter, on_bad, output_dir, and how text is
-            read.
+        flags: text, split and tokenizer, and the run's folder.
         vocab_size: number of ids of the tokenizer, if one is trained.
         say: prints a message to the user.
 
@@ -82,28 +81,34 @@ def prepare(options: PretrainOptions, vocab_size: int, say: Say = print) -> Corp
             data with other inputs.
         FileNotFoundError: if there is no text or tokenizer at a path.
     """
-    folder = Path(options.output_dir)
+    folder = Path(flags.output_dir)
     corpus_file = folder / "data" / "corpus.json"
     # 1. Inputs.
-    made_from = provenance.describe_inputs(options, vocab_size)
+    made_from = provenance.describe_inputs(flags, vocab_size)
     if corpus_file.exists():
         provenance.refuse_changed(folder, _read_facts(folder)["made_from"], made_from)
         return reopen(folder, say)
-    _refuse_inside(folder, options.data_path)
-    _refuse_foreign(folder, options)
+    given = provenance.tokenizer_path(flags)
+    _refuse_inside(folder, flags.data_path)
+    _refuse_foreign(folder, given)
     shutil.rmtree(folder / "data", ignore_errors=True)
     (folder / "data").mkdir(parents=True)
     # 2. Split.
-    share, root, read = options.held_out, options.data_path, documents.read_documents
+    share, root, read = flags.held_out, flags.data_path, documents.read_documents
     report = partial(documents.summarize_reports, folder)
-    rule = held_out.choose_rule(read(options, folder), share, root, report)
+    rule = held_out.choose_rule(read(flags, folder), share, root, report)
     split = partial(held_out.split, rule=rule, share=share, root=root)
     # 3. Tokenizer.
-    tokenizer = _load_or_train(options, vocab_size, split(read(options)), say)
+    if given:
+        tokenizer = tokenizers.load(given)
+    else:
+        say(f"tokenizer: training one of {vocab_size:,} tokens on {root}")
+        texts = (document.text for part, document in split(read(flags)) if part == "train")
+        tokenizer = tokenizers.train(_take_characters(texts, TOKENIZER_CHARACTERS), vocab_size)
     tokenizers.save(tokenizer, folder / "tokenizer.json")
     # 4. Tokens.
     documents.delete_reports(folder)
-    held_out_bytes = _write_stores(folder / "data", tokenizer, split(read(options, folder)), say)
+    held_out_bytes = _write_stores(folder / "data", tokenizer, split(read(flags, folder)), say)
     # 5. Complete.
     files.write_json(corpus_file, {"made_from": made_from, "split": rule, "held_out_bytes": held_out_bytes})
     corpus = reopen(folder, say)
@@ -192,29 +197,16 @@ def _refuse_inside(folder: Path, data_path: str) -> None:
         )
 
 
-def _refuse_foreign(folder: Path, options: PretrainOptions) -> None:
+def _refuse_foreign(folder: Path, given: str | None) -> None:
     """Refuses to overwrite a tokenizer that was not written by a run."""
     path = folder / "tokenizer.json"
     if not path.exists() or (folder / "data").exists():
         return
-    given = provenance.tokenizer_path(options)
     if not given or Path(given).resolve() != path.resolve():
         raise ValueError(
             f"{path} is there already, and no run made it: use it with --tokenizer_path {path}, or choose "
             "another --output_dir"
         )
-
-
-def _load_or_train(
-    options: PretrainOptions, vocab_size: int, split: Iterator[tuple[str, Document]], say: Say
-) -> tokenizers.Tokenizer:
-    """Loads the tokenizer, or trains it on the training split."""
-    path = provenance.tokenizer_path(options)
-    if path:
-        return tokenizers.load(path)
-    say(f"tokenizer: training one of {vocab_size:,} tokens on {options.data_path}")
-    texts = (document.text for part, document in split if part == "train")
-    return tokenizers.train(_take_characters(texts, TOKENIZER_CHARACTERS), vocab_size)
 
 
 def _take_characters(texts: Iterable[str], limit: int) -> Iterator[str]:

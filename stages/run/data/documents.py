@@ -18,17 +18,17 @@ from data_pipes.files import writing
 from data_pipes.source import path as source
 from data_pipes.types import Document
 from stages.run.data import bad_rows
-from stages.run.options.pretrain import PretrainOptions
+from stages.run.options.pretrain import CorpusFlags
 
 BAD = Path("data") / "bad_rows.jsonl"
 DROPPED = Path("data") / "dropped.txt"
 
 
-def read_documents(options: PretrainOptions, folder: Path | None = None) -> Iterator[Document]:
+def read_documents(flags: CorpusFlags, folder: Path | None = None) -> Iterator[Document]:
     """Reads all documents.
 
     Args:
-        options: data_path, and how it is read and filtered.
+        flags: data_path, and how it is read and filtered.
         folder: the run's folder, for the reports of what was left out; None writes no reports.
 
     Returns:
@@ -38,18 +38,18 @@ def read_documents(options: PretrainOptions, folder: Path | None = None) -> Iter
         ValueError: for a row that cannot be read (unless --on_bad is skip); names the flags that may help.
         FileNotFoundError: if there is nothing at the path.
     """
-    if options.data_path == "embedded":
+    if flags.data_path == "embedded":
         documents = python_library.documents("all")
     else:
         documents = source.documents(
-            options.data_path,
-            field=options.field,
-            encoding=options.encoding,
-            subset=options.subset,
-            split=options.split,
-            on_bad=bad_rows.handler(options.on_bad, folder / BAD if folder else None),
+            flags.data_path,
+            field=flags.field,
+            encoding=flags.encoding,
+            subset=flags.subset,
+            split=flags.split,
+            on_bad=bad_rows.handler(flags.on_bad, folder / BAD if folder else None),
         )
-    return _filter_documents(documents, folder) if options.filter else documents
+    return _filter_documents(documents, folder) if flags.filter else documents
 
 
 def delete_reports(folder: Path) -> None:

@@ -11,41 +11,41 @@ from data_pipes.digest import hash_json
 from data_pipes.source.text import files
 from stages.models import folder as model_folder
 from stages.models import jax_params
-from stages.run.options.pretrain import PretrainOptions
+from stages.run.options.pretrain import CorpusFlags, StartFlags
 
 DATA_FLAGS = ("field", "encoding", "subset", "split", "held_out", "filter", "on_bad")
 """Flags that change the tokens, besides the paths of text and tokenizer."""
 
 
-def describe_inputs(options: PretrainOptions, vocab_size: int) -> dict[str, Any]:
+def describe_inputs(flags: CorpusFlags, vocab_size: int) -> dict[str, Any]:
     """Describes the inputs that the data would be built from now.
 
     Args:
-        options: the flags.
+        flags: text, split and tokenizer.
         vocab_size: vocabulary size of the tokenizer, if one would be trained.
 
     Returns:
         {flag: value}; for text and tokenizer a dict with the path and, if it exists, what identifies its
         contents.
     """
-    path = tokenizer_path(options)
+    path = tokenizer_path(flags)
     tokenizer: dict[str, Any] = {"path": path}
     if path is None:
         tokenizer["trained"] = vocab_size
     elif Path(path).exists():
         tokenizer["fingerprint"] = tokenizers.fingerprint(tokenizers.load(path))
-    flags = {f"--{name}": getattr(options, name) for name in DATA_FLAGS}
-    return {"--data_path": _describe_text(options.data_path), "--tokenizer_path": tokenizer, **flags}
+    others = {f"--{name}": getattr(flags, name) for name in DATA_FLAGS}
+    return {"--data_path": _describe_text(flags.data_path), "--tokenizer_path": tokenizer, **others}
 
 
-def tokenizer_path(options: PretrainOptions) -> str | None:
+def tokenizer_path(flags: StartFlags) -> str | None:
     """Returns --tokenizer_path, or the tokenizer of --model_path; None if one is to be trained."""
-    if options.tokenizer_path:
-        return options.tokenizer_path
-    if not options.model_path:
+    if flags.tokenizer_path:
+        return flags.tokenizer_path
+    if not flags.model_path:
         return None
-    found = jax_params.find(options.model_path)
-    folder = model_folder.find_final_model(options.model_path) if found is None else found.folder
+    found = jax_params.find(flags.model_path)
+    folder = model_folder.find_final_model(flags.model_path) if found is None else found.folder
     return str(folder / tokenizers.files.NAME)
 
 

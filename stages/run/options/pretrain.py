@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from stages.run.options.base import CrossEntropyFlags, TrainOptions, check_training_flags
-from stages.run.options.groups import TextFlags, defaults
+from stages.run.options.base import CrossEntropyFlags, PathFlags, TrainOptions, check_training_flags
+from stages.run.options.groups import RowFlags, TextFlags, defaults
 from stages.run.options.ranges import AtLeast, Within, check_ranges
 
 
@@ -25,6 +25,27 @@ class StartFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ObjectiveFlags:
+    """Loss of pretraining, and the tokens that it attends to."""
+
+    z_loss: Annotated[float, AtLeast(0)] = 0.0
+    """Weight of the z-loss, the squared log of the softmax's normalizer; PaLM used 1e-4."""
+    boundaries: Literal["ignore", "mask"] = "ignore"
+    """Document boundaries within a row: ignore them, or mask attention to earlier documents."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusFlags(TextFlags, RowFlags, PathFlags, StartFlags):
+    """Text, its split and its tokenizer."""
+
+    held_out: Annotated[float, Within("(0, 0.5]", "a share", "0.05 holds out a twentieth")] = 0.05
+    """Share of the documents held out for validation, at most 10 MB; chosen by name, or, with few documents,
+    the end of each."""
+    filter: bool = False
+    """Drop documents that are too short, repetitive, binary or duplicates, and log the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
 @defaults(
     output_dir="runs/pretrain",
     batch_size=32,
@@ -34,21 +55,11 @@ class StartFlags:
     save_every=500,
     eval_every=500,
 )
-class PretrainOptions(TextFlags, CrossEntropyFlags, TrainOptions, StartFlags):
+class PretrainOptions(CorpusFlags, ObjectiveFlags, TextFlags, CrossEntropyFlags, TrainOptions, StartFlags):
     """Train a language model on text, with a tokenizer trained on the same text.
 
     The result is a folder that transformers loads.
     """
-
-    z_loss: Annotated[float, AtLeast(0)] = 0.0
-    """Weight of the z-loss, the squared log of the softmax's normalizer; PaLM used 1e-4."""
-    boundaries: Literal["ignore", "mask"] = "ignore"
-    """Document boundaries within a row: ignore them, or mask attention to earlier documents."""
-    held_out: Annotated[float, Within("(0, 0.5]", "a share", "0.05 holds out a twentieth")] = 0.05
-    """Share of the documents held out for validation, at most 10 MB; chosen by name, or, with few documents,
-    the end of each."""
-    filter: bool = False
-    """Drop documents that are too short, repetitive, binary or duplicates, and log the reason."""
 
 
 def check_pretrain_flags(options: PretrainOptions) -> None:

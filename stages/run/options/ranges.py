@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from dataclasses import Field
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, get_type_hints
 
 LARGEST = 2**31 - 1
 """Limit on integers: counts of steps are int32, as in optax."""
+
+
+class Flags(Protocol):
+    """A dataclass of flags."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
 class AtLeast(NamedTuple):
@@ -55,11 +62,11 @@ Decay = Annotated[float | None, Within("(0, 1)", "a decay", "0.999 is usual; lea
 Seed = Annotated[int, Within("[0, 4294967295]")]
 
 
-def check_ranges(options: Any) -> None:
+def check_ranges(flags: Flags) -> None:
     """Checks every number of a dataclass of flags against the range beside its type.
 
     Args:
-        options: a dataclass with fields such as `batch_size: Annotated[int, AtLeast(1)] = 16`. None is not
+        flags: a dataclass with fields such as `batch_size: Annotated[int, AtLeast(1)] = 16`. None is not
             checked; of a tuple each number is.
 
     Raises:
@@ -71,8 +78,8 @@ def check_ranges(options: Any) -> None:
         Traceback (most recent call last):
         ValueError: --batch_size: expected at least 1, got 0
     """
-    for name, hint in get_type_hints(type(options), include_extras=True).items():
-        value = getattr(options, name)
+    for name, hint in get_type_hints(type(flags), include_extras=True).items():
+        value = getattr(flags, name)
         values = value if isinstance(value, tuple) else (value,)
         for marker in getattr(hint, "__metadata__", ()):
             if isinstance(marker, AtLeast | Above | Within):

@@ -6,12 +6,19 @@ A new stage is a dataclass and a row in STAGES.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from stages.run.options.base import CrossEntropyFlags, TrainOptions, check_micro_batches, check_training_flags
+from stages.run.options.base import (
+    CrossEntropyFlags,
+    PathFlags,
+    RunFlags,
+    TrainOptions,
+    check_micro_batches,
+    check_training_flags,
+)
 from stages.run.options.groups import ChatModelFlags, NewTokensFlags, SamplingFlags, defaults
 from stages.run.options.ranges import Above, AtLeast, Within, check_ranges
 
@@ -44,9 +51,17 @@ class AdapterFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BaseModelFlags(AdapterFlags, NewTokensFlags, ChatModelFlags):
+    """The model to start from, with its template, new tokens and adapters."""
+
+
+@dataclass(frozen=True, kw_only=True)
 @defaults(output_dir="runs/tuned")
-class TuningOptions(AdapterFlags, NewTokensFlags, TrainOptions, ChatModelFlags):
-    """Flags of every stage after pretraining."""
+class TuningOptions(BaseModelFlags, TrainOptions, PathFlags, ChatModelFlags):
+    """Flags of every stage after pretraining.
+
+    PathFlags is named again so that --model_path, of the class after it, comes first in --help.
+    """
 
     examples: Annotated[int, AtLeast(1)] = EXAMPLES
     """Number of generated rows (only with --data_path embedded)."""
@@ -115,12 +130,9 @@ class KTOOptions(PreferenceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-@defaults(learning_rate=1e-4)
-class OnlineOptions(SamplingFlags, TuningOptions):
-    """Flags of stages that train on the model's own completions."""
+class RewardFlags:
+    """Rewards of completions."""
 
-    max_length: Annotated[int, AtLeast(1)] = 64
-    """Maximum tokens of a prompt; longer ones are truncated from the left."""
     reward: tuple[str, ...] = ("correct",)
     """Reward functions, whose weighted sum is the reward: "correct" (the completion is the row's column
     "answer"), FILE.py:FUNCTION with a function (prompt, completion, row) -> float or one of TRL's form,
@@ -130,12 +142,27 @@ class OnlineOptions(SamplingFlags, TuningOptions):
     on_bad_reward: Literal["stop", "skip"] = "stop"
     """On a reward function that raises or returns no finite number: stop, or leave that reward out. None is
     no error: that reward does not apply, and the others count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionFlags(SamplingFlags):
+    """Length and sampling of completions."""
+
     max_new_tokens: Annotated[int, AtLeast(1)] = 64
     """Maximum tokens of a completion."""
     temperature: Annotated[float, Above(0, "completions are to differ")] = 1.0
     """Sampling temperature, a factor that divides the logits."""
     top_k: Annotated[int | None, AtLeast(1)] = None
     """Sample from this many most likely tokens; None samples from all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+@defaults(learning_rate=1e-4)
+class OnlineOptions(CompletionFlags, RewardFlags, SamplingFlags, TuningOptions):
+    """Flags of stages that train on the model's own completions."""
+
+    max_length: Annotated[int, AtLeast(1)] = 64
+    """Maximum tokens of a prompt; longer ones are truncated from the left."""
     beta: Annotated[float, AtLeast(0)] = 0.02
     """KL coefficient: weight of the KL divergence from the starting model; 0 loads no reference model."""
     mask_truncated: bool = False
@@ -194,26 +221,14 @@ STAGES: Mapping[str, type[TuningOptions]] = MappingProxyType(
 """Name of a stage -> its flags. The subcommands and config.json use these names."""
 
 
-def stage_name(options: TuningOptions) -> str:
-    """Returns the stage's name in STAGES for these flags.
+def stage_name(kind: type[TrainOptions]) -> str | None:
+    """Returns the name in STAGES of a stage's flags; None is pretraining.
 
     Example:
-        >>> stage_name(SFTOptions(model_path="m"))
+        >>> stage_name(SFTOptions)
         'sft'
     """
-    return next(name for name, kind in STAGES.items() if kind is type(options))
-
-
-def group_size(options: OnlineOptions) -> int:
-    """Returns the number of completions per prompt."""
-    return options.samples if isinstance(options, GRPOOptions) else 1
-
-
-def updates_per_step(options: OnlineOptions) -> int:
-    """Returns the number of optimizer updates per step."""
-    if isinstance(options, PPOOptions):
-        return options.epochs * options.minibatches
-    return options.iterations if isinstance(options, GRPOOptions) else 1
+    return next((name for name, stage in STAGES.items() if stage is kind), None)
 
 
 def check_tuning_flags(options: TuningOptions) -> None:
@@ -236,35 +251,42 @@ def check_tuning_flags(options: TuningOptions) -> None:
             f"--examples {options.examples} is the number of generated rows, which --data_path "
             f"{options.data_path} does not use; remove it, or limit training with --max_steps"
         )
+    if isinstance(options, PreferenceOptions) and options.disable_dropout:
+        _refuse_dropout(options.lora_dropout, "add --no_disable_dropout")
     if isinstance(options, DPOOptions):
-        _check_preference_loss(options)
+        _check_preference_loss(options.variant, options.label_smoothing, options.beta)
     if isinstance(options, KTOOptions) and options.batch_size < 2:
         raise ValueError(
             "--batch_size 1: the KL divergence is estimated from answers of other prompts in the batch, and "
             "there are none; take at least 2 (--gradient_accumulation saves memory)"
         )
     if isinstance(options, OnlineOptions):
-        _check_rewards(options)
+        _refuse_dropout(options.lora_dropout, "the ratio to the behaviour policy would not be 1")
+        _check_rewards(options.reward, options.reward_weights)
     if isinstance(options, GRPOOptions) and options.samples < 2:
         raise ValueError(
             "--samples 1: a group of one answer has nothing to be compared with, so that nothing is learned; "
             "take at least 2"
         )
     if isinstance(options, PPOOptions):
-        _check_minibatches(options)
+        _check_minibatches(options.batch_size, options.minibatches, options.gradient_accumulation)
+        if options.target_kl and not options.beta:
+            raise ValueError(
+                "--target_kl adapts --beta by factors, and 0 stays 0; begin with --beta 0.02, for instance"
+            )
 
 
-def check_held_out(options: TuningOptions, rows: int) -> None:
+def check_held_out(flags: RunFlags, rows: int) -> None:
     """Checks that no flag needs validation rows; called when the data are too few to hold any out.
 
     Args:
-        options: the flags.
+        flags: patience and eval_every.
         rows: number of rows of the data, for the message.
 
     Raises:
         ValueError: if --patience or --eval_every asks for validation.
     """
-    for name, value in (("patience", options.patience), ("eval_every", options.eval_every)):
+    for name, value in (("patience", flags.patience), ("eval_every", flags.eval_every)):
         if value:
             raise ValueError(
                 f"--{name} {value} needs held-out rows, and of {rows} rows none can be held out (at most a "
@@ -272,9 +294,14 @@ def check_held_out(options: TuningOptions, rows: int) -> None:
             )
 
 
-def _check_preference_loss(options: DPOOptions) -> None:
+def _refuse_dropout(rate: float | None, hint: str) -> None:
+    """Refuses a --lora_dropout above 0 for a stage that trains without dropout."""
+    if rate:
+        raise ValueError(f"--lora_dropout {rate}: this stage trains without dropout ({hint}); leave it out")
+
+
+def _check_preference_loss(variant: str, smoothing: float, beta: float) -> None:
     """Checks the label smoothing and the β of a preference loss."""
-    smoothing, variant = options.label_smoothing, options.variant
     if smoothing and variant not in ("conservative", "robust"):
         raise ValueError(
             f"--label_smoothing {smoothing} has no effect on --variant {variant}; it is for conservative and "
@@ -284,16 +311,15 @@ def _check_preference_loss(options: DPOOptions) -> None:
         raise ValueError(
             f"--label_smoothing: expected a share in [0, 0.5) for --variant {variant}, got {smoothing}"
         )
-    if not options.beta and variant != "orpo":
+    if not beta and variant != "orpo":
         raise ValueError(
             f"--beta 0 makes the loss of --variant {variant} constant, so that nothing is learned; 0.1 is "
             "usual"
         )
 
 
-def _check_rewards(options: OnlineOptions) -> None:
+def _check_rewards(rewards: Sequence[str], weights: Sequence[float]) -> None:
     """Checks the weights of the rewards."""
-    weights, rewards = options.reward_weights, options.reward
     if weights and len(weights) != len(rewards):
         raise ValueError(
             f"--reward_weights has {len(weights)} numbers for {len(rewards)} rewards ({' '.join(rewards)}); "
@@ -305,14 +331,9 @@ def _check_rewards(options: OnlineOptions) -> None:
         )
 
 
-def _check_minibatches(options: PPOOptions) -> None:
-    """Checks that minibatches have one size, and that β can adapt: 0 times a factor stays 0."""
-    rows, count = options.batch_size, options.minibatches
+def _check_minibatches(rows: int, count: int, accumulation: int) -> None:
+    """Checks that minibatches have one size, and are cut into equal micro-batches."""
     if rows % count:
         raise ValueError(f"--minibatches {count} does not divide --batch_size {rows}: they are of equal size")
     minibatch = f"a minibatch (--batch_size {rows} / --minibatches {count}) of"
-    check_micro_batches(rows // count, minibatch, options.gradient_accumulation)
-    if options.target_kl and not options.beta:
-        raise ValueError(
-            "--target_kl adapts --beta by factors, and 0 stays 0; begin with --beta 0.02, for instance"
-        )
+    check_micro_batches(rows // count, minibatch, accumulation)

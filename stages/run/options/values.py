@@ -8,7 +8,9 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-Options = TypeVar("Options")
+from stages.run.options.ranges import Flags
+
+Options = TypeVar("Options", bound=Flags)
 
 
 def build(kind: type[Options], values: Mapping[str, Any], where: str) -> Options:
@@ -35,7 +37,7 @@ def build(kind: type[Options], values: Mapping[str, Any], where: str) -> Options
         >>> build(Flags, {"names": ["a"], "rate": 1}, "config.json")
         Flags(names=('a',), rate=1)
     """
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - set(fields)):
         raise ValueError(
             f"{where}: unknown flags {', '.join(unknown)}; the run was made by another version or stage"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from data_pipes.tokenizer.spec import Tokenizer
 from stages.rollout import Rollouts
 from stages.run.data import completions_log
 from stages.run.data.completions_log import Recorder
+from stages.run.data.examples import EncodedPrompt
+from stages.run.options.tuning import RewardFlags
 from stages.run.rewards import functions, identity
 
 
@@ -35,12 +37,9 @@ class Scorer(NamedTuple):
 
 
 def scorer(
-    rewards: Sequence[str],
+    flags: RewardFlags,
+    prompts: Sequence[EncodedPrompt],
     *,
-    weights: tuple[float, ...],
-    on_bad: Literal["stop", "skip"],
-    prompts: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
     tokenizer: Tokenizer,
     device: torch.device,
     folder: Path,
@@ -51,10 +50,8 @@ def scorer(
     """Builds the scorer of the rewards that --reward names.
 
     Args:
-        rewards: as in `stages.run.rewards.functions.build_score`.
-        weights: weights of the rewards in their sum; () weighs each with 1.
-        on_bad: "stop" at a reward function that fails, or "skip" that reward.
-        prompts, rows: text and row of each prompt; `Rollouts.row` indexes them.
+        flags: names and weights of the rewards, and what is done about one that fails.
+        prompts: all prompts; `Rollouts.row` indexes them.
         tokenizer: the policy's tokenizer.
         device: device of the reward models.
         folder, table_every, samples: see `stages.run.data.completions_log.recorder`.
@@ -66,24 +63,25 @@ def scorer(
     Raises:
         ValueError, FileNotFoundError: as `stages.run.rewards.functions.build_score`.
     """
-    names = functions.reward_names(rewards)
+    names, weights = functions.reward_names(flags.reward), flags.reward_weights or None
+    texts, rows = [prompt.text for prompt in prompts], [prompt.row for prompt in prompts]
     score = functions.build_score(
-        rewards,
+        flags.reward,
         tokenizer=tokenizer,
-        prompts=prompts,
+        prompts=texts,
         rows=rows,
         device=device,
-        on_bad=say if on_bad == "skip" else None,
+        on_bad=say if flags.on_bad_reward == "skip" else None,
     )
     recorder = completions_log.recorder(
         score,
         folder,
         names=names,
-        prompts=prompts,
+        prompts=texts,
         tokenizer=tokenizer,
-        weights=weights or None,
+        weights=weights,
         say=say,
         table_every=table_every,
         samples=samples,
     )
-    return Scorer(names, weights or None, score, recorder, identity.digest_rewards(rewards, rows))
+    return Scorer(names, weights, score, recorder, identity.digest_rewards(flags.reward, rows))

@@ -92,6 +92,17 @@ def test_kto_reports_the_balance_of_its_labels(
     assert ("would" in message) == ("would" in expected)
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_dropout_of_the_adapters_preset_without_effect_is_reported(name: str, tmp_path: Path) -> None:
+    changes = [{}, {"disable_dropout": False}] if name in ("reward", "dpo", "kto") else [{}]
+    reports = []
+    for change in changes:
+        lines: list[str] = []
+        build(tmp_path, name, lines.append, lora="balanced", **change)
+        reports.append(any("trains without dropout, so their dropout of" in line for line in lines))
+    assert reports == [name != "sft", False][: len(changes)]
+
+
 def test_the_schedule_counts_updates_not_steps(tmp_path: Path) -> None:
     experiment = build(tmp_path, "ppo", epochs=3, final_learning_rate=0.0, warmup=0)
     assert experiment.schedule(torch.tensor(3 * len(experiment.pipe))) == 0
