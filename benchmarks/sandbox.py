@@ -44,9 +44,10 @@ def main() -> None:
         ("reference solutions", [row.values["canonical_solution"] for row in rows]),
         ("solutions that return nothing", ["    return None\n" for _ in rows]),
     ):
+        programs = [problem.prompt + text for problem, text in zip(problems, solutions, strict=True)]
         start = time.perf_counter()
         with ThreadPoolExecutor(WORKERS) as pool:
-            outcomes = list(pool.map(humaneval.check_completion, problems, solutions))
+            outcomes = list(pool.map(humaneval.check_program, problems, programs))
         counts = collections.Counter(outcome.status for outcome in outcomes)
         statuses = ", ".join(f"{count} {status}" for status, count in counts.most_common())
         print(f"{len(rows)} {name}, {WORKERS} at a time: {statuses}; {time.perf_counter() - start:.1f} s")

@@ -173,6 +173,21 @@ TABLE = (
         ("def f():\n" + " a = 1\n" * 51, NN),
         ("def f(\n a,\n b\n):\n" + " # a\n a = 1\n" * 50, NN),
     ),
+    Row(
+        shape.all_flags_only_in_entries,
+        ("def f(x, options: SFTOptions): ...", LOOP),
+        ("def f(x, flags: OptimizerFlags, kind: type[SFTOptions], options: RunOptions): ...", LOOP),
+    ),
+    Row(
+        shape.all_flags_only_in_entries,
+        ("def f(*, options: Any): ...", LOOP),
+        ("def train(options: SFTOptions): ...", "stages.run.train"),
+    ),
+    Row(
+        shape.all_flags_only_in_entries,
+        ("def f(flags: RunFlags):\n return hasattr(flags, 'seed')", LOOP),
+        ("def f(flags: RunFlags):\n return flags.seed", LOOP),
+    ),
     Row(shape.short_files, ("a = 1\n" * 401, NN), ("a = 1\n" * 400, NN)),
     Row(shape.file_names, ("", "pure.nn.attention_utils"), ("", NN)),
     Row(
@@ -313,6 +328,7 @@ def test_every_exception_is_still_needed() -> None:
     assert [name for name in exceptions.LONG_FUNCTIONS if sizes.get(name, 0) <= shape.FUNCTION_LINES] == []
     assert [path for path in exceptions.LONG_FILES if files.get(path, 0) <= shape.FILE_LINES] == []
     assert [name for name in (*exceptions.ITEM, *exceptions.IN_PLACE) if name not in sizes] == []
+    assert [name for name in exceptions.ALL_FLAGS if name not in sizes] == []
     assert [path for path in exceptions.DEEP if path.count("/") < 4 and not (ROOT / path).is_dir()] == []
     assert [name for name in exceptions.CLASSES if name not in definitions] == []
     assert [name for name in exceptions.STATE if name not in definitions | all_bound_names()] == []

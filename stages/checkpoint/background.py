@@ -21,8 +21,8 @@ class Saver(NamedTuple):
     """Saves in the background, one save at a time.
 
     Fields:
-        save: (state, **options) -> None. Waits for the previous save, copies the state, starts saving the
-            copy; `options` are those of `checkpoint.save`, and override those of `saver`. If the previous
+        save: (state, **arguments) -> None. Waits for the previous save, copies the state, starts saving the
+            copy; `arguments` are those of `checkpoint.save`, and override those of `saver`. If the previous
             save failed, its error is raised here, *after* the new save has begun, so that this state is not
             lost as well.
         wait: () -> Path | None. Waits for the running save and raises its error; returns the folder of the
@@ -33,7 +33,7 @@ class Saver(NamedTuple):
     wait: Callable[[], Path | None]
 
 
-def saver(folder: str | os.PathLike[str], **options: Any) -> Saver:
+def saver(folder: str | os.PathLike[str], **arguments: Any) -> Saver:
     """Makes a Saver for a run's folder.
 
     Writing and fsyncing gigabytes takes seconds in which a step could be computed. Copying them in memory
@@ -42,7 +42,7 @@ def saver(folder: str | os.PathLike[str], **options: Any) -> Saver:
 
     Args:
         folder: the run's folder.
-        options: arguments of every `checkpoint.save`, such as keep_last and fingerprint.
+        arguments: those of every `checkpoint.save`, such as keep_last and fingerprint.
 
     Returns:
         Saver(save, wait). Call `wait` at the end: it raises the error of the last save, if it failed. (A
@@ -72,7 +72,9 @@ def saver(folder: str | os.PathLike[str], **options: Any) -> Saver:
 
     def save(state: Tree, **overrides: Any) -> None:
         error = finish()
-        running.append(_start(partial(checkpoint.save, folder, snapshot(state), **{**options, **overrides})))
+        running.append(
+            _start(partial(checkpoint.save, folder, snapshot(state), **{**arguments, **overrides}))
+        )
         if error is not None:
             raise error
 

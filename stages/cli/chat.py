@@ -15,6 +15,7 @@ from stages.run.options.ranges import AtLeast
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from data_pipes.chat.chat import ChatTemplate
     from data_pipes.chat.messages import Message
     from pure.generation.sampling import Sampling
     from stages.models.language_model import Pretrained
@@ -54,33 +55,39 @@ def run(options: ChatOptions) -> int:
         print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch
 
+    from pure import random
+    from pure.generation.sampling import Sampling
     from stages.models import language_model
+    from stages.models.chat_template import template_of
     from stages.models.hardware import pick_device
 
     base = language_model.load(options.model_path, dtype=getattr(torch, options.dtype))
     base = language_model.move_to(base, pick_device(options.device))
-    run_session(answer_fn(base, options, say=_print_note), options)
+    template = template_of(options.chat_template, base, options.template_kwargs)
+    sampling = Sampling(options.max_new_tokens, temperature=options.temperature, top_p=options.top_p)
+    answer = answer_fn(base, template, sampling, key=random.key(options.seed), say=_print_note)
+    run_session(answer, system=options.system, prompts=options.prompt)
     return 0
 
 
-def run_session(answer: Answer, options: ChatOptions) -> list[Message]:
+def run_session(answer: Answer, *, system: str | None = None, prompts: Sequence[str] = ()) -> list[Message]:
     """Alternates between the user's turns and answers to them.
 
     Args:
         answer: the function that `answer_fn` returns.
-        options: the flags, of which --system and --prompt are used here; without --prompt, turns come from
-            the keyboard.
+        system: message at the start of the conversation.
+        prompts: the user's turns; without any, they come from the keyboard.
 
     Returns:
         The conversation.
 
     Raises:
-        ValueError: if a turn of --prompt is too long; one from the keyboard is skipped with a message.
+        ValueError: if one of the prompts is too long; one from the keyboard is skipped with a message.
     """
     from data_pipes.chat.messages import Message
 
-    messages = [Message("system", options.system)] if options.system else []
-    for text in _user_turns(options):
+    messages = [Message("system", system)] if system else []
+    for text in _user_turns(prompts):
         pieces: list[str] = []
 
         def show(piece: str, pieces: list[str] = pieces) -> None:
@@ -90,7 +97,7 @@ def run_session(answer: Answer, options: ChatOptions) -> list[Message]:
         try:
             answer([*messages, Message("user", text)], show)
         except ValueError as error:
-            if options.prompt:
+            if prompts:
                 raise
             _print_note(f"{error}; this turn is skipped")
             continue
@@ -104,13 +111,20 @@ def run_session(answer: Answer, options: ChatOptions) -> list[Message]:
 
 
 def answer_fn(
-    base: Pretrained, options: ChatOptions, say: Callable[[str], object] = lambda line: None
+    base: Pretrained,
+    template: ChatTemplate,
+    sampling: Sampling,
+    *,
+    key: Tensor,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Answer:
     """Returns the function that answers a conversation.
 
     Args:
-        base: model, params, tokenizer, chat template.
-        options: sampling, chat template and seed.
+        base: model, params and tokenizer.
+        template: the chat template.
+        sampling: settings of the sampling; its vocabulary and stop tokens are taken from the model.
+        key: [2] uint32; each answer folds in the number of messages before it.
         say: is called with a line if messages no longer fit into the context.
 
     Returns:
@@ -124,19 +138,19 @@ def answer_fn(
     import torch
 
     from data_pipes.chat.chat import encode_chat
-    from data_pipes.tokenizer import stream
+    from data_pipes.tokenizer import stream, vocabulary_size
     from pure import random
     from pure.generation.generate import generate
-    from stages.models.chat_template import stop_ids, template_of
+    from stages.models.chat_template import stop_ids
 
-    template = template_of(options.chat_template, base, options.template_kwargs)
     stops = stop_ids(base, template)
+    sampling = sampling._replace(vocabulary=vocabulary_size(base.tokenizer), stop_tokens=stops)
     context = base.model.config.max_position_embeddings
-    room = context - options.max_new_tokens
+    room = context - sampling.max_new_tokens
     if room < 1:
         raise ValueError(
-            f"--max_new_tokens {options.max_new_tokens} leaves no room for a question in the model's context "
-            f"of {context} tokens; use a smaller one"
+            f"--max_new_tokens {sampling.max_new_tokens} leaves no room for a question in the model's "
+            f"context of {context} tokens; use a smaller one"
         )
 
     def encode(messages: Sequence[Message]) -> list[int]:
@@ -167,8 +181,8 @@ def answer_fn(
             base.model,
             base.params,
             [ids],
-            _sampling(options, base, stops),
-            key=random.fold_in(random.key(options.seed), len(messages)),
+            sampling,
+            key=random.fold_in(key, len(messages)),
             stop=add_last_token,
         )
         add(finish(state))
@@ -209,24 +223,10 @@ def fit_to_context(
     return ids, len(messages) - len(head) - len(rest)
 
 
-def _sampling(options: ChatOptions, base: Pretrained, stops: tuple[int, ...]) -> Sampling:
-    """Returns the sampling parameters of the flags."""
-    from data_pipes.tokenizer import vocabulary_size
-    from pure.generation.sampling import Sampling
-
-    return Sampling(
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        vocabulary=vocabulary_size(base.tokenizer),
-        stop_tokens=stops,
-    )
-
-
-def _user_turns(options: ChatOptions) -> Iterator[str]:
-    """Yields the user's turns: from --prompt, or from the keyboard, with a line editor and a history."""
-    if options.prompt:
-        for text in options.prompt:
+def _user_turns(prompts: Sequence[str]) -> Iterator[str]:
+    """Yields the user's turns: the prompts, or from the keyboard, with a line editor and a history."""
+    if prompts:
+        for text in prompts:
             print(f"> {text}")
             yield text
         return

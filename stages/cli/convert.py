@@ -75,7 +75,8 @@ def run(options: ConvertOptions) -> int:
         multiple = options.vocabulary_multiple
         model = new_tokens.add_tokens(model, options.add_tokens, multiple=multiple, say=print)
     if isinstance(options, ExportOptions) and options.format != "safetensors":
-        path = language_model.save_for_jax(folder, model, options.format, _read_state(options))
+        state = _read_state(options.model_path) if options.state else None
+        path = language_model.save_for_jax(folder, model, options.format, state)
     else:
         path = language_model.save(folder, model)
     leaves = tree.leaves(model.params)
@@ -85,16 +86,13 @@ def run(options: ConvertOptions) -> int:
     return 0
 
 
-def _read_state(options: ExportOptions) -> Any:
-    """The state of the run's newest checkpoint, verified; None without --state."""
-    if not options.state:
-        return None
+def _read_state(model_path: str) -> Any:
+    """The state of the run's newest checkpoint, verified."""
     from stages.checkpoint import checkpoint
     from stages.models import jax_params
 
-    if checkpoint.latest(options.model_path) is None:
+    if checkpoint.latest(model_path) is None:
         raise ValueError(
-            f"--state: {options.model_path} holds no checkpoint; expected a run's folder with "
-            "checkpoints/step-*"
+            f"--state: {model_path} holds no checkpoint; expected a run's folder with checkpoints/step-*"
         )
-    return jax_params.as_lists(checkpoint.load(options.model_path, None).state)
+    return jax_params.as_lists(checkpoint.load(model_path, None).state)

@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.ranges import Above, AtLeast, Seed
-from stages.run.train import INTERRUPTED
+from stages.run.train import INTERRUPTED, Outcome, train
 
 if TYPE_CHECKING:
     from pure.types import Tree
@@ -58,8 +59,10 @@ def run(options: DemoOptions) -> int:
         The exit code.
     """
     folder = Path(options.output_dir)
-    code = _run_pretraining(options, folder)
-    return code if code or not options.ladder else _run_later_stages(options, folder)
+    code = _run_pretraining(partial(train, pretrain_options(options)), folder)
+    if code or not options.ladder:
+        return code
+    return _run_later_stages(folder, seed=options.seed, compile=options.compile, scale=options.ladder_scale)
 
 
 def pretrain_options(options: DemoOptions) -> PretrainOptions:
@@ -106,13 +109,13 @@ def table(results: Mapping[str, float]) -> str:
     return "\n".join(["held-out text          bits per byte", *lines]) + f"  ({share:.3f} of xz)"
 
 
-def _run_pretraining(options: DemoOptions, folder: Path) -> int:
+def _run_pretraining(train_model: Callable[..., Outcome], folder: Path) -> int:
     """Runs pretraining, or prints its saved result."""
     from data_pipes import files
 
     path = folder / "results.json"
     if not path.exists():
-        return _pretrain(pretrain_options(options), folder)
+        return _pretrain(train_model, folder)
     results = files.read_json(path)
     if missing := {"guess", "gzip", "xz", "model"} - results.keys():
         raise ValueError(
@@ -126,17 +129,14 @@ def _run_pretraining(options: DemoOptions, folder: Path) -> int:
     return 0
 
 
-def _run_later_stages(options: DemoOptions, folder: Path) -> int:
+def _run_later_stages(folder: Path, *, seed: int, compile: bool, scale: float) -> int:
     """Runs and evaluates the stages after pretraining, and prints the table of their gains."""
     from stages.cli import ladder
     from stages.run import plot
-    from stages.run.train import train
 
     start = time.monotonic()
     results = []
-    stages = ladder.demo_stages(
-        folder, seed=options.seed, compile=options.compile, scale=options.ladder_scale
-    )
+    stages = ladder.demo_stages(folder, seed=seed, compile=compile, scale=scale)
     for stage in stages:
         print(f"\n=== {stage.name}")
         result = ladder.run_stage(stage, train, folder / "ladder.json")
@@ -150,17 +150,15 @@ def _run_later_stages(options: DemoOptions, folder: Path) -> int:
     return 0
 
 
-def _pretrain(options: PretrainOptions, folder: Path) -> int:
+def _pretrain(train_model: Callable[..., Outcome], folder: Path) -> int:
     """Trains, evaluates, and prints continuations before and after."""
     from data_pipes import files
     from stages.run import plot, validation
-    from stages.run.train import train
 
     start = time.monotonic()
     untrained: dict[str, float] = {}
-    outcome = train(
-        options,
-        before_first_step=lambda experiment: untrained.update(_evaluate_untrained(experiment, folder)),
+    outcome = train_model(
+        before_first_step=lambda experiment: untrained.update(_evaluate_untrained(experiment, folder))
     )
     if outcome.signal:
         return INTERRUPTED + outcome.signal
@@ -192,11 +190,15 @@ def _evaluate_untrained(experiment: Experiment, folder: Path) -> dict[str, float
 
 def _print_continuations(title: str, params: Tree, experiment: Experiment) -> None:
     """Prints continuations of PROMPTS."""
+    from pure import random
+    from pure.generation.sampling import Sampling
     from stages.cli.generate import GenerateOptions, generate_texts
 
-    options = GenerateOptions(model_path="", prompt=PROMPTS, max_new_tokens=TOKENS_SHOWN)
     print(f"\n--- {title}")
-    texts = generate_texts(experiment.base._replace(params=params), options)
+    temperature, top_p = GenerateOptions.temperature, GenerateOptions.top_p
+    sampling = Sampling(TOKENS_SHOWN, temperature=temperature, top_p=top_p)
+    pretrained = experiment.base._replace(params=params)
+    texts = generate_texts(pretrained, PROMPTS, sampling, key=random.key(0))
     for prompt, text in zip(PROMPTS, texts, strict=True):
         print(f"> {prompt}{text}\n")
 

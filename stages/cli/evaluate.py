@@ -28,8 +28,11 @@ def evaluate(options: EvaluateOptions) -> int:
     """
     print(f"loading {options.model_path}", flush=True)  # before torch, which takes seconds
     from stages.evaluate import build, record
+    from stages.models import hardware, language_model
 
-    loaded = build.load_model(options)
+    device = hardware.pick_device(options.device)
+    loaded = language_model.load(options.model_path, dtype=hardware.pick_dtype(options.dtype, device))
+    loaded = language_model.move_to(loaded, device)
     tasks = build.build_tasks(options, loaded)
     reports = record.evaluate(tasks, options.output_dir, about=build.describe_provenance(options, loaded))
     print(f"\n{record.format_table(reports)}")

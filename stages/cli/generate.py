@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +13,9 @@ from stages.run.options.groups import DeviceFlags, ModelFlags, SamplingFlags, de
 from stages.run.options.ranges import Above, AtLeast, Probability
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pure.generation.sampling import Sampling
     from stages.models.language_model import Pretrained
 
 
@@ -53,23 +57,46 @@ def run(options: GenerateOptions) -> int:
         print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch
 
+    from pure import random
+    from pure.generation.sampling import Sampling
     from stages.models import language_model
     from stages.models.hardware import pick_device
 
     device = pick_device(options.device)
     loaded = language_model.load(options.model_path, dtype=getattr(torch, options.dtype))
     loaded = language_model.move_to(loaded, device)
-    for prompt, text in zip(options.prompt, generate_texts(loaded, options), strict=True):
+    sampling = Sampling(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+    )
+    special = "all" if options.special_tokens else "none"
+    key = random.key(options.seed)
+    texts = generate_texts(loaded, options.prompt, sampling, key=key, special=special)
+    for prompt, text in zip(options.prompt, texts, strict=True):
         print(f"{prompt}{text}\n")
     return 0
 
 
-def generate_texts(pretrained: Pretrained, options: GenerateOptions) -> list[str]:
+def generate_texts(
+    pretrained: Pretrained,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    key: Tensor,
+    special: str = "none",
+) -> list[str]:
     """Generates a continuation of every prompt, up to and without a stop token.
 
     Args:
         pretrained: the model and its tokenizer.
-        options: prompts, sampling and seed.
+        prompts: texts to continue.
+        sampling: settings of the sampling; its vocabulary and stop tokens are taken from the model.
+        key: [2] uint32.
+        special: "all" parses control tokens in the prompts; "none" takes them as plain text.
 
     Returns:
         The continuation of each prompt.
@@ -78,30 +105,17 @@ def generate_texts(pretrained: Pretrained, options: GenerateOptions) -> list[str
         ValueError: for an empty prompt, or one that does not fit into the context with --max_new_tokens.
     """
     from data_pipes.tokenizer.spec import vocabulary_size
-    from pure import random
     from pure.generation.generate import generate
-    from pure.generation.sampling import Sampling
     from stages.models.chat_template import stop_ids
     from stages.models.text_prompt import encode_prompt
 
     stops = stop_ids(pretrained)
-    sampling = Sampling(
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        min_p=options.min_p,
-        repetition_penalty=options.repetition_penalty,
-        vocabulary=vocabulary_size(pretrained.tokenizer),
-        stop_tokens=stops,
-    )
-    special = "all" if options.special_tokens else "none"
     generated = generate(
         pretrained.model,
         pretrained.params,
-        [encode_prompt(pretrained, prompt, special=special) for prompt in options.prompt],
-        sampling,
-        key=random.key(options.seed),
+        [encode_prompt(pretrained, prompt, special=special) for prompt in prompts],
+        sampling._replace(vocabulary=vocabulary_size(pretrained.tokenizer), stop_tokens=stops),
+        key=key,
     )
     texts = []
     for row, length in zip(generated.tokens.tolist(), generated.lengths.tolist(), strict=True):

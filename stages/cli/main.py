@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
 
 from stages.cli.subcommands import CHECKPOINTS, SUBCOMMANDS, resolve
 
@@ -56,14 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SUBCOMMANDS)}"
         print(f"intro2llm: unknown subcommand {name!r}; {hint}", file=sys.stderr)
         return 2
-    options: Any = None
+    subcommand, folder = SUBCOMMANDS[name], None
     try:
         from stages.cli.flags import parse  # tyro takes a moment to import
 
-        options = parse(resolve(SUBCOMMANDS[name].options), name, rest)
-        return resolve(SUBCOMMANDS[name].run)(options)
+        options = parse(resolve(subcommand.options), name, rest)
+        folder = Path(options.output_dir) if subcommand.keeps else None
+        return resolve(subcommand.run)(options)
     except (Exception, KeyboardInterrupt) as error:
-        explained = explain(error, name, options)
+        explained = explain(error, name, folder)
         if explained is None or os.environ.get(TRACEBACK) == "1":
             raise
         code, text = explained
@@ -85,13 +85,13 @@ def overview() -> str:
     )
 
 
-def explain(error: BaseException, name: str = "", options: Any = None) -> tuple[int, str] | None:
+def explain(error: BaseException, name: str = "", folder: Path | None = None) -> tuple[int, str] | None:
     """Describes an error that the user can fix.
 
     Args:
         error: the exception.
         name: the subcommand's name.
-        options: its flags; None if they were not parsed.
+        folder: --output_dir of a subcommand that keeps something there; None if flags were not parsed.
 
     Returns:
         (exit code, text), or None for an error that only a programmer can fix.
@@ -103,7 +103,7 @@ def explain(error: BaseException, name: str = "", options: Any = None) -> tuple[
         True
     """
     if isinstance(error, KeyboardInterrupt):
-        return 130, _describe_interruption(name, options)
+        return 130, _describe_interruption(name, folder)
     if isinstance(error, BrokenPipeError):
         return _end_quietly()
     if isinstance(error, USAGE_ERRORS) or type(error) is LookupError:  # the last is an unknown encoding
@@ -133,12 +133,11 @@ def _describe(error: BaseException) -> str:
     return f"{error.strerror}; check the disk of --output_dir, and that of {gettempdir()}"
 
 
-def _describe_interruption(name: str, options: Any) -> str:
+def _describe_interruption(name: str, folder: Path | None) -> str:
     """Says what an interrupted subcommand keeps, and how to resume."""
     keeps = SUBCOMMANDS[name].keeps
-    if not keeps or options is None:
+    if not keeps or folder is None:
         return "interrupted"
-    folder = Path(options.output_dir)
     kept = next(folder.glob(keeps), None) is not None
     if keeps != CHECKPOINTS:
         return f"interrupted; the same command {'keeps the saved answers' if kept else 'starts again'}"

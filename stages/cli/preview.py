@@ -10,8 +10,9 @@ from stages.run.options.groups import ChatModelFlags, RowFlags
 from stages.run.options.ranges import AtLeast, Seed
 
 if TYPE_CHECKING:
-    from data_pipes.chat.chat import ChatTemplate
-    from data_pipes.tokenizer.spec import Tokenizer
+    from torch import Tensor
+
+    from data_pipes.table import TablePipe
 
 COLOURS: Mapping[str, str] = {"trained": "bold green", "read": "dim", "padding": "red"}
 """Style of each kind of token."""
@@ -43,57 +44,21 @@ def run(options: PreviewOptions) -> int:
 
     Returns:
         The exit code.
-    """
-    from rich.console import Console
-    from rich.text import Text
-
-    from data_pipes.preview import preview
-
-    console = Console(highlight=False, soft_wrap=True)
-    batch, decode = _batch(options)
-    for number, pieces in enumerate(preview(batch, decode)):
-        text = Text(f"--- row {number}\n", style="cyan")
-        segment = 0
-        for piece in pieces:
-            if piece.segment != segment:
-                text.append("\n--- next example in the same row\n", style="cyan")
-                segment = piece.segment
-            text.append(piece.text, style=COLOURS[piece.kind])
-        console.print(text)
-    if "labels" in batch:
-        share = (batch["labels"] >= 0).float().mean().item()
-        console.print(f"{share:.0%} of the positions are trained", style="cyan")
-    return 0
-
-
-def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str]]:
-    """Returns the batch, and the function that decodes it.
 
     Raises:
         ValueError: if the pipe has no batch --batch.
     """
+    import tempfile
+
     import torch
 
     from stages.models import language_model
     from stages.models.chat_template import template_of
-    from stages.run.data.examples import report_lost_rows
-
-    base = language_model.load(options.model_path, dtype=torch.float32)
-    template = template_of(options.chat_template, base, options.template_kwargs)
-    pipe = _pipe(options, _examples(options, base.tokenizer, template))
-    report_lost_rows(pipe, print)
-    if options.batch >= len(pipe):
-        raise ValueError(f"--batch {options.batch}: expected less than {len(pipe)}, the number of batches")
-    return pipe[options.batch], base.tokenizer.decode
-
-
-def _examples(options: PreviewOptions, tokenizer: Tokenizer, template: ChatTemplate) -> Sequence[Any]:
-    """Reads and encodes the training rows."""
-    import tempfile
-
     from stages.run.data import examples
     from stages.run.options.tuning import TuningOptions
 
+    base = language_model.load(options.model_path, dtype=torch.float32)
+    template = template_of(options.chat_template, base, options.template_kwargs)
     kinds = {"sft": examples.CONVERSATIONS, "dpo": examples.PREFERENCES, "grpo": examples.PROMPTS}
     with tempfile.TemporaryDirectory() as folder:  # holds the list of bad rows, which is not needed
         source = examples.Source(
@@ -110,18 +75,46 @@ def _examples(options: PreviewOptions, tokenizer: Tokenizer, template: ChatTempl
         def say(line: str) -> None:
             print(line.partition(", see ")[0])  # without the path of that list
 
-        return examples.read(kinds[options.stage], source, tokenizer, template, say).train
+        data = examples.read(kinds[options.stage], source, base.tokenizer, template, say).train
+    size = {"batch_size": options.rows, "length": options.max_length, "key": options.seed}
+    pipe = _pipe(options.stage, data, packing=options.packing, **size)
+    examples.report_lost_rows(pipe, print)
+    if options.batch >= len(pipe):
+        raise ValueError(f"--batch {options.batch}: expected less than {len(pipe)}, the number of batches")
+    _print_batch(pipe[options.batch], base.tokenizer.decode)
+    return 0
 
 
-def _pipe(options: PreviewOptions, data: Sequence[Any]) -> Any:
+def _pipe(stage: str, data: Sequence[Any], *, packing: bool, **size: Any) -> TablePipe:
     """Builds the stage's pipe."""
     from data_pipes.preference import preference_pipe
     from data_pipes.prompts import prompt_pipe
     from data_pipes.sft import sft_pipe
 
-    size: dict[str, Any] = {"batch_size": options.rows, "length": options.max_length, "key": options.seed}
-    if options.stage == "sft":
-        return sft_pipe(data, packing=options.packing, **size)
-    if options.stage == "dpo":
+    if stage == "sft":
+        return sft_pipe(data, packing=packing, **size)
+    if stage == "dpo":
         return preference_pipe(data, **size)
     return prompt_pipe([prompt.tokens for prompt in data], truncate="left", **size)
+
+
+def _print_batch(batch: Mapping[str, Tensor], decode: Callable[[Sequence[int]], str]) -> None:
+    """Prints the tokens of each row, and the share of the positions that are trained."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from data_pipes.preview import preview
+
+    console = Console(highlight=False, soft_wrap=True)
+    for number, pieces in enumerate(preview(batch, decode)):
+        text = Text(f"--- row {number}\n", style="cyan")
+        segment = 0
+        for piece in pieces:
+            if piece.segment != segment:
+                text.append("\n--- next example in the same row\n", style="cyan")
+                segment = piece.segment
+            text.append(piece.text, style=COLOURS[piece.kind])
+        console.print(text)
+    if "labels" in batch:
+        share = (batch["labels"] >= 0).float().mean().item()
+        console.print(f"{share:.0%} of the positions are trained", style="cyan")

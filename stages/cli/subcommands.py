@@ -39,10 +39,10 @@ SAMPLES = "samples.jsonl"
 """The completions of an evaluation."""
 
 
-def train_subcommand(options: type[TrainOptions]) -> Subcommand:
+def train_subcommand(kind: type[TrainOptions]) -> Subcommand:
     """Makes the row of a training stage; its help is the first line of the flags' docstring."""
-    first = (inspect.getdoc(options) or "").splitlines()[0].rstrip(".")
-    address = f"{options.__module__}:{options.__name__}"
+    first = (inspect.getdoc(kind) or "").splitlines()[0].rstrip(".")
+    address = f"{kind.__module__}:{kind.__name__}"
     return Subcommand(address, "stages.run.train:run", first[0].lower() + first[1:], CHECKPOINTS)
 
 
@@ -60,7 +60,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
             "train a byte-level BPE tokenizer on text",
         ),
         "pretrain": train_subcommand(PretrainOptions),
-        **{name: train_subcommand(options) for name, options in STAGES.items()},
+        **{name: train_subcommand(kind) for name, kind in STAGES.items()},
         "chat": Subcommand(
             "stages.cli.chat:ChatOptions",
             "stages.cli.chat:run",

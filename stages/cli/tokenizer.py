@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from stages.run.options.groups import DatasetFlags, TextFlags
+from stages.run.options.groups import TextSourceFlags
 from stages.run.options.ranges import AtLeast
-
-if TYPE_CHECKING:
-    from data_pipes.types import Document
 
 SAMPLE = "def fibonacci(n): return n if n < 2 else fibonacci(n - 1)"
 """Text whose tokens are printed after training."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerOptions(TextFlags, DatasetFlags):
+class TokenizerOptions(TextSourceFlags):
     """Train a byte-level BPE tokenizer."""
 
     data_path: str = "embedded"
@@ -45,10 +41,12 @@ def run(options: TokenizerOptions) -> int:
         ValueError: if there is no text, or no folder to write to.
     """
     from data_pipes import tokenizer as tokenizers
+    from stages.run.data import bad_rows, documents
 
     _check_output(Path(options.output_dir))
+    texts = documents.read_text(options.data_path, options, bad_rows.refuse)
     tokenizer = tokenizers.train(
-        (document.text for document in _documents(options)),
+        (document.text for document in texts),
         options.vocab_size,
         pattern=options.pattern,
         min_frequency=options.min_frequency,
@@ -59,24 +57,6 @@ def run(options: TokenizerOptions) -> int:
     print(f"{path}: {tokenizers.vocabulary_size(tokenizer):,} token ids")
     print(f"{len(SAMPLE.encode()) / len(ids):.2f} bytes per token: {tokens}")
     return 0
-
-
-def _documents(options: TokenizerOptions) -> Iterable[Document]:
-    """Returns the text to train on."""
-    from data_pipes.embedded import python_library
-    from data_pipes.source.path import documents
-    from stages.run.data import bad_rows
-
-    if options.data_path == "embedded":
-        return python_library.documents("all")
-    return documents(
-        options.data_path,
-        field=options.field,
-        encoding=options.encoding,
-        subset=options.subset,
-        split=options.split,
-        on_bad=bad_rows.refuse,
-    )
 
 
 def _check_output(target: Path) -> None:

@@ -24,7 +24,7 @@ from data_pipes.source import path as source
 from data_pipes.source.multiple_choice import multiple_choice
 from data_pipes.types import BadRow, Row
 from pure.generation.sampling import Sampling
-from pure.generation.stepper import Stepper, stepper
+from pure.generation.stepper import stepper
 from pure.types import Tree
 from stages.checkpoint.fingerprint import describe
 from stages.evaluate import exact_match, humaneval, mbpp
@@ -33,24 +33,24 @@ from stages.evaluate.completion import Decoding
 from stages.evaluate.mmlu import mmlu
 from stages.evaluate.options import (
     NEEDS_DATA,
-    ChoiceOptions,
-    CompletionOptions,
+    ChoiceFlags,
     EvaluateOptions,
-    ExactMatchOptions,
-    GSM8KOptions,
-    PerplexityOptions,
-    ProgramOptions,
-    TaskOptions,
+    ExactMatchFlags,
+    GenerationFlags,
+    GSM8KFlags,
+    PerplexityFlags,
+    ProgramFlags,
+    TaskFlags,
     refuse_unread,
 )
 from stages.evaluate.perplexity import perplexity
 from stages.evaluate.programs import chat_format
 from stages.evaluate.task import Task
-from stages.models import hardware, language_model
 from stages.models.chat_template import stop_ids, template_of
 from stages.models.language_model import Pretrained
 from stages.models.text_prompt import prefix_token
 from stages.run.data import bad_rows
+from stages.run.options.groups import ChatModelFlags
 from stages.run.options.ranges import check_ranges
 
 Item = TypeVar("Item")
@@ -85,19 +85,6 @@ BAD_ROWS = "bad_rows.jsonl"
 """File of the skipped rows, in --output_dir."""
 
 
-def load_model(options: EvaluateOptions) -> Pretrained:
-    """Load the model onto its device.
-
-    Raises:
-        ValueError: for a flag out of range, or a model of an unsupported kind.
-        FileNotFoundError: if there is no model at --model_path.
-    """
-    check_ranges(options)
-    device = hardware.pick_device(options.device)
-    loaded = language_model.load(options.model_path, dtype=hardware.pick_dtype(options.dtype, device))
-    return language_model.move_to(loaded, device)
-
-
 def build_tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
     """Build the tasks that the flags name.
 
@@ -115,7 +102,13 @@ def build_tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
         SandboxMissingError: if programs are to be run and cannot be isolated here.
     """
     names = options.task
-    _check_flags(options)
+    check_ranges(options)
+    if options.temperature == 0 and (options.samples > 1 or options.top_p is not None):
+        raise ValueError(
+            "--temperature 0 decodes greedily, without --samples above 1 or --top_p; got --samples "
+            f"{options.samples}, --top_p {options.top_p}: leave them out, or use --temperature 0.8"
+        )
+    refuse_unread(options)
     if len(set(names)) < len(names):
         raise ValueError(f"--task {' '.join(names)}: a task is named twice; name each once")
     paths = options.data_path or ("embedded",) * len(names)
@@ -124,7 +117,7 @@ def build_tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
             f"--data_path has {len(paths)} entries for {len(names)} tasks ({', '.join(names)}); "
             'give one for each task, in order; "embedded" is a task\'s own data'
         )
-    _check_template_flags(options, paths)
+    _check_template_flags(options, names, paths)
     (Path(options.output_dir) / BAD_ROWS).unlink(missing_ok=True)  # of an earlier run
     tasks = []
     for name, path in zip(names, paths, strict=True):
@@ -157,25 +150,14 @@ def demo_questions(count: int = DEMO_QUESTIONS) -> list[QuestionAnswer]:
     return [QuestionAnswer(row.values["prompt"], row.values["answer"], row.name) for row in rows]
 
 
-def _check_flags(options: EvaluateOptions) -> None:
-    """Raise for flags out of range, without effect, or contradictory."""
-    check_ranges(options)
-    if options.temperature == 0 and (options.samples > 1 or options.top_p is not None):
-        raise ValueError(
-            "--temperature 0 decodes greedily, without --samples above 1 or --top_p; got --samples "
-            f"{options.samples}, --top_p {options.top_p}: leave them out, or use --temperature 0.8"
-        )
-    refuse_unread(options)
-
-
-def _check_template_flags(options: EvaluateOptions, paths: Sequence[str]) -> None:
+def _check_template_flags(flags: GenerationFlags, names: Sequence[str], paths: Sequence[str]) -> None:
     """Raise for flags of the chat template if no task uses it."""
-    flags = {"chat_template": options.chat_template, "template_kwargs": options.template_kwargs}
-    unused = [f"--{name}" for name, value in flags.items() if value is not None]
-    chats = any(_uses_chat(name, path, options.chat) for name, path in zip(options.task, paths, strict=True))
+    values = {"chat_template": flags.chat_template, "template_kwargs": flags.template_kwargs}
+    unused = [f"--{name}" for name, value in values.items() if value is not None]
+    chats = any(_uses_chat(name, path, flags.chat) for name, path in zip(names, paths, strict=True))
     if unused and not chats:
         raise ValueError(
-            f"{' and '.join(unused)} would have no effect: --task {' '.join(options.task)} does not use the "
+            f"{' and '.join(unused)} would have no effect: --task {' '.join(names)} does not use the "
             f"chat template here; add --chat ({', '.join(CHAT_TASKS)}), or leave it out"
         )
 
@@ -187,102 +169,100 @@ def _uses_chat(task: str, path: str, chat: bool | None) -> bool:
     return chat and task in CHAT_TASKS
 
 
-def _perplexity(name: str, path: str, options: PerplexityOptions, loaded: Pretrained) -> Task:
+def _perplexity(name: str, path: str, flags: PerplexityFlags, loaded: Pretrained) -> Task:
     """Perplexity of held-out text."""
     if path == "embedded":
         documents = python_library.documents("held_out")
     else:
         documents = source.documents(
             path,
-            field=options.field,
-            subset=options.subset,
-            split=options.split,
-            on_bad=_bad_row_handler(options),
+            field=flags.field,
+            subset=flags.subset,
+            split=flags.split,
+            on_bad=_bad_row_handler(flags),
         )
     return perplexity(
         *loaded[:3],
-        _limit(documents, options),
-        max_length=options.max_length,
-        stride=options.stride,
-        prefix=prefix_token(loaded) if options.prefix is None else options.prefix,
-        tokens=options.batch_tokens,
+        _limit(documents, flags),
+        max_length=flags.max_length,
+        stride=flags.stride,
+        prefix=prefix_token(loaded) if flags.prefix is None else flags.prefix,
+        tokens=flags.batch_tokens,
         name=name,
     )
 
 
-def _multiple_choice(name: str, path: str, options: ChoiceOptions, loaded: Pretrained) -> Task:
+def _multiple_choice(name: str, path: str, flags: ChoiceFlags, loaded: Pretrained) -> Task:
     """Questions with choices; --limit counts for each subject."""
     questions = multiple_choice(
         path,
-        split=options.split,
-        subset=options.subset,
-        dev_path=options.dev_path,
-        on_bad=_bad_row_handler(options),
+        split=flags.split,
+        subset=flags.subset,
+        dev_path=flags.dev_path,
+        on_bad=_bad_row_handler(flags),
     )
     test = []
     for subject in group_by_subject(questions.test).values():
-        test += _limit(subject, options)
+        test += _limit(subject, flags)
     return mmlu(
         *loaded[:3],
         questions._replace(test=test),
-        shots=options.shots,
-        style=options.style or STYLE_OF[name],
-        tokens=options.batch_tokens,
+        shots=flags.shots,
+        style=flags.style or STYLE_OF[name],
+        tokens=flags.batch_tokens,
         prefix=prefix_token(loaded),
         name=name,
     )
 
 
-def _programs(name: str, path: str, options: ProgramOptions, loaded: Pretrained) -> Task:
+def _programs(name: str, path: str, flags: ProgramFlags, loaded: Pretrained) -> Task:
     """Programming problems, as prompts to continue (HumanEval) or as questions (MBPP, and all in a chat)."""
-    rows = _read_rows(str(humaneval.installed_path()) if path == "embedded" else path, options)
+    rows = _read_rows(str(humaneval.installed_path()) if path == "embedded" else path, flags)
     benchmark = mbpp if name == "mbpp" else humaneval
-    problems = _limit(benchmark.read_problems(rows, on_bad=_bad_row_handler(options)), options)
+    problems = _limit(benchmark.read_problems(rows, on_bad=_bad_row_handler(flags)), flags)
     program_format = None
-    decoding = _decoding(options, 512, benchmark.STOPS, stop_ids(loaded))
-    if _uses_chat(name, path, options.chat):
-        chat = _chat_prompt(options, loaded)
+    decoding = _decoding(flags, 512, benchmark.STOPS, stop_ids(loaded))
+    if _uses_chat(name, path, flags.chat):
+        chat = _chat_prompt(flags, loaded)
         program_format = chat_format(chat.encode, name=chat.form)
-        decoding = _decoding(options, 512, (), chat.stop_tokens)
+        decoding = _decoding(flags, 512, (), chat.stop_tokens)
     elif name == "mbpp":
         problems = [problem._replace(question=f"{problem.question}[BEGIN]\n") for problem in problems]
     return humaneval.humaneval(
         *loaded[:3],
         problems,
         decoding=decoding,
-        samples=options.samples,
-        ks=options.pass_at,
-        timeout=options.timeout,
-        workers=options.workers,
+        samples=flags.samples,
+        ks=flags.pass_at,
+        timeout=flags.timeout,
+        workers=flags.workers,
         program_format=program_format,
-        unsafe=options.run_untrusted_code_without_isolation,
-        compile=_compiled_step(options, loaded),
+        unsafe=flags.run_untrusted_code_without_isolation,
+        compile=stepper(loaded.model) if flags.compile else False,
         name=name,
     )
 
 
-def _gsm8k(name: str, path: str, options: GSM8KOptions, loaded: Pretrained) -> Task:
+def _gsm8k(name: str, path: str, flags: GSM8KFlags, loaded: Pretrained) -> Task:
     """GSM8K, with examples outside a chat."""
-    rows = _read_answers(path, options)
-    chat = _chat_prompt(options, loaded) if _uses_chat(name, path, options.chat) else None
-    examples = [] if chat else _read_examples(options)
-    return _answer_task(name, rows, options, loaded, "gsm8k", chat, examples)
+    rows = _read_answers(path, flags)
+    chat = _chat_prompt(flags, loaded) if _uses_chat(name, path, flags.chat) else None
+    examples = [] if chat else _read_examples(flags)
+    return _answer_task(name, rows, flags, loaded, "gsm8k", chat, examples)
 
 
-def _exact_match(name: str, path: str, options: ExactMatchOptions, loaded: Pretrained) -> Task:
+def _exact_match(name: str, path: str, flags: ExactMatchFlags, loaded: Pretrained) -> Task:
     """Questions with one right answer."""
     demo = path == "embedded"
-    rows = demo_questions() if demo else _read_answers(path, options)
-    chat = _chat_prompt(options, loaded) if _uses_chat(name, path, options.chat) else None
-    return _answer_task(
-        name, rows, options, loaded, options.answers, chat, max_new_tokens=24 if demo else 256
-    )
+    rows = demo_questions() if demo else _read_answers(path, flags)
+    chat = _chat_prompt(flags, loaded) if _uses_chat(name, path, flags.chat) else None
+    return _answer_task(name, rows, flags, loaded, flags.answers, chat, max_new_tokens=24 if demo else 256)
 
 
 def _answer_task(
     name: str,
     rows: Sequence[QuestionAnswer],
-    options: CompletionOptions,
+    flags: GenerationFlags,
     loaded: Pretrained,
     judges: str,
     chat: ChatPrompt | None,
@@ -295,75 +275,70 @@ def _answer_task(
     stop_tokens = chat.stop_tokens if chat else stop_ids(loaded)
     return exact_match.exact_match(
         *loaded[:3],
-        _limit(rows, options),
-        decoding=_decoding(options, max_new_tokens, stops, stop_tokens),
+        _limit(rows, flags),
+        decoding=_decoding(flags, max_new_tokens, stops, stop_tokens),
         judges=exact_match.JUDGES[judges],
         examples=examples,
         encode=chat.encode if chat else None,
         form=chat.form if chat else "plain",
-        compile=_compiled_step(options, loaded),
+        compile=stepper(loaded.model) if flags.compile else False,
         name=name,
     )
 
 
-def _read_rows(path: str, options: TaskOptions) -> Iterator[Row]:
+def _read_rows(path: str, flags: TaskFlags) -> Iterator[Row]:
     """Rows of a file, a folder or a data set."""
-    on_bad = _bad_row_handler(options)
-    return source.rows(path, subset=options.subset, split=options.split, on_bad=on_bad)
+    on_bad = _bad_row_handler(flags)
+    return source.rows(path, subset=flags.subset, split=flags.split, on_bad=on_bad)
 
 
-def _read_answers(path: str, options: TaskOptions) -> list[QuestionAnswer]:
+def _read_answers(path: str, flags: TaskFlags) -> list[QuestionAnswer]:
     """Questions and answers of a file, a folder or a data set."""
-    return list(match.read_question_answers(_read_rows(path, options), on_bad=_bad_row_handler(options)))
+    return list(match.read_question_answers(_read_rows(path, flags), on_bad=_bad_row_handler(flags)))
 
 
-def _read_examples(options: GSM8KOptions) -> list[QuestionAnswer]:
+def _read_examples(flags: GSM8KFlags) -> list[QuestionAnswer]:
     """The first --shots rows of --dev_path."""
-    shots = options.shots
+    shots = flags.shots
     if not shots:
         return []
-    if options.dev_path is None:
+    if flags.dev_path is None:
         raise ValueError(f"--shots {shots}: gsm8k's examples come from --dev_path; name a file, or --shots 0")
-    rows = _read_answers(options.dev_path, options)
+    rows = _read_answers(flags.dev_path, flags)
     if len(rows) < shots:
         raise ValueError(
-            f"--shots {shots}: {options.dev_path} has {len(rows)} rows; name a longer file, or --shots "
+            f"--shots {shots}: {flags.dev_path} has {len(rows)} rows; name a longer file, or --shots "
             f"{len(rows)}"
         )
     return rows[:shots]
 
 
-def _bad_row_handler(options: TaskOptions) -> Callable[[BadRow], None]:
+def _bad_row_handler(flags: TaskFlags) -> Callable[[BadRow], None]:
     """Handler of unreadable rows selected by --on_bad."""
-    return bad_rows.handler(options.on_bad, Path(options.output_dir) / BAD_ROWS)
+    return bad_rows.handler(flags.on_bad, Path(flags.output_dir) / BAD_ROWS)
 
 
-def _chat_prompt(options: CompletionOptions, loaded: Pretrained) -> ChatPrompt:
+def _chat_prompt(flags: ChatModelFlags, loaded: Pretrained) -> ChatPrompt:
     """Chat prompt encoder of the template that the flags name."""
-    return chat_prompt(loaded, template=template_of(options.chat_template, loaded, options.template_kwargs))
+    return chat_prompt(loaded, template=template_of(flags.chat_template, loaded, flags.template_kwargs))
 
 
 def _decoding(
-    options: CompletionOptions, max_new_tokens: int, stops: tuple[str, ...], stop_tokens: tuple[int, ...]
+    flags: GenerationFlags, max_new_tokens: int, stops: tuple[str, ...], stop_tokens: tuple[int, ...]
 ) -> Decoding:
     """Decoding settings of the flags, with the task's default of --max_new_tokens."""
     sampling = Sampling(
-        max_new_tokens=options.max_new_tokens or max_new_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
+        max_new_tokens=flags.max_new_tokens or max_new_tokens,
+        temperature=flags.temperature,
+        top_p=flags.top_p,
         stop_tokens=stop_tokens,
     )
-    return Decoding(sampling, stop=stops, seed=options.seed)
+    return Decoding(sampling, stop=stops, seed=flags.seed)
 
 
-def _compiled_step(options: CompletionOptions, loaded: Pretrained) -> Stepper | bool:
-    """Compiled decoding step, shared by all batches; False without --compile."""
-    return stepper(loaded.model) if options.compile else False
-
-
-def _limit(items: Iterable[Item], options: TaskOptions) -> list[Item]:
+def _limit(items: Iterable[Item], flags: TaskFlags) -> list[Item]:
     """The first --limit items."""
-    return list(islice(items, options.limit))
+    return list(islice(items, flags.limit))
 
 
 _BUILDERS: Mapping[str, Callable[[str, str, EvaluateOptions, Pretrained], Task]] = MappingProxyType(

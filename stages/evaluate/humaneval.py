@@ -100,20 +100,6 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - none_passes
 
 
-def check_completion(problem: Problem, completion: str, **options: Any) -> Outcome:
-    """Run a problem's tests on a completion of its prompt.
-
-    Args:
-        problem: the problem to solve.
-        completion: text after its prompt.
-        options: keyword arguments of `check_program`.
-
-    Returns:
-        Outcome, as in `check_program`.
-    """
-    return check_program(problem, problem.prompt + completion, **options)
-
-
 def check_program(
     problem: Problem,
     program: str,

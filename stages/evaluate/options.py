@@ -18,7 +18,7 @@ NEEDS_DATA = ("arc", "hellaswag", "gsm8k", "mbpp")
 
 @dataclass(frozen=True, kw_only=True)
 @defaults(split="test")
-class TaskOptions(RowFlags):
+class TaskFlags(RowFlags):
     """Flags that every task reads."""
 
     output_dir: str = "runs/evaluate"
@@ -28,7 +28,7 @@ class TaskOptions(RowFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringOptions(TaskOptions):
+class ScoringFlags(TaskFlags):
     """Flags of tasks that score given text."""
 
     batch_tokens: Annotated[int, AtLeast(1)] = 2048
@@ -36,7 +36,7 @@ class ScoringOptions(TaskOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShotOptions(TaskOptions):
+class FewShotFlags(TaskFlags):
     """Flags of tasks that show examples."""
 
     shots: Annotated[int, AtLeast(0)] = 5
@@ -48,7 +48,7 @@ class FewShotOptions(TaskOptions):
 
 @dataclass(frozen=True, kw_only=True)
 @defaults(temperature=0.0)
-class CompletionOptions(SamplingFlags, TaskOptions, ChatModelFlags, DeviceFlags):
+class GenerationFlags(SamplingFlags, TaskFlags, ChatModelFlags, DeviceFlags):
     """Flags of tasks that sample completions."""
 
     max_new_tokens: Annotated[int | None, AtLeast(1)] = None
@@ -63,7 +63,7 @@ class CompletionOptions(SamplingFlags, TaskOptions, ChatModelFlags, DeviceFlags)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerplexityOptions(ScoringOptions):
+class PerplexityFlags(ScoringFlags):
     """Flags of perplexity."""
 
     field: str = "text"
@@ -77,7 +77,7 @@ class PerplexityOptions(ScoringOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoiceOptions(ScoringOptions, FewShotOptions):
+class ChoiceFlags(ScoringFlags, FewShotFlags):
     """Flags of multiple choice: mmlu, arc, hellaswag."""
 
     style: Literal["letter", "answer", "continue"] | None = None
@@ -86,7 +86,7 @@ class ChoiceOptions(ScoringOptions, FewShotOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProgramOptions(CompletionOptions):
+class ProgramFlags(GenerationFlags):
     """Flags of programming problems: humaneval, mbpp."""
 
     samples: Annotated[int, AtLeast(1)] = 1
@@ -102,12 +102,12 @@ class ProgramOptions(CompletionOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GSM8KOptions(CompletionOptions, FewShotOptions):
+class GSM8KFlags(GenerationFlags, FewShotFlags):
     """Flags of gsm8k."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExactMatchOptions(CompletionOptions):
+class ExactMatchFlags(GenerationFlags):
     """Flags of questions with one right answer."""
 
     answers: Literal["text", "number", "gsm8k"] = "text"
@@ -116,7 +116,7 @@ class ExactMatchOptions(CompletionOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ExactMatchOptions, GSM8KOptions, ProgramOptions, ChoiceOptions, PerplexityOptions):
+class EvaluateOptions(ExactMatchFlags, GSM8KFlags, ProgramFlags, ChoiceFlags, PerplexityFlags):
     """Evaluate a model, and log every prompt and completion.
 
     Killed and run again, the same command resumes.
@@ -133,16 +133,16 @@ class EvaluateOptions(ExactMatchOptions, GSM8KOptions, ProgramOptions, ChoiceOpt
     processor supports it."""
 
 
-READ_BY: Mapping[str, type[TaskOptions]] = MappingProxyType(
+READ_BY: Mapping[str, type[TaskFlags]] = MappingProxyType(
     {
-        "perplexity": PerplexityOptions,
-        "mmlu": ChoiceOptions,
-        "arc": ChoiceOptions,
-        "hellaswag": ChoiceOptions,
-        "humaneval": ProgramOptions,
-        "mbpp": ProgramOptions,
-        "gsm8k": GSM8KOptions,
-        "exact_match": ExactMatchOptions,
+        "perplexity": PerplexityFlags,
+        "mmlu": ChoiceFlags,
+        "arc": ChoiceFlags,
+        "hellaswag": ChoiceFlags,
+        "humaneval": ProgramFlags,
+        "mbpp": ProgramFlags,
+        "gsm8k": GSM8KFlags,
+        "exact_match": ExactMatchFlags,
     }
 )
 """Task -> the flags that it reads."""
@@ -178,6 +178,6 @@ def refuse_unread(options: EvaluateOptions) -> None:
             )
 
 
-def _reads(kind: type[TaskOptions], name: str) -> bool:
+def _reads(kind: type[TaskFlags], name: str) -> bool:
     """Test whether a task's options have a flag."""
     return any(flag.name == name for flag in fields(kind))

@@ -406,7 +406,9 @@ FORMS = (
 
 def _generate_greedily(folder: Path, text: str) -> str:
     """Our greedy continuation of a text."""
-    from stages.cli.generate import GenerateOptions, generate_texts
+    from pure import random
+    from pure.generation.sampling import Sampling
+    from stages.cli.generate import generate_texts
 
-    options = GenerateOptions(model_path="", prompt=(text,), max_new_tokens=12, temperature=0.0, top_p=None)
-    return generate_texts(language_model.load(folder), options)[0]
+    sampling = Sampling(12, temperature=0.0)
+    return generate_texts(language_model.load(folder), [text], sampling, key=random.key(0))[0]

@@ -30,6 +30,29 @@ DEEP: Mapping[str, str] = {
 LONG_FUNCTIONS: Mapping[str, str] = {}
 """module.function -> why it has more than 50 lines of code."""
 
+ALL_FLAGS: Mapping[str, str] = {
+    "stages.run.train.train": "the entry for a whole run; it calls the checks and builders below",
+    "stages.cli.ladder.Train.__call__": "the type of that entry",
+    "stages.cli.demo.pretrain_options": "turns the demo's flags into those of pretraining",
+    "stages.run.build.check": "checks the flags of any stage",
+    "stages.run.build.build": "chooses the builder of the stage",
+    "stages.run.build_pretrain.check": "checks the flags of a stage",
+    "stages.run.build_pretrain.build": "turns the flags of a stage into its arguments",
+    "stages.run.build_sft.build_sft": "turns the flags of a stage into its arguments",
+    "stages.run.build_preferences.build_reward": "turns the flags of a stage into its arguments",
+    "stages.run.build_preferences.build_dpo": "turns the flags of a stage into its arguments",
+    "stages.run.build_preferences.build_kto": "turns the flags of a stage into its arguments",
+    "stages.run.build_online.build_grpo": "turns the flags of a stage into its arguments",
+    "stages.run.build_online.build_ppo": "turns the flags of a stage into its arguments",
+    "stages.run.options.base.check_training_flags": "compares flags with each other",
+    "stages.run.options.pretrain.check_pretrain_flags": "compares flags with each other",
+    "stages.run.options.tuning.check_tuning_flags": "compares flags with each other",
+    "stages.evaluate.options.refuse_unread": "compares flags with each other",
+    "stages.evaluate.build.build_tasks": "checks the flags, and calls the builder of each task",
+    "stages.evaluate.build.describe_provenance": "describes all flags",
+}
+"""module.function -> why it takes all flags of a subcommand, besides the subcommands' own functions."""
+
 ITEM: Mapping[str, str] = {
     "pure.loss.check.check_labels": "names the label that is refused, where nothing is compiled or transformed",
     "stages.score.completion_ids": "turns ids into text, outside every step that is compiled",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
-from tests.rules.exceptions import CLASSES, DEEP, LONG_FILES, LONG_FUNCTIONS
-from tests.rules.source import Module, code_lines, functions
+from stages.cli.subcommands import SUBCOMMANDS
+from tests.rules.exceptions import ALL_FLAGS, CLASSES, DEEP, LONG_FILES, LONG_FUNCTIONS
+from tests.rules.source import Module, calls, code_lines, functions, is_under
 
 FUNCTION_LINES, FILE_LINES, LINE_LENGTH = 50, 400, 110
 RARE_FILE_LINES = 300
@@ -45,6 +47,25 @@ def short_files(module: Module) -> Iterator[str]:
     size = module.text.count("\n")
     if size > FILE_LINES and module.path not in LONG_FILES:
         yield f"{module.path}:1: {size} lines"
+
+
+def all_flags_only_in_entries(module: Module) -> Iterator[str]:
+    """Only entry functions (`ALL_FLAGS`, and those of subcommands) take all flags of a subcommand, as
+    `options: NameOptions`; others take the values that they need, or a group, as `flags: NameFlags`."""
+    if not is_under(module.name, "stages"):
+        return
+    entries = {*ALL_FLAGS, *(row.run.replace(":", ".") for row in SUBCOMMANDS.values())}
+    for name, function in functions(module.tree):
+        if f"{module.name}.{name}" not in entries:
+            arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+            for argument in arguments:
+                annotation = ast.unparse(argument.annotation) if argument.annotation else "Any"
+                takes_any = argument.arg in ("options", "flags") and annotation == "Any"
+                if takes_any or re.search(r"(?<!type\[)\b(?!RunOptions)\w*Options\b", annotation):
+                    yield f"{module.path}:{function.lineno}: {name} takes {argument.arg}: {annotation}"
+    for node in calls(module):
+        if ast.unparse(node).startswith(("hasattr(options", "hasattr(flags")):
+            yield f"{module.path}:{node.lineno}: {ast.unparse(node)}"
 
 
 def file_names(module: Module) -> Iterator[str]:

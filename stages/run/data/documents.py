@@ -16,8 +16,9 @@ from data_pipes.duplicates import exact_duplicates, near_duplicates
 from data_pipes.embedded import python_library
 from data_pipes.files import writing
 from data_pipes.source import path as source
-from data_pipes.types import Document
+from data_pipes.types import Document, OnBad
 from stages.run.data import bad_rows
+from stages.run.options.groups import TextSourceFlags
 from stages.run.options.pretrain import CorpusFlags
 
 BAD = Path("data") / "bad_rows.jsonl"
@@ -38,18 +39,32 @@ def read_documents(flags: CorpusFlags, folder: Path | None = None) -> Iterator[D
         ValueError: for a row that cannot be read (unless --on_bad is skip); names the flags that may help.
         FileNotFoundError: if there is nothing at the path.
     """
-    if flags.data_path == "embedded":
-        documents = python_library.documents("all")
-    else:
-        documents = source.documents(
-            flags.data_path,
-            field=flags.field,
-            encoding=flags.encoding,
-            subset=flags.subset,
-            split=flags.split,
-            on_bad=bad_rows.handler(flags.on_bad, folder / BAD if folder else None),
-        )
+    on_bad = bad_rows.handler(flags.on_bad, folder / BAD if folder else None)
+    documents = read_text(flags.data_path, flags, on_bad)
     return _filter_documents(documents, folder) if flags.filter else documents
+
+
+def read_text(data_path: str, flags: TextSourceFlags, on_bad: OnBad) -> Iterator[Document]:
+    """Reads the documents of a path, or those of Python's own source for "embedded".
+
+    Args:
+        data_path: a file, a folder, a data set's name, or "embedded".
+        flags: how it is read.
+        on_bad: called with each row that cannot be read.
+
+    Raises:
+        FileNotFoundError: if there is nothing at the path.
+    """
+    if data_path == "embedded":
+        return python_library.documents("all")
+    return source.documents(
+        data_path,
+        field=flags.field,
+        encoding=flags.encoding,
+        subset=flags.subset,
+        split=flags.split,
+        on_bad=on_bad,
+    )
 
 
 def delete_reports(folder: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from stages.run.options.ranges import AtLeast, Probability, Seed
 
-Options = TypeVar("Options", bound=type)
+Class = TypeVar("Class", bound=type)
 
 
-def defaults(**values: Any) -> Callable[[Options], Options]:
+def defaults(**values: Any) -> Callable[[Class], Class]:
     """Overrides the defaults of inherited flags; stands directly below `@dataclass`.
 
     Args:
@@ -33,7 +33,7 @@ def defaults(**values: Any) -> Callable[[Options], Options]:
         Flags(device='auto', seed=7)
     """
 
-    def decorate(cls: Options) -> Options:
+    def decorate(cls: Class) -> Class:
         hints = get_type_hints(cls, include_extras=True)
         if unknown := sorted(values.keys() - hints.keys()):
             raise TypeError(f"defaults: {cls.__name__} inherits no {', '.join(unknown)}")
@@ -106,6 +106,11 @@ class TextFlags:
     """Column with the text, for data that has rows."""
     encoding: str = "utf-8"
     """Encoding of text files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSourceFlags(TextFlags, DatasetFlags):
+    """Text in files, or in a data set."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 
 from data_pipes.chat.messages import Message
+from pure import random
+from pure.generation.sampling import Sampling
 from stages.cli import chat
-from stages.cli.chat import ChatOptions, answer_fn, fit_to_context, run_session
+from stages.cli.chat import Answer, answer_fn, fit_to_context, run_session
 from stages.cli.main import main
 from stages.models import language_model
+from stages.models.chat_template import template_of
+from stages.models.language_model import Pretrained
 from tests.outside import written
 from tests.outside.special_tokens import CHATML
 from tests.stages.small_stages import write_model
@@ -48,6 +52,10 @@ def test_a_session_ends_at_the_end_of_input_but_not_at_an_empty_line(
     assert capsys.readouterr().out.count("> ") == 4
 
 
+def _answer_fn(base: Pretrained, sampling: Sampling, say: Callable[[str], object] = print) -> Answer:
+    return answer_fn(base, template_of(None, base), sampling, key=random.key(0), say=say)
+
+
 def _type_lines(monkeypatch: pytest.MonkeyPatch, *lines: Any) -> None:
     """Makes `input` return the given lines one by one; an exception class among them is raised."""
     remaining = iter(lines)
@@ -77,7 +85,7 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_text_shown_so_far(
         return "whole"
 
     _type_lines(monkeypatch, "first", "second", "third", KeyboardInterrupt, "never")
-    said = run_session(answer, ChatOptions(model_path="", system="s"))
+    said = run_session(answer, system="s")
     assert [message.content for message in said] == ["s", "first", "half an", "third", "whole"]
     assert asked[-1] == ["s", "first", "half an", "third"]
     assert capsys.readouterr().err.count("stopped; Ctrl-C again or Ctrl-D ends the session") == 2
@@ -87,15 +95,15 @@ def test_a_turn_that_is_too_long_does_not_end_the_session(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = language_model.load(write_model(tmp_path))
-    options = ChatOptions(model_path="", max_new_tokens=5)
+    answer = _answer_fn(base, Sampling(5, temperature=0.7, top_p=0.95))
     _type_lines(monkeypatch, "word " * 200, "Hi", EOFError)
-    said = run_session(answer_fn(base, options), options)
+    said = run_session(answer)
     assert [message.role for message in said] == ["user", "assistant"]
     assert "shorten it; this turn is skipped" in capsys.readouterr().err
     with pytest.raises(ValueError, match="room for 123"):
-        run_session(answer_fn(base, options), ChatOptions(model_path="", prompt=("word " * 200,)))
+        run_session(answer, prompts=["word " * 200])
     with pytest.raises(ValueError, match="--max_new_tokens 128 leaves no room"):
-        answer_fn(base, ChatOptions(model_path="", max_new_tokens=128))
+        _answer_fn(base, Sampling(128))
 
 
 def test_the_oldest_exchanges_are_dropped_and_the_system_message_stays() -> None:
@@ -116,8 +124,7 @@ def test_the_oldest_exchanges_are_dropped_and_the_system_message_stays() -> None
 def test_dropped_messages_are_reported(tmp_path: Path) -> None:
     base = language_model.load(write_model(tmp_path))
     notices: list[str] = []
-    options = ChatOptions(model_path="", max_new_tokens=5, temperature=0.0)
-    answer = answer_fn(base, options, say=notices.append)
+    answer = _answer_fn(base, Sampling(5, temperature=0.0), say=notices.append)
     long = [Message(("user", "assistant")[i % 2], "word " * 8) for i in range(19)]
     answer(long, lambda piece: None)
     assert len(notices) == 1
@@ -126,7 +133,6 @@ def test_dropped_messages_are_reported(tmp_path: Path) -> None:
 
 def test_streamed_pieces_join_to_the_text_and_split_no_character(tmp_path: Path) -> None:
     """The model writes random bytes; only the last piece may end within a character."""
-    options = ChatOptions(model_path="", max_new_tokens=60, temperature=1.0, top_p=None)
     folder = written.model(
         tmp_path,
         ("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
@@ -135,7 +141,7 @@ def test_streamed_pieces_join_to_the_text_and_split_no_character(tmp_path: Path)
     )
     base = language_model.load(folder)
     pieces: list[str] = []
-    text = answer_fn(base, options)([Message("user", "Hi")], pieces.append)
+    text = _answer_fn(base, Sampling(60))([Message("user", "Hi")], pieces.append)
     assert "".join(pieces).strip() == text
     assert len(pieces) > 5
     assert not {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} & {piece.strip() for piece in pieces}
@@ -145,7 +151,7 @@ def test_lines_typed_in_a_terminal_can_be_edited(monkeypatch: pytest.MonkeyPatch
     """`input` has line editing once the module readline is imported."""
     monkeypatch.setattr("sys.stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})())
     _type_lines(monkeypatch, "a", "  ", EOFError)
-    assert list(chat._user_turns(ChatOptions(model_path=""))) == ["a"]
+    assert list(chat._user_turns(())) == ["a"]
     import sys
 
     assert "readline" in sys.modules

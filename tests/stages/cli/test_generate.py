@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from pure import random, tree
+from pure.generation.sampling import Sampling
 from pure.nn.transformer import transformer
-from stages.cli.generate import GenerateOptions, generate_texts
+from stages.cli.generate import generate_texts
 from stages.cli.main import main
 from stages.models import language_model
 from stages.models.language_model import Pretrained
@@ -57,11 +58,11 @@ def test_ids_beyond_the_tokenizer_are_never_sampled(
 
 def test_temperature_0_is_greedy(model: Path) -> None:
     loaded = language_model.load(model)
-    options = GenerateOptions(model_path="", prompt=("def add",), max_new_tokens=3, temperature=0.0)
     ids = loaded.tokenizer.encode("def add")
     for _ in range(3):
         ids.append(int(loaded.model.forward(loaded.params, torch.tensor([ids]))[0, -1].argmax()))
-    assert generate_texts(loaded, options) == [loaded.tokenizer.decode(ids[-3:])]
+    texts = generate_texts(loaded, ["def add"], Sampling(3, temperature=0.0), key=random.key(0))
+    assert texts == [loaded.tokenizer.decode(ids[-3:])]
 
 
 def test_generation_stops_at_eos_and_does_not_print_it() -> None:
@@ -73,16 +74,17 @@ def test_generation_stops_at_eos_and_does_not_print_it() -> None:
     params["embedding"].fill_(1.0)
     params["head"].zero_()
     params["head"][eos] = 1.0
-    options = GenerateOptions(model_path="", prompt=("a", "bc"), temperature=0.0, max_new_tokens=20)
-    assert generate_texts(pretrained._replace(params=params), options) == ["", ""]
+    pretrained = pretrained._replace(params=params)
+    texts = generate_texts(pretrained, ["a", "bc"], Sampling(20, temperature=0.0), key=random.key(0))
+    assert texts == ["", ""]
 
 
 def test_a_model_without_eos_generates() -> None:
     pretrained = make_model()
     endless = transformer(dataclasses.replace(pretrained.model.config, eos_token_id=None))
-    options = GenerateOptions(model_path="", prompt=("a",), max_new_tokens=5)
-    texts = generate_texts(Pretrained(endless, endless.init(random.key(0)), pretrained.tokenizer), options)
-    assert len(texts) == 1
+    without_eos = Pretrained(endless, endless.init(random.key(0)), pretrained.tokenizer)
+    sampling = Sampling(5, temperature=0.8, top_p=0.95)
+    assert len(generate_texts(without_eos, ["a"], sampling, key=random.key(0))) == 1
 
 
 @pytest.mark.parametrize(

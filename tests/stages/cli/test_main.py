@@ -8,7 +8,6 @@ import time
 from dataclasses import is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,19 +108,18 @@ def test_errors_that_the_user_can_fix_are_one_line(
 
 
 def test_the_message_of_an_interruption_depends_on_the_saved_files(tmp_path: Path) -> None:
-    explanation = lambda name, *options: explain(KeyboardInterrupt(), name, *options)[1]  # noqa: E731
-    options = [SimpleNamespace(output_dir=str(tmp_path))]
-    assert explanation("generate", *options) == explanation("sft") == "interrupted"
+    explanation = lambda name, *folder: explain(KeyboardInterrupt(), name, *folder)[1]  # noqa: E731
+    assert explanation("generate", tmp_path) == explanation("sft") == "interrupted"
     assert (
-        explanation("sft", *options)
+        explanation("sft", tmp_path)
         == f"interrupted before the first checkpoint in {tmp_path}; the same command starts again"
     )
-    assert explanation("evaluate", *options) == "interrupted; the same command starts again"
+    assert explanation("evaluate", tmp_path) == "interrupted; the same command starts again"
     (tmp_path / "checkpoints" / "step-00000002").mkdir(parents=True)
     (tmp_path / "samples.jsonl").touch()
-    assert explanation("sft", *options) == "interrupted; the same command resumes from the newest checkpoint"
-    assert explanation("demo", *options) == explanation("sft", *options)
-    assert explanation("evaluate", *options) == "interrupted; the same command keeps the saved answers"
+    assert explanation("sft", tmp_path) == "interrupted; the same command resumes from the newest checkpoint"
+    assert explanation("demo", tmp_path) == explanation("sft", tmp_path)
+    assert explanation("evaluate", tmp_path) == "interrupted; the same command keeps the saved answers"
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from data_pipes.chat.chat import encode_chat
 from data_pipes.chat.messages import Message
-from stages.cli.generate import GenerateOptions, generate_texts
+from pure import random
+from pure.generation.sampling import Sampling
+from stages.cli.generate import generate_texts
 from stages.cli.main import main
 from stages.models import language_model
 from stages.models.chat_template import stop_ids, template_of
@@ -47,11 +49,8 @@ def _assert_equals_transformers(folder: Path, name: str) -> None:
     assert ours == theirs.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)
     assert ours.count(0) == (1 if name == "llama3" else 0)
     assert set(stop_ids(base, template)) == STOP_IDS[name]
-    options = GenerateOptions(
-        model_path="", prompt=("What is",), max_new_tokens=12, temperature=0.0, top_p=None
-    )
     special = [token.content for token in base.tokenizer.spec.added_tokens]
-    text = generate_texts(base, options)[0]
+    text = generate_texts(base, ["What is"], Sampling(12, temperature=0.0), key=random.key(0))[0]
     for token in special:
         text = text.replace(token, "")
     assert text == written.greedy(folder, "What is")

@@ -12,16 +12,21 @@ from data_pipes.types import Row
 from pure.generation.sampling import Sampling
 from stages.evaluate import humaneval
 from stages.evaluate.completion import Completion, Decoding
-from stages.evaluate.humaneval import Problem, check_completion, pass_at_k, read_problems
+from stages.evaluate.humaneval import Problem, check_program, pass_at_k, read_problems
 from stages.evaluate.programs import chat_format
 from stages.evaluate.task import run_task
 from stages.sandbox import sandbox
-from stages.sandbox.sandbox import Isolation, SandboxMissingError
+from stages.sandbox.sandbox import Isolation, Outcome, SandboxMissingError
 from tests.stages.evaluate.small_model import small_model
 
 DOUBLE = Problem("T/0", "def double(x):\n", "double", "def check(f):\n    assert f(2) == 4\n")
 ISOLATION = sandbox.probe()
 isolated = pytest.mark.skipif(not ISOLATION.complete, reason=ISOLATION.line)
+
+
+def check(problem: Problem, completion: str, timeout: float = humaneval.TIMEOUT) -> Outcome:
+    """Run a problem's tests on a completion of its prompt."""
+    return check_program(problem, problem.prompt + completion, timeout=timeout, isolation=ISOLATION)
 
 
 COUNTS = [(n, c) for n in range(1, 7) for c in range(n + 1)]  # n samples, c of them correct
@@ -58,7 +63,7 @@ def test_a_problem_without_tests_is_refused_by_name() -> None:
 @isolated
 def test_each_way_to_fail_has_its_status_and_reason() -> None:
     found = {
-        text: check_completion(DOUBLE, text, timeout=1.0 if "while" in text else 20.0, isolation=ISOLATION)
+        text: check(DOUBLE, text, timeout=1.0 if "while" in text else 20.0)
         for text in (
             "    return x + x",
             "    return x",
@@ -116,7 +121,7 @@ def test_completions_of_a_random_model_are_judged_wrong() -> None:
 def test_a_candidate_that_raises_stop_iteration_does_not_pass(candidate: str) -> None:
     """`map` would end at the StopIteration, and `all` of no values is true."""
     test = "def check(f):\n    assert all(x == y for x, y in zip(map(f, [1, 2]), [2, 4]))\n"
-    assert check_completion(DOUBLE._replace(test=test), candidate, isolation=ISOLATION).status == "error"
+    assert check(DOUBLE._replace(test=test), candidate).status == "error"
 
 
 @isolated
@@ -124,10 +129,7 @@ def test_a_candidate_that_raises_stop_iteration_does_not_pass(candidate: str) ->
     "test", ["def check(f):\n    assert f(1) == 4\n    yield", "async def check(f): assert 0", "x = 1"]
 )
 def test_a_problem_whose_tests_check_nothing_is_broken(test: str) -> None:
-    assert (
-        check_completion(DOUBLE._replace(test=test), "    return 2 * x", isolation=ISOLATION).status
-        == "broken"
-    )
+    assert check(DOUBLE._replace(test=test), "    return 2 * x").status == "broken"
 
 
 def test_without_isolation_no_program_is_generated_or_run(monkeypatch: pytest.MonkeyPatch) -> None:
