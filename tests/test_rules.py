@@ -21,6 +21,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from stages.cli.subcommands import SUBCOMMANDS
 from tests.rules import arrows, docstrings, effects, english, exceptions, shape
 from tests.rules.source import (
     FUNCTION_NODES,
@@ -176,7 +177,7 @@ TABLE = (
     Row(
         shape.all_flags_only_in_entries,
         ("def f(x, options: SFTOptions): ...", LOOP),
-        ("def f(x, flags: OptimizerFlags, kind: type[SFTOptions], options: RunOptions): ...", LOOP),
+        ("def f(x, flags: OptimizerFlags, kind: type[SFTOptions]): ...", LOOP),
     ),
     Row(
         shape.all_flags_only_in_entries,
@@ -332,6 +333,11 @@ def test_every_exception_is_still_needed() -> None:
     assert [path for path in exceptions.DEEP if path.count("/") < 4 and not (ROOT / path).is_dir()] == []
     assert [name for name in exceptions.CLASSES if name not in definitions] == []
     assert [name for name in exceptions.STATE if name not in definitions | all_bound_names()] == []
+
+
+def test_the_class_of_all_flags_of_a_subcommand_is_named_options() -> None:
+    """`shape.all_flags_only_in_entries` finds these classes by their name."""
+    assert [row.options for row in SUBCOMMANDS.values() if not row.options.endswith("Options")] == []
 
 
 def all_bound_names() -> set[str]:

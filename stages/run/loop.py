@@ -136,11 +136,11 @@ def run(
     keep_freed_memory()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    say: Callable[[str], None] = (lambda text: None) if options.quiet else print
     # 1. State.
-    state, best = _begin(stage, folder, key, params, fingerprint, options)
+    state, best = _begin(stage, folder, key, params, fingerprint, options.resume, say)
     first = step_of(state)
     # 2. Outputs.
-    say: Callable[[str], None] = (lambda text: None) if options.quiet else print
     outputs = [log.json_lines(folder / "metrics.jsonl", first, say), *(writer(first) for writer in writers)]
     screen = progress(options.label, len(pipe), first, quiet=options.quiet)
     saver = background.saver(folder, fingerprint=fingerprint, keep_last=options.keep_last, keep_best=1)
@@ -154,7 +154,7 @@ def run(
             paths=tree.paths(state.params),
             every=READ_EVERY if key.device.type == "cuda" else 1,
             model_flops=model_flops,
-            compiling=_is_compiled(options),
+            compiling=_is_compiled(options.backend, options.compile),
         ),
         screen=screen,
         saver=saver,
@@ -191,22 +191,22 @@ def _begin(
     key: Tensor,
     params: Tree | None,
     fingerprint: Mapping | None,
-    options: RunOptions,
+    resume: bool,
+    say: Callable[[str], None],
 ) -> tuple[TrainState, BestValidation]:
     """Loads the newest valid checkpoint, or makes a new state."""
     state = stage.init(key, params)
     if not directories.list_complete(folder):
         return state, BestValidation()
-    if not options.resume:
+    if not resume:
         raise ValueError(f"{folder} holds checkpoints of an earlier run; resume it, or choose another folder")
-    say = (lambda text: None) if options.quiet else print
     loaded = checkpoint.load(folder, state, fingerprint=fingerprint, warn=say)
     return loaded.state, early_stopping.from_json(loaded.manifest.metadata.get("early_stopping"))
 
 
-def _is_compiled(options: RunOptions) -> bool:
+def _is_compiled(backend: str, compile: bool) -> bool:
     """Reports a run whose first step compiles."""
-    return options.compile or options.backend == "jax"
+    return compile or backend == "jax"
 
 
 def build_step(
@@ -235,9 +235,9 @@ def _fold(
         parts.screen.say(
             f"resuming from step {first}" if first < total else f"all {total} steps are already done"
         )
-    if _is_out_of_patience(options, best):
+    if _is_out_of_patience(options.patience, best):
         return state, "early", best
-    if _is_compiled(options) and first < total:
+    if _is_compiled(options.backend, options.compile) and first < total:
         parts.screen.say(compiler.first_step_notice(device, options.backend))
     for number in range(first + 1, total + 1):
         parts.readings.begin()
@@ -247,7 +247,7 @@ def _fold(
         values = _validate(parts, state) if _is_validation_step(number, total, options.eval_every) else {}
         if values:
             best = _update_best(parts, number, values, best)
-        status = _status(number, total, options, best, signals_received)
+        status = _status(number, total, options.patience, best, signals_received)
         is_new_best = bool(values) and best.since == 0
         is_save_due = options.save_every > 0 and number % options.save_every == 0
         saving = bool(status) or is_new_best or is_save_due
@@ -309,20 +309,18 @@ def _update_best(
     return best
 
 
-def _status(
-    number: int, total: int, options: RunOptions, best: BestValidation, signals_received: list[int]
-) -> str:
+def _status(number: int, total: int, patience: int, best: BestValidation, signals_received: list[int]) -> str:
     """Returns the reason why the run ends at this step, or ""."""
     if number == total:
         return "complete"
-    if _is_out_of_patience(options, best):
+    if _is_out_of_patience(patience, best):
         return "early"
     return "interrupted" if signals_received else ""
 
 
-def _is_out_of_patience(options: RunOptions, best: BestValidation) -> bool:
-    """Checks if `options.patience` validations in a row have not improved; never with patience 0."""
-    return 0 < options.patience <= best.since
+def _is_out_of_patience(patience: int, best: BestValidation) -> bool:
+    """Checks if `patience` validations in a row have not improved; never with patience 0."""
+    return 0 < patience <= best.since
 
 
 def _save(parts: _Parts, state: TrainState, number: int, best: BestValidation, score: float | None) -> None:

@@ -32,6 +32,7 @@ LONG_FUNCTIONS: Mapping[str, str] = {}
 
 ALL_FLAGS: Mapping[str, str] = {
     "stages.run.train.train": "the entry for a whole run; it calls the checks and builders below",
+    "stages.run.loop.run": "takes all settings of the loop",
     "stages.cli.ladder.Train.__call__": "the type of that entry",
     "stages.cli.demo.pretrain_options": "turns the demo's flags into those of pretraining",
     "stages.run.build.check": "checks the flags of any stage",

@@ -61,7 +61,7 @@ def all_flags_only_in_entries(module: Module) -> Iterator[str]:
             for argument in arguments:
                 annotation = ast.unparse(argument.annotation) if argument.annotation else "Any"
                 takes_any = argument.arg in ("options", "flags") and annotation == "Any"
-                if takes_any or re.search(r"(?<!type\[)\b(?!RunOptions)\w*Options\b", annotation):
+                if takes_any or re.search(r"(?<!type\[)\b\w*Options\b", annotation):
                     yield f"{module.path}:{function.lineno}: {name} takes {argument.arg}: {annotation}"
     for node in calls(module):
         if ast.unparse(node).startswith(("hasattr(options", "hasattr(flags")):

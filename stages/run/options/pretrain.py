@@ -55,7 +55,7 @@ class CorpusFlags(TextSourceFlags, RowFlags, PathFlags, StartFlags):
     save_every=500,
     eval_every=500,
 )
-class PretrainOptions(CorpusFlags, ObjectiveFlags, TextFlags, CrossEntropyFlags, TrainOptions, StartFlags):
+class PretrainOptions(CorpusFlags, ObjectiveFlags, TextFlags, CrossEntropyFlags, TrainOptions):
     """Train a language model on text, with a tokenizer trained on the same text.
 
     The result is a folder that transformers loads.
