@@ -1,9 +1,10 @@
-"""Checks types and shapes whenever a function of `pure` is called, under pytest only.
+"""Checks types and shapes whenever a function of `pure` that documents shapes is called, under pytest only.
 
 Types come from the annotations, and shapes from the docstring: a parameter `x: Tensor` with the line
 "x: [B, T, D] float32, ..." under Args is checked as jaxtyping's `Float32[Tensor, "B T D"]`, and so is the
 result if Returns begins with a shape. A letter means the same length throughout a call, so a docstring with a
-wrong shape fails.
+wrong shape fails. Arguments of the same types, shapes and dtypes as in an earlier call that passed are not
+checked again: a check takes longer than a step's smallest functions.
 
 jaxtyping's own import hook is not used, because a compiled step would trace beartype's generated code. The
 wrapper here branches on `is_compiling()`, which is a constant to Dynamo, so `fullgraph=True` works. It keeps
@@ -60,9 +61,18 @@ def add_checks(function: types.FunctionType) -> types.FunctionType:
     with_shapes.__annotations__ = function.__annotations__ | shape_annotations(function)
     checked = jaxtyping.jaxtyped(with_shapes, typechecker=beartype.beartype(conf=BEARTYPE_CONFIG))
     is_compiling = torch.compiler.is_compiling
+    passed: set[tuple] = set()
+
+    def check(args: tuple, kwargs: dict[str, Any]) -> Any:
+        kinds = tuple(map(kind_of, args)), tuple((name, kind_of(x)) for name, x in kwargs.items())
+        if kinds in passed:
+            return function(*args, **kwargs)
+        result = checked(*args, **kwargs)
+        passed.add(kinds)
+        return result
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs) if is_compiling() else checked(*args, **kwargs)
+        return function(*args, **kwargs) if is_compiling() else check(args, kwargs)
 
     # Each wrapper gets its own code object, because Dynamo limits recompilations per code object.
     code = wrapper.__code__.replace(
@@ -70,6 +80,11 @@ def add_checks(function: types.FunctionType) -> types.FunctionType:
     )
     wrapped = types.FunctionType(code, function.__globals__, closure=wrapper.__closure__)
     return functools.update_wrapper(wrapped, function)  # type: ignore[return-value]
+
+
+def kind_of(value: Any) -> Any:
+    """Return what a check reads of an argument: shape and dtype of a tensor, the type of anything else."""
+    return (value.shape, value.dtype) if isinstance(value, Tensor) else type(value)
 
 
 def shape_annotations(function: Callable) -> dict[str, Any]:
@@ -99,12 +114,12 @@ def jaxtyping_type(dims: str, dtype: str) -> Any:
 
 
 class Loader(importlib.machinery.SourceFileLoader):
-    """Loads a module and adds checks to every function that is defined in it."""
+    """Loads a module and adds checks to every function in it whose docstring gives a shape."""
 
     def exec_module(self, module: types.ModuleType) -> None:
         super().exec_module(module)
         for name, value in list(vars(module).items()):
-            if inspect.isfunction(value) and value.__module__ == module.__name__:
+            if inspect.isfunction(value) and value.__module__ == module.__name__ and shape_annotations(value):
                 setattr(module, name, add_checks(value))
 
 

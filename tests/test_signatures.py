@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
+from pure.nn import linear
 from tests.signatures import add_checks, jaxtyping_type
 
 
@@ -48,6 +49,13 @@ def test_shapes_that_contradict_the_docstring_are_refused(
 def test_shapes_that_agree_with_the_docstring_are_accepted() -> None:
     x, weight, key = torch.ones(5, 4, 3), torch.ones(2, 3), torch.zeros(2, dtype=torch.uint32)
     assert torch.equal(add_checks(multiply)(x, weight, key, scale=2), multiply(x, weight, scale=2.0))
+
+
+def test_a_wrong_shape_is_refused_after_a_right_one() -> None:
+    function = add_checks(multiply)
+    function(torch.zeros(5, 3), torch.zeros(2, 3))
+    with pytest.raises(TypeError, match="Type-check error"):
+        function(torch.zeros(5, 3), torch.zeros(2, 4))
 
 
 def test_a_result_of_another_shape_than_documented_is_refused() -> None:
@@ -102,7 +110,7 @@ def test_more_checked_functions_than_dynamos_recompile_limit_can_be_compiled() -
 
 
 def test_modules_of_pure_are_checked_and_keep_their_doctests() -> None:
-    with pytest.raises(TypeError, match="dtype"):
-        tree.cast({"x": torch.zeros(2)}, "float32")
+    with pytest.raises(TypeError, match="weight"):
+        linear.linear([[1.0]], torch.zeros(1))
     doctests = [test for test in doctest.DocTestFinder().find(tree) if test.examples]
     assert "pure.tree.norm" in [test.name for test in doctests]
