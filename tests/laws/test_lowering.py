@@ -88,7 +88,7 @@ def assert_near(ours: Tree, theirs: Tree, tolerance: float, atol: float = 0.0) -
 @pytest.mark.parametrize("row", STAGES, ids=lambda row: row.name)
 def test_the_step_of_every_stage(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second step, whose moments and schedule are no longer 0."""
-    monkeypatch.setattr(test_stages, "small", lambda **changes: small(**({"num_hidden_layers": 1} | changes)))
+    test_stages.use_one_layer(monkeypatch)
     made = row.make()
     state = made.step(made.init(random.key(0)), row.batch(0))
     expected = made.step(state, row.batch(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -40,11 +41,14 @@ def parse(text: str, name: str) -> Module:
     )
 
 
-def read(*folders: str) -> list[Module]:
+@functools.cache
+def read(*folders: str) -> tuple[Module, ...]:
     """Parses every Python file below these folders."""
     paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
     dotted = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
-    return [parse(path.read_text(encoding="utf8"), name) for path, name in zip(paths, dotted, strict=True)]
+    return tuple(
+        parse(path.read_text(encoding="utf8"), name) for path, name in zip(paths, dotted, strict=True)
+    )
 
 
 def functions(tree: ast.AST) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
@@ -107,8 +111,14 @@ def is_under(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 
-def imports(module: Module) -> Iterator[Import]:
-    """Yields every import, those for type checkers among them. Relative ones are made absolute."""
+@functools.cache
+def imports(module: Module) -> tuple[Import, ...]:
+    """Lists every import, those for type checkers among them. Relative ones are made absolute."""
+    return tuple(_imports(module))
+
+
+def _imports(module: Module) -> Iterator[Import]:
+    """Yields every import of a file."""
     inside = {id(n) for _, f in functions(module.tree) for n in ast.walk(f) if n is not f}
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
