@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pure import tree
 from pure.foreign import check_model
 from pure.loss.check import check_range
 from pure.loss.cross_entropy import IGNORE
 from pure.loss.dpo import VARIANTS, dpo_loss
 from pure.loss.log_probability import Head, linear_log_probabilities
 from pure.loss.orpo import orpo_loss
+from pure.transform.frozen import frozen
 from pure.transform.jit import region
+from pure.transform.precision import cast_params
 from pure.types import GradientTransformation, Model, Tree
 from stages.reward import side_keys
 from stages.stage import Stage, stage
@@ -94,12 +95,11 @@ def dpo(
         loss_fn = partial(
             dpo_loss, variant=variant, label_smoothing=label_smoothing, margin=margin, beta=beta
         )
-    frozen = None if reference is None else tree.cast(reference, compute)
     loss = partial(
         pair_loss,
         logps_fn=logps_fn,
         loss_fn=loss_fn,
-        reference=frozen,
+        reference=None if reference is None else cast_params(reference, compute),
         variant=variant,
         dropout=not disable_dropout,
     )
@@ -152,8 +152,7 @@ def pair_loss(
     if "reference_chosen" in batch and variant not in REFERENCE_FREE:
         references = (batch["reference_chosen"], batch["reference_rejected"])
     elif reference is not None:
-        with torch.no_grad():
-            references = logps_fn(reference, tokens, labels).chunk(2)
+        references = frozen(logps_fn)(reference, tokens, labels).chunk(2)
     elif variant not in REFERENCE_FREE:
         raise ValueError(
             f"dpo: variant {variant!r} needs a reference; give reference=params, or batches with "
@@ -161,8 +160,8 @@ def pair_loss(
         )
     # 3. Loss.
     result = loss_fn(chosen, rejected, *references, **counts)
-    real = ((lengths[0] > 0) & (lengths[1] > 0)).float()
-    count = real.sum()
+    real = (lengths[0] > 0) & (lengths[1] > 0)
+    count = real.sum().float()
     # 4. Metrics.
     margins = result.chosen_rewards - result.rejected_rewards
     values = (result.chosen_rewards, result.rejected_rewards, margins, margins > 0, chosen, rejected)

@@ -23,6 +23,8 @@ from pure.loss.advantages import group_advantages, leave_one_out
 from pure.loss.grpo import clip_bounds, grpo_loss, policy_metrics
 from pure.loss.kl import kl as divergence
 from pure.loss.log_probability import LogProbabilities, LogProbs
+from pure.transform.frozen import frozen
+from pure.transform.precision import cast_params
 from pure.types import GradientTransformation, Model, Tree
 from stages.online import Online, Score, online, reward_metrics, weighted_sum
 from stages.rollout import Rollouts, mask_truncated_rows, policy_log_probabilities, rollout
@@ -149,7 +151,7 @@ def grpo(
         names=rewards,
         weights=weights,
         scale=scale,
-        reference=tree.cast(reference, compute),
+        reference=cast_params(reference, compute),
         iterations=iterations,
         compute=compute,
         offline=score is None,
@@ -209,13 +211,12 @@ def update(
     # 2. Log-probabilities.
     scored = groups.isfinite().flatten() & answers.mask.any(1)
     inputs = {"advantages": advantages.flatten(), "scored": scored.any().expand(len(rewards))}
-    with torch.no_grad():
-        if reference is not None:
-            inputs["reference_logps"] = logps_fn(reference, answers).logps
-        if offline:
-            inputs["old_logps"] = answers.logps
-        elif iterations > 1:
-            inputs["old_logps"] = logps_fn(tree.cast(state.params, compute), answers).logps
+    if reference is not None:
+        inputs["reference_logps"] = frozen(logps_fn)(reference, answers).logps
+    if offline:
+        inputs["old_logps"] = answers.logps
+    elif iterations > 1:
+        inputs["old_logps"] = frozen(logps_fn)(cast_params(state.params, compute), answers).logps
     batch = tree.map(lambda x: x.unflatten(0, (-1, samples)), {**answers._asdict(), **inputs})
     # 3. Optimizer steps.
     new, skipped = state, []

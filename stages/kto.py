@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pure import random, tree
+from pure import random
 from pure.foreign import check_model
 from pure.loss.check import check_range
 from pure.loss.cross_entropy import IGNORE
 from pure.loss.kto import kto_loss, mismatched_divergence
 from pure.loss.log_probability import linear_log_probabilities
+from pure.transform.frozen import frozen
 from pure.transform.jit import region
+from pure.transform.precision import cast_params
 from pure.types import GradientTransformation, Model, Tree
 from stages.dpo import answer_log_probabilities
 from stages.stage import Stage, stage
@@ -84,13 +86,13 @@ def kto(
     weights: dict[str, Any] = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
     check_range("kto", "above 0", beta=beta, **weights)
     head = region(partial(linear_log_probabilities, logits=model.logits, chunk=chunk))
-    frozen = tree.cast(reference, compute)
+    reference = cast_params(reference, compute)
     logps_fn = partial(answer_log_probabilities, model=model, head=head)
-    divergence_fn = partial(divergence, logps_fn=logps_fn, reference=frozen)
+    divergence_fn = partial(divergence, logps_fn=logps_fn, reference=reference)
     loss = partial(
         answers_loss,
         logps_fn=logps_fn,
-        reference=frozen,
+        reference=reference,
         divergence_fn=divergence_fn,
         dropout=not disable_dropout,
         beta=beta,
@@ -126,7 +128,7 @@ def step(
     Returns:
         The next state.
     """
-    estimate = divergence_fn(tree.cast(state.params, compute), batch)
+    estimate = divergence_fn(cast_params(state.params, compute), batch)
     new = inner.step(state, {**batch, "divergence": estimate.expand(len(batch["tokens"]))})
     margins = new.metrics["rewards/chosen"] - new.metrics["rewards/rejected"]
     return new._replace(metrics=new.metrics | {MARGINS: margins})
@@ -172,8 +174,7 @@ def answers_loss(
     logps = logps_fn(params, tokens, labels, key=keys)
     reference_logps = batch.get("reference")
     if reference_logps is None:
-        with torch.no_grad():
-            reference_logps = logps_fn(reference, tokens, labels)
+        reference_logps = frozen(logps_fn)(reference, tokens, labels)
     # 2. z₀, the same number for every answer.
     estimate = batch["divergence"][0] if "divergence" in batch else divergence_fn(params, batch)
     # 3. Loss.
@@ -198,13 +199,13 @@ def divergence(params: Tree, batch: Tree, *, logps_fn: Callable[..., Tensor], re
         logps_fn, reference: bound by `kto`.
 
     Returns:
-        [] float32, nats, >= 0, without gradient.
+        [] nats, >= 0, without gradient.
     """
     tokens, labels = mismatched(batch["tokens"], batch["labels"])
-    with torch.no_grad():
-        policy, frozen = (logps_fn(x, tokens, labels) for x in (params, reference))
-        answers = (labels != IGNORE).any(1).sum().clamp(min=1)
-        return mismatched_divergence(policy, frozen) * (len(tokens) / answers)  # the mean without padding
+    policy_logps, reference_logps = (frozen(logps_fn)(x, tokens, labels) for x in (params, reference))
+    answers = (labels != IGNORE).any(1).sum().clamp(min=1)
+    # The mean without padding.
+    return mismatched_divergence(policy_logps, reference_logps) * (len(tokens) / answers)
 
 
 def mismatched(tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

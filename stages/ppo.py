@@ -28,6 +28,8 @@ from pure.loss.kl import adaptive_coefficient
 from pure.loss.log_probability import LogProbs
 from pure.loss.ppo import gae, ppo_policy_loss, ppo_value_loss, whiten
 from pure.nn.scalar import ScalarModel, scalar_model
+from pure.transform.frozen import frozen
+from pure.transform.precision import cast_params
 from pure.types import GradientTransformation, Model, Tree
 from stages.online import Online, Score, online, reward_metrics, weighted_sum
 from stages.rollout import Rollouts, completion_states, policy_log_probabilities, rollout
@@ -166,7 +168,7 @@ def ppo(
         values_fn=values_fn,
         gamma=gamma,
         lam=lam,
-        reference=tree.cast(reference, compute),
+        reference=cast_params(reference, compute),
         compute=compute,
         offline=score is None,
     )
@@ -285,18 +287,17 @@ def experience(
         (a batch of rows: the fields of Rollouts, old_logps, old_values, advantages and returns [B, M];
         metrics).
     """
-    policy, value = (tree.cast(params[name], compute) for name in ("policy", "value"))
+    policy, value = (cast_params(params[name], compute) for name in ("policy", "value"))
     scored = total.isfinite()
     mask = rollouts.mask & scored[:, None]
-    with torch.no_grad():
-        old = rollouts.logps if offline else logps_fn(policy, rollouts).logps
-        old_values = torch.where(mask, values_fn(value, rollouts), 0.0)
-        distance = torch.zeros_like(old)
-        if reference is not None:
-            distance = old - logps_fn(reference, rollouts).logps
-        last = mask & (mask.cumsum(1) == mask.sum(1, keepdim=True))
-        per_token = torch.where(last, total[:, None], 0.0) - coefficient * torch.where(mask, distance, 0.0)
-        advantages, returns = gae(per_token, old_values, mask, gamma=gamma, lam=lam)
+    old = rollouts.logps if offline else frozen(logps_fn)(policy, rollouts).logps
+    old_values = torch.where(mask, frozen(values_fn)(value, rollouts), 0.0)
+    distance = torch.zeros_like(old)
+    if reference is not None:
+        distance = old - frozen(logps_fn)(reference, rollouts).logps
+    last = mask & (mask.cumsum(1) == mask.sum(1, keepdim=True))
+    per_token = torch.where(last, total[:, None], 0.0) - coefficient * torch.where(mask, distance, 0.0)
+    advantages, returns = gae(per_token, old_values, mask, gamma=gamma, lam=lam)
     tokens = mask.sum().clamp(min=1)
     unexplained = _variance(returns - old_values, mask) / _variance(returns, mask).clamp(min=1e-8)
     metrics = {
@@ -314,7 +315,7 @@ def experience(
         "advantages": whiten(advantages, mask),
         "returns": returns,
     }
-    return batch, metrics
+    return batch, {name: x.float() for name, x in metrics.items()}
 
 
 def answers_loss(

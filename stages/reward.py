@@ -113,7 +113,7 @@ def answer_scores(
         key: [B, 2] for dropout, or None.
 
     Returns:
-        [B] float32.
+        [B] float.
 
     Edge cases: a row without an answer is scored at its second position.
     """

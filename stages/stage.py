@@ -111,7 +111,8 @@ def stage(
     """Build a stage from a loss and an optimizer.
 
     Args:
-        loss: (params, batch, key) -> (sum [], count [], metrics), in float32; see Loss.
+        loss: (params, batch, key) -> (sum [], count [], metrics), in float32, or float64 with params in
+            float64; see Loss.
         optimizer: a GradientTransformation.
         init: key -> params, such as `model.init`; None if params are always given.
         metrics: names of the metrics that the loss reports, without "loss".
@@ -223,7 +224,7 @@ def step(
         2. Gradient of the summed loss.
         3. Norm of each leaf, NaN or infinite if the leaf has such an element; the global norm is their norm.
         4. Update, whole or layer by layer, and keep it only if finite.
-        5. Metrics: means divided once, sums as they are.
+        5. Metrics: means divided once, sums as they are, in float32.
 
     Raises:
         ValueError: if the loss reports other metrics than were declared, or the batch has no rows, or its
@@ -242,7 +243,7 @@ def step(
             f"declared; a state keeps its structure, so write metrics={tuple(result.metrics)}"
         )
     # 3. Norm.
-    scale = 1.0 / result.count.clamp(min=1)
+    scale = 1.0 / result.count.clamp(min=1).to(result.sum.dtype)
     per_leaf = leaf_norms(result.grads)
     bad = _why_skipped(per_leaf, result.sum, result.count)
     taken = bad < 0
@@ -256,6 +257,7 @@ def step(
     # 5. Metrics.
     metrics = {"loss": loss, "grad_norm": grad_norm, "nonfinite_leaf": bad}
     metrics |= {name: _mean_or_sum(metric) for name, metric in result.metrics.items()}
+    metrics = {name: x.float() for name, x in metrics.items()}
     return TrainState(state.step + 1, state.key, new["params"], new["opt_state"], extra, metrics)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pure.number import is_int, require_number
+from pure.transform.modes import has_values
 
 KINDS: Mapping[str, Callable[[torch.dtype], bool]] = MappingProxyType({
     "float": lambda dtype: dtype.is_floating_point,
@@ -142,9 +143,7 @@ def check_labels(who: str, labels: Tensor, vocabulary: int, ignore_index: int) -
     Raises:
         ValueError: naming the first label outside the vocabulary and its index.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return
-    if labels.device.type != "cpu" or type(labels) is not Tensor or torch._C._len_torch_dispatch_stack():
+    if labels.device.type != "cpu" or not has_values(labels):
         return
     invalid = ((labels < 0) | (labels >= vocabulary)) & (labels != ignore_index)
     if invalid.any():

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pure.loss.check import check_chunk, check_labels, check_range, expect, may_be_nonzero
+from pure.loss.check import check_chunk, check_labels, check_range, expect, may_be_nonzero, upcast
 from pure.transform.remat import remat
 from pure.types import Logits, Tree
 
@@ -27,7 +27,7 @@ class CrossEntropy(NamedTuple):
     """Sum of the losses and its divisor, both of which add up over micro-batches.
 
     Fields:
-        sum: [] float32, nats.
+        sum: [] nats, float32 or float64.
         count: [] float32, number of tokens that were not ignored.
     """
 
@@ -61,7 +61,7 @@ def cross_entropy(
     most precise.
 
     Args:
-        logits: [..., V] any float dtype; computed in float32.
+        logits: [..., V] any float dtype; computed in float32, float64 in its own precision.
         labels: [...] integers in 0 .. V-1, or `ignore_index`.
         ignore_index: label of ignored positions, which receive no gradient (their logits must be finite: the
             gradient of NaN is NaN, even times 0).
@@ -73,7 +73,7 @@ def cross_entropy(
 
     Steps:
         1. Replace ignored labels by 0; their losses are masked later.
-        2. Negative log-likelihood: logZ minus the label's logit, in float32.
+        2. Negative log-likelihood: logZ minus the label's logit, in at least float32.
         3. Label smoothing and z-loss, if their weights are not 0.
         4. Sum the losses that are not ignored.
 
@@ -103,13 +103,13 @@ def cross_entropy(
     counted = labels != ignore_index
     index = torch.where(counted, labels, 0)
     # 2. Negative log-likelihood.
-    logits32 = logits.float()
-    log_z = logits32.logsumexp(-1)
-    chosen = chosen_logit(logits32, index)
+    precise = upcast(logits)
+    log_z = precise.logsumexp(-1)
+    chosen = chosen_logit(precise, index)
     loss = log_z - (1 - label_smoothing) * chosen
     # 3. Label smoothing and z-loss.
     if may_be_nonzero(label_smoothing):
-        loss = loss - label_smoothing * logits32.mean(-1)
+        loss = loss - label_smoothing * precise.mean(-1)
     if may_be_nonzero(z_loss):
         loss = loss + z_loss * log_z.square()
     # 4. Sum.

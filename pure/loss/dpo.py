@@ -130,8 +130,8 @@ def dpo_loss(
         chosen, rejected = chosen - upcast(reference_chosen), rejected - upcast(reference_rejected)
     chosen_ratio, rejected_ratio = chosen, rejected
     if variant in AVERAGED:
-        chosen_ratio = chosen * _inverse(chosen_tokens)
-        rejected_ratio = rejected * _inverse(rejected_tokens)
+        chosen_ratio = chosen / _length(chosen_tokens)
+        rejected_ratio = rejected / _length(rejected_tokens)
     # 2. Difference.
     difference = chosen_ratio - rejected_ratio
     h = torch.where(difference.isinf(), torch.nan, difference.clamp(-LIMIT, LIMIT))
@@ -158,10 +158,10 @@ def _logistic(z: Tensor, variant: str, smoothing: float | Tensor) -> Tensor:
     return correct
 
 
-def _inverse(tokens: Tensor | None) -> Tensor:
-    """1 / tokens, [B], where a completion without tokens counts as one token."""
+def _length(tokens: Tensor | None) -> Tensor:
+    """Tokens of each completion, [B]; one without tokens counts as one token."""
     assert tokens is not None, "checked by _check_variant"
-    return 1 / tokens.float().clamp(min=1)
+    return tokens.clamp(min=1)
 
 
 def _check_variant(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pure.loss.check import check_chunk, check_labels, check_range, expect
+from pure.loss.check import check_chunk, check_labels, check_range, expect, upcast
 from pure.loss.cross_entropy import IGNORE, chosen_logit
 from pure.transform.remat import remat
 from pure.types import Logits, Tree
@@ -21,8 +21,8 @@ class LogProbabilities(NamedTuple):
     """Log-probability of each label, and the entropy of the distribution over the vocabulary there.
 
     Fields:
-        logps: [..., T] float32, nats; 0 where there is no label.
-        entropy: [..., T] float32, nats; 0 where there is no label.
+        logps: [..., T] nats, float32 or float64; 0 where there is no label.
+        entropy: [..., T] nats, same dtype; 0 where there is no label.
     """
 
     logps: Tensor
@@ -52,12 +52,12 @@ def log_probabilities(logits: Tensor, labels: Tensor, *, ignore_index: int = IGN
         logp = logits[label] - log Σ_v exp logits[v]
 
     Args:
-        logits: [..., V] any float dtype; computed in float32.
+        logits: [..., V] any float dtype; computed in float32, float64 in its own precision.
         labels: [...] integers in 0 .. V-1, already shifted, or `ignore_index`.
         ignore_index: label of ignored positions, which give 0 and receive no gradient.
 
     Returns:
-        [...] float32, nats, at most 0.
+        [...] float, nats, at most 0: float32, or float64 as given.
 
     Edge cases: a label outside the vocabulary (and not `ignore_index`) gives NaN in compiled or
     transformed code and on a GPU, where labels are not checked.
@@ -139,7 +139,7 @@ def _from_hidden(
 ) -> LogProbabilities:
     """(params, hidden [B, T, D]), labels [B, T] -> LogProbabilities."""
     params, hidden = inputs
-    return _from_logits(logits(params, hidden).float() / temperature, labels, IGNORE, entropy=entropy)
+    return _from_logits(upcast(logits(params, hidden)) / temperature, labels, IGNORE, entropy=entropy)
 
 
 def _from_logits(logits: Tensor, labels: Tensor, ignore_index: int, *, entropy: bool) -> LogProbabilities:
@@ -147,10 +147,10 @@ def _from_logits(logits: Tensor, labels: Tensor, ignore_index: int, *, entropy: 
     expect("log_probabilities", logits=(logits, "... V", "float"), labels=(labels, "...", "integer"))
     check_labels("log_probabilities", labels, logits.shape[-1], ignore_index)
     counted = labels != ignore_index
-    logits32 = logits.float()
-    log_z = logits32.logsumexp(-1)
-    logps = torch.where(counted, chosen_logit(logits32, torch.where(counted, labels, 0)) - log_z, 0.0)
+    precise = upcast(logits)
+    log_z = precise.logsumexp(-1)
+    logps = torch.where(counted, chosen_logit(precise, torch.where(counted, labels, 0)) - log_z, 0.0)
     if not entropy:
         return LogProbabilities(logps, torch.zeros_like(logps))
-    all_logps = logits32 - log_z[..., None]
+    all_logps = precise - log_z[..., None]
     return LogProbabilities(logps, torch.where(counted, -(all_logps.exp() * all_logps).sum(-1), 0.0))

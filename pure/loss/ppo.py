@@ -24,8 +24,8 @@ class GAE(NamedTuple):
     """Advantages, and targets of the value function.
 
     Fields:
-        advantages: [B, T] float32; 0 where masked.
-        returns: [B, T] float32, advantages + values; 0 where masked.
+        advantages: [B, T] float32 or float64; 0 where masked.
+        returns: [B, T] same dtype, advantages + values; 0 where masked.
     """
 
     advantages: Tensor
@@ -79,13 +79,14 @@ def gae(
         "gae", rewards=(rewards, "B T", "float"), values=(values, "B T", "float"), mask=(mask, "B T", "bool")
     )
     check_range("gae", "in [0, 1]", gamma=gamma, lam=lam)
-    rewards, values = rewards.detach().float(), values.detach().float()
+    dtype = torch.promote_types(upcast(rewards).dtype, values.dtype)
+    rewards, values = rewards.detach().to(dtype), values.detach().to(dtype)
     # 1. Time.
     time = mask.cumsum(-1)
-    offset = (time[..., None, :] - time[..., :, None]).float()  # [B, t, s] steps from t to s
+    offset = (time[..., None, :] - time[..., :, None]).to(dtype)  # [B, t, s] steps from t to s
     both_unmasked = mask[..., None, :] & mask[..., :, None]
     # 2. Next value.
-    next_values = (both_unmasked & (offset == 1)).float() @ torch.where(mask, values, 0.0)[..., None]
+    next_values = (both_unmasked & (offset == 1)).to(dtype) @ torch.where(mask, values, 0.0)[..., None]
     # 3. Errors.
     delta = torch.where(mask, rewards + gamma * next_values[..., 0] - values, 0.0)
     # 4. Discounted sums.
@@ -107,7 +108,7 @@ def whiten(x: Tensor, mask: Tensor, *, keep_mean: bool = False, eps: float = 1e-
         eps: added to the variance.
 
     Returns:
-        [...] float32, 0 where masked.
+        [...] float, 0 where masked: float32, or float64 as given.
 
     Edge cases: a single value, or equal values, become exactly 0 (with `keep_mean` their mean), not rounding
     errors divided by rounding errors.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pure.nn.naive import accumulation_dtype, causal_mask, grouped, masked, ungrouped
+from pure.transform.modes import is_forward_mode
 
 TILE = 128
 """Default number of keys in a tile."""
@@ -53,6 +54,7 @@ def flash(
         y  = a / l
 
     For the gradient only y and L = m + ln l are saved; each tile of weights is recomputed as P = e^(S - L).
+    (Under forward-mode differentiation the loop itself is differentiated, and a gradient saves its tiles.)
 
     Args:
         q: [B, T, N, H].
@@ -108,6 +110,8 @@ class _Flash(torch.autograd.Function):
 @torch.compiler.allow_in_graph
 def _flash(*problem: Any) -> tuple[Tensor, Tensor]:
     """Applies `_Flash` as one node of a compiler's graph (else vmap inside a compiled function fails)."""
+    if is_forward_mode():
+        return _forward(_Problem(*problem))
     return _Flash.apply(*problem)
 
 

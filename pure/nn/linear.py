@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pure import random
+from pure.nn.naive import accumulation_dtype
 from pure.nn.nf4 import NF4, nf4_linear
 from pure.nn.packed import Packed, packed_linear
 from pure.types import Tree
@@ -110,16 +111,18 @@ def _one_row_linear(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     With one row no weight is reused, so the loop that the compiler generates, fused with the operations
     around it, is faster than a library's matrix product.
     """
-    y = (x.float() * weight.float()).sum(-1).to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
+    dtype = accumulation_dtype(x.dtype)
+    y = (x.to(dtype) * weight.to(dtype)).sum(-1).to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
     return y if bias is None else y + bias
 
 
 def row_norms(weight: LoRA) -> Tensor:
-    """Computes the norm of each row of W + BA without materialising that matrix: [O] float32, no gradient.
+    """Computes the norm of each row of W + BA without materialising that matrix: [O] float, no gradient.
 
     ‖w + b A‖² = ‖w‖² + 2 b · (A w) + b (A Aᵀ) bᵀ
     """
-    a, b = weight.a.detach().float(), weight.b.detach().float()
+    dtype = accumulation_dtype(weight.a.dtype)
+    a, b = weight.a.detach().to(dtype), weight.b.detach().to(dtype)
     base = weight.base.to(a.dtype) if isinstance(weight.base, Tensor) else weight.base
     a_w = linear(base, a)  # A Wᵀ [R, O]
     assert weight.squares is not None, "a node with a magnitude has the base's squares"

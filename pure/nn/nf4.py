@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pure import tree
+from pure.transform.modes import is_forward_mode
 from pure.types import Tree
 
 BLOCK, SUPERBLOCK = 64, 256
@@ -143,6 +144,8 @@ def nf4_linear(weight: NF4, x: Tensor, bias: Tensor | None = None) -> Tensor:
 
     The backward pass dequantises W again, so only the codes are saved.
     """
+    if is_forward_mode():
+        return F.linear(x, dequantize(weight, x.dtype), bias)
     return _Product.apply(x, bias, weight.codes, weight.scales, weight.superscales, weight.offset)
 
 

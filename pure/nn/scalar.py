@@ -14,12 +14,12 @@ from functools import partial
 from typing import NamedTuple
 from zlib import crc32
 
-import torch
 from torch import Tensor
 
 from pure import random, tree
 from pure.config import ModelConfig
 from pure.nn.linear import linear
+from pure.nn.naive import accumulation_dtype
 from pure.types import Hidden, Model, ParamSpec, Tree
 
 
@@ -105,10 +105,11 @@ def score(
         model: bound by `scalar_model`.
 
     Returns:
-        [B, T] float32.
+        [B, T] float: float32, or float64 with float64 params.
     """
     hidden = model.hidden(params["model"], tokens, positions=positions, segment_ids=segment_ids, key=key)
-    return linear(params["score"], hidden)[..., 0].to(torch.float32)
+    score = linear(params["score"], hidden)[..., 0]
+    return score.to(accumulation_dtype(score.dtype))
 
 
 def _without_own_head(model: Model, params: Tree) -> Tree:

@@ -66,13 +66,17 @@ def update_at_once(function: Callable[..., Tree]) -> Callable[..., Tree]:
 
 
 def leaf_norms(grads: Tree) -> Tensor:
-    """Computes the norm of each leaf: [leaves] float32 in the tree's order; not finite where a leaf is not.
+    """Computes the norm of each leaf: [leaves] in the tree's order; not finite where a leaf is not.
+
+    The norms are float32, or float64 if a leaf is.
 
     Example:
         >>> leaf_norms({"a": torch.tensor([3.0]), "b": torch.tensor([3.0, 4.0])})
         tensor([3., 5.])
     """
-    return torch.stack([torch.linalg.vector_norm(x, dtype=torch.float32) for x in tree.leaves(grads)])
+    leaves = tree.leaves(grads)
+    dtype = torch.float64 if any(x.dtype == torch.float64 for x in leaves) else torch.float32
+    return torch.stack([torch.linalg.vector_norm(x, dtype=dtype) for x in leaves])
 
 
 @lru_cache(maxsize=32)

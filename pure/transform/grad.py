@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pure import tree
+from pure.transform.frozen import detach
+from pure.transform.modes import is_forward_mode
 from pure.types import Tree
 
 
@@ -31,7 +33,8 @@ def value_and_grad(function: Callable, *, has_aux: bool = False) -> Callable:
         (params, *rest) -> (value, grads) or ((value, aux), grads); grads has the structure, shapes and dtypes
         of params.
 
-    Edge cases: a leaf that the value does not depend on has gradient 0.
+    Edge cases: a leaf that the value does not depend on has gradient 0. An outer gradient flows through the
+    result to everything that it depends on: params, further arguments, and the function's closure.
 
     Example:
         >>> value_and_grad(lambda p: (p["x"] ** 2).sum())({"x": torch.tensor([3.0])})
@@ -53,12 +56,14 @@ def grad(function: Callable, *, has_aux: bool = False) -> Callable:
 def needs_torch_func(params: Tree) -> bool:
     """Reports if the gradient needs torch.func: under a compiler, a tracer, a transform or an outer autograd.
 
-    (What a tracer records of torch.func can be differentiated again; autograd cuts it off by `detach`.)
+    (What a tracer records of torch.func can be differentiated again; autograd cuts it off by `detach`, and
+    would cut off the tangents of dual numbers.)
     """
     return (
         torch.compiler.is_compiling()
         or get_proxy_mode() is not None
         or torch._C._are_functorch_transforms_active()
+        or is_forward_mode()
         or (torch.is_grad_enabled() and any(x.requires_grad for x in tree.leaves(params)))
     )
 
@@ -87,16 +92,36 @@ def _by_func(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any
 
 
 def _by_autograd(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
-    """Computes by autograd, on leaves that require grad, and detaches the results."""
+    """Computes by autograd, on leaves that require grad, and detaches the results.
+
+    If the graph reaches another tensor that requires grad (in `rest` or the function's closure), an outer
+    autograd differentiates the result, and the computation is repeated by torch.func.
+    """
     values, spec = tree.flatten(params)
+    has_outer = torch.is_grad_enabled()
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in values]
         out = function(tree.unflatten(spec, leaves), *rest)
+        if has_outer and _reaches_others(tree.leaves(out), leaves):
+            return _by_func(function, has_aux, params, *rest)
         value = out[0] if has_aux else out
+        if not value.requires_grad:
+            return tree.map(detach, out), tree.map(torch.zeros_like, params)
         grads = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
-    return tree.map(_detach, out), tree.unflatten(spec, list(grads))
+    return tree.map(detach, out), tree.unflatten(spec, list(grads))
 
 
-def _detach(x: Any) -> Any:
-    """Detaches a tensor; other leaves of aux are returned unchanged."""
-    return x.detach() if isinstance(x, Tensor) else x
+def _reaches_others(outputs: list, leaves: list[Tensor]) -> bool:
+    """Reports if the graph of the outputs ends in a tensor that requires grad and is none of the leaves."""
+    own = {id(x) for x in leaves}
+    nodes = [x.grad_fn for x in outputs if isinstance(x, Tensor) and x.grad_fn is not None]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        end = getattr(node, "variable", None)  # of an AccumulateGrad node, at a leaf
+        if end is not None and id(end) not in own:
+            return True
+        new = {following for following, _ in node.next_functions if following is not None} - seen
+        seen |= new
+        nodes += new
+    return False

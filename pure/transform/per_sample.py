@@ -17,7 +17,10 @@ from torch import Tensor
 from pure import tree
 from pure.transform.accumulate import Loss, row_count
 from pure.transform.grad import grad
+from pure.transform.modes import has_values
 from pure.types import Tree
+
+Check = Callable[[Loss, Tree, dict[str, Tensor], Tensor], None]
 
 
 def per_sample_grad(loss: Loss, *, chunk: int | None = None) -> Callable[..., Tree]:
@@ -37,11 +40,12 @@ def per_sample_grad(loss: Loss, *, chunk: int | None = None) -> Callable[..., Tr
         memory of the params. The batch is a dict of tensors [B, ...]; "batch_position" (each example's
         index) is added where it is missing, so that dropout masks are those of the whole batch.
 
-    Edge cases: a last chunk may be shorter.
+    Edge cases: a last chunk may be shorter; `None` in params or batch passes unchanged.
 
     Raises:
         ValueError: if chunk < 1 (at once); if the batch has no rows, or its leaves differ in their number
-            of rows (on the call).
+            of rows; if the loss of two examples is not the sum of their losses (checked in the first call on
+            values, with the first two examples).
 
     Example:
         The loss is w x; its gradient for each example is x.
@@ -56,7 +60,7 @@ def per_sample_grad(loss: Loss, *, chunk: int | None = None) -> Callable[..., Tr
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"per_sample_grad: chunk must be at least 1 example, got {chunk}")
-    return partial(_per_sample_grad, loss, chunk)
+    return partial(_per_sample_grad, loss, chunk, _first_call_check())
 
 
 def per_sample_fold(loss: Loss, function: Callable[[Any, Tree], Any]) -> Callable[..., Any]:
@@ -75,7 +79,7 @@ def per_sample_fold(loss: Loss, function: Callable[[Any, Tree], Any]) -> Callabl
         (params, batch, key, start) -> carry, with carry = start before the first example.
 
     Raises:
-        ValueError: if the batch has no rows, or its leaves differ in their number of rows (on the call).
+        ValueError: on the call, as `per_sample_grad`.
 
     Example:
         Gradients 1, 2 and 9, each clipped to 3 at most, have the sum 6.
@@ -90,32 +94,40 @@ def per_sample_fold(loss: Loss, function: Callable[[Any, Tree], Any]) -> Callabl
     Source: Abadi et al., "Deep Learning with Differential Privacy", 2016, algorithm 1, a fold that clips and
     adds.
     """
-    return partial(_per_sample_fold, loss, function)
+    return partial(_per_sample_fold, loss, function, _first_call_check())
 
 
 def _per_sample_fold(
-    loss: Loss, function: Callable, params: Tree, batch: dict[str, Tensor], key: Tensor, start: Any
+    loss: Loss,
+    function: Callable,
+    check: Check,
+    params: Tree,
+    batch: dict[str, Tensor],
+    key: Tensor,
+    start: Any,
 ) -> Any:
     """Folds over the examples in order."""
     batch, carry = _with_positions(batch), start
+    check(loss, params, batch, key)
     for i in range(len(batch["batch_position"])):
         carry = function(carry, grad(partial(_summed, loss))(params, _slice(batch, i, 1), key))
     return carry
 
 
 def _per_sample_grad(
-    loss: Loss, chunk: int | None, params: Tree, batch: dict[str, Tensor], key: Tensor
+    loss: Loss, chunk: int | None, check: Check, params: Tree, batch: dict[str, Tensor], key: Tensor
 ) -> Tree:
     """Computes the gradients chunk by chunk.
 
     Steps:
-        1. Number the rows.
+        1. Number the rows; check the loss, once.
         2. Split the batch into chunks; C = 1 is a plain gradient, C > 1 is one under vmap.
         3. Copy each chunk's gradients into the result, which is allocated once.
     """
     # 1. Rows.
     batch = _with_positions(batch)
     rows = len(batch["batch_position"])
+    check(loss, params, batch, key)
     # 2. Chunks.
     size = chunk or rows
     compute = _chunk_of_one if size == 1 else _chunk_of_several
@@ -152,10 +164,41 @@ def _chunk_of_one(loss: Loss, params: Tree, batch: Tree, key: Tensor) -> Tree:
 def _chunk_of_several(loss: Loss, params: Tree, batch: Tree, key: Tensor) -> Tree:
     """The gradients of several examples, [C, ...]."""
 
-    def example(params: Tree, row: Tree, key: Tensor) -> Tree:
-        return grad(partial(_summed, loss))(params, tree.map(lambda x: x[None], row), key)
+    rows, rows_spec = tree.flatten(batch)
 
-    return torch.func.vmap(example, (None, 0, None))(params, batch, key)
+    def example(row: list[Tensor]) -> list[Tensor]:
+        one = tree.unflatten(rows_spec, [x[None] for x in row])
+        return tree.leaves(grad(partial(_summed, loss))(params, one, key))
+
+    return tree.unflatten(tree.structure(params), torch.func.vmap(example)(rows))
+
+
+def _first_call_check() -> Check:
+    """Makes a function that checks a loss in its first call on values, and does nothing later."""
+    checked: set[bool] = set()
+
+    def check(loss: Loss, params: Tree, batch: dict[str, Tensor], key: Tensor) -> None:
+        if not checked and has_values((params, batch, key)):
+            _check_separate(loss, params, batch, key)
+            checked.add(True)
+
+    return check
+
+
+def _check_separate(loss: Loss, params: Tree, batch: dict[str, Tensor], key: Tensor) -> None:
+    """Checks that the loss of the first two examples is the sum of their losses, within rounding."""
+    if len(batch["batch_position"]) < 2:
+        return
+    with torch.no_grad():
+        both = _summed(loss, params, _slice(batch, 0, 2), key).double()
+        first, second = (_summed(loss, params, _slice(batch, i, 1), key).double() for i in (0, 1))
+    apart, size = (both - first - second).abs(), first.abs() + second.abs()
+    if apart > 0.02 * size + 1e-6:  # bfloat16 rounds to 0.004
+        raise ValueError(
+            f"per_sample_grad: the loss of two examples is {both:.6g}, their losses alone {first:.6g} and "
+            f"{second:.6g}: it mixes examples (a mean over the batch?), so an example has no gradient of its "
+            "own; return the sum over examples, and the divisor as the count"
+        )
 
 
 def _summed(loss: Loss, params: Tree, batch: Tree, key: Tensor) -> Tensor:

@@ -41,7 +41,8 @@ def mixed(function: Callable, dtype: torch.dtype) -> Callable:
 
     Args:
         function: (params, *rest) -> anything.
-        dtype: torch.bfloat16 or torch.float16 (which needs loss scaling); torch.float32 computes in float32.
+        dtype: torch.bfloat16 or torch.float16 (which needs loss scaling); torch.float32 computes in float32,
+            and params in float64 stay float64.
 
     Returns:
         A function of the same arguments.
@@ -53,6 +54,19 @@ def mixed(function: Callable, dtype: torch.dtype) -> Callable:
     Source: Micikevicius et al. 2018, section 3.1.
     """
     return partial(_mixed, function, dtype)
+
+
+def cast_params(params: Tree, dtype: torch.dtype) -> Tree:
+    """Casts the floating leaves of params for a computation in `dtype`; float32 does not narrow float64.
+
+    Example:
+        >>> params = {"a": torch.ones(1, dtype=torch.float64), "b": torch.ones(1, dtype=torch.bfloat16)}
+        >>> [x.dtype for x in cast_params(params, torch.float32).values()]
+        [torch.float64, torch.float32]
+    """
+    if dtype != torch.float32:
+        return tree.cast(params, dtype)
+    return tree.map(lambda x: x if x.dtype == torch.float64 else tree.cast(x, dtype), params)
 
 
 def loss_scale(initial: float = FIRST_SCALE, device: torch.device | str = "cpu") -> LossScale:
@@ -93,4 +107,4 @@ def adjust(state: LossScale, finite: Tensor, *, period: int = 2000) -> LossScale
 
 def _mixed(function: Callable, dtype: torch.dtype, params: Tree, *rest: Any, **options: Any) -> Any:
     """Casts, then calls."""
-    return function(tree.cast(params, dtype), *rest, **options)
+    return function(cast_params(params, dtype), *rest, **options)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.transform.grad import needs_torch_func
+from pure.transform.modes import is_forward_mode
 
 
 def remat(function: Callable) -> Callable:
@@ -35,7 +36,8 @@ def remat(function: Callable) -> Callable:
         A function equal to it in value and gradient.
 
     Edge cases: integer inputs and outputs have no gradient. Randomness must come from keys among the inputs,
-    so that both runs draw the same numbers. Inside compiled code it is the function itself.
+    so that both runs draw the same numbers. Inside compiled code, and while a forward-mode derivative is
+    computed (a Hessian product by jvp of grad too), it is the function itself, and saves no memory.
 
     Example:
         >>> x = torch.tensor(3.0, requires_grad=True)
@@ -107,8 +109,8 @@ def _vjp_by_autograd(
 
 def _remat(function: Callable, *args: Any) -> Any:
     """Flattens the trees, because an autograd.Function sees only its direct arguments."""
-    if torch.compiler.is_compiling():
-        return function(*args)  # a compiler would merge both computations
+    if torch.compiler.is_compiling() or is_forward_mode():
+        return function(*args)  # a compiler would merge both computations; forward mode saves nothing
     leaves, spec = tree.flatten(args)
     tensor_indices = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
     structures: list = []  # the structure of the output, known only once `flat` has run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 
 import pytest
@@ -85,3 +86,19 @@ def test_gradients_have_the_dtype_of_the_params(dtype: torch.dtype) -> None:
     params, x = make_params_and_input()
     grads = grad(loss)(tree.cast(params, dtype), x.to(dtype))
     assert {g.dtype for g in tree.leaves(grads)} == {dtype}
+
+
+@pytest.mark.parametrize("outer", [grad, torch.func.grad])
+def test_an_outer_gradient_flows_to_arguments_and_closures(outer: Callable) -> None:
+    """d/db of ∂(b w²)/∂w at w = 3 is 2 w = 6, wherever b comes from."""
+    w, b = torch.tensor(3.0), torch.tensor(2.0)
+    by_argument = lambda b: grad(lambda w, b: b * w**2)(w, b)  # noqa: E731
+    by_closure = lambda b: grad(lambda w: b.exp().log() * w**2)(w)  # noqa: E731
+    by_aux = lambda b: grad(lambda w: (w**2, w * b), has_aux=True)(w)[1]  # noqa: E731
+    torch.testing.assert_close(outer(by_argument)(b), torch.tensor(6.0))
+    torch.testing.assert_close(outer(by_closure)(b), torch.tensor(6.0))
+    torch.testing.assert_close(outer(by_aux)(b), torch.tensor(3.0))
+
+
+def test_a_value_that_depends_on_no_leaf_has_gradient_zero() -> None:
+    assert grad(lambda p: torch.tensor(1.0))({"x": torch.ones(2)})["x"].tolist() == [0.0, 0.0]

@@ -17,6 +17,7 @@ from pure.transform.accumulate import accumulate
 from pure.transform.grad import grad
 from pure.transform.jit import jit
 from pure.transform.per_sample import per_sample_fold, per_sample_grad
+from pure.types import Tree
 
 MODEL = transformer(
     ModelConfig(vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
@@ -146,3 +147,26 @@ def test_bad_chunks_and_batches_are_refused() -> None:
         per_sample_grad(loss)(PARAMS, {**BATCH, "more": torch.zeros(2)}, KEY)
     with pytest.raises(ValueError, match="per_sample_grad: the batch has no rows"):
         per_sample_fold(loss, lambda carry, g: carry)(PARAMS, tree.map(lambda x: x[:0], BATCH), KEY, None)
+
+
+def test_none_in_params_and_batch_passes_unchanged() -> None:
+    def loss(params: Tree, batch: Tree, key: Tensor) -> tuple[Tensor, Tensor, dict]:
+        return (params["w"] * batch["x"]).sum(), torch.tensor(1.0), {}
+
+    params, batch = {"w": torch.ones(2), "rest": None}, {"x": torch.ones(3, 2), "extra": None}
+    for chunk in (None, 1, 2):
+        found = per_sample_grad(loss, chunk=chunk)(params, batch, random.key(0))
+        assert found["rest"] is None
+        assert torch.equal(found["w"], torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_a_loss_that_mixes_examples_is_refused(chunk: int | None) -> None:
+    def mean(params: Tree, batch: Tree, key: Tensor) -> tuple[Tensor, Tensor, dict]:
+        return (params * batch["x"]).mean(), torch.tensor(1.0), {}
+
+    args = torch.tensor(2.0), {"x": torch.tensor([1.0, 2.0, 9.0])}, random.key(0)
+    with pytest.raises(ValueError, match=r"two examples is 3, their losses alone 2 and 4: it mixes examples"):
+        per_sample_grad(mean, chunk=chunk)(*args)
+    with pytest.raises(ValueError, match="mixes examples"):
+        per_sample_fold(mean, torch.add)(*args, torch.tensor(0.0))

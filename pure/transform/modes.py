@@ -1,0 +1,41 @@
+"""Detection of the modes of torch that a function may run in: forward-mode derivatives, tracing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from pure import tree
+from pure.types import Tree
+
+
+def is_forward_mode() -> bool:
+    """Reports if a forward-mode derivative is being computed.
+
+    Tangents are carried by `torch.func.jvp`, `jacfwd`, `hessian` and `linearize`, and by the dual numbers of
+    `torch.autograd.forward_ad`; all of them enter a level of dual numbers. An `autograd.Function` without a
+    `jvp` refuses them. Ours (remat, flash attention, the product with NF4) save memory in the backward pass;
+    in forward mode nothing is saved, so the plain function is differentiated in their place.
+
+    Example:
+        >>> is_forward_mode()
+        False
+        >>> torch.func.jvp(lambda x: x * is_forward_mode(), (torch.ones(1),), (torch.ones(1),))
+        (tensor([1.]), tensor([1.]))
+    """
+    return forward_ad._current_level >= 0
+
+
+def has_values(values: Tree) -> bool:
+    """Reports if the numbers of tensors can be read: not while a compiler, tracer or transform runs.
+
+    Example:
+        >>> has_values(torch.ones(2))
+        True
+        >>> torch.func.vmap(lambda x: x * has_values(x))(torch.ones(2))
+        tensor([0., 0.])
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return not torch._C._len_torch_dispatch_stack() and all(type(x) is Tensor for x in tree.leaves(values))
