@@ -18,10 +18,11 @@ from torch import Tensor
 
 from pure import random
 from pure.loss.advantages import equal_rewards
+from pure.transform.accumulate import Loss
 from pure.transform.jit import outside
 from pure.types import Tree
 from stages.rollout import Rollouts
-from stages.stage import Init, Loss, Stage
+from stages.stage import Init, Stage
 from stages.state import TrainState
 
 ROLLOUT_KEY = crc32(b"rollout")

@@ -22,7 +22,7 @@ from pure.optim.ema import warmed_decay
 from pure.optim.extra import with_extra
 from pure.optim.leafwise import is_leafwise
 from pure.transform import precision
-from pure.transform.accumulate import Accumulated, Metric, accumulate, row_count
+from pure.transform.accumulate import Accumulated, Loss, Metric, accumulate, row_count
 from pure.transform.by_layer import leaf_norms, update_at_once, update_by_layer
 from pure.types import GradientTransformation, Tree
 from stages.state import TrainState
@@ -46,21 +46,6 @@ StageOptions = TypedDict(  # noqa: UP013 (here, classes are NamedTuples, datacla
     "StageOptions", {"accumulation": int, "ema": float | None, "loss_scale": float | None}, total=False
 )
 """Arguments of `stage` that every built-in stage takes and passes on."""
-
-
-class Loss(Protocol):
-    """Loss of a batch as sums: (params, batch, key) -> (sum [], count [], metrics).
-
-    The batch has "batch_position" [B], each example's index in the batch, for randomness that must not depend
-    on how the batch is split into micro-batches. (Not to be confused with "row" [B], the index in the data
-    set, or "positions" [B, T], those of the tokens.) Metrics are {name: (sum [], count [])} for a mean and
-    {name: sum []} for a sum, such as the tokens of the batch. Without a key (None), dropout is off, for
-    validation.
-    """
-
-    def __call__(
-        self, params: Tree, batch: Tree, key: Tensor | None, /
-    ) -> tuple[Tensor, Tensor, dict[str, Metric]]: ...
 
 
 class Init(Protocol):

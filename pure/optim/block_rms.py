@@ -51,13 +51,17 @@ def clip_by_block_rms(threshold: Scalar) -> GradientTransformation:
 def clip_by_block_rms_update(
     updates: Tree, state: EmptyState, params: Tree | None = None, *, threshold: Scalar, **extra: Any
 ) -> tuple[Tree, EmptyState]:
-    """Divides each leaf by max(1, RMS / threshold); an infinite or NaN coordinate makes its leaf NaN."""
+    """Divides each leaf by max(1, RMS / threshold); an infinite or NaN coordinate makes its leaf NaN.
+
+    With threshold 0 a leaf of zeros stays 0, and in optax it becomes NaN.
+    """
     del params, extra
 
     def leaf(u: Tensor) -> Tensor:
         x = upcast(u)
-        ratio = x.square().mean().sqrt() / threshold
-        return (x / store_once(ratio.clamp(min=1.0))).to(u.dtype)
+        rms = x.square().mean().sqrt()
+        ratio = torch.where(rms <= threshold, 1.0, rms / threshold)
+        return (x / store_once(ratio)).to(u.dtype)
 
     return tree.map(leaf, updates), state
 

@@ -50,10 +50,10 @@ def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
 def clip_by_global_norm_update(
     updates: Tree, state: EmptyState, params: Tree | None = None, *, max_norm: Scalar, **extra: Any
 ) -> tuple[Tree, EmptyState]:
-    """Multiplies by max_norm / norm where the norm is at least `max_norm`, else by 1.
+    """Multiplies by max_norm / norm where the norm is above `max_norm`, else by 1.
 
     optax divides every element by the norm; one factor for all differs in the last bit, and saves a tenth of
-    the time of a compiled AdamW.
+    the time of a compiled AdamW. With max_norm 0 a gradient of zeros stays 0, and in optax it becomes NaN.
 
     Args:
         updates: tree of gradients.
@@ -71,7 +71,7 @@ def clip_by_global_norm_update(
     """
     del params
     norm = extra["grad_norm"] if extra.get("grad_norm") is not None else tree.norm(updates)
-    factor = store_once(torch.where(norm < max_norm, 1.0, max_norm / norm))
+    factor = store_once(torch.where(norm <= max_norm, 1.0, max_norm / norm))
     return tree.map(lambda g: (upcast(g) * factor).to(g.dtype), updates), state
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,8 +22,20 @@ from pure.types import Tree
 Metric = tuple[Tensor, Tensor] | Tensor
 """A metric of a loss: a mean, as (sum, count), or a sum, such as the tokens of the batch. Both add up."""
 
-Loss = Callable[[Tree, Tree, Tensor], tuple[Tensor, Tensor, dict[str, Metric]]]
-"""(params, batch, key) -> (sum [], count [], metrics {name: (sum, count) or sum})."""
+
+class Loss(Protocol):
+    """Loss of a batch as sums: (params, batch, key) -> (sum [], count [], metrics).
+
+    The batch has "batch_position" [B], each example's index in the batch, for randomness that must not depend
+    on how the batch is split into micro-batches. (Not to be confused with "row" [B], the index in the data
+    set, or "positions" [B, T], those of the tokens.) Metrics are {name: (sum [], count [])} for a mean and
+    {name: sum []} for a sum, such as the tokens of the batch. Without a key (None), dropout is off, for
+    validation.
+    """
+
+    def __call__(
+        self, params: Tree, batch: Tree, key: Tensor | None, /
+    ) -> tuple[Tensor, Tensor, dict[str, Metric]]: ...
 
 
 class Accumulated(NamedTuple):

@@ -316,13 +316,15 @@ def _check(manifest: Manifest) -> None:
     ends = [0, *(end for end, _, _ in piece_ends(manifest.leaves, manifest.bytes))]
     if ends != sorted(ends) or ends[-1] != manifest.bytes:
         raise ValueError("its leaves do not cover the file one after another")
-    texts = [t for leaf in manifest.leaves for t in (leaf.path, leaf.sha256, leaf.header_sha256)]
-    if not all(type(t) is str for t in texts) or not isinstance(manifest.score, float | int | None):
+    texts = [t for leaf in manifest.leaves for t in (leaf.path, leaf.dtype, leaf.sha256, leaf.header_sha256)]
+    if not all(type(t) is str for t in texts) or type(manifest.score) not in (float, int, type(None)):
         raise ValueError("a field has the wrong type")
     if not isinstance(manifest.metadata, dict) or not isinstance(manifest.environment, dict):
         raise ValueError("metadata and environment must be objects")
-    if not isinstance(manifest.fingerprint, dict | None):
-        raise ValueError("the fingerprint must be an object or null")
+    if not isinstance(manifest.fingerprint, dict | None) or not all(
+        type(value) is str for value in (manifest.fingerprint or {}).values()
+    ):
+        raise ValueError("the fingerprint must be an object of texts, or null")
 
 
 def _list_integers(leaf: LeafRecord) -> list[int]:

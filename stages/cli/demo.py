@@ -204,7 +204,14 @@ def _print_continuations(title: str, params: Tree, experiment: Experiment) -> No
 
 
 def _last_value(folder: Path, name: str) -> float:
-    """Returns the last value of a metric in the log."""
+    """Returns the last value of a metric in the log; raises ValueError if there is none."""
     from stages.run.log import read_lines
 
-    return [float(row[name]) for row in read_lines(folder / "metrics.jsonl") if name in row][-1]
+    path = folder / "metrics.jsonl"
+    values = [float(row[name]) for row in read_lines(path) if name in row]
+    if not values:
+        raise ValueError(
+            f"{path}: expected {name} in the line of the last step, and no line has it; the log is damaged: "
+            f"delete {folder}, and run the demo again"
+        )
+    return values[-1]

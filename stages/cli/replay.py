@@ -33,11 +33,14 @@ def run(options: ReplayOptions) -> int:
         The exit code: 0 if every bit is equal, else 1.
 
     Raises:
-        ValueError: if the run has no such step, or its checkpoint does not belong to its config.json.
+        ValueError: if the folder is none of a run, the run has no such step, or its checkpoint does not
+            belong to its config.json.
     """
+    from stages.run import config_file
     from stages.run.log import read_lines
 
     folder, step = Path(options.run), options.step
+    config_file.read_flags(folder)  # refuses a folder that is none of a run
     rows = [row for row in read_lines(folder / "metrics.jsonl") if row["step"] == step]
     if not rows:
         raise ValueError(f"{folder / 'metrics.jsonl'} has no step {step}; it has {_logged_steps(folder)}")
@@ -156,4 +159,11 @@ def _logged_steps(folder: Path) -> str:
 
 def _equal_bits(a: Tensor, b: Tensor) -> bool:
     """Tells if two tensors have the same bits, NaN included."""
-    return a.numpy(force=True).tobytes() == b.numpy(force=True).tobytes()
+    return a.dtype == b.dtype and a.shape == b.shape and bool((_bytes_of(a) == _bytes_of(b)).all())
+
+
+def _bytes_of(x: Tensor) -> Tensor:
+    """Returns the bytes of a tensor of any dtype, [n] uint8 on the CPU."""
+    import torch
+
+    return x.detach().cpu().reshape(-1).contiguous().view(torch.uint8)

@@ -16,8 +16,9 @@ from data_pipes.tokenizer.spec import Tokenizer
 from pure.generation.stepper import Stepper
 from pure.types import Model, Tree
 from stages.evaluate.completion import CompleteFn, Decoding, complete, describe_decoding
-from stages.evaluate.request import default_prefix, encode_text
+from stages.evaluate.request import encode_text
 from stages.evaluate.task import Figure, Sample, Task, digest, mean
+from stages.models.text_prompt import default_prefix
 
 Judge = Callable[[str, str], bool]
 """(output, answer) -> whether it is right."""

@@ -21,8 +21,8 @@ from pure.generation.stepper import Stepper
 from pure.types import Model, Tree
 from stages.evaluate.completion import CompleteFn, Completion, Decoding, complete, describe_decoding
 from stages.evaluate.programs import Problem, ProgramFormat, completion_format, question_text
-from stages.evaluate.request import default_prefix
 from stages.evaluate.task import Figure, Sample, Task, digest, mean
+from stages.models.text_prompt import default_prefix
 from stages.sandbox import sandbox
 from stages.sandbox.sandbox import Isolation, Outcome
 

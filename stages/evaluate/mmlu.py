@@ -17,8 +17,9 @@ from data_pipes.choices import LETTERS, Question, Questions, few_shot
 from data_pipes.tokenizer.spec import Tokenizer
 from pure.types import Model, Tree
 from stages.evaluate.likelihood import TOKENS, Likelihood, log_likelihoods
-from stages.evaluate.request import Request, default_prefix, encode_pairs
+from stages.evaluate.request import Request, encode_pairs
 from stages.evaluate.task import Figure, Sample, Task, digest, mean
+from stages.models.text_prompt import default_prefix
 
 GROUPS: Mapping[str, str] = {
     "stem": "abstract_algebra anatomy astronomy college_biology college_chemistry college_computer_science "

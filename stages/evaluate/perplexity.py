@@ -6,9 +6,9 @@ that no token is predicted from another document.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -17,8 +17,9 @@ from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import Document
 from pure.types import Model, Tree
 from stages.evaluate.likelihood import TOKENS, Likelihood, Window, window_log_likelihoods
-from stages.evaluate.request import default_prefix, encode_text
+from stages.evaluate.request import encode_text
 from stages.evaluate.task import Figure, Sample, Task, digest, ratio
+from stages.models.text_prompt import default_prefix
 
 
 def perplexity(
@@ -199,10 +200,14 @@ def _name_documents(texts: Iterable[str | Document]) -> list[Document]:
 
 
 def _number_duplicates(names: Sequence[str]) -> list[str]:
-    """Append a number to each name that occurs again."""
-    counts: Counter[str] = Counter()
+    """Append a number to each name that occurs again; the result has no name of `names` a second time."""
+    used, seen = set(names), set[str]()
     distinct = []
     for name in names:
-        counts[name] += 1
-        distinct.append(name if counts[name] == 1 else f"{name} ({counts[name]})")
+        new = name
+        if name in seen:
+            new = next(text for n in itertools.count(2) if (text := f"{name} ({n})") not in used)
+            used.add(new)
+        seen.add(name)
+        distinct.append(new)
     return distinct

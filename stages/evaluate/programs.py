@@ -50,7 +50,7 @@ def completion_format(tokenizer: Tokenizer, *, prefix: int | None) -> ProgramFor
 
     Args:
         tokenizer: the model's tokenizer.
-        prefix: id that a text begins with, from `stages.evaluate.request.default_prefix`.
+        prefix: id that a text begins with, from `stages.models.text_prompt.prefix_token`.
     """
     return ProgramFormat(partial(_encode_prompt, tokenizer=tokenizer, prefix=prefix), _append_output)
 

@@ -7,7 +7,6 @@ from functools import partial
 from typing import NamedTuple
 
 from data_pipes.tokenizer.spec import Tokenizer
-from pure.types import Model
 
 
 class Request(NamedTuple):
@@ -15,12 +14,6 @@ class Request(NamedTuple):
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
-
-
-def default_prefix(model: Model) -> int | None:
-    """Return the id from which the first token of a document is predicted: bos, or else eos, or None."""
-    config = model.config
-    return config.eos_token_id if config.bos_token_id is None else config.bos_token_id
 
 
 def encode_text(tokenizer: Tokenizer, text: str, *, prefix: int | None, special: str = "none") -> list[int]:
@@ -63,7 +56,7 @@ def encode_pairs(
         tokenizer: of the model.
         context: may be empty.
         continuations: texts that follow it; none empty.
-        prefix: id that replaces an empty context (`default_prefix`).
+        prefix: id that replaces an empty context (`stages.models.text_prompt.default_prefix`).
         special: as in the tokenizer's encode: which control tokens a text may contain.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pure.types import Model
 from stages.models import special_tokens
 from stages.models.language_model import Pretrained, named_tokens
 
@@ -30,6 +31,12 @@ def prefix_token(base: Pretrained) -> int | None:
     As in lm-evaluation-harness it is the tokenizer's bos_token, or else its eos_token; where no file names
     one, the configuration's bos or eos; None if there is none.
     """
-    named, config = named_tokens(base), base.model.config
+    named = named_tokens(base)
     ids = [special_tokens.id_of(base.tokenizer, named.get(name)) for name in ("bos_token", "eos_token")]
-    return next((i for i in (*ids, config.bos_token_id, config.eos_token_id) if i is not None), None)
+    return next((i for i in ids if i is not None), default_prefix(base.model))
+
+
+def default_prefix(model: Model) -> int | None:
+    """Returns the prefix token of a model without tokenizer files: its configuration's bos, or else eos."""
+    config = model.config
+    return config.eos_token_id if config.bos_token_id is None else config.bos_token_id

@@ -17,6 +17,12 @@ from stages.run.options import values
 from stages.run.options.ranges import Flags
 
 NAME = "config.json"
+MODEL = "final_model"
+"""Folder of the trained model, in the run's folder."""
+
+PRETRAINING = "pretrain"
+"""Name of the stage that config.json does not name."""
+
 WITHOUT_EFFECT = (
     "output_dir",
     "save_every",
@@ -124,8 +130,28 @@ def write(folder: Path, fields: Mapping[str, Any]) -> None:
     files.write_json(folder / NAME, fields)
 
 
+def refuse_other_stage(folder: Path, stage: str | None) -> None:
+    """Raises if a folder has checkpoints or a model of another stage.
+
+    Args:
+        folder: folder of the run, which need not exist.
+        stage: name of the stage; None is pretraining.
+
+    Raises:
+        ValueError: if a run of another stage is there, or config.json is not that of a run.
+    """
+    if not (folder / NAME).exists():
+        return
+    was = read_stage(folder)
+    if was != stage and (directories.list_complete(folder) or (folder / MODEL).exists()):
+        raise ValueError(
+            f"{folder} holds a run of {was or PRETRAINING}, not of {stage or PRETRAINING}: choose another "
+            f"--output_dir; --model_path {folder} starts from its weights"
+        )
+
+
 def refuse_other_flags(folder: Path, flags: Flags) -> list[str]:
-    """Raises if a run has checkpoints and was started with other flags.
+    """Raises if a run has checkpoints and was started with other flags of the same stage.
 
     Args:
         folder: folder of the run, which need not exist.

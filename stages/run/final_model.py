@@ -10,10 +10,9 @@ from stages.models import adapter, language_model, reward_model
 from stages.models.adapter import Adapter
 from stages.models.language_model import Pretrained
 from stages.online import policy_of
+from stages.run.config_file import MODEL
 from stages.run.experiment import SaveModel, Say
 from stages.run.loop import Result
-
-FOLDER = "final_model"
 
 
 def write(folder: Path, result: Result, save_model: SaveModel, say: Say) -> Path:
@@ -33,7 +32,7 @@ def write(folder: Path, result: Result, save_model: SaveModel, say: Say) -> Path
     if best is not None:
         reason = f", the best; validation stopped improving, and the run ended at {step}"
         state, step = checkpoint.load(best, state, warn=print)[:2]
-    path = save_model(folder / FOLDER, policy_of(state.extra.get("ema", state.params)))
+    path = save_model(folder / MODEL, policy_of(state.extra.get("ema", state.params)))
     say(f"final model: {path} (step {step}{reason})")
     return path
 

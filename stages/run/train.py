@@ -78,7 +78,7 @@ def train(
     from stages.checkpoint import lock
     from stages.run import build, config_file, final_model
 
-    folder = Path(options.output_dir)
+    folder, stage = Path(options.output_dir), stage_name(type(options))
     # 1. Refuse.
     build.check(options)
     if options.backend == "jax":
@@ -86,12 +86,13 @@ def train(
 
         options = dataclasses.replace(options, device="cpu")  # torch's tensors are on the CPU
     with lock.lock_folder(folder):
+        config_file.refuse_other_stage(folder, stage)
         for line in config_file.refuse_other_flags(folder, options):
             say(line)
         # 2. Build.
         experiment = build.build(options, say)
         # 3. config.json.
-        config = config_file.describe_run(options, experiment.base.model.config, stage_name(type(options)))
+        config = config_file.describe_run(options, experiment.base.model.config, stage)
         config_file.write(folder, config)
         if before_first_step:
             before_first_step(experiment)

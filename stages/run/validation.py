@@ -21,11 +21,11 @@ from pure import tree
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.loss.cross_entropy import cross_entropy
-from pure.transform.accumulate import Metric
+from pure.transform.accumulate import Loss, Metric
 from pure.types import Model, Tree
 from stages.online import Rollout, Score, policy_of, weighted_sum
 from stages.rollout import rollout
-from stages.stage import Loss, Stage
+from stages.stage import Stage
 
 
 class Validate(Protocol):

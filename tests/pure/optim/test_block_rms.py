@@ -15,6 +15,14 @@ def test_each_leaf_is_clipped_by_its_own_root_mean_square() -> None:
     assert torch.equal(clipped["b"], grads["b"])
 
 
+def test_a_threshold_of_0_keeps_leaves_of_zeros() -> None:
+    grads = {"a": torch.zeros(2), "b": torch.ones(2), "c": torch.tensor([torch.nan, 1.0])}
+    clipped, _ = optim.clip_by_block_rms(0.0).update(grads, optim.EmptyState())
+    assert torch.equal(clipped["a"], grads["a"])
+    assert torch.equal(clipped["b"], torch.zeros(2))
+    assert clipped["c"].isnan().all()
+
+
 def test_params_at_zero_have_the_minimum_scale_and_a_derivative_of_zero() -> None:
     opt = optim.scale_by_param_block_rms(0.01)
     p = torch.zeros(3, requires_grad=True)

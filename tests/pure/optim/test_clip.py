@@ -31,6 +31,12 @@ def test_a_grad_norm_passed_to_update_replaces_the_computed_norm() -> None:
     torch.testing.assert_close(clipped["a"], torch.tensor([0.6, 0.0]))
 
 
+def test_a_max_norm_of_0_keeps_gradients_of_zeros() -> None:
+    """They have norm 0, which is not above it: 0 / 0 must not make NaN of finite gradients."""
+    zeros = torch.zeros(2)
+    assert torch.equal(optim.clip_by_global_norm(0.0).update(zeros, optim.EmptyState())[0], zeros)
+
+
 def test_clipping_by_norm_turns_infinite_gradients_into_nan() -> None:
     """As in optax: clipping does not protect against gradients that are not finite."""
     clip = optim.clip_by_global_norm(1.0)

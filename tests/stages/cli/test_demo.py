@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,17 @@ def test_a_finished_demo_prints_its_results_again(
     assert "is complete; delete the folder, or choose another --output_dir" in again
     assert text[text.index("stage measure") : text.index("these stages took")] in again
     assert text[text.index("held-out text  ") : text.index("of xz)")] in again
+
+
+def test_a_log_without_the_result_is_refused(
+    demo_output: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run is complete, but the lines of its log that have val_bpb are gone."""
+    folder = shutil.copytree(demo_output[0], tmp_path / "copy")
+    (folder / "run" / "results.json").unlink()
+    (folder / "run" / "metrics.jsonl").write_text("")
+    assert main(["demo", *flags(folder)]) == 2
+    assert "metrics.jsonl: expected val_bpb in the line of the last step" in capsys.readouterr().err
 
 
 def test_an_interrupted_demo_resumes_to_the_same_results(

@@ -9,8 +9,11 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 from pure.transform.jit import jit
+from stages.checkpoint import checkpoint
+from stages.cli import replay as replay_module
 from stages.cli.main import main
 from stages.run import loop
 from tests.stages.small import flags, write_config
@@ -106,9 +109,6 @@ def test_a_changed_log_is_reported(run_copy: Path, capsys: pytest.CaptureFixture
 
 def test_a_checkpoint_with_other_bits_is_reported(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The checkpoint of step 12 is valid, but one of its leaves was changed before it was saved."""
-    import torch
-
-    from stages.checkpoint import checkpoint
     from stages.checkpoint.fingerprint import fingerprint
     from stages.run import build_pretrain, config_file
     from stages.run.data import corpus
@@ -158,8 +158,26 @@ def test_a_step_outside_the_log_is_refused(
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert replay(tmp_path, 1) == 2
-    assert "has no step 1; it has none" in capsys.readouterr().err
+    assert replay(tmp_path / "nowhere", 1) == 2
+    assert "nowhere/config.json: expected the config.json of a run" in capsys.readouterr().err
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
     assert replay(tmp_path, 1) == 2
     assert "expected the config.json of a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float32, torch.int32, torch.bool, torch.float8_e4m3fn]
+)
+def test_states_of_any_dtype_are_compared(dtype: torch.dtype, tmp_path: Path) -> None:
+    def state(last: float) -> dict:
+        return {"w": torch.tensor([[0.0, last]]).to(dtype), "step": torch.tensor(3), "none": torch.zeros(0)}
+
+    checkpoint.save(tmp_path, state(1.0), step=3)
+    assert replay_module.compare_states(state(1.0), tmp_path, 3) == []
+    assert replay_module.compare_states(state(0.0), tmp_path, 3) == ["w: bits differ from the checkpoint's"]
+
+
+def test_nan_is_equal_to_itself_and_zero_is_not_minus_zero(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, {"w": torch.tensor([torch.nan, 0.0])}, step=3)
+    assert replay_module.compare_states({"w": torch.tensor([torch.nan, 0.0])}, tmp_path, 3) == []
+    assert replay_module.compare_states({"w": torch.tensor([torch.nan, -0.0])}, tmp_path, 3) != []

@@ -86,6 +86,9 @@ def test_empty_texts_are_skipped_and_values_out_of_range_refused() -> None:
     documents = [Document("a b", "f.txt"), Document("c d", "f.txt"), Document("", "e")]
     report = run_task(perplexity(model, params, tokenizer, documents))
     assert [sample["id"] for sample in report.samples] == ["f.txt", "f.txt (2)"]
+    named = [Document("a b", name) for name in ("a", "a", "a (2)", "a", "a (2)")]
+    ids = [sample["id"] for sample in run_task(perplexity(model, params, tokenizer, named)).samples]
+    assert ids == ["a", "a (3)", "a (2)", "a (4)", "a (2) (2)"]
     with pytest.raises(ValueError, match="at least one question"):
         run_task(perplexity(model, params, tokenizer, [""]))
     with pytest.raises(ValueError, match=r"stride must be in 1 \.\. 8 \(max_length\), got 9"):

@@ -56,6 +56,25 @@ def test_a_run_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
         config_file.refuse_other_flags(folder, PretrainOptions())
 
 
+def test_a_run_of_another_stage_is_refused_by_its_name(tmp_path: Path) -> None:
+    """With checkpoints or only a model; a run that was interrupted before both may be replaced."""
+    folder = write_run(tmp_path / "run")
+    config_file.refuse_other_stage(folder, None)
+    with pytest.raises(
+        ValueError, match="run holds a run of pretrain, not of sft: choose another --output_dir"
+    ):
+        config_file.refuse_other_stage(folder, "sft")
+    config_file.write(folder, {"stage": "sft", "options": {}})
+    with pytest.raises(ValueError, match=r"a run of sft, not of pretrain: .*--model_path .* starts from its"):
+        config_file.refuse_other_stage(folder, None)
+    (folder / "checkpoints" / "step-00000003").rmdir()
+    config_file.refuse_other_stage(folder, None)
+    (folder / "final_model").mkdir()
+    with pytest.raises(ValueError, match="a run of sft, not of dpo"):
+        config_file.refuse_other_stage(folder, "dpo")
+    config_file.refuse_other_stage(tmp_path / "nothing", "dpo")
+
+
 def test_flags_of_saving_validation_and_logging_may_change(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     changed = PretrainOptions(
