@@ -89,7 +89,7 @@ def make_pretrain(
     """A maker of pretraining stages with one of three optimizers; `config` changes the small model's."""
 
     def make(accumulation: int = 1) -> Stage:
-        rate = optim.warmup_cosine_decay_schedule(0.0, 1e-2, 2, 20)
+        rate = optim.warmup_cosine_decay_schedule(0.0, 1e-2, 2, 60)
         chosen = {
             "adamw": optim.adamw(rate, weight_decay=0.1, mask=optim.decay_mask),
             "muon": optim.muon(rate, muon_weight_dimension_numbers=optim.hidden_matrices),
