@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from stages.run.options.groups import ChatModelFlags, DeviceFlags, SamplingFlags, defaults
-from stages.run.options.ranges import AtLeast
+from stages.run.options.ranges import AtLeast, MayBeEmpty
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ class ChatOptions(DeviceFlags, SamplingFlags, ChatModelFlags):
 
     prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """User message, in place of the keyboard; repeat the flag for further turns."""
-    system: str | None = None
+    system: Annotated[str | None, MayBeEmpty()] = None
     """System message at the start of the conversation."""
     max_new_tokens: Annotated[int, AtLeast(1)] = 200
     """Maximum tokens of an answer."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from stages.run.options.groups import DeviceFlags, ModelFlags, SamplingFlags, defaults
-from stages.run.options.ranges import Above, AtLeast, Probability
+from stages.run.options.ranges import Above, AtLeast, MayBeEmpty, Probability
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class GenerateOptions(DeviceFlags, SamplingFlags, ModelFlags):
     """Continue texts with a trained model."""
 
-    prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, MayBeEmpty()] = ()
     """Text to continue; repeat the flag for several texts. A bos token is added if the tokenizer adds one."""
     special_tokens: bool = False
     """Parse control tokens such as <|im_end|> in --prompt; by default they are plain text."""

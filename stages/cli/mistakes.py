@@ -41,7 +41,8 @@ def find_mistake(flags_class: type, arguments: Sequence[str]) -> str:
     """
     hints = get_type_hints(flags_class, include_extras=True)
     flag_types = {name: _strip_annotated(hint) for name, hint in hints.items() if not _is_positional(hint)}
-    has_positional = len(flag_types) < len(hints)
+    positional = [name.upper() for name in hints if name not in flag_types]
+    has_positional = bool(positional)
     groups = list(_split_at_flags(arguments))
     if any(flag in ("--help", "-h") for flag, _ in groups):
         return ""
@@ -50,13 +51,37 @@ def find_mistake(flags_class: type, arguments: Sequence[str]) -> str:
             return mistake
         if not flag and values and not has_positional:
             return f"unexpected {values[0]!r} before the first flag; each value follows its flag"
-    used = {flag.lstrip("-").replace("-", "_") for flag, _ in groups}
+    used = [_name_of(flag) for flag, _ in groups]
+    for name, hint in flag_types.items():
+        if get_origin(hint) is tuple and used.count(name) > 1 and not _is_repeatable(hints[name]):
+            return f"--{name} is given {used.count(name)} times; give it once, with all its values after it"
     missing = [
         f"--{field.name}"
         for field in dataclasses.fields(flags_class)
         if field.name in flag_types and field.name not in used and _is_required(field)
     ]
-    return f"{', '.join(missing)} is required" if missing else ""
+    words = [word for flag, values in groups for word in _positional_words(flag, values, flag_types)]
+    missing = [*positional[len(words) :], *missing]
+    if missing:
+        return f"{', '.join(missing)} {'are' if len(missing) > 1 else 'is'} required"
+    if len(words) > len(positional):
+        return f"unexpected {words[len(positional)]!r} after {' '.join(positional)}"
+    return ""
+
+
+def _name_of(flag: str) -> str:
+    """Returns the name of a flag, as its field is called."""
+    return flag.lstrip("-").replace("-", "_")
+
+
+def _positional_words(flag: str, values: list[str], flag_types: Mapping[str, Any]) -> list[str]:
+    """Returns the words that are positional arguments: all but the values of the flag before them."""
+    if not flag or not values:
+        return values
+    hint = flag_types.get(_name_of(flag), bool)  # --no_NAME is no field, and takes no value either
+    if get_origin(hint) is tuple:
+        return []
+    return values if hint is bool else values[1:]
 
 
 def _split_at_flags(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -79,7 +104,7 @@ def _find_flag_mistake(
 
     If the subcommand takes positional arguments, extra words after a value are taken for those.
     """
-    name = flag[2:].replace("-", "_")
+    name = _name_of(flag)
     switch = name.removeprefix("no_") if name not in flag_types else name
     if flag_types.get(switch) is bool:
         if not values or (has_positional and values[0].lower() not in BOOLEANS):
@@ -147,6 +172,11 @@ def _types_and_literals(hint: Any) -> Iterator[Any]:
 def _is_positional(hint: Any) -> bool:
     """Checks if a field is a positional argument."""
     return tyro.conf.Positional in getattr(hint, "__metadata__", ())
+
+
+def _is_repeatable(hint: Any) -> bool:
+    """Checks if each use of a flag adds to its values."""
+    return tyro.conf.UseAppendAction in getattr(hint, "__metadata__", ())
 
 
 def _strip_annotated(hint: Any) -> Any:

@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from stages.run.options.groups import ChatModelFlags, RowFlags
 from stages.run.options.ranges import AtLeast, Seed
+from stages.run.options.tuning import STAGES, TuningOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from data_pipes.table import TablePipe
+    from stages.run.data.examples import Kind
+
+    StageName = str
+else:
+    StageName = Literal[tuple(STAGES)]
 
 COLOURS: Mapping[str, str] = {"trained": "bold green", "read": "dim", "padding": "red"}
 """Style of each kind of token."""
@@ -22,8 +28,8 @@ COLOURS: Mapping[str, str] = {"trained": "bold green", "read": "dim", "padding":
 class PreviewOptions(RowFlags, ChatModelFlags):
     """Print one training batch in colour: trained tokens are green, context is grey."""
 
-    stage: Literal["sft", "dpo", "grpo"] = "sft"
-    """Stage whose rows are shown: conversations, preference pairs or prompts."""
+    stage: StageName = "sft"
+    """Stage whose rows are shown: conversations, preference pairs, labelled answers or prompts."""
     data_path: str = "embedded"
     """Training data: JSONL, JSON, CSV, Parquet or Arrow files, a folder of them, or a data set's name;
     "embedded" needs no download."""
@@ -54,12 +60,12 @@ def run(options: PreviewOptions) -> int:
 
     from stages.models import language_model
     from stages.models.chat_template import template_of
+    from stages.run import build
     from stages.run.data import examples
-    from stages.run.options.tuning import TuningOptions
 
     base = language_model.load(options.model_path, dtype=torch.float32)
     template = template_of(options.chat_template, base, options.template_kwargs)
-    kinds = {"sft": examples.CONVERSATIONS, "dpo": examples.PREFERENCES, "grpo": examples.PROMPTS}
+    rows = build.RECIPES[STAGES[options.stage]].rows
     with tempfile.TemporaryDirectory() as folder:  # holds the list of bad rows, which is not needed
         source = examples.Source(
             options.data_path,
@@ -75,9 +81,9 @@ def run(options: PreviewOptions) -> int:
         def say(line: str) -> None:
             print(line.partition(", see ")[0])  # without the path of that list
 
-        data = examples.read(kinds[options.stage], source, base.tokenizer, template, say).train
+        data = examples.read(rows, source, base.tokenizer, template, say).train
     size = {"batch_size": options.rows, "length": options.max_length, "key": options.seed}
-    pipe = _pipe(options.stage, data, packing=options.packing, **size)
+    pipe = _pipe(rows, data, packing=options.packing, **size)
     examples.report_lost_rows(pipe, print)
     if options.batch >= len(pipe):
         raise ValueError(f"--batch {options.batch}: expected less than {len(pipe)}, the number of batches")
@@ -85,16 +91,19 @@ def run(options: PreviewOptions) -> int:
     return 0
 
 
-def _pipe(stage: str, data: Sequence[Any], *, packing: bool, **size: Any) -> TablePipe:
-    """Builds the stage's pipe."""
-    from data_pipes.preference import preference_pipe
+def _pipe(rows: Kind, data: Sequence[Any], *, packing: bool, **size: Any) -> TablePipe:
+    """Builds the pipe of a kind of rows."""
+    from data_pipes.preference import preference_pipe, unpaired_pipe
     from data_pipes.prompts import prompt_pipe
     from data_pipes.sft import sft_pipe
+    from stages.run.data import examples
 
-    if stage == "sft":
+    if rows is examples.CONVERSATIONS:
         return sft_pipe(data, packing=packing, **size)
-    if stage == "dpo":
+    if rows is examples.PREFERENCES:
         return preference_pipe(data, **size)
+    if rows is examples.UNPAIRED:
+        return unpaired_pipe(data, **size)
     return prompt_pipe([prompt.tokens for prompt in data], truncate="left", **size)
 
 

@@ -105,10 +105,6 @@ def check(options: PretrainOptions) -> None:
         ValueError: for a value out of range or two that contradict each other; it names the flags.
     """
     check_pretrain_flags(options)
-    if not options.data_path:
-        raise ValueError(
-            '--data_path is empty; name a file, a folder ("." is this one), a data set, or "embedded"'
-        )
     config = model_config.read_config(options.config, options.model_path)
     if options.tokenizer_path and Path(options.tokenizer_path).exists():
         model_config.fit_to_tokenizer(

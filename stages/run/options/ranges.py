@@ -1,4 +1,4 @@
-"""Ranges of numeric flags: markers beside their types, and the check that reads them."""
+"""Ranges of numeric flags, markers beside their types, and the check that reads them; no text is empty."""
 
 from __future__ import annotations
 
@@ -54,6 +54,10 @@ class Within(NamedTuple):
     fix: str = ""
 
 
+class MayBeEmpty(NamedTuple):
+    """Text that may be empty, such as a system message."""
+
+
 Share = Annotated[float, Within("[0, 1)", "a share")]
 Probability = Annotated[
     float | None, Within("(0, 1]", "a probability", "1, or leaving the flag out, samples from all tokens")
@@ -63,14 +67,17 @@ Seed = Annotated[int, Within("[0, 4294967295]")]
 
 
 def check_ranges(flags: Flags) -> None:
-    """Checks every number of a dataclass of flags against the range beside its type.
+    """Checks every number of a dataclass of flags against the range beside its type, and refuses empty text.
+
+    An empty text is mostly a shell variable that is not set; as a path it would mean the current folder.
 
     Args:
         flags: a dataclass with fields such as `batch_size: Annotated[int, AtLeast(1)] = 16`. None is not
-            checked; of a tuple each number is.
+            checked; of a tuple each element is. Text with the marker MayBeEmpty may be empty.
 
     Raises:
-        ValueError: for a number out of range; it names the flag, the range, the value and the fix.
+        ValueError: for a number out of range, or an empty text; it names the flag, what was expected, the
+            value and the fix.
 
     Example:
         >>> from stages.run.options.pretrain import PretrainOptions
@@ -81,7 +88,13 @@ def check_ranges(flags: Flags) -> None:
     for name, hint in get_type_hints(type(flags), include_extras=True).items():
         value = getattr(flags, name)
         values = value if isinstance(value, tuple) else (value,)
-        for marker in getattr(hint, "__metadata__", ()):
+        markers = getattr(hint, "__metadata__", ())
+        if "" in values and MayBeEmpty() not in markers:
+            raise ValueError(
+                f"--{name}: expected text, got an empty one (a shell variable that is not set?); give a "
+                "value, or leave the flag out"
+            )
+        for marker in markers:
             if isinstance(marker, AtLeast | Above | Within):
                 for number in values:
                     _check_number(name, number, marker)

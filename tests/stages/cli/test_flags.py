@@ -11,7 +11,10 @@ from typing import get_type_hints
 
 import pytest
 
+from stages.cli.chat import ChatOptions
+from stages.cli.evaluate import CompareOptions
 from stages.cli.flags import help_texts, parse
+from stages.cli.generate import GenerateOptions
 from stages.cli.main import main
 from stages.cli.mistakes import find_mistake
 from stages.cli.replay import ReplayOptions
@@ -85,6 +88,7 @@ def test_the_help_of_every_flag_has_its_unit(name: str) -> None:
 
 HELP_PROGRAM = """
 import sys
+from stages.cli.generate import GenerateOptions
 from stages.cli.main import main
 try:
     main([sys.argv[1], "--help"])
@@ -152,3 +156,44 @@ def test_find_mistake_names_a_missing_flag_and_accepts_valid_ones(
     assert find_mistake(GRPOOptions, ["--model_path=m", "--reward_weights", "1", "b"]).endswith("got 'b'")
     assert find_mistake(ReplayOptions, ["runs/a", "--step", "3"]) == ""
     assert find_mistake(ReplayOptions, ["--step", "3", "runs/a"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (ReplayOptions, ["--step", "3"], "RUN is required"),
+        (ReplayOptions, [], "RUN, --step are required"),
+        (ReplayOptions, ["a", "--step", "3", "b"], "unexpected 'b' after RUN"),
+        (CompareOptions, ["a"], "SECOND is required"),
+        (CompareOptions, ["a", "b", "c"], "unexpected 'c' after FIRST SECOND"),
+        (CompareOptions, ["a", "b"], ""),
+    ],
+)
+def test_missing_and_extra_positional_arguments_are_named(
+    kind: type, arguments: list[str], message: str
+) -> None:
+    assert find_mistake(kind, arguments) == message
+
+
+def test_a_list_given_in_two_parts_is_refused_and_not_cut() -> None:
+    twice = ["--model_path=m", "--reward", "a.py:f", "--reward", "b.py:g"]
+    assert (
+        find_mistake(GRPOOptions, twice)
+        == "--reward is given 2 times; give it once, with all its values after it"
+    )
+    assert find_mistake(GenerateOptions, ["--model_path=m", "--prompt", "a", "--prompt", "b"]) == ""
+    assert find_mistake(GRPOOptions, ["--model_path=m", "--beta", "1", "--beta", "2"]) == ""  # the last one
+
+
+@pytest.mark.parametrize(
+    "name", ["--output_dir", "--data_path", "--model_path", "--chat_template", "--reward"]
+)
+def test_an_empty_text_is_refused(name: str) -> None:
+    """Mostly a shell variable that is not set; as a path it would be the current folder."""
+    arguments = ["--model_path", "m", name, ""] if name != "--model_path" else [name, ""]
+    with pytest.raises(ValueError, match=f"^{name}: expected text, got an empty one"):
+        parse(GRPOOptions, "grpo", arguments)
+
+
+def test_a_system_message_may_be_empty() -> None:
+    assert parse(ChatOptions, "chat", ["--model_path", "m", "--system", ""]).system == ""

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from stages.cli.main import main
+from stages.run.options.tuning import STAGES
 from tests.stages.small_stages import write_model, write_rows
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_rows_of_each_stage_are_shown_as_the_model_reads_them(
     stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -20,7 +21,7 @@ def test_rows_of_each_stage_are_shown_as_the_model_reads_them(
     out = capsys.readouterr().out
     assert "--- row 1" in out
     assert "<|im_start|>user\nAdd" in out
-    assert ("of the positions are trained" in out) == (stage == "sft")
+    assert ("of the positions are trained" in out) == (stage in ("sft", "kto"))
     assert main(["preview", *flags, "--max_length", "24"]) == 0
     assert "rows were too long and truncated" in capsys.readouterr().out
     assert main(["preview", *flags, "--batch", "999"]) == 2

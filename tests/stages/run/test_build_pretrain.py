@@ -141,7 +141,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused_before_any_work(
 
 
 def test_an_empty_data_path_is_refused(base: PretrainOptions) -> None:
-    with pytest.raises(ValueError, match="--data_path is empty; name a file"):
+    with pytest.raises(ValueError, match="--data_path: expected text, got an empty one"):
         check(replace_flags(base, data_path=""))
 
 

@@ -22,9 +22,9 @@ def check(options: Any) -> None:
 
 GOOD = (
     PretrainOptions(),
-    flags.SFTOptions(model_path=""),
-    flags.GRPOOptions(model_path=""),
-    flags.PPOOptions(model_path=""),
+    flags.SFTOptions(model_path="m"),
+    flags.GRPOOptions(model_path="m"),
+    flags.PPOOptions(model_path="m"),
 )
 
 
@@ -53,8 +53,8 @@ def test_patience_without_validations_is_refused() -> None:
         check(replace(PretrainOptions(), patience=2, eval_every=0))
 
 
-GRPO, PPO = flags.GRPOOptions(model_path=""), flags.PPOOptions(model_path="")
-DPO, SFT = flags.DPOOptions(model_path=""), flags.SFTOptions(model_path="")
+GRPO, PPO = flags.GRPOOptions(model_path="m"), flags.PPOOptions(model_path="m")
+DPO, SFT = flags.DPOOptions(model_path="m"), flags.SFTOptions(model_path="m")
 # options, changed flags, expected message
 REFUSED = (
     (GRPO, {"samples": 0}, "^--samples: expected at least 1"),
