@@ -26,7 +26,7 @@ from pure.loss.log_probability import LogProbabilities, LogProbs
 from pure.transform.frozen import frozen
 from pure.transform.precision import cast_params
 from pure.types import GradientTransformation, Model, Tree
-from stages.online import Online, Score, online, reward_metrics, weighted_sum
+from stages.online import Examples, Online, Score, online, reward_metrics, weighted_sum
 from stages.rollout import Rollouts, mask_truncated_rows, policy_log_probabilities, rollout
 from stages.stage import Stage, stage
 from stages.state import TrainState
@@ -143,21 +143,28 @@ def grpo(
     loss = partial(batch_loss, logps_fn=logps_fn, group_loss_fn=group_loss_fn)
     inner = stage(loss, optimizer, init=model.init, metrics=METRICS, compute=compute, **options)
     rollout_fn = partial(rollout, model, samples=samples, sampling=sampling, dtype=compute, compile=compile)
-    update_fn = partial(
-        update,
-        inner=inner,
+    examples_fn = partial(
+        examples,
         logps_fn=logps_fn,
         samples=samples,
-        names=rewards,
         weights=weights,
         scale=scale,
         reference=cast_params(reference, compute),
-        iterations=iterations,
         compute=compute,
-        offline=score is None,
+        behaviour="rollouts" if score is None else "params" if iterations > 1 else None,
         mask_truncated=mask_truncated,
     )
-    return online(Online(inner.init, rollout_fn, score, update_fn), rewards, loss=inner.loss)
+    update_fn = partial(
+        update,
+        inner=inner,
+        examples_fn=examples_fn,
+        samples=samples,
+        names=rewards,
+        weights=weights,
+        iterations=iterations,
+    )
+    parts = Online(inner.init, rollout_fn, score, update_fn, examples_fn)
+    return online(parts, rewards, loss=inner.loss)
 
 
 def update(
@@ -166,16 +173,11 @@ def update(
     rewards: Tensor,
     *,
     inner: Stage,
-    logps_fn: LogProbs,
-    reference: Tree | None,
+    examples_fn: Examples,
     samples: int,
     names: tuple[str, ...],
     weights: tuple[float, ...] | None,
-    scale: str,
     iterations: int,
-    compute: torch.dtype,
-    offline: bool,
-    mask_truncated: bool,
 ) -> TrainState:
     """Update the policy from answers and their rewards: a pure function of ids and numbers, without text.
 
@@ -185,24 +187,72 @@ def update(
         rewards: [B, K] float, NaN where one is missing: the others count; an answer with none has advantage
             0.
         inner: the stage that takes one optimizer step on groups.
-        logps_fn: (params, rollouts) -> LogProbabilities.
-        reference: the frozen policy's params, or None.
+        examples_fn: `examples`, bound.
         samples: G.
         names, weights: of the K rewards.
-        scale, iterations, compute: see `grpo`.
-        offline: whether the answers are ready-made: the behaviour policy's log-probabilities are then the
-            rollouts' own.
-        mask_truncated: see `grpo`.
+        iterations: see `grpo`.
 
     Returns:
         The next state, `step` one higher.
 
     Steps:
+        1. The batch, in groups.
+        2. `iterations` optimizer steps.
+        3. Metrics of the rewards next to those of the loss.
+    """
+    # 1. Batch.
+    rows = examples_fn(state, rollouts, rewards)
+    batch = tree.map(lambda x: x.flatten(0, 1).unflatten(0, (-1, samples)), rows)
+    # 2. Optimizer steps.
+    new, skipped = state, []
+    for i in range(iterations):
+        key = state.key if i == 0 else random.fold_in(state.key, i)
+        new = inner.step(new._replace(step=state.step, key=key), batch)
+        skipped.append(new.metrics["nonfinite_leaf"])
+    # 3. Metrics.
+    groups = weighted_sum(rewards, weights).unflatten(0, (-1, samples))
+    metrics = new.metrics | reward_metrics(rollouts, rewards, groups, names)
+    metrics["nonfinite_leaf"] = torch.stack(skipped).amax()
+    return new._replace(key=state.key, metrics=metrics)
+
+
+def examples(
+    state: TrainState,
+    rollouts: Rollouts,
+    rewards: Tensor,
+    *,
+    logps_fn: LogProbs,
+    reference: Tree | None,
+    samples: int,
+    weights: tuple[float, ...] | None,
+    scale: str,
+    compute: torch.dtype,
+    behaviour: str | None,
+    mask_truncated: bool,
+) -> Tree:
+    """Make the batch of `batch_loss` with one completion a row, as a group of one.
+
+    The sums of the loss over groups of one and over whole groups are equal, as the advantages are numbers of
+    the batch. The gradient of a row is that of a completion, at fixed advantages.
+
+    Args:
+        state: the policy's.
+        rollouts: B = N G rows.
+        rewards: [B, K] float, NaN where one is missing.
+        logps_fn: (params, rollouts) -> LogProbabilities.
+        reference: the frozen policy's params, or None.
+        samples: G.
+        weights: of the K rewards.
+        scale, compute, mask_truncated: see `grpo`.
+        behaviour: source of the behaviour policy's log-probabilities: "rollouts" for ready-made answers,
+            "params" computes them from the state's params, None takes those of the loss itself.
+
+    Returns:
+        dict of tensors [B, 1, ...].
+
+    Steps:
         1. One reward per row, and advantages within each group.
-        2. Log-probabilities under the reference, and, if the answers are used more than once, under the
-           behaviour policy.
-        3. `iterations` optimizer steps.
-        4. Metrics of the rewards next to those of the loss.
+        2. Log-probabilities under the reference and under the behaviour policy.
     """
     # 1. Advantages.
     groups = weighted_sum(rewards, weights).unflatten(0, (-1, samples))
@@ -213,21 +263,11 @@ def update(
     inputs = {"advantages": advantages.flatten(), "scored": scored.any().expand(len(rewards))}
     if reference is not None:
         inputs["reference_logps"] = frozen(logps_fn)(reference, answers).logps
-    if offline:
+    if behaviour == "rollouts":
         inputs["old_logps"] = answers.logps
-    elif iterations > 1:
+    elif behaviour == "params":
         inputs["old_logps"] = frozen(logps_fn)(cast_params(state.params, compute), answers).logps
-    batch = tree.map(lambda x: x.unflatten(0, (-1, samples)), {**answers._asdict(), **inputs})
-    # 3. Optimizer steps.
-    new, skipped = state, []
-    for i in range(iterations):
-        key = state.key if i == 0 else random.fold_in(state.key, i)
-        new = inner.step(new._replace(step=state.step, key=key), batch)
-        skipped.append(new.metrics["nonfinite_leaf"])
-    # 4. Metrics.
-    metrics = new.metrics | reward_metrics(rollouts, rewards, groups, names)
-    metrics["nonfinite_leaf"] = torch.stack(skipped).amax()
-    return new._replace(key=state.key, metrics=metrics)
+    return tree.map(lambda x: x[:, None], {**answers._asdict(), **inputs})
 
 
 def batch_loss(

@@ -55,20 +55,28 @@ class Update(Protocol):
     def __call__(self, state: TrainState, rollouts: Rollouts, rewards: Tensor, /) -> TrainState: ...
 
 
+class Examples(Protocol):
+    """The batch that an update trains on, one row a completion: (state, rollouts, rewards) -> batch. Pure."""
+
+    def __call__(self, state: TrainState, rollouts: Rollouts, rewards: Tensor, /) -> Tree: ...
+
+
 class Online(NamedTuple):
-    """The three parts of an online step, and the function that makes the initial state.
+    """The three parts of an online step, and the functions that make its initial state and its batches.
 
     Fields:
         init: (key, params=None) -> TrainState.
         rollout: (params, batch, key) -> Rollouts.
         score: Rollouts -> rewards [B, K]; None where batches come with their rewards.
         update: (state, rollouts, rewards) -> TrainState.
+        examples: (state, rollouts, rewards) -> the batch of the stage's loss, one row a completion.
     """
 
     init: Init
     rollout: Rollout
     score: Score | None
     update: Update
+    examples: Examples
 
 
 def online(parts: Online, rewards: tuple[str, ...], *, loss: Loss | None = None) -> Stage:

@@ -67,10 +67,7 @@ class Values(Protocol):
 
 
 class Experience(Protocol):
-    """Advantages and returns of a round.
-
-    (params, rollouts, total [B], coefficient []) -> (batch, metrics).
-    """
+    """Advantages and returns of a round: (params, rollouts, total [B], coefficient []) -> (batch, metrics)."""
 
     def __call__(
         self, params: Tree, rollouts: Rollouts, total: Tensor, coefficient: Tensor, /
@@ -171,6 +168,7 @@ def ppo(
         reference=cast_params(reference, compute),
         compute=compute,
         offline=score is None,
+        mask_truncated=mask_truncated,
     )
     kl_controller = None
     if target_kl is not None:
@@ -185,10 +183,10 @@ def ppo(
         weights=weights,
         epochs=epochs,
         minibatches=minibatches,
-        mask_truncated=mask_truncated,
     )
     init = partial(_init, inner=inner, critic=critic, beta=beta)
-    return online(Online(init, rollout_fn, score, update_fn), rewards, loss=inner.loss)
+    examples_fn = partial(examples, experience_fn=experience_fn, weights=weights)
+    return online(Online(init, rollout_fn, score, update_fn, examples_fn), rewards, loss=inner.loss)
 
 
 def update(
@@ -204,7 +202,6 @@ def update(
     weights: tuple[float, ...] | None,
     epochs: int,
     minibatches: int,
-    mask_truncated: bool,
 ) -> TrainState:
     """Update policy and value function from answers and their rewards: a pure function of tensors.
 
@@ -218,7 +215,7 @@ def update(
         kl_controller: (β, KL divergence, steps=) -> the next β, or None.
         samples: G, for the metrics of groups.
         names, weights: names and weights of the K rewards.
-        epochs, minibatches, mask_truncated: see `ppo`.
+        epochs, minibatches: see `ppo`.
 
     Returns:
         The next state, `step` one higher.
@@ -232,8 +229,7 @@ def update(
     # 1. Advantages and returns.
     total = weighted_sum(rewards, weights)
     coefficient = state.extra["kl_coefficient"]
-    trained_total = torch.where(rollouts.ended, total, torch.nan) if mask_truncated else total
-    batch, round_metrics = experience_fn(state.params, rollouts, trained_total, coefficient)
+    batch, round_metrics = experience_fn(state.params, rollouts, total, coefficient)
     # 2. Epochs.
     rows = len(total)
     key = random.fold_in(random.fold_in(state.key, state.step), ORDER_KEY)
@@ -256,6 +252,26 @@ def update(
     return new._replace(key=state.key, metrics=metrics)
 
 
+def examples(
+    state: TrainState,
+    rollouts: Rollouts,
+    rewards: Tensor,
+    *,
+    experience_fn: Experience,
+    weights: tuple[float, ...] | None,
+) -> Tree:
+    """Make the batch of `answers_loss`, one row a completion.
+
+    Args:
+        state, rollouts, rewards, experience_fn, weights: as in `update`.
+
+    Returns:
+        dict of tensors [B, ...].
+    """
+    total = weighted_sum(rewards, weights)
+    return experience_fn(state.params, rollouts, total, state.extra["kl_coefficient"])[0]
+
+
 def experience(
     params: Tree,
     rollouts: Rollouts,
@@ -269,6 +285,7 @@ def experience(
     reference: Tree | None,
     compute: torch.dtype,
     offline: bool,
+    mask_truncated: bool,
 ) -> tuple[Tree, dict[str, Tensor]]:
     """Compute the advantage and the return of every token of a round of answers, before any update.
 
@@ -279,7 +296,7 @@ def experience(
         coefficient: [] β.
         logps_fn: (params, rollouts) -> LogProbabilities.
         values_fn: (params, rollouts) -> [B, M].
-        gamma, lam, reference, compute: see `ppo`.
+        gamma, lam, reference, compute, mask_truncated: see `ppo`.
         offline: whether the answers are ready-made: the behaviour policy's log-probabilities are then the
             rollouts' own.
 
@@ -288,6 +305,8 @@ def experience(
         metrics).
     """
     policy, value = (cast_params(params[name], compute) for name in ("policy", "value"))
+    if mask_truncated:
+        total = torch.where(rollouts.ended, total, torch.nan)
     scored = total.isfinite()
     mask = rollouts.mask & scored[:, None]
     old = rollouts.logps if offline else frozen(logps_fn)(policy, rollouts).logps
@@ -300,13 +319,13 @@ def experience(
     advantages, returns = gae(per_token, old_values, mask, gamma=gamma, lam=lam)
     tokens = mask.sum().clamp(min=1)
     unexplained = _variance(returns - old_values, mask) / _variance(returns, mask).clamp(min=1e-8)
+    difference = (old - rollouts.logps).abs().sum()
     metrics = {
         "kl": torch.where(mask, distance, 0.0).sum() / scored.sum().clamp(min=1),
         "kl_coefficient": coefficient.clone(),
         "values/mean": old_values.sum() / tokens,
         "values/explained_variance": 1 - unexplained,
-        "sampling/sampling_logp_difference/mean": (old - rollouts.logps).abs().sum()
-        / rollouts.mask.sum().clamp(min=1),
+        "sampling/sampling_logp_difference/mean": difference / rollouts.mask.sum().clamp(min=1),
     }
     batch = {
         **rollouts._replace(mask=mask)._asdict(),

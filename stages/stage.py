@@ -29,6 +29,7 @@ from stages.state import TrainState
 
 if TYPE_CHECKING:
     from stages.online import Online
+    from stages.rollout import Rollouts
 
 STEP_METRICS = ("loss", "grad_norm", "nonfinite_leaf")
 """Metrics of every stage: mean loss, global norm of the mean gradient, and why the step was skipped.
@@ -139,6 +140,53 @@ def stage(
         ),
         loss=loss,
     )
+
+
+def loss_of(stage: Stage) -> Loss:
+    """Return the loss that a stage differentiates, in its precision.
+
+    Args:
+        stage: of `stage`, or a built-in one.
+
+    Raises:
+        ValueError: for a population, whose params have a leading axis.
+
+    Example:
+        >>> from pure import optim
+        >>> def square(params, batch, key):
+        ...     return (params * batch["x"]).square().sum(), torch.tensor(len(batch["x"])), {}
+        >>> loss_of(stage(square, optim.sgd(0.1)))(torch.tensor(2.0), {"x": torch.ones(3)}, None)[0]
+        tensor(12.)
+    """
+    if stage.loss is None:
+        raise ValueError(
+            "loss_of: this stage has no loss of its own (a population?); take the loss of the stage that it "
+            "was made from, and vmap it over the members"
+        )
+    return stage.loss
+
+
+def examples_of(stage: Stage, state: TrainState, rollouts: Rollouts, rewards: Tensor) -> Tree:
+    """Return the batch that an online stage trains on, with one completion a row.
+
+    `per_sample_grad(loss_of(stage))(policy, examples_of(...), key)` is then the gradient of each completion,
+    at fixed advantages.
+
+    Args:
+        stage: of `grpo` or `ppo`.
+        state: the current state.
+        rollouts: of B completions, from the stage's `parts.rollout`.
+        rewards: [B, K] float, NaN where one is missing.
+
+    Returns:
+        dict of tensors, [B, 1, ...] for GRPO (groups of one), [B, ...] for PPO.
+
+    Raises:
+        ValueError: for a stage that is not online; its own batches are its examples.
+    """
+    if stage.parts is None:
+        raise ValueError("examples_of: expected a stage of grpo or ppo; the batches of others are examples")
+    return stage.parts.examples(state, rollouts, rewards)
 
 
 def init_state(

@@ -48,6 +48,7 @@ def test_the_reward_is_at_the_last_token_and_the_kl_penalty_at_each() -> None:
         reference=reference,
         compute=torch.float32,
         offline=False,
+        mask_truncated=False,
     )
     distance = policy_logps(state.params["policy"], rollouts) - policy_logps(reference, rollouts)
     kl_to_come = torch.where(rollouts.mask, distance, 0.0).flip(1).cumsum(1).flip(1)

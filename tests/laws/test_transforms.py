@@ -1,0 +1,266 @@
+"""The laws of transforms: every part under every transform of torch.func, autograd and forward mode.
+
+A part is a function of a tree of float64 tensors. Its derivative by one transform is compared with that by
+another, which computes it by other code: a directional derivative with the gradient's inner product, one
+Hessian product with the others. A new stage, loss or optimizer is one row. `TABLE` is shown in the README.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from pure import optim, random, tree
+from pure.adapt.lora import lora
+from pure.adapt.qlora import quantize_layers
+from pure.nn.transformer import transformer
+from pure.transform.grad import grad
+from pure.transform.per_sample import per_sample_grad
+from pure.transform.remat import remat
+from pure.types import Tree
+from stages.dpo import dpo
+from stages.grpo import grpo
+from stages.kto import kto
+from stages.ppo import ppo
+from stages.pretrain import pretrain
+from stages.reward import reward
+from stages.rollout import Rollouts
+from stages.sft import sft
+from stages.stage import Stage, examples_of, loss_of
+from tests.laws.test_stages import (
+    DROPOUT,
+    ROLLOUT_OPTIONS,
+    answers,
+    pair_batch,
+    rollout_batch,
+    small,
+    text_batch,
+)
+
+TOLERANCE = 1e-9
+Function = Callable[[list[Tensor]], Tensor]
+
+
+class Part(NamedTuple):
+    """A function of float64 leaves, and where it is differentiated.
+
+    Fields:
+        function: leaves -> [] float64.
+        point: the leaves.
+        second: its gradient has a derivative everywhere near the point.
+    """
+
+    function: Function
+    point: list[Tensor]
+    second: bool = True
+
+
+def weigh(result: Tree) -> Tensor:
+    """Reduce a tree to one number, in which every element has a weight of its own."""
+    flat = torch.cat([x.flatten() for x in tree.leaves(result) if x.is_floating_point()]).double()
+    return (flat * torch.arange(len(flat)).cos()).sum()
+
+
+def part_of(function: Callable[[Tree], Tree], params: Tree, *, second: bool = True) -> Part:
+    """Make a Part of a function of a tree, at a point near the params where no leaf is 0."""
+    values, spec = tree.flatten(tree.cast(params, torch.float64))
+    noise = [0.05 * random.normal(random.key(70 + i), x.shape).double() for i, x in enumerate(values)]
+    point = [x + n for x, n in zip(values, noise, strict=True)]
+    return Part(lambda leaves: weigh(function(tree.unflatten(spec, leaves))), point, second)
+
+
+def model_of(changes: dict | None = None, wrap: Callable | None = None) -> Any:
+    return transformer(small(**{"num_hidden_layers": 1, **(changes or {})}), wrap_block=wrap)
+
+
+def forward(changes: dict | None = None) -> Part:
+    model = model_of(changes)
+    return part_of(lambda p: model.forward(p, text_batch(0)["tokens"][:3]), model.init(random.key(0)))
+
+
+def decoding() -> Part:
+    model, tokens = model_of(), text_batch(0)["tokens"][:3]
+
+    def decode(params: Tree) -> Tensor:
+        first, cache = model.decode(params, tokens[:, :4], model.cache(3, 6, dtype=torch.float64))
+        return torch.cat([first, model.decode(params, tokens[:, 4:], cache)[0]], 1)
+
+    return part_of(decode, model.init(random.key(0)))
+
+
+def loss_part(made: Stage, batch: Tree) -> Part:
+    """The loss of a stage, as a function of its params."""
+    loss, key = loss_of(made), random.key(3)
+    batch = {"batch_position": torch.arange(len(tree.leaves(batch)[0])), **batch}
+    return part_of(lambda p: loss(p, batch, key)[0], made.init(random.key(0)).params)
+
+
+def online_batch(made: Stage) -> Tree:
+    """The completions of a finished rollout, one a row."""
+    data = rollout_batch(0)
+    state = made.init(random.key(0))
+    return examples_of(made, state, Rollouts(*(data[name] for name in Rollouts._fields)), data["rewards"])
+
+
+def stage_loss(make: Callable, batch: Callable, changes: dict | None = None, **options: Any) -> Part:
+    model = model_of(changes, options.pop("wrap", None))
+    if options.get("reference"):
+        options["reference"] = tree.cast(model.init(random.key(77)), torch.float64)
+    made = make(model, optim.sgd(0.1), **options)
+    return loss_part(made, online_batch(made) if made.parts else batch(0))
+
+
+def adapted_loss(four_bits: bool = False, **options: Any) -> Part:
+    model = model_of()
+    base = tree.cast(model.init(random.key(77)), torch.float64)
+    base = quantize_layers(base) if four_bits else base
+    made = sft(lora(model, base, rank=2, targets=("v", "down"), **options), optim.sgd(0.1))
+    return loss_part(made, text_batch(0))
+
+
+def updates(optimizer: optim.GradientTransformation, *, second: bool = True) -> Part:
+    """Updates as a function of gradients, after one step."""
+    params = {
+        "w": random.normal(random.key(0), (4, 3)).double(),
+        "b": random.normal(random.key(1), (3,)).double(),
+    }
+    grads = tree.map(lambda x: random.normal(random.key(2), x.shape).double(), params)
+    state = optimizer.update(grads, optimizer.init(params), params)[1]
+    return part_of(lambda g: optimizer.update(g, state, params)[0], grads, second=second)
+
+
+def step(make: Callable, batch: Callable, **options: Any) -> Part:
+    """Params after a step, as a function of the params before."""
+    model = model_of()
+    if options.get("reference"):
+        options["reference"] = model.init(random.key(77))
+    made = make(model, optim.adamw(1e-2, eps=1e-3), **options)
+    state = made.init(random.key(0))
+    state = made.init(random.key(0), tree.cast(state.params, torch.float64))
+    return part_of(lambda p: made.step(state._replace(params=p), batch(0)).params, state.params)
+
+
+def per_sample() -> Part:
+    """The gradients of all rows, as a function of the params."""
+    model = model_of()
+    loss = loss_of(pretrain(model, optim.sgd(0.1)))
+    return part_of(
+        lambda p: per_sample_grad(loss)(p, text_batch(0), random.key(0)), model.init(random.key(0))
+    )
+
+
+ONLINE = ROLLOUT_OPTIONS | {"beta": 0.04}
+PARTS: dict[str, Callable[[], Part]] = {
+    "forward": forward,
+    "forward, flash attention": partial(forward, {"attention": "flash"}),
+    "forward, LayerNorm and learned positions": partial(
+        forward, {"norm": "layer", "position": "learned", "bias": True}
+    ),
+    "decode with a cache": decoding,
+    "pretrain, dropout": partial(stage_loss, pretrain, text_batch, DROPOUT),
+    "sft, chunk and remat": partial(stage_loss, sft, text_batch, chunk=7, wrap=remat),
+    "reward": partial(stage_loss, reward, pair_batch),
+    "dpo": partial(stage_loss, dpo, pair_batch, reference=True),
+    "dpo ipo, chunk": partial(stage_loss, dpo, pair_batch, reference=True, variant="ipo", chunk=3),
+    "orpo": partial(stage_loss, dpo, pair_batch, variant="orpo"),
+    "kto": partial(stage_loss, kto, answers, reference=True),
+    "grpo": partial(stage_loss, grpo, rollout_batch, **ONLINE),
+    "ppo": partial(stage_loss, ppo, rollout_batch, value_weight=1.0, **ROLLOUT_OPTIONS),
+    "LoRA": adapted_loss,
+    "DoRA, dropout": partial(adapted_loss, use_dora=True, dropout=0.2),
+    "QLoRA": partial(adapted_loss, four_bits=True),
+    "per_sample_grad": per_sample,
+    "adamw": lambda: updates(optim.adamw(0.1, weight_decay=0.1)),
+    "sgd, momentum": lambda: updates(optim.sgd(0.1, momentum=0.9, nesterov=True)),
+    "clip, then adam": lambda: updates(optim.chain(optim.clip_by_global_norm(0.5), optim.adam(0.1))),
+    "muon": lambda: updates(optim.muon(0.1, ns_dtype=torch.float64)),
+    "lion": lambda: updates(optim.lion(0.1)),
+    "step of sft": partial(step, sft, text_batch),
+    "step of dpo": partial(step, dpo, pair_batch, reference=True),
+    "step of grpo": partial(step, grpo, rollout_batch, **ROLLOUT_OPTIONS | {"score": None}),
+    "step of ppo": partial(step, ppo, rollout_batch, epochs=1, **ROLLOUT_OPTIONS),
+}
+every_part = pytest.mark.parametrize("name", PARTS)
+
+
+@cache
+def built(name: str) -> Part:
+    return PARTS[name]()
+
+
+@cache
+def gradient(name: str) -> tuple[Tensor, ...]:
+    """By autograd, in plain eager code: what the other transforms are compared with."""
+    part = built(name)
+    leaves = [x.clone().requires_grad_() for x in part.point]
+    return torch.autograd.grad(part.function(leaves), leaves, allow_unused=True, materialize_grads=True)
+
+
+def direction(name: str, seed: int = 0) -> list[Tensor]:
+    return [
+        random.normal(random.key(90 + i + 50 * seed), x.shape).double()
+        for i, x in enumerate(built(name).point)
+    ]
+
+
+def inner(a: Any, b: Any) -> Tensor:
+    return sum((x * y).sum() for x, y in zip(a, b, strict=True))
+
+
+def jvp(function: Callable, point: list[Tensor], tangents: list[Tensor]) -> Any:
+    return torch.func.jvp(function, (point,), (tangents,))[1]
+
+
+def assert_near(found: Any, expected: Any, tolerance: float = TOLERANCE) -> None:
+    """Compare two trees by the distance of all their numbers, relative to the expected ones."""
+    a, b = (torch.cat([x.flatten() for x in tree.leaves(t)]) for t in (found, expected))
+    assert (a - b).norm() <= tolerance * b.norm() + 1e-12, f"{(a - b).norm() / b.norm():.1e} apart"
+
+
+FIRST: dict[str, Callable[[Part], Any]] = {
+    "grad": lambda part: grad(part.function)(part.point),
+    "func.grad": lambda part: torch.func.grad(part.function)(part.point),
+    "vjp": lambda part: torch.func.vjp(part.function, part.point)[1](torch.ones((), dtype=torch.float64))[0],
+    "jacrev": lambda part: torch.func.jacrev(part.function)(part.point),
+    "vmap of grad": lambda part: [
+        g[1]
+        for g in torch.func.vmap(grad(part.function))([torch.stack([2 * x, x, 0.5 * x]) for x in part.point])
+    ],
+}
+DIRECTIONAL: dict[str, Callable[[Function, list[Tensor], list[Tensor]], Any]] = {
+    "jvp": jvp,
+    "vmap of jvp": lambda f, x, t: torch.func.vmap(partial(jvp, f, x))([torch.stack([u, -u]) for u in t])[0],
+}
+HESSIAN: dict[str, Callable[[Function, list[Tensor], list[Tensor]], Any]] = {
+    "grad of grad": lambda f, x, t: grad(lambda y: inner(grad(f)(y), t))(x),
+    "func.grad of func.grad": lambda f, x, t: torch.func.grad(lambda y: inner(torch.func.grad(f)(y), t))(x),
+    "grad of jvp": lambda f, x, t: grad(lambda y: jvp(f, y, t))(x),
+    "jvp of grad": lambda f, x, t: jvp(grad(f), x, t),
+}
+
+
+@every_part
+def test_gradients_agree(name: str) -> None:
+    for transform in FIRST.values():
+        assert_near(transform(built(name)), gradient(name))
+
+
+@every_part
+def test_directional_derivatives_equal_the_inner_product_with_the_gradient(name: str) -> None:
+    tangents = direction(name)
+    expected = inner(gradient(name), tangents)
+    for transform in DIRECTIONAL.values():
+        assert_near(transform(built(name).function, built(name).point, tangents), expected, 1e-8)
+
+
+@every_part
+def test_hessian_products_agree(name: str) -> None:
+    part, tangents = built(name), direction(name)
+    first, *others = (transform(part.function, part.point, tangents) for transform in HESSIAN.values())
+    for other in others:
+        assert_near(other, first)
