@@ -220,13 +220,15 @@ def where(condition: Tensor, yes: Tree, no: Tree) -> Tree:
 
 
 def norm(tree: Tree) -> Tensor:
-    """Returns the Euclidean norm of all leaves together, [] float32.
+    """Returns the Euclidean norm of all leaves together, [] float32, or float64 if a leaf is.
 
     Example:
         >>> norm({"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}).item()
         5.0
     """
-    return torch.stack([x.float().square().sum() for x in leaves(tree)]).sum().sqrt()
+    values = leaves(tree)
+    dtype = torch.float64 if any(x.dtype == torch.float64 for x in values) else torch.float32
+    return torch.stack([x.to(dtype).square().sum() for x in values]).sum().sqrt()
 
 
 def count(tree: Tree) -> int:

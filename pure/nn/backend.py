@@ -19,6 +19,7 @@ from pure.nn.flex import flex
 from pure.nn.naive import naive
 from pure.nn.sdpa import sdpa
 from pure.nn.single import single
+from pure.transform.modes import is_forward_mode
 
 
 @runtime_checkable
@@ -81,7 +82,7 @@ def _fastest(q: Tensor, k: Tensor, dropout_mask: Tensor | None) -> Attention:
     """Returns the backend that "auto" selects: the one measured fastest."""
     if dropout_mask is not None:
         return naive
-    if q.is_cuda and not torch._C._are_functorch_transforms_active():
+    if q.is_cuda and not torch._C._are_functorch_transforms_active() and not is_forward_mode():
         return sdpa
     decoding = q.shape[-3] == 1 and k.shape[-3] > 1  # one new token and a cache of earlier ones
     return single if decoding and torch.compiler.is_compiling() else naive

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pure.nn.naive import causal_mask
+from pure.transform.modes import is_forward_mode
 
 
 def sdpa(
@@ -37,8 +38,15 @@ def sdpa(
         [B, T, N, H].
 
     Raises:
-        ValueError: if a dropout mask is given: the fused kernels generate their own, which no key controls.
+        ValueError: if a dropout mask is given: the fused kernels generate their own, which no key controls;
+            under forward-mode differentiation, which the kernels lack (they have no second derivative
+            either: torch says so in the backward pass).
     """
+    if is_forward_mode():
+        raise ValueError(
+            "attention backend sdpa: its kernels have no forward-mode derivative; use backend='naive' or "
+            "'flash', and the same one for the run that is studied"
+        )
     if dropout_mask is not None:
         raise ValueError(
             "attention backend sdpa: its kernels take no dropout mask; use backend='naive' or 'flash', or "

@@ -25,6 +25,7 @@ from pure.optim.base import (
     increment,
     map_unzip,
     mean_correction,
+    safe_sqrt,
     shared_dtype,
     upcast,
     zero_count,
@@ -241,7 +242,7 @@ def adam_update(
         nu = (1 - b2) * grad.square() + b2 * upcast(v)
         # 3. Corrected means.
         mu_hat = corrected_mean(grad, mu, b1, mu_correction)
-        step = mu_hat / ((nu / nu_correction.to(nu.dtype) + eps_root).sqrt() + eps)
+        step = mu_hat / (safe_sqrt(nu / nu_correction.to(nu.dtype) + eps_root) + eps)
         return step.to(out_dtype), mu.to(m.dtype), nu.to(v.dtype)
 
     steps, mu, nu = map_unzip(3, leaf, updates, state.mu, state.nu)

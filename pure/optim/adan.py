@@ -21,6 +21,7 @@ from pure.optim.base import (
     chain,
     increment,
     map_unzip,
+    safe_sqrt,
     shared_dtype,
     upcast,
     zero_count,
@@ -155,7 +156,7 @@ def adan_update(
             (1 - b3) * ahead.square() + b3 * upcast(n),
         )
         mean, slope, square = (a / c.to(a.dtype) for a, c in zip(moments, corrections, strict=True))
-        step = (mean + (1 - b2) * slope) / ((square + eps_root).sqrt() + eps)
+        step = (mean + (1 - b2) * slope) / (safe_sqrt(square + eps_root) + eps)
         stored = [new.to(old.dtype) for new, old in zip((*moments, x), (m, v, n, last), strict=True)]
         return step.to(torch.promote_types(g.dtype, m.dtype)), *stored
 

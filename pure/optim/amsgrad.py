@@ -21,6 +21,7 @@ from pure.optim.base import (
     chain,
     increment,
     map_unzip,
+    safe_sqrt,
     shared_dtype,
     upcast,
     zero_count,
@@ -161,7 +162,7 @@ def amsgrad_update(
         mu = (1 - b1) * x + b1 * upcast(m)
         nu = (1 - b2) * x.square() + b2 * upcast(v)
         nu_max = torch.maximum(upcast(largest), corrected(nu, nu_correction))
-        step = corrected(mu, mu_correction) / ((nu_max + eps_root).sqrt() + eps)
+        step = corrected(mu, mu_correction) / (safe_sqrt(nu_max + eps_root) + eps)
         out_dtype = torch.promote_types(torch.promote_types(g.dtype, m.dtype), v.dtype)
         return step.to(out_dtype), mu.to(m.dtype), nu.to(v.dtype), nu_max.to(largest.dtype)
 

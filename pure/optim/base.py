@@ -41,6 +41,7 @@ from pure import tree
 from pure.optim.extra import with_extra
 from pure.optim.leafwise import is_leafwise_function, leafwise
 from pure.optim.same_shapes import check_same_shapes
+from pure.transform.modes import may_be_differentiated
 from pure.types import GradientTransformation, Schedule, Tree
 
 Scalar = float | Tensor
@@ -303,7 +304,12 @@ def upcast(x: Tensor) -> Tensor:
 
 
 def safe_sqrt(square: Tensor) -> Tensor:
-    """Computes the root of a number >= 0; its derivative at 0 is 0, not infinite."""
+    """Computes the root of a number >= 0; its derivative at 0 is 0, not infinite.
+
+    The value is that of `sqrt`, which is called where nothing can differentiate the result.
+    """
+    if not may_be_differentiated(square):
+        return square.sqrt()
     positive = square > 0
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), square)
 

@@ -24,6 +24,7 @@ from pure.optim.base import (
     increment,
     map_unzip,
     mean_correction,
+    safe_sqrt,
     shared_dtype,
     store_once,
     upcast,
@@ -147,7 +148,7 @@ def radam_update(
         mu = (1 - b1) * x + b1 * upcast(m)
         nu = (1 - b2) * x.square() + b2 * upcast(v)
         mean = corrected_mean(x, mu, b1, mu_correction)
-        adaptive = factor * mean / ((nu / nu_correction.to(nu.dtype) + eps_root).sqrt() + eps)
+        adaptive = factor * mean / (safe_sqrt(nu / nu_correction.to(nu.dtype) + eps_root) + eps)
         step = torch.where(active, adaptive, mean)
         return step.to(torch.promote_types(g.dtype, v.dtype)), mu.to(m.dtype), nu.to(v.dtype)
 

@@ -23,6 +23,7 @@ from pure.optim.base import (
     identity,
     increment,
     map_unzip,
+    safe_sqrt,
     shared_dtype,
     upcast,
     zero_count,
@@ -226,7 +227,7 @@ def rms_update(
         if mu:
             variance = (variance - corrected(mu[0]).square()).clamp(min=0)
         # 3. Quotient.
-        step = x * (variance + eps).rsqrt() if eps_in_sqrt else x / (variance.sqrt() + eps)
+        step = x * (variance + eps).rsqrt() if eps_in_sqrt else x / (safe_sqrt(variance) + eps)
         new_means = [new.to(old.dtype) for new, old in zip((nu, *mu), (v, *m), strict=True)]
         return step.to(torch.promote_types(g.dtype, v.dtype)), *new_means
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pure import tree
 from pure.transform.frozen import detach
-from pure.transform.modes import is_forward_mode
+from pure.transform.modes import may_be_differentiated
 from pure.types import Tree
 
 
@@ -59,13 +58,7 @@ def needs_torch_func(params: Tree) -> bool:
     (What a tracer records of torch.func can be differentiated again; autograd cuts it off by `detach`, and
     would cut off the tangents of dual numbers.)
     """
-    return (
-        torch.compiler.is_compiling()
-        or get_proxy_mode() is not None
-        or torch._C._are_functorch_transforms_active()
-        or is_forward_mode()
-        or (torch.is_grad_enabled() and any(x.requires_grad for x in tree.leaves(params)))
-    )
+    return any(may_be_differentiated(x) for x in tree.leaves(params))
 
 
 def _grad(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:

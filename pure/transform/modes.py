@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pure import tree
 from pure.types import Tree
@@ -25,6 +26,25 @@ def is_forward_mode() -> bool:
         (tensor([1.]), tensor([1.]))
     """
     return forward_ad._current_level >= 0
+
+
+def may_be_differentiated(x: Tensor) -> bool:
+    """Reports if the result of an operation on x may be differentiated: in plain code of a step it is not.
+
+    Under a compiler or tracer, whose program may be differentiated later, it is assumed.
+
+    Example:
+        >>> x = torch.ones(2)
+        >>> may_be_differentiated(x), may_be_differentiated(x.requires_grad_())
+        (False, True)
+    """
+    return (
+        torch.compiler.is_compiling()
+        or get_proxy_mode() is not None
+        or torch._C._are_functorch_transforms_active()
+        or is_forward_mode()
+        or (torch.is_grad_enabled() and x.requires_grad)
+    )
 
 
 def has_values(values: Tree) -> bool:

@@ -22,7 +22,7 @@ from pure.nn.transformer import transformer
 from pure.transform.grad import grad
 from pure.transform.per_sample import per_sample_grad
 from pure.transform.remat import remat
-from pure.types import Tree
+from pure.types import Model, Tree
 from stages.dpo import dpo
 from stages.grpo import grpo
 from stages.kto import kto
@@ -74,12 +74,13 @@ def part_of(function: Callable[[Tree], Tree], params: Tree, *, second: bool = Tr
     return Part(lambda leaves: weigh(function(tree.unflatten(spec, leaves))), point, second)
 
 
-def model_of(changes: dict | None = None, wrap: Callable | None = None) -> Any:
-    return transformer(small(**{"num_hidden_layers": 1, **(changes or {})}), wrap_block=wrap)
+def model_of(changes: dict | None = None, wrap: Callable | None = None, backend: str = "naive") -> Model:
+    config = small(**{"num_hidden_layers": 1, **(changes or {})})
+    return transformer(config, wrap_block=wrap, backend=backend)
 
 
-def forward(changes: dict | None = None) -> Part:
-    model = model_of(changes)
+def forward(changes: dict | None = None, backend: str = "naive") -> Part:
+    model = model_of(changes, backend=backend)
     return part_of(lambda p: model.forward(p, text_batch(0)["tokens"][:3]), model.init(random.key(0)))
 
 
@@ -142,7 +143,8 @@ def step(make: Callable, batch: Callable, **options: Any) -> Part:
     made = make(model, optim.adamw(1e-2, eps=1e-3), **options)
     state = made.init(random.key(0))
     state = made.init(random.key(0), tree.cast(state.params, torch.float64))
-    return part_of(lambda p: made.step(state._replace(params=p), batch(0)).params, state.params)
+    data = batch(0)
+    return part_of(lambda p: made.step(state._replace(params=p), data).params, state.params)
 
 
 def per_sample() -> Part:
@@ -157,9 +159,9 @@ def per_sample() -> Part:
 ONLINE = ROLLOUT_OPTIONS | {"beta": 0.04}
 PARTS: dict[str, Callable[[], Part]] = {
     "forward": forward,
-    "forward, flash attention": partial(forward, {"attention": "flash"}),
-    "forward, LayerNorm and learned positions": partial(
-        forward, {"norm": "layer", "position": "learned", "bias": True}
+    "forward, flash attention": partial(forward, backend="flash"),
+    "forward, LayerNorm, sinusoidal positions, biases": partial(
+        forward, {"use_rms_norm": False, "use_rope": False, "attention_bias": True, "mlp_bias": True}
     ),
     "decode with a cache": decoding,
     "pretrain, dropout": partial(stage_loss, pretrain, text_batch, DROPOUT),
@@ -244,6 +246,10 @@ HESSIAN: dict[str, Callable[[Function, list[Tensor], list[Tensor]], Any]] = {
 }
 
 
+LINEARIZED = ("sft, chunk and remat", "step of dpo")
+"""Parts that `linearize` is tried on: its trace takes seconds, and goes the way of jvp."""
+
+
 @every_part
 def test_gradients_agree(name: str) -> None:
     for transform in FIRST.values():
@@ -264,3 +270,48 @@ def test_hessian_products_agree(name: str) -> None:
     first, *others = (transform(part.function, part.point, tangents) for transform in HESSIAN.values())
     for other in others:
         assert_near(other, first)
+
+
+@pytest.mark.parametrize("name", LINEARIZED)
+def test_linearized_functions_and_gradients_equal_jvp(name: str) -> None:
+    part, tangents = built(name), direction(name)
+    for function in (part.function, grad(part.function)) if "step" not in name else (part.function,):
+        found = torch.func.linearize(function, part.point)[1](tangents)
+        assert_near(found, jvp(function, part.point, tangents))
+
+
+def test_directional_derivatives_of_single_rows_equal_the_inner_product_with_their_gradients() -> None:
+    model, batch, key = model_of(), text_batch(0), random.key(0)
+    loss = loss_of(pretrain(model, optim.sgd(0.1)))
+    params = tree.cast(model.init(random.key(0)), torch.float64)
+    values, spec = tree.flatten(params)
+    tangents = [random.normal(random.key(90 + i), x.shape).double() for i, x in enumerate(values)]
+
+    def of_row(tokens: Tensor, labels: Tensor, position: Tensor) -> Tensor:
+        row = {"tokens": tokens[None], "labels": labels[None], "batch_position": position[None]}
+        return jvp(lambda leaves: loss(tree.unflatten(spec, leaves), row, key)[0], values, tangents)
+
+    found = torch.func.vmap(of_row)(batch["tokens"], batch["labels"], torch.arange(len(batch["tokens"])))
+    gradients = tree.leaves(per_sample_grad(loss)(params, batch, key))
+    assert_near(found, sum((g * t).flatten(1).sum(1) for g, t in zip(gradients, tangents, strict=True)))
+
+
+def test_the_gradient_of_each_completion_adds_up_to_the_gradient_of_the_groups() -> None:
+    """`examples_of` has a completion a row, in GRPO as a group of one."""
+    for make in (grpo, ppo):
+        made = make(model_of(), optim.sgd(1.0), **ROLLOUT_OPTIONS | {"reference": None})
+        batch, state = online_batch(made), made.init(random.key(0))
+        state = made.init(random.key(0), tree.cast(state.params, torch.float64))
+        each = per_sample_grad(loss_of(made))(state.params, batch, random.key(0))
+        whole = {"batch_position": torch.arange(len(batch["mask"])), **batch}
+        expected = grad(lambda p, made=made, whole=whole: loss_of(made)(p, whole, None)[0])(state.params)
+        assert_near(tree.map(lambda g: g.sum(0), each), expected)
+
+
+def test_fused_attention_refuses_forward_mode_and_names_the_backends_that_have_it() -> None:
+    model, tokens = model_of(backend="sdpa"), text_batch(0)["tokens"]
+    params = model.init(random.key(0))
+    with pytest.raises(ValueError, match="no forward-mode derivative; use backend='naive' or 'flash'"):
+        torch.func.jvp(lambda p: model.forward(p, tokens), (params,), (params,))
+    with pytest.raises(RuntimeError, match=r"derivative for .*attention.* is not implemented"):
+        grad(lambda p: grad(lambda p: model.forward(p, tokens).sum())(p)["embedding"].sum())(params)
