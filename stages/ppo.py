@@ -67,7 +67,7 @@ class Values(Protocol):
 
 
 class Experience(Protocol):
-    """Advantages and returns of a round: (params, rollouts, total [B], coefficient []) -> (batch, metrics)."""
+    """Advantages and returns: (params, rollouts, total [B], coefficient []) -> (batch, metrics)."""
 
     def __call__(
         self, params: Tree, rollouts: Rollouts, total: Tensor, coefficient: Tensor, /
