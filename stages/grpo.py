@@ -151,7 +151,7 @@ def grpo(
         scale=scale,
         reference=cast_params(reference, compute),
         compute=compute,
-        behaviour="rollouts" if score is None else "params" if iterations > 1 else None,
+        behaviour=_behaviour(score, iterations),
         mask_truncated=mask_truncated,
     )
     update_fn = partial(
@@ -268,6 +268,13 @@ def examples(
     elif behaviour == "params":
         inputs["old_logps"] = frozen(logps_fn)(cast_params(state.params, compute), answers).logps
     return tree.map(lambda x: x[:, None], {**answers._asdict(), **inputs})
+
+
+def _behaviour(score: Score | None, iterations: int) -> str | None:
+    """Choose the source of the behaviour policy's log-probabilities; see `examples`."""
+    if score is None:
+        return "rollouts"
+    return "params" if iterations > 1 else None
 
 
 def batch_loss(
