@@ -6,6 +6,7 @@ It stands at the root, not in `tests/`, because the doctests of the packages nee
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -21,6 +22,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault(
     "TORCHINDUCTOR_COMPILE_THREADS", "1"
 )  # no pool of compilers beside the pool of test workers
+# What the processor says of its instructions is believed: else each session compiles twelve programs to find out.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 # One folder for all workers of this session: what one compiled, the others load; nothing stale is read.
 CACHE = None if "TORCHINDUCTOR_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="inductor-")
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
@@ -36,6 +39,15 @@ signatures.install()
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=50)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("same")
+
+
+gc.disable()  # until all modules are imported: a million objects that stay would be searched twenty times
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector see only what tests make, not what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:

@@ -130,7 +130,7 @@ def quiz(count: int = TEST_COUNT, *, key: Any) -> Questions:
 
 def _read_library() -> Library:
     """Functions with unique summaries, and parameters, classes and words of the modules with summaries."""
-    summaries = list(read_summaries("train"))
+    summaries = read_summaries("train")
     texts = Counter(summary.text for summary in summaries)
     bare_names = Counter(_bare(summary.name) for summary in summaries)
     functions = [f for f in summaries if texts[f.text] == 1 and bare_names[_bare(f.name)] == 1]

@@ -6,6 +6,7 @@ is downloaded. An answer is checked by string comparison, and each task has a pl
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -83,7 +84,7 @@ def generate_tasks(
             "generate_tasks: part must be 'train' or 'held_out', and families must not be empty, got "
             f"{part!r}, {families}"
         )
-    words = vocabulary() if words is None else list(words)
+    words = vocabulary() if words is None else words
     root = fold_in_name(key_words(key), f"tasks {part}")
     tasks: list[Task] = []
     seen: set[str] = set()
@@ -131,14 +132,18 @@ def is_held_out(prompt: str) -> bool:
     return hash_fraction(prompt) < HELD_OUT
 
 
-def vocabulary(count: int = WORD_COUNT) -> list[str]:
-    """Returns the most frequent words of Python's reference, of 3 to 7 letters, in alphabetical order."""
+@functools.cache
+def vocabulary(count: int = WORD_COUNT) -> tuple[str, ...]:
+    """Returns the most frequent words of Python's reference, of 3 to 7 letters, in alphabetical order.
+
+    A process reads the reference once.
+    """
     counts: Counter[str] = Counter()
     for document in python_library.documents("train"):
         if document.name.startswith(python_library.TOPICS):
             counts.update(re.findall(r"\b[a-z]{3,7}\b", document.text))
     by_frequency = sorted(counts, key=lambda word: (-counts[word], word))
-    return sorted(by_frequency[:count])
+    return tuple(sorted(by_frequency[:count]))
 
 
 def correct(prompt: str, completion: str, row: Mapping[str, Any]) -> float:

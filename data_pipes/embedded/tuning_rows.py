@@ -8,6 +8,7 @@ of the usual data sets.
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -142,8 +143,11 @@ def prompts(
     return _shuffled_rows(rows, key, part)
 
 
-def read_summaries(part: str = "train") -> Iterator[Summary]:
+@functools.cache
+def read_summaries(part: str = "train") -> tuple[Summary, ...]:
     """Reads the functions of Python's library, each with the first line of its documentation.
+
+    Parsing the library takes seconds, so a process does it once.
 
     Args:
         part: "train" or "held_out", as in `data_pipes.embedded.python_library`, which splits by file.
@@ -152,9 +156,12 @@ def read_summaries(part: str = "train") -> Iterator[Summary]:
         Public functions at the top level of public modules, whose summary is one line of 15 to 80 characters
         that ends with a full stop.
     """
-    for document in python_library.documents("train" if part == "train" else "held_out"):
-        if document.name.endswith(".py"):
-            yield from _module_summaries(document.name, document.text)
+    return tuple(
+        summary
+        for document in python_library.documents("train" if part == "train" else "held_out")
+        if document.name.endswith(".py")
+        for summary in _module_summaries(document.name, document.text)
+    )
 
 
 def _module_summaries(name: str, text: str) -> Iterator[Summary]:
@@ -171,7 +178,7 @@ def _module_summaries(name: str, text: str) -> Iterator[Summary]:
 
 def _documentation_questions(count: int, key: Any, part: str) -> list[Task]:
     """Questions about documentation, cycling through the functions; wrong answers are other functions'."""
-    functions = list(read_summaries(part)) if count else []
+    functions = read_summaries(part) if count else ()
     if not functions:
         return []
     indices = np.arange(count) % len(functions)

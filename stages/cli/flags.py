@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import sys
@@ -63,10 +64,12 @@ def help_texts(kind: type) -> dict[str, str]:
     return texts
 
 
+@functools.cache
 def _with_help(kind: type) -> type:
     """Returns a dataclass of the same fields, whose help tyro prints as one paragraph per flag.
 
-    On its own, tyro also reads the text below a field, but keeps its line breaks.
+    On its own, tyro also reads the text below a field, but keeps its line breaks. Cached, because reading
+    the source takes longer than parsing the flags.
     """
     hints, texts = get_type_hints(kind, include_extras=True), help_texts(kind)
     fields = [

@@ -73,7 +73,7 @@ def test_no_question_is_in_both_parts_whatever_the_key() -> None:
 def test_the_vocabulary_is_words_of_the_python_library() -> None:
     words = vocabulary()
     assert len(words) == 200
-    assert words == sorted(words)
+    assert list(words) == sorted(words)
     assert {"class", "object", "type"} <= set(words)
 
 

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 
-from data_pipes.embedded import tasks, tuning_rows
+from data_pipes.embedded import tuning_rows
 from data_pipes.rows.records import read_conversations, read_preferences, read_prompts, read_unpaired
-
-cached_vocabulary = cache(tasks.vocabulary)
-uncached_summaries = tuning_rows.read_summaries
-
-
-@cache
-def cached_summaries(part: str) -> list:
-    """Read the library once for all tests."""
-    return list(uncached_summaries(part))
-
-
-@pytest.fixture(autouse=True)
-def _use_caches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning_rows, "read_summaries", lambda part="train": cached_summaries(part))
-    monkeypatch.setattr(tasks, "vocabulary", lambda: cached_vocabulary())
-
 
 READERS = {
     "instructions": read_conversations,
@@ -65,7 +47,7 @@ def test_a_fifth_of_the_instructions_is_about_documentation() -> None:
     rows = tuning_rows.instructions(100, key=0)
     assert sum(row.values["family"] == "documentation" for row in rows) == 20
     questions = [row.values for row in rows if row.values["family"] == "documentation"]
-    summaries = {summary.name: summary.text for summary in cached_summaries("train")}
+    summaries = {summary.name: summary.text for summary in tuning_rows.read_summaries("train")}
     for row in questions:
         if row["prompt"].startswith("What does "):
             assert (

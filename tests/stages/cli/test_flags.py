@@ -36,9 +36,10 @@ def test_help_lists_every_flag_with_its_meaning_and_default(
         main([name, "--help"])
     assert exit_info.value.code == 0
     shown = " ".join(re.sub(r"[│╭╰╮╯─]", " ", capsys.readouterr().out).split())
+    texts = help_texts(options_of(name))
     for field in dataclasses.fields(options_of(name)):
         flag = field.name.upper() if "Positional" in str(field.type) else f"--{field.name}"
-        assert " ".join(help_texts(options_of(name))[field.name].split()) in shown
+        assert " ".join(texts[field.name].split()) in shown
         assert re.search(rf"{flag}\b", shown), flag
         if field.default not in (dataclasses.MISSING, ()):
             default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
