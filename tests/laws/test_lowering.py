@@ -39,7 +39,7 @@ from tests.laws.test_stages import STAGES, Row, small, text_batch
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 """Compiler options with which XLA compiles small operations several times as fast."""
-OWN_OPTIMIZER = ("own", "pretrain", "pretrain-muon-ema", "pretrain-lion-chunk-remat")
+OWN_OPTIMIZER = ("own", "own-optax", "pretrain", "pretrain-muon-ema", "pretrain-lion-chunk-remat")
 """Rows of stages that keep their optimizer."""
 BATCH = text_batch(0)
 
@@ -248,16 +248,16 @@ def test_derivatives_in_jax(language: tuple) -> None:
 
 MESH = """
 import json, re, sys
-import jax, jax.numpy as jnp, numpy as np
+import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from pure import optim, random, tree
-from pure.interop.jax.lower import lower
-from tests.laws.test_lowering import BATCH, narrow, small
+from pure.interop.jax import lower, to_jax as narrow, to_optax
+from tests.laws.test_stages import small, text_batch
 from pure.nn.transformer import transformer
 from stages.pretrain import pretrain
 
 made = pretrain(transformer(small(num_hidden_layers=1, vocab_size=16)), optim.sgd(0.1))
-batch = {name: x.clamp(max=15) for name, x in BATCH.items()}
+batch = {name: x.clamp(max=15).int() for name, x in text_batch(0).items()}
 state = made.init(random.key(0))
 expected = made.step(state, batch)
 step = lower(made.step, state, batch)
@@ -278,8 +278,24 @@ def compiled(mesh, place):
 
 devices = np.array(jax.devices())
 data = compiled(Mesh(devices, ("data",)), lambda x: P())
-both = compiled(Mesh(devices.reshape(4, 2), ("data", "model")),
-                lambda x: P("data", "model") if x.ndim == 2 and x.shape[0] % 4 == 0 and x.shape[1] % 2 == 0 else P())
+grid = Mesh(devices.reshape(4, 2), ("data", "model"))
+split = lambda x: P("data", "model") if x.ndim == 2 and x.shape[0] % 4 == 0 and x.shape[1] % 2 == 0 else P()
+both = compiled(grid, split)
+
+settings = {"weight_decay": 0.1, "eps": 1e-3}
+ours = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(0.1, **settings))
+tx = optax.chain(optax.clip_by_global_norm(1.0), to_optax(optim.adamw(0.1, **settings)))
+updates, _ = ours.update(tree.map(lambda x: x.cos(), state.params), ours.init(state.params), state.params)
+params = jax.tree.map(lambda x: jax.device_put(x, NamedSharding(grid, split(x))), narrow(state.params))
+given = jax.tree.map(jnp.cos, params), tx.init(params), params
+sharded, opt_state = jax.jit(tx.update).lower(*given).compile(quick)(*given)
+after = sharded, opt_state[1][0].mu
+update = {
+    "apart": max(float(np.abs(np.asarray(y) - x.numpy()).max()) for x, y in
+                 zip(tree.leaves(updates), tree.leaves(sharded), strict=True)),
+    "kept": all(jax.tree.all(jax.tree.map(lambda x, y: x.sharding.is_equivalent_to(y.sharding, y.ndim), t, params))
+                for t in after),
+}
 
 loss = lambda p, b: made.loss(p, b, None)[:2]
 one = tree.map(lambda x: x[:1], {"batch_position": np.arange(1), **batch})
@@ -289,13 +305,15 @@ def mean(p, b):
     return jax.lax.psum(total, "data") / jax.lax.psum(count, "data")
 mesh = Mesh(devices, ("data",))
 mapped = jax.shard_map(mean, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
-mapped = float(jax.jit(mapped)(narrow(state.params), narrow(batch)))
-print(json.dumps({"expected": float(expected.metrics["loss"]), "data": data, "both": both, "mapped": mapped}))
+given = narrow(state.params), narrow(batch)
+mapped = float(jax.jit(mapped).lower(*given).compile(quick)(*given))
+print(json.dumps({"expected": float(expected.metrics["loss"]), "data": data, "both": both, "mapped": mapped,
+                  "update": update}))
 """
 
 
 def test_a_mesh_of_eight_devices() -> None:
-    """Data parallel; 4 x 2 with sharded matrices; shard_map of a loss lowered for one row."""
+    """Data parallel; 4 x 2 with sharded matrices; `to_optax` of these; shard_map of a loss lowered for one row."""
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", MESH],
@@ -313,3 +331,5 @@ def test_a_mesh_of_eight_devices() -> None:
     assert abs(found["mapped"] - found["expected"]) < 1e-6 * found["expected"]
     assert found["data"]["all-gather"] == 0 < found["data"]["all-reduce"] <= 8
     assert found["both"]["all-gather"] > 0
+    assert found["update"]["kept"]
+    assert found["update"]["apart"] < 1e-7

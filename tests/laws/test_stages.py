@@ -83,6 +83,16 @@ def make_own(accumulation: int = 1) -> Stage:
     return stage(regression, optim.sgd(0.1), init=init, metrics=("error",), accumulation=accumulation)
 
 
+def make_with_optax(accumulation: int = 1) -> Stage:
+    """The same with an optimizer of optax."""
+    optax = pytest.importorskip("optax", reason="optax is not installed (README)")
+    from pure.interop.jax import from_optax
+
+    optimizer = from_optax(optax.adamw(optax.warmup_cosine_decay_schedule(0.05, 0.1, 2, 60)))
+    init = lambda key: {"w": random.normal(key, (3,))}  # noqa: E731
+    return stage(regression, optimizer, init=init, metrics=("error",), accumulation=accumulation)
+
+
 def make_pretrain(
     optimizer: str = "adamw", config: dict | None = None, wrap: Callable | None = None, **options: object
 ) -> Callable[..., Stage]:
@@ -188,6 +198,7 @@ TWO_MATRICES = {"targets": ("v", "down")}
 ROLLOUT_OPTIONS = {"score": None, "samples": 2, "sampling": Sampling(max_new_tokens=3), "reference": True}
 STAGES = (
     Row("own", make_own, regression_batch),
+    Row("own-optax", make_with_optax, regression_batch),
     Row("pretrain", make_pretrain(), text_batch),
     Row("pretrain-dropout", make_pretrain(config=DROPOUT), text_batch),
     Row("pretrain-muon-ema", make_pretrain("muon", ema=0.9), text_batch),

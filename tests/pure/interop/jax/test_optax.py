@@ -33,7 +33,6 @@ from pure.serial import serial
 from pure.types import Tree
 from stages.checkpoint.fingerprint import fingerprint
 from stages.grpo import grpo
-from stages.population import population
 from stages.pretrain import pretrain
 from stages.stage import Stage, stage
 from tests.laws.test_stages import BY_NAME
@@ -111,9 +110,8 @@ RATE = {"weight_decay": 0.1, "eps": 1e-3}  # a large eps: the first steps of Ada
     [
         (make_pretrain, BY_NAME["pretrain"].batch),
         (make_grpo, BY_NAME["grpo"].batch),
-        (lambda o: population(make_pretrain(o), 2), BY_NAME["pretrain"].batch),
     ],
-    ids=["pretrain", "grpo", "population"],
+    ids=["pretrain", "grpo"],
 )
 def test_a_stage_takes_the_steps_of_our_own_optimizer(make: Callable, batch: Callable) -> None:
     """And goes on from a checkpoint bit for bit."""
