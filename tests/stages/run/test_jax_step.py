@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -62,18 +63,50 @@ def test_a_run_goes_on_with_the_other_backend(tmp_path: Path, monkeypatch: pytes
     assert main(["replay", str(tmp_path / "killed"), "--step", "9"]) == 0
 
 
-def test_an_online_stage_updates_in_jax(tmp_path: Path) -> None:
-    logs = []
-    for backend in ("torch", "jax"):
-        arguments = small_stages.flags(
-            tmp_path, "grpo", backend=backend, max_steps=2, output_dir=tmp_path / backend
-        )
-        assert main(["grpo", *arguments]) == 0
-        logs.append(rows(tmp_path / backend))
-    for row, expected in zip(*logs, strict=True):
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of one layer, and rows for each stage."""
+    folder = tmp_path_factory.mktemp("small")
+    small_stages.write_model(folder, num_hidden_layers=1)
+    small_stages.write_rows(folder)
+    return folder
+
+
+def run_two_steps(folder: Path, name: str, backend: str) -> list[dict]:
+    """Two steps of a subcommand: the rows of its log."""
+    output = folder / f"{name}-{backend}"
+    changes = {"max_steps": 2, "eval_every": 0, "backend": backend, "output_dir": output}
+    assert small_stages.run(folder, name, **changes) == 0
+    return rows(output)
+
+
+def test_an_online_stage_updates_in_jax(small_folder: Path) -> None:
+    logs = [run_two_steps(small_folder, "grpo", backend) for backend in ("torch", "jax")]
+    for expected, row in zip(*logs, strict=True):
         assert row["reward"] == expected["reward"]
-        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5, abs=1e-6)
-        assert row["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-6, abs=1e-6)
+        assert row["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in small_stages.NAMES if name != "grpo"])
+def test_every_stage_hands_its_step_to_jax(
+    name: str, small_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What JAX would compile is computed by torch here; that each step lowers is a law (`tests/laws`)."""
+    calls = []
+
+    def compute_in_torch(function: Callable, *, programs: Any) -> Callable:
+        def step(*arguments: Any) -> Any:
+            calls.append(programs.read("none"))
+            return function(*arguments)
+
+        return step
+
+    monkeypatch.setattr(torch_jit, "jit_torch", compute_in_torch)
+    found = run_two_steps(small_folder, name, "jax")
+    assert len(calls) == 2
+    assert found == run_two_steps(small_folder, name, "torch")
+    assert len(calls) == 2
 
 
 def test_without_jax_it_is_one_line(
