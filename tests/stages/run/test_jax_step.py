@@ -92,7 +92,7 @@ def test_an_online_stage_updates_in_jax(small_folder: Path) -> None:
 def test_every_stage_hands_its_step_to_jax(
     name: str, small_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What JAX would compile is computed by torch here; that each step lowers is a law (`tests/laws`)."""
+    """Torch computes the step that JAX would; that each step lowers is a law (`tests/laws`)."""
     calls = []
 
     def compute_in_torch(function: Callable, *, programs: Any) -> Callable:
