@@ -2,7 +2,8 @@
 
 A part is a function of a tree of float64 tensors. Its derivative by one transform is compared with that by
 another, which computes it by other code: a directional derivative with the gradient's inner product, one
-Hessian product with the others. A new stage, loss or optimizer is one row. `TABLE` is shown in the README.
+Hessian product with the others. A new stage, loss or optimizer is one row of PARTS; the command
+`python benchmarks/transforms.py` prints the table.
 """
 
 from __future__ import annotations
@@ -52,12 +53,10 @@ class Part(NamedTuple):
     Fields:
         function: leaves -> [] float64.
         point: the leaves.
-        second: its gradient has a derivative everywhere near the point.
     """
 
     function: Function
     point: list[Tensor]
-    second: bool = True
 
 
 def weigh(result: Tree) -> Tensor:
@@ -66,12 +65,12 @@ def weigh(result: Tree) -> Tensor:
     return (flat * torch.arange(len(flat)).cos()).sum()
 
 
-def part_of(function: Callable[[Tree], Tree], params: Tree, *, second: bool = True) -> Part:
+def part_of(function: Callable[[Tree], Tree], params: Tree) -> Part:
     """Make a Part of a function of a tree, at a point near the params where no leaf is 0."""
     values, spec = tree.flatten(tree.cast(params, torch.float64))
     noise = [0.05 * random.normal(random.key(70 + i), x.shape).double() for i, x in enumerate(values)]
     point = [x + n for x, n in zip(values, noise, strict=True)]
-    return Part(lambda leaves: weigh(function(tree.unflatten(spec, leaves))), point, second)
+    return Part(lambda leaves: weigh(function(tree.unflatten(spec, leaves))), point)
 
 
 def model_of(changes: dict | None = None, wrap: Callable | None = None, backend: str = "naive") -> Model:
@@ -124,7 +123,7 @@ def adapted_loss(four_bits: bool = False, **options: Any) -> Part:
     return loss_part(made, text_batch(0))
 
 
-def updates(optimizer: optim.GradientTransformation, *, second: bool = True) -> Part:
+def updates(optimizer: optim.GradientTransformation) -> Part:
     """Updates as a function of gradients, after one step."""
     params = {
         "w": random.normal(random.key(0), (4, 3)).double(),
@@ -132,7 +131,7 @@ def updates(optimizer: optim.GradientTransformation, *, second: bool = True) -> 
     }
     grads = tree.map(lambda x: random.normal(random.key(2), x.shape).double(), params)
     state = optimizer.update(grads, optimizer.init(params), params)[1]
-    return part_of(lambda g: optimizer.update(g, state, params)[0], grads, second=second)
+    return part_of(lambda g: optimizer.update(g, state, params)[0], grads)
 
 
 def step(make: Callable, batch: Callable, **options: Any) -> Part:
