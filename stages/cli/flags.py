@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import tyro
 
 from stages.cli.mistakes import find_mistake
-from stages.run.options.ranges import Flags, check_ranges
+from stages.run.options.ranges import Flags, check_values
 
 Options = TypeVar("Options", bound=Flags)
 
@@ -44,7 +44,7 @@ def parse(kind: type[Options], name: str, arguments: Sequence[str]) -> Options:
         use_underscores=True,
     )
     options = kind(**vars(parsed))
-    check_ranges(options)
+    check_values(options)
     return options
 
 

@@ -51,7 +51,7 @@ from stages.models.language_model import Pretrained
 from stages.models.text_prompt import prefix_token
 from stages.run.data import bad_rows
 from stages.run.options.groups import ChatModelFlags
-from stages.run.options.ranges import check_ranges
+from stages.run.options.ranges import check_values
 
 Item = TypeVar("Item")
 
@@ -102,7 +102,7 @@ def build_tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
         SandboxMissingError: if programs are to be run and cannot be isolated here.
     """
     names = options.task
-    check_ranges(options)
+    check_values(options)
     if options.temperature == 0 and (options.samples > 1 or options.top_p is not None):
         raise ValueError(
             "--temperature 0 decodes greedily, without --samples above 1 or --top_p; got --samples "

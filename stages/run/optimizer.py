@@ -66,7 +66,7 @@ def make_schedule(name: str, updates: int, *, peak: float, end: float, warmup: f
         A function from the number of the update to its learning rate.
 
     Raises:
-        ValueError: for a negative warm-up.
+        ValueError: for an unknown name or a negative warm-up.
     """
     if warmup < 0:
         raise ValueError(f"--warmup: expected a share or a number of steps, at least 0, got {warmup}")
@@ -80,7 +80,9 @@ def make_schedule(name: str, updates: int, *, peak: float, end: float, warmup: f
     if name == "wsd":
         decay = max(1, updates // 5)
         return optim.wsd_schedule(begin, peak, steps, max(updates - steps - decay, 1), decay, end_value=end)
-    return optim.warmup_cosine_decay_schedule(begin, peak, steps, updates, end)
+    if name == "cosine":
+        return optim.warmup_cosine_decay_schedule(begin, peak, steps, updates, end)
+    raise ValueError(f"--schedule: expected cosine, linear, wsd or constant, got {name!r}")
 
 
 def make_optimizer(
@@ -103,6 +105,9 @@ def make_optimizer(
 
     Returns:
         GradientTransformation.
+
+    Raises:
+        ValueError: for an unknown name.
     """
     optimizer = _unclipped(name, schedule, weight_decay, dtype)
     if not max_grad_norm:
@@ -157,9 +162,11 @@ def _unclipped(name: str, schedule: Schedule, decay: float, dtype: torch.dtype) 
             muon_weight_dimension_numbers=optim.hidden_matrices,
             ns_dtype=torch.float32 if dtype == torch.float32 else torch.bfloat16,
         )
-    return optim.chain(
-        optim.add_decayed_weights(decay, mask=mask), optim.sgd(schedule, momentum=0.9, nesterov=True)
-    )
+    if name == "sgd":
+        return optim.chain(
+            optim.add_decayed_weights(decay, mask=mask), optim.sgd(schedule, momentum=0.9, nesterov=True)
+        )
+    raise ValueError(f"--optimizer: expected one of the flag's names, such as adamw, got {name!r}")
 
 
 def _multiply(count: torch.Tensor, *, schedule: Schedule, factor: float) -> torch.Tensor:

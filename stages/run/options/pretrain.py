@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from stages.run.options.base import CrossEntropyFlags, PathFlags, TrainOptions, check_training_flags
 from stages.run.options.groups import RowFlags, TextFlags, TextSourceFlags, defaults
-from stages.run.options.ranges import AtLeast, Within, check_ranges
+from stages.run.options.ranges import AtLeast, Within, check_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,5 +68,5 @@ def check_pretrain_flags(options: PretrainOptions) -> None:
     Raises:
         ValueError: if a flag is out of range or does not fit another; names the flag, its value and the fix.
     """
-    check_ranges(options)
+    check_values(options)
     check_training_flags(options)

@@ -1,10 +1,12 @@
-"""Ranges of numeric flags, markers beside their types, and the check that reads them; no text is empty."""
+"""Ranges of numeric flags, markers beside their types, and the check of all values of flags."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import Field
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, get_type_hints
+
+from stages.run.options.values import check_types
 
 LARGEST = 2**31 - 1
 """Limit on integers: counts of steps are int32, as in optax."""
@@ -66,8 +68,8 @@ Decay = Annotated[float | None, Within("(0, 1)", "a decay", "0.999 is usual; lea
 Seed = Annotated[int, Within("[0, 4294967295]")]
 
 
-def check_ranges(flags: Flags) -> None:
-    """Checks every number of a dataclass of flags against the range beside its type, and refuses empty text.
+def check_values(flags: Flags) -> None:
+    """Checks the type of every flag, numbers against the range beside their type, and refuses empty text.
 
     An empty text is mostly a shell variable that is not set; as a path it would mean the current folder.
 
@@ -76,18 +78,19 @@ def check_ranges(flags: Flags) -> None:
             checked; of a tuple each element is. Text with the marker MayBeEmpty may be empty.
 
     Raises:
-        ValueError: for a number out of range, or an empty text; it names the flag, what was expected, the
-            value and the fix.
+        ValueError: for a value of another type, a number out of range, or an empty text; it names the flag,
+            what was expected, the value and the fix.
 
     Example:
         >>> from stages.run.options.pretrain import PretrainOptions
-        >>> check_ranges(PretrainOptions(batch_size=0))
+        >>> check_values(PretrainOptions(batch_size=0))
         Traceback (most recent call last):
         ValueError: --batch_size: expected at least 1, got 0
     """
+    check_types(flags)
     for name, hint in get_type_hints(type(flags), include_extras=True).items():
         value = getattr(flags, name)
-        values = value if isinstance(value, tuple) else (value,)
+        values = value if isinstance(value, tuple | list) else (value,)
         markers = getattr(hint, "__metadata__", ())
         if "" in values and MayBeEmpty() not in markers:
             raise ValueError(

@@ -20,7 +20,7 @@ from stages.run.options.base import (
     check_training_flags,
 )
 from stages.run.options.groups import ChatModelFlags, NewTokensFlags, SamplingFlags, defaults
-from stages.run.options.ranges import Above, AtLeast, Within, check_ranges
+from stages.run.options.ranges import Above, AtLeast, Within, check_values
 
 EXAMPLES = 8000
 """Rows that are generated unless --examples says otherwise."""
@@ -238,7 +238,7 @@ def check_tuning_flags(options: TuningOptions) -> None:
         ValueError: for a number out of range, two flags that contradict each other, or one without effect; it
             names the flags and the fix.
     """
-    check_ranges(options)
+    check_values(options)
     check_training_flags(options)
     for name, value in (("patience", options.patience), ("eval_every", options.eval_every)):
         if value and not options.held_out:

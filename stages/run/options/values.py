@@ -1,4 +1,4 @@
-"""Make a dataclass of flags from values that were read from a file, each checked against its field's type."""
+"""Check the values of flags against their fields' types, and make a dataclass of flags from those of a file."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import dataclasses
 import json
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from stages.run.options.ranges import Flags
+if TYPE_CHECKING:
+    from stages.run.options.ranges import Flags
 
-Options = TypeVar("Options", bound=Flags)
+Options = TypeVar("Options", bound="Flags")
 
 
 def build(kind: type[Options], values: Mapping[str, Any], where: str) -> Options:
@@ -58,8 +59,29 @@ def build(kind: type[Options], values: Mapping[str, Any], where: str) -> Options
     )
 
 
+def check_types(flags: Flags) -> None:
+    """Checks the value of each flag against its field's type; Python does not when a dataclass is made.
+
+    Args:
+        flags: a dataclass of flags, as `build` takes it.
+
+    Raises:
+        ValueError: for a value of another type, or one that is none of the field's choices; it names the flag.
+
+    Example:
+        >>> from stages.run.options.pretrain import PretrainOptions
+        >>> check_types(PretrainOptions(optimizer="adam"))
+        Traceback (most recent call last):
+        ValueError: --optimizer: expected one of adamw, muon, lion, nadamw, adafactor, lamb, sgd, got 'adam'
+    """
+    for name, hint in get_type_hints(type(flags)).items():
+        value = getattr(flags, name)
+        if not _fits(value, hint):
+            raise ValueError(f"--{name}: expected {_describe(hint)}, got {value!r}")
+
+
 def _fits(value: Any, hint: Any) -> bool:
-    """True if a JSON value has the type of a field."""
+    """True if a value has the type of a field; a list or tuple fits a tuple."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, choice) for choice in get_args(hint))

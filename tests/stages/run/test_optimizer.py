@@ -77,3 +77,11 @@ def test_max_grad_norm_zero_disables_clipping() -> None:
     grads = {"w": torch.tensor([30.0, 40.0])}
     updates, _ = unclipped.update(grads, unclipped.init(grads), grads)
     assert updates["w"].norm() == pytest.approx(95.0, rel=1e-5)  # Nesterov: 1.9 times 50
+
+
+def test_an_unknown_name_is_refused_and_not_replaced_by_another() -> None:
+    schedule = schedule_from_flags(flags(), 10)
+    with pytest.raises(ValueError, match=r"--optimizer: expected one of .*, got 'adam'"):
+        optimizer_from_flags(flags(optimizer="adam"), schedule)
+    with pytest.raises(ValueError, match="--schedule: expected cosine, linear, wsd or constant, got 'wave'"):
+        schedule_from_flags(flags(schedule="wave"), 10)

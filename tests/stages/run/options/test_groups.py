@@ -8,7 +8,7 @@ from typing import get_type_hints
 import pytest
 
 from stages.run.options.groups import DeviceFlags, SamplingFlags, defaults
-from stages.run.options.ranges import check_ranges
+from stages.run.options.ranges import check_values
 
 
 def test_a_changed_default_keeps_type_range_and_order() -> None:
@@ -23,7 +23,7 @@ def test_a_changed_default_keeps_type_range_and_order() -> None:
     assert SamplingFlags().temperature == 1.0
     assert get_type_hints(Flags)["temperature"] is float
     with pytest.raises(ValueError, match=r"--temperature: expected a finite number, at least 0, got -1\.0"):
-        check_ranges(Flags(temperature=-1.0))
+        check_values(Flags(temperature=-1.0))
 
 
 def test_a_default_for_an_unknown_flag_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,31 @@ OUT_OF_RANGE = [
     ("max_steps", 99999999999), ("save_every", -3), ("eval_every", -1), ("patience", -1), ("batch_size", 0),
     ("gradient_accumulation", 3), ("ema", 1.5), ("ema", math.nan),
 ]  # fmt: skip
+
+
+WRONG_TYPES = [
+    ("optimizer", "adam", "one of adamw, .*, got 'adam'"),
+    ("schedule", "wave", "one of cosine, .*, got 'wave'"),
+    ("variant", "ppo", "one of grpo, .*, got 'ppo'"),
+    ("lora", "big", "one of conservative, balanced, aggressive or null, got 'big'"),
+    ("batch_size", "4", "a whole number, got '4'"),
+    ("batch_size", 4.5, "a whole number, got 4.5"),
+    ("max_steps", True, "a whole number or null, got True"),
+    ("learning_rate", "1e-4", "a number, got '1e-4'"),
+    ("compile", "no", "true or false, got 'no'"),
+    ("reward", "correct", "a list of text, got 'correct'"),
+    ("output_dir", Path("run"), "text, got PosixPath"),
+    ("model_path", None, "text, got None"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), WRONG_TYPES, ids=str)
+def test_a_value_of_another_type_from_python_is_refused_by_name(
+    name: str, value: object, message: str
+) -> None:
+    """A dataclass takes any value, and a function given an unknown name may do something else."""
+    with pytest.raises(ValueError, match=f"^--{name}: expected {message}"):
+        check(replace(flags.GRPOOptions(model_path="m"), **{name: value}))
 
 
 @pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE)
