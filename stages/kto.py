@@ -76,8 +76,8 @@ def kto(
         estimates z₀ from its batch, unless the batch has "divergence" [B].
 
     Edge cases: a batch of one answer has no other prompt: z₀ is then computed from that answer after its own
-    prompt. Without a desirable answer "rewards/chosen" and "logps/chosen" are 0, and likewise without an
-    undesirable one.
+    prompt. Without a desirable answer "rewards/chosen" and "logps/chosen" are 0, likewise without an
+    undesirable one, and "rewards/margins" is NaN, as there is no difference.
 
     Raises:
         ValueError: if beta or a weight is not above 0.
@@ -130,7 +130,10 @@ def step(
     """
     estimate = divergence_fn(cast_params(state.params, compute), batch)
     new = inner.step(state, {**batch, "divergence": estimate.expand(len(batch["tokens"]))})
-    margins = new.metrics["rewards/chosen"] - new.metrics["rewards/rejected"]
+    desirable, real = batch["desirable"], (batch["labels"] != IGNORE).any(1)
+    has_both = (desirable & real).any() & (~desirable & real).any()
+    difference = new.metrics["rewards/chosen"] - new.metrics["rewards/rejected"]
+    margins = torch.where(has_both, difference, torch.nan)
     return new._replace(metrics=new.metrics | {MARGINS: margins})
 
 

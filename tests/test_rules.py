@@ -186,6 +186,11 @@ TABLE = (
     ),
     Row(
         shape.all_flags_only_in_entries,
+        ("def build_new(options: NewOptions): ...", LOOP),
+        ("def build_new(options: NewOptions): ...", "stages.run.build_new"),
+    ),
+    Row(
+        shape.all_flags_only_in_entries,
         ("def f(flags: RunFlags):\n return hasattr(flags, 'seed')", LOOP),
         ("def f(flags: RunFlags):\n return flags.seed", LOOP),
     ),

@@ -76,6 +76,8 @@ _TOP = (
     ("norm/bias", "model.norm.bias"), ("head", "lm_head.weight"),
 )  # fmt: skip
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+SCORE = "score.weight"
+"""Name of a reward model's head in transformers' classes for sequence classification."""
 
 
 def weight_names(spec: Tree) -> dict[str, str]:
@@ -136,6 +138,11 @@ def from_weights(spec: Tree, weights: Mapping[str, Tensor]) -> Tree:
             f"both, 4 with the second alone; set it to false in config.json, or remove {HEAD} from the file"
         )
     missing = expected - set(weights)
+    if unknown == {SCORE} and missing <= {HEAD}:
+        raise ValueError(
+            f"these are the weights of a reward model: {SCORE} gives a score, and no next token; give a language "
+            "model (a reward model is for --reward)"
+        )
     if unknown or missing:
         raise ValueError(
             f"weights do not fit the configuration: missing {list_names(missing)}; not understood "

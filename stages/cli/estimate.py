@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from stages.run.options.base import check_micro_batches
+from stages.run.options.base import ComputeDtype, OptimizerName, check_micro_batches
 from stages.run.options.ranges import AtLeast
+from stages.run.options.tuning import AdapterSize
 
 if TYPE_CHECKING:
     from stages.run.estimate import Estimate
@@ -26,11 +27,11 @@ class EstimateOptions:
     """Tokens per row."""
     gradient_accumulation: Annotated[int, AtLeast(1)] = 1
     """Number of micro-batches per step; must divide --batch_size."""
-    optimizer: Literal["adamw", "muon", "lion", "nadamw", "adafactor", "lamb", "sgd"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     """Optimizer whose state is counted."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: ComputeDtype = "auto"
     """Precision of matrix products."""
-    lora: Literal["conservative", "balanced", "aggressive"] | None = None
+    lora: AdapterSize | None = None
     """Train LoRA adapters of this size; None trains every parameter."""
     qlora: bool = False
     """Train LoRA adapters on a base model quantized to four bits (NF4)."""

@@ -19,8 +19,6 @@ from stages.models import folder as model_folder
 from stages.models import language_model
 from stages.models.language_model import CONFIG, Pretrained
 
-SCORE = "score.weight"
-
 
 def save(folder: str | Path, scored: Pretrained) -> Path:
     """Writes the folder atomically.
@@ -42,7 +40,7 @@ def save(folder: str | Path, scored: Pretrained) -> Path:
     ]
     fields |= {"architectures": names, "id2label": {"0": "score"}, "label2id": {"score": 0}}
     files[CONFIG] = json.dumps(fields, indent=2) + "\n"
-    weights = {**hf.to_weights(scored.params["model"]), SCORE: scored.params["score"]}
+    weights = {**hf.to_weights(scored.params["model"]), hf.SCORE: scored.params["score"]}
     return model_folder.write(folder, files, weights, scored.tokenizer)
 
 
@@ -62,9 +60,9 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     """
     config = language_model.read_config(path)
     folder, weights = language_model.read_weights(path)
-    if SCORE not in weights:
+    if hf.SCORE not in weights:
         raise ValueError(
-            f"{folder}: a language model, expected a reward model, which has {SCORE}; train one with "
+            f"{folder}: a language model, expected a reward model, which has {hf.SCORE}; train one with "
             "intro2llm reward"
         )
     try:
@@ -73,10 +71,10 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         raise model_folder.one_line_error(folder, error) from None
     model = transformer(config)
     spec = scalar_model(model).spec
-    score = weights.pop(SCORE)
+    score = weights.pop(hf.SCORE)
     if tuple(score.shape) != spec["score"].shape:
         raise ValueError(
-            f"{folder}: {SCORE} must be {list(spec['score'].shape)}, got {list(score.shape)}: one number "
+            f"{folder}: {hf.SCORE} must be {list(spec['score'].shape)}, got {list(score.shape)}: one number "
             "for each token"
         )
     try:

@@ -50,13 +50,16 @@ def short_files(module: Module) -> Iterator[str]:
 
 
 def all_flags_only_in_entries(module: Module) -> Iterator[str]:
-    """Only entry functions (`ALL_FLAGS`, and those of subcommands) take all flags of a subcommand, as
-    `options: NameOptions`; others take the values that they need, or a group, as `flags: NameFlags`."""
+    """Only entry functions (`ALL_FLAGS`, those of subcommands, and each stage's builder, `build_NAME` in a file
+    `stages/run/build_*.py`) take all flags of a subcommand, as `options: NameOptions`; others take the values
+    that they need, or a group, as `flags: NameFlags`."""
     if not is_under(module.name, "stages"):
         return
     entries = {*ALL_FLAGS, *(row.run.replace(":", ".") for row in SUBCOMMANDS.values())}
+    has_builders = module.name.startswith("stages.run.build_")
     for name, function in functions(module.tree):
-        if f"{module.name}.{name}" not in entries:
+        is_builder = has_builders and name.startswith("build_")
+        if f"{module.name}.{name}" not in entries and not is_builder:
             arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
             for argument in arguments:
                 annotation = ast.unparse(argument.annotation) if argument.annotation else "Any"

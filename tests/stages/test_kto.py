@@ -113,3 +113,14 @@ def test_validation_uses_the_divergence_of_its_own_batch() -> None:
 def test_a_weight_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="kto: undesirable_weight must be above 0"):
         kto(MODEL, optim.sgd(0.1), reference=REFERENCE, undesirable_weight=0.0)
+
+
+@pytest.mark.parametrize("desirable", [True, False])
+def test_a_batch_of_one_kind_has_no_margin(desirable: bool) -> None:
+    """The mean reward of no answer is 0 in the metrics; its difference from the other mean is no margin."""
+    a_stage = kto(MODEL, optim.sgd(0.1), reference=REFERENCE, **OPTIONS)
+    batch = answers(0)
+    one_kind = {**batch, "desirable": torch.full_like(batch["desirable"], desirable)}
+    metrics = a_stage.step(a_stage.init(random.key(0)), one_kind).metrics
+    assert metrics["rewards/margins"].isnan()
+    assert metrics["loss"].isfinite()

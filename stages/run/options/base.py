@@ -12,6 +12,9 @@ from typing import Annotated, Literal
 from stages.run.options.groups import DeviceFlags, RowFlags
 from stages.run.options.ranges import AtLeast, Decay, Share
 
+OptimizerName = Literal["adamw", "muon", "lion", "nadamw", "adafactor", "lamb", "sgd"]
+ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchFlags:
@@ -39,7 +42,7 @@ class OptimizerFlags:
     """Learning rate schedule after the warm-up."""
     final_learning_rate: Annotated[float, AtLeast(0)] = 0.1
     """Learning rate at the end of the schedule, as a share of the peak."""
-    optimizer: Literal["adamw", "muon", "lion", "nadamw", "adafactor", "lamb", "sgd"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     """Optimizer; muon updates the matrices of the layers, and AdamW all other parameters; the learning rate
     of lamb is relative to the norm of each parameter."""
     weight_decay: Annotated[float, AtLeast(0)] = 0.0
@@ -58,7 +61,7 @@ class OptimizerFlags:
 class RunFlags(DeviceFlags):
     """Device, validation, checkpoints and logs."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: ComputeDtype = "auto"
     """Precision of matrix products; weights stay in float32. auto: bfloat16 where the processor supports
     it."""
     backend: Literal["torch", "jax"] = "torch"

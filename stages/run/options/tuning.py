@@ -25,12 +25,14 @@ from stages.run.options.ranges import Above, AtLeast, Within, check_values
 EXAMPLES = 8000
 """Rows that are generated unless --examples says otherwise."""
 
+AdapterSize = Literal["conservative", "balanced", "aggressive"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFlags:
     """Adapters: LoRA, QLoRA, DoRA."""
 
-    lora: Literal["conservative", "balanced", "aggressive"] | None = None
+    lora: AdapterSize | None = None
     """Train LoRA adapters of this size and freeze the model; final_model then holds the adapters in PEFT's
     format, joined with those at --model_path, if there are any."""
     qlora: bool = False

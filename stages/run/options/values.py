@@ -1,4 +1,4 @@
-"""Check the values of flags against their fields' types, and make a dataclass of flags from those of a file."""
+"""Check values of flags against their fields' types, and make a dataclass of flags from a file's values."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def check_types(flags: Flags) -> None:
         flags: a dataclass of flags, as `build` takes it.
 
     Raises:
-        ValueError: for a value of another type, or one that is none of the field's choices; it names the flag.
+        ValueError: for a value of another type, or one that is none of the choices; it names the flag.
 
     Example:
         >>> from stages.run.options.pretrain import PretrainOptions

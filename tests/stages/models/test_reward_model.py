@@ -47,3 +47,10 @@ def test_a_language_model_is_refused_as_a_reward_model(tmp_path: Path) -> None:
     language_model.save(tmp_path / "model", make_model())
     with pytest.raises(ValueError, match="expected a reward model"):
         reward_model.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_reward_model_is_refused_as_a_language_model(tied: bool, tmp_path: Path) -> None:
+    reward_model.save(tmp_path / "model", make_reward_model(tie_word_embeddings=tied))
+    with pytest.raises(ValueError, match=r"weights of a reward model: score\.weight gives a score"):
+        language_model.load(tmp_path / "model")

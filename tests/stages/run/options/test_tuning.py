@@ -7,9 +7,11 @@ import inspect
 import json
 import subprocess
 import sys
+from typing import get_args, get_type_hints
 
 import pytest
 
+from pure.loss import dpo, grpo, kl
 from stages.run.options import tuning as flags
 
 KINDS = tuple(flags.STAGES.values())
@@ -44,3 +46,15 @@ def test_kto_needs_batches_of_at_least_two() -> None:
     with pytest.raises(ValueError, match=r"--batch_size 1: the KL divergence .* take at least 2"):
         flags.check_tuning_flags(flags.KTOOptions(model_path="a", batch_size=1))
     flags.check_tuning_flags(flags.KTOOptions(model_path="a", batch_size=2, gradient_accumulation=2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "known"),
+    [
+        (flags.DPOOptions, "variant", (*dpo.VARIANTS, "orpo")),
+        (flags.GRPOOptions, "variant", tuple(grpo.CLIPS)),
+        (flags.GRPOOptions, "kl", kl.ESTIMATORS),
+    ],
+)
+def test_a_flag_has_every_variant_of_its_loss(kind: type, name: str, known: tuple[str, ...]) -> None:
+    assert set(get_args(get_type_hints(kind)[name])) == set(known)
