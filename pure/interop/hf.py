@@ -140,8 +140,8 @@ def from_weights(spec: Tree, weights: Mapping[str, Tensor]) -> Tree:
     missing = expected - set(weights)
     if unknown == {SCORE} and missing <= {HEAD}:
         raise ValueError(
-            f"these are the weights of a reward model: {SCORE} gives a score, and no next token; give a language "
-            "model (a reward model is for --reward)"
+            f"these are the weights of a reward model: {SCORE} gives a score, and no next token; give a "
+            "language model (a reward model is for --reward)"
         )
     if unknown or missing:
         raise ValueError(
