@@ -3,8 +3,9 @@
     python benchmarks/attention.py [--pairs N] [--length 128 ...] [--packed]
 
 One layer's attention (8 heads of 32, 4 key-value heads) on batches of 2048 tokens, forward and backward,
-eager and compiled. The last column is the fastest backend's time over that of "auto":
-1.00 means that auto chose the fastest. FlexAttention has no backward on a CPU and is timed on CUDA only.
+eager and compiled. Each of N rounds times every backend once. The last column is the fastest backend's time
+over that of "auto": 1.00 means that auto chose the fastest. FlexAttention has no backward on a CPU and
+is timed on CUDA only.
 """
 
 from __future__ import annotations
@@ -54,11 +55,13 @@ def time_backends(
     length: int, dtype: torch.dtype, mode: str, names: list[str], device: str, packed: bool, rounds: int
 ) -> None:
     """Time the backends alternately, `rounds` times each, and print one line with their medians."""
-    q, k, v, dy = tensors(length, dtype, device)
+    q, k, v, dy = make_inputs(length, dtype, device)
     segment_ids = None
     if packed:
         segment_ids = (torch.arange(length, device=device) * 4 // length).expand(q.shape[0], -1)
-    calls = {name: partial(gradient, backend(name, mode), q, k, v, dy, segment_ids) for name in names}
+    calls = {
+        name: partial(compute_gradients, get_backend(name, mode), q, k, v, dy, segment_ids) for name in names
+    }
     for _ in range(2):  # warm-up
         for call in calls.values():
             call()
@@ -75,7 +78,7 @@ def time_backends(
     print(f"{length:>5} {dtype_name:>9} {mode:>9} {cells} {auto:>6} {ratio:9.2f}x", flush=True)
 
 
-def tensors(length: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
+def make_inputs(length: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
     """Return q, k, v (which require gradients) and the cotangent of the output, 2048 tokens in all."""
     rows = max(TOKENS // length, 1)
     shapes = [(rows, length, heads, WIDTH) for heads in (HEADS, KEY_HEADS, KEY_HEADS, HEADS)]
@@ -84,13 +87,13 @@ def tensors(length: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
     return (*(x.requires_grad_() for x in values[:3]), values[3])
 
 
-def backend(name: str, mode: str) -> Callable[..., Tensor]:
+def get_backend(name: str, mode: str) -> Callable[..., Tensor]:
     """Return the backend named `name`, compiled if the mode is "compiled"."""
     function = BACKENDS[name]
     return torch.compile(function, dynamic=False, fullgraph=True) if mode == "compiled" else function
 
 
-def gradient(
+def compute_gradients(
     function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, dy: Tensor, segment_ids: Tensor | None
 ) -> tuple[Tensor, ...]:
     """Run forward and backward; return the gradients of q, k and v."""

@@ -59,16 +59,16 @@ def leaves(tree: Tree) -> list:
     return _collect(tree, []) if torch.compiler.is_compiling() else optree.tree_leaves(tree)
 
 
-def nodes(kind: type, tree: Tree) -> list:
-    """Lists the NamedTuples of one kind in a tree, such as quantised matrices in place of tensors.
+def nodes(node_type: type, tree: Tree) -> list:
+    """Lists the nodes of one NamedTuple type, such as the quantised matrices of a model.
 
     Example:
         >>> from pure.nn.packed import Packed
         >>> len(nodes(Packed, {"a": torch.ones(1), "b": [Packed(torch.ones(2))]}))
         1
     """
-    parts = optree.tree_leaves(tree, is_leaf=lambda x: isinstance(x, kind))
-    return [x for x in parts if isinstance(x, kind)]
+    parts = optree.tree_leaves(tree, is_leaf=lambda x: isinstance(x, node_type))
+    return [x for x in parts if isinstance(x, node_type)]
 
 
 def structure(tree: Tree) -> Any:
@@ -77,18 +77,22 @@ def structure(tree: Tree) -> Any:
 
 
 def flatten(tree: Tree) -> tuple[list, Any]:
-    """Returns (leaves, structure); `unflatten` is the inverse."""
+    """Returns (leaves, structure); `unflatten` is the inverse.
+
+    The structure is optree's. While Dynamo traces, which cannot follow optree, it is the tree with each leaf
+    replaced by its index.
+    """
     if not torch.compiler.is_compiling():
         return optree.tree_flatten(tree)
-    numbers = itertools.count()
-    return _collect(tree, []), _sorted_map(lambda _: next(numbers), tree)
+    indices = itertools.count()
+    return _collect(tree, []), _sorted_map(lambda _: next(indices), tree)
 
 
 def unflatten(spec: Any, values: list) -> Tree:
     """Puts `values` (in the order of `leaves`) into the structure `spec`."""
     if isinstance(spec, optree.PyTreeSpec):
         return optree.tree_unflatten(spec, values)
-    return optree.tree_map(lambda i: values[i], spec)
+    return optree.tree_map(lambda i: values[i], spec)  # a tree of indices, see `flatten`
 
 
 def paths(tree: Tree) -> list[str]:
@@ -151,8 +155,11 @@ def combine(first: Tree, second: Tree) -> Tree:
 
     def pick(a: Any, b: Any) -> Any:
         if a is not None and b is not None:
+            shared = sorted({*paths(first)} & {*paths(second)})
+            where = ", ".join(shared[:4]) or "a leaf of the first is a subtree of the second"
             raise ValueError(
-                "tree.combine: both trees have a leaf at the same path; combine two results of partition"
+                f"tree.combine: both trees have a leaf at the same path ({where}); combine two results of "
+                "partition"
             )
         return b if a is None else a
 
@@ -260,9 +267,9 @@ def _collect(node: Any, collected: list) -> list:
 
 
 def _sorted_map(function: Callable, node: Any) -> Any:
-    """`map` in the order of `leaves`, for compilers."""
+    """`map` that visits leaves in the order of `leaves`. (Dynamo cannot trace optree's.)"""
     if isinstance(node, dict):
-        return _plain(node)((key, _sorted_map(function, node[key])) for key in _keys(node))
+        return _dict_type(node)((key, _sorted_map(function, node[key])) for key in _keys(node))
     if hasattr(node, "_fields"):
         return type(node)(*[_sorted_map(function, x) for x in node])
     if isinstance(node, list | tuple):
@@ -275,7 +282,7 @@ def _keys(node: dict) -> list:
     return list(node) if isinstance(node, OrderedDict) else sorted(node)
 
 
-def _plain(node: dict) -> type[dict]:
+def _dict_type(node: dict) -> type[dict]:
     """OrderedDict, whose order is significant, or dict for any other."""
     return OrderedDict if isinstance(node, OrderedDict) else dict
 
@@ -286,7 +293,7 @@ def _path_tree(node: Any, prefix: str) -> Any:
         return None
     join = f"{prefix}/".lstrip("/")
     if isinstance(node, dict):
-        return _plain(node)((k, _path_tree(v, f"{join}{k}")) for k, v in node.items())
+        return _dict_type(node)((k, _path_tree(v, f"{join}{k}")) for k, v in node.items())
     if hasattr(node, "_fields"):
         return type(node)(*[_path_tree(v, f"{join}{k}") for k, v in zip(node._fields, node, strict=True)])
     if isinstance(node, list | tuple):

@@ -19,9 +19,13 @@ from stages.reward import answer_scores
 from stages.rollout import Rollouts
 
 Reward = Callable[..., Any]
-"""A user's function: (prompt, completion, row) -> float, or None where it does not apply; `row` is the row of
-data that the prompt came from. Or a whole batch, (prompts, completions, **columns) -> list, as in TRL. Either
-may be a coroutine; see `data_pipes.answers.reward_function`."""
+"""A user's function, of one of two forms:
+
+- (prompt, completion, row) -> float, or None where it does not apply; `row` is the prompt's row of data.
+- (prompts, completions, **columns) -> list, for a whole batch, as in TRL.
+
+Either may be a coroutine; see `data_pipes.answers.reward_function`.
+"""
 
 
 def text_score(
@@ -40,8 +44,8 @@ def text_score(
         decode: ids -> text, control tokens left out.
         prompts: text of each prompt for the functions; `Rollouts.row` indexes it.
         rows: the data row that each prompt came from, indexed likewise.
-        on_bad: receives one sentence, with the function and the text, for a function that raised, or
-            whose result is not a finite float32; that reward is then NaN. None raises a ValueError instead.
+        on_bad: called with a message that names the function and the text, if the function raises or its
+            result is not a finite float32; the reward is then NaN. None raises a ValueError instead.
         gather: runs coroutines, such as `stages.run.rewards.coroutines.gather()`.
 
     Returns:
@@ -67,7 +71,7 @@ def model_score(params: Tree, score: Callable[..., Tensor]) -> Score:
 
     Args:
         params: the scalar model's params, frozen.
-        score: `pure.nn.scalar.scalar_model(model).score`.
+        score: the scalar model's forward pass, `pure.nn.scalar.scalar_model(model).score`.
 
     Returns:
         Rollouts -> rewards [B, 1] float32.
@@ -75,7 +79,7 @@ def model_score(params: Tree, score: Callable[..., Tensor]) -> Score:
     return partial(_model_score, params=params, score=score)
 
 
-def completions(rollouts: Rollouts, decode: Callable[[Sequence[int]], str]) -> list[str]:
+def decode_completions(rollouts: Rollouts, decode: Callable[[Sequence[int]], str]) -> list[str]:
     """Decode the completions, B texts."""
     return [decode(ids) for ids in completion_ids(rollouts)]
 
@@ -98,28 +102,36 @@ def _text_score(
     on_bad: Callable[[str], Any],
     gather: Gather | None,
 ) -> Tensor:
-    """Rewards [B, K] of the functions."""
+    """Compute the functions' rewards [B, K]."""
     indices, ids = rollouts.row.tolist(), completion_ids(rollouts)
-    answers = Completions(
+    completions = Completions(
         [prompts[i] for i in indices], [decode(x) for x in ids], ids, [rows[i] for i in indices]
     )
-    columns = [
-        compute_rewards(name, f, answers, on_bad=on_bad, gather=gather) for name, f in functions.items()
-    ]
+    columns = []
+    for name, function in functions.items():
+        columns.append(compute_rewards(name, function, completions, on_bad=on_bad, gather=gather))
     return torch.tensor(columns, dtype=torch.float32, device=rollouts.tokens.device).T.contiguous()
 
 
 def _stop(text: str) -> NoReturn:
-    """The default on_bad."""
+    """Raises for a bad reward: the default on_bad."""
     raise ValueError(f"{text}; fix the function, or leave such rewards out (on_bad, or --on_bad_reward skip)")
 
 
 def _model_score(rollouts: Rollouts, *, params: Tree, score: Callable[..., Tensor]) -> Tensor:
-    """Rewards [B, 1] of rows laid out as in the reward model's training: no padding before the prompt."""
+    """Compute the reward model's rewards [B, 1].
+
+    Steps:
+        1. Shift each row left by its padding, since the reward model was trained on rows without padding
+           before the prompt.
+        2. Label the tokens of the completion, and score.
+    """
+    # 1. Shift.
     batch, total = rollouts.tokens.shape
     source = torch.arange(total, device=rollouts.tokens.device) + rollouts.starts[:, None]
     inside, source = source < total, source.clamp(max=total - 1)
     tokens = torch.where(inside, rollouts.tokens.gather(1, source), 0)
+    # 2. Label and score.
     prompt_width = total - rollouts.mask.shape[1]
     is_completion = torch.cat([rollouts.mask.new_zeros(batch, prompt_width), rollouts.mask], 1)
     is_label = inside & is_completion.gather(1, source)

@@ -42,8 +42,10 @@ def extract_boxed(text: str) -> str | None:
     for match in _BRACE.finditer(text):
         if match[0] != "}":
             open_braces.append(match.end() if match[1] else -1)
-        elif open_braces and (start := open_braces.pop()) > last_start:
-            last_start, content = start, text[start : match.start()]
+        elif open_braces:
+            start = open_braces.pop()
+            if start > last_start:  # a box, and it begins after every box closed so far
+                last_start, content = start, text[start : match.start()]
     return content
 
 

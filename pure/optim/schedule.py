@@ -2,7 +2,7 @@
 
 A schedule takes count [] int32 (or a Python int, or a vector of counts, for plotting) and returns [] float32.
 Every builder binds its arguments to a module-level function, so that a run's fingerprint can read them. The
-order of operations is optax's. Numbers may be [] tensors too.
+order of operations is optax's. An argument that is a Scalar may be a number or a [] tensor.
 
 Smith, "Cyclical Learning Rates for Training Neural Networks", 2017 (warm-up and cycles); Loshchilov and
 Hutter, "SGDR", 2017 (cosine, restarts); Hu et al., "MiniCPM", 2024 (WSD).
@@ -147,7 +147,7 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
             boundaries[i].
 
     Raises:
-        ValueError: for another number of boundaries, or if they do not ascend.
+        ValueError: without schedules, unless there are n - 1 boundaries, or if they do not ascend.
 
     Example:
         >>> two = join_schedules([constant_schedule(1.0), linear_schedule(2.0, 4.0, 2)], [10])
@@ -155,9 +155,11 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
         [1.0, 2.0, 3.0, 4.0]
     """
     schedules, boundaries = tuple(schedules), tuple(boundaries)
+    if not schedules:
+        raise ValueError("join_schedules: expected at least one schedule, got none")
     if len(schedules) != len(boundaries) + 1:
         raise ValueError(
-            f"join_schedules: {len(schedules)} schedules need {max(len(schedules) - 1, 0)} boundaries, "
+            f"join_schedules: {len(schedules)} schedules need {len(schedules) - 1} boundaries, "
             f"got {len(boundaries)}: {list(boundaries)}"
         )
     if list(boundaries) != sorted(boundaries):

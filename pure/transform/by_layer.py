@@ -80,7 +80,7 @@ def leaf_norms(grads: Tree) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def plan(trained_spec: optree.PyTreeSpec, grads_spec: optree.PyTreeSpec) -> tuple[Part, ...]:
+def plan_parts(trained_spec: optree.PyTreeSpec, grads_spec: optree.PyTreeSpec) -> tuple[Part, ...]:
     """Assigns each leaf of `trained` to the layer of its parameter, whose path is the end of the leaf's path.
 
     A layer is an element of the first list in a path: "layers/3/attention/q" belongs to "layers/3". Leaves
@@ -117,7 +117,7 @@ def _update_by_layer(
     old, spec = tree.flatten(trained)
     grad_leaves, grads_spec = tree.flatten(grads)
     new = list(old)
-    for part in plan(spec, grads_spec):
+    for part in plan_parts(spec, grads_spec):
         own = tree.unflatten(part.own_spec, [old[i] for i in part.own])
         shared = tree.unflatten(part.shared_spec, [old[i] for i in part.shared])
         own_grads = tree.unflatten(part.grads_spec, [grad_leaves[i] for i in part.grads])

@@ -21,7 +21,7 @@ MODEL = "final_model"
 """Folder of the trained model, in the run's folder."""
 
 PRETRAINING = "pretrain"
-"""Name of the stage that config.json does not name."""
+"""Stage of a run whose config.json has no "stage"."""
 
 WITHOUT_EFFECT = (
     "output_dir",
@@ -142,16 +142,16 @@ def refuse_other_stage(folder: Path, stage: str | None) -> None:
     """
     if not (folder / NAME).exists():
         return
-    was = read_stage(folder)
-    if was != stage and (directories.list_complete(folder) or (folder / MODEL).exists()):
+    saved_stage = read_stage(folder)
+    if saved_stage != stage and (directories.list_complete(folder) or (folder / MODEL).exists()):
         raise ValueError(
-            f"{folder} holds a run of {was or PRETRAINING}, not of {stage or PRETRAINING}: choose another "
-            f"--output_dir; --model_path {folder} starts from its weights"
+            f"{folder} holds a run of {saved_stage or PRETRAINING}, not of {stage or PRETRAINING}: choose "
+            f"another --output_dir; --model_path {folder} starts from its weights"
         )
 
 
 def refuse_other_flags(folder: Path, flags: Flags) -> list[str]:
-    """Raises if a run has checkpoints and was started with other flags of the same stage.
+    """Raises if a run of the same stage has checkpoints and was started with other values of its flags.
 
     Args:
         folder: folder of the run, which need not exist.
@@ -161,29 +161,29 @@ def refuse_other_flags(folder: Path, flags: Flags) -> list[str]:
         Messages for the user, one for each flag of MACHINE that has changed.
 
     Raises:
-        ValueError: if a flag has changed on which results depend (the message names it), or if config.json
-            is not that of a run.
+        ValueError: if a flag that affects results has changed (the message names it), or if config.json is
+            not that of a run.
     """
     path = folder / NAME
     if not path.exists():
         return []
-    was = _fields(path)["options"]
-    now = json.loads(json.dumps(dataclasses.asdict(flags)))  # tuples become lists
-    changed = {
-        name: f"--{name} was {was.get(name)}, is {value}"
-        for name, value in now.items()
-        if not _is_same(name, was.get(name), value)
-    }
+    saved = _fields(path)["options"]
     if not directories.list_complete(folder):
         return []
+    current = json.loads(json.dumps(dataclasses.asdict(flags)))  # tuples become lists
+    changed = {
+        name: f"--{name} was {saved.get(name)}, is {value}"
+        for name, value in current.items()
+        if not _is_same(name, saved.get(name), value)
+    }
     _refuse_earlier_version(
-        folder, [name for name in changed if name not in was and name not in NOT_COMPARED]
+        folder, [name for name in changed if name not in saved and name not in NOT_COMPARED]
     )
     _refuse_changes(folder, [text for name, text in changed.items() if name not in NOT_COMPARED])
     return [
         f"{text}: the run resumes, but not bit for bit"
         for name, text in changed.items()
-        if name in MACHINE and name in was
+        if name in MACHINE and name in saved
     ]
 
 
@@ -198,34 +198,34 @@ def refuse_other_model(folder: Path, model: Mapping[str, Any]) -> None:
         ValueError: if a field differs; the message names it.
     """
     if (folder / NAME).exists() and directories.list_complete(folder):
-        was = _fields(folder / NAME).get("model", {})
-        if not isinstance(was, Mapping):
+        saved = _fields(folder / NAME).get("model", {})
+        if not isinstance(saved, Mapping):
             raise ValueError(
-                f"{folder / NAME}: model is {json.dumps(was)[:60]}, expected a model's configuration"
+                f"{folder / NAME}: model is {json.dumps(saved)[:60]}, expected a model's configuration"
             )
         _refuse_changes(
             folder,
             [
-                f"--config: {name} was {was.get(name)}, is {value}"
+                f"--config: {name} was {saved.get(name)}, is {value}"
                 for name, value in model.items()
-                if was.get(name) != value
+                if saved.get(name) != value
             ],
         )
 
 
-def _is_same(name: str, was: Any, now: Any) -> bool:
-    """Tests whether two values of a flag are equal.
+def _is_same(name: str, saved: Any, current: Any) -> bool:
+    """Tests whether two values of a flag count as the same.
 
-    Flags of PATHS are equal with other paths too, since the digests of their files are compared elsewhere:
-    model_path if both values are paths or neither is one, reward if the names are equal.
+    The paths in PATHS may differ, since the digests of their files are compared elsewhere. Two values of
+    model_path are the same if both are paths, or neither is; two of reward, if their names are equal.
     """
-    if was == now or name not in PATHS:
-        return bool(was == now)
+    if saved == current or name not in PATHS:
+        return bool(saved == current)
     if name == "model_path":
-        return was is not None and now is not None
-    if not isinstance(was, list) or not isinstance(now, list):
+        return saved is not None and current is not None
+    if not isinstance(saved, list) or not isinstance(current, list):
         return False
-    return [*map(_reward_name, was)] == [*map(_reward_name, now)]
+    return [_reward_name(reward) for reward in saved] == [_reward_name(reward) for reward in current]
 
 
 def _reward_name(reward: Any) -> str:
@@ -241,12 +241,12 @@ def _reward_name(reward: Any) -> str:
     return text.rpartition(":")[2] if ":" in text else ""
 
 
-def _refuse_earlier_version(folder: Path, lacking: list[str]) -> None:
+def _refuse_earlier_version(folder: Path, missing: list[str]) -> None:
     """Raises if config.json lacks flags, which means that an earlier version wrote it."""
-    if lacking:
+    if missing:
         raise ValueError(
-            f"{folder} holds a run of an earlier version, which had no --{', no --'.join(lacking)}; "
-            f"it cannot be resumed: take another --output_dir, and --model_path {folder} to start from its "
+            f"{folder} holds a run of an earlier version, which had no --{', no --'.join(missing)}; "
+            f"it cannot be resumed: choose another --output_dir; --model_path {folder} starts from its "
             "weights"
         )
 

@@ -23,10 +23,10 @@ def call_libc(name: str, *arguments: object) -> int:
         arguments: of the function; ctypes objects are passed unchanged.
 
     Returns:
-        Its result.
+        The function's result.
 
     Raises:
-        OSError: if that is -1; its text begins with the name.
+        OSError: if the result is -1, with errno; the message begins with `name`.
     """
     ctypes.set_errno(0)
     result = getattr(LIBC, name)(*(ctypes.c_long(x) if isinstance(x, int) else x for x in arguments))

@@ -34,14 +34,15 @@ def test_segments_and_positions_equal_a_token_by_token_count(sizes: list[int], l
     ends = np.cumsum(sizes)
     rows = np.arange(row_count(int(ends[-1]) + 1, length))
     ids, positions = segments(ends, rows, length)
-    document = np.repeat(np.arange(len(sizes) + 2), [*sizes, length + 2, 0])
+    beyond_the_stream = length + 2  # padding after the last document counts as one more
+    document_of = np.repeat(np.arange(len(sizes) + 1), [*sizes, beyond_the_stream])
     for row in rows.tolist():
-        here = document[row * length : row * length + length + 1]
+        documents = document_of[row * length : row * length + length + 1].tolist()
         expected, start = [], -1
-        for place, number in enumerate(here.tolist()):
-            if place == 0 or number != here[place - 1]:
-                start = place
-            expected.append((number - int(here[0]), place - start))
+        for i, document in enumerate(documents):
+            if i == 0 or document != documents[i - 1]:
+                start = i
+            expected.append((document - documents[0], i - start))
         assert list(zip(ids[row].tolist(), positions[row].tolist(), strict=True)) == expected
 
 
@@ -104,15 +105,15 @@ def test_impossible_lengths_and_capacities_are_refused(lengths: list[int], capac
 
 @given(lengths=LENGTHS, capacity=st.integers(1, 20))
 def test_the_pieces_of_split_examples_cover_them_in_order(lengths: list[int], capacity: int) -> None:
-    example, start, size = split_long(lengths, capacity)
-    places = []  # (example, token) of each token of the pieces, in order
-    for number, first, count in zip(example.tolist(), start.tolist(), size.tolist(), strict=True):
-        places.extend((number, token) for token in range(first, first + count))
-    assert places == [(number, token) for number, count in enumerate(lengths) for token in range(count)]
-    assert set(example.tolist()) == set(range(len(lengths)))
-    assert (size <= capacity).all()
-    whole = np.asarray(lengths, int)[example] <= capacity
-    assert (start[whole] == 0).all()
+    examples, starts, sizes = split_long(lengths, capacity)
+    covered = []  # (example, position) of each token of the pieces, in order
+    for example, start, size in zip(examples.tolist(), starts.tolist(), sizes.tolist(), strict=True):
+        covered.extend((example, position) for position in range(start, start + size))
+    assert covered == [(i, position) for i, length in enumerate(lengths) for position in range(length)]
+    assert set(examples.tolist()) == set(range(len(lengths)))
+    assert (sizes <= capacity).all()
+    is_unsplit = np.asarray(lengths, int)[examples] <= capacity
+    assert (starts[is_unsplit] == 0).all()
 
 
 def test_a_capacity_below_one_is_refused() -> None:

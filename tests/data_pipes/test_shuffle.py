@@ -27,10 +27,10 @@ def test_permute_is_a_permutation_at_threshold_sizes(n: int) -> None:
 
 @given(n=st.integers(1, 2**62), low=WORD, data=st.data())
 def test_an_array_of_indices_is_permuted_like_each_index(n: int, low: int, data: st.DataObject) -> None:
-    places = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=8, unique=True))
-    permuted = permute(np.array(places), n, (0, low))
-    assert permuted.tolist() == [int(permute(place, n, (0, low))) for place in places]
-    assert len(set(permuted.tolist())) == len(places)
+    indices = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=8, unique=True))
+    permuted = permute(np.array(indices), n, (0, low))
+    assert permuted.tolist() == [int(permute(index, n, (0, low))) for index in indices]
+    assert len(set(permuted.tolist())) == len(indices)
     assert 0 <= permuted.min() <= permuted.max() < n
 
 
@@ -46,11 +46,12 @@ def test_all_orders_of_a_short_list_are_equally_likely(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [1030, 1500])
-def test_the_place_of_an_entry_and_the_distance_to_the_next_are_uniform(n: int) -> None:
-    """Chi-square over keys of the place of entry 0, and of the distance from it to entry 1."""
+def test_the_position_of_an_entry_and_the_distance_to_the_next_are_uniform(n: int) -> None:
+    """Over many keys: chi-square of the position of entry 0, and of the distance from it to entry 1."""
     sample_count = 4000
-    places = np.array([permute(np.array([0, 1]), n, (0, seed)) for seed in range(sample_count)])
-    for values, bins in ((places[:, 0], n), ((places[:, 1] - places[:, 0]) % n - 1, n - 1)):
+    positions = np.array([permute(np.array([0, 1]), n, (0, seed)) for seed in range(sample_count)])
+    distances = (positions[:, 1] - positions[:, 0]) % n - 1
+    for values, bins in ((positions[:, 0], n), (distances, n - 1)):
         counts = np.bincount(values, minlength=bins)
         statistic = ((counts - sample_count / bins) ** 2 / (sample_count / bins)).sum()
         assert abs(statistic - bins) < 4 * np.sqrt(2 * bins)
@@ -63,7 +64,7 @@ def test_keys_epochs_and_names_give_unrelated_orders() -> None:
         for k in (key, key_words(1), fold_in(key, 0), fold_in(key, 1), fold_in_name(key, "x"))
     ]
     agreements = [(a == b).sum() for a, b in itertools.combinations(orders, 2)]
-    assert max(agreements) < 8  # the number of places where two shuffles agree is Poisson with mean 1
+    assert max(agreements) < 8  # the number of positions where two shuffles agree is Poisson with mean 1
 
 
 def test_the_order_of_a_key_never_changes() -> None:
@@ -97,7 +98,7 @@ def test_a_key_may_be_a_seed_or_two_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "error", "words"),
+    ("key", "error", "message"),
     [
         (None, TypeError, "pass key=0"),
         ("0", TypeError, "expected a seed"),
@@ -107,14 +108,15 @@ def test_a_key_may_be_a_seed_or_two_words() -> None:
         ((1, -1), ValueError, "two words"),
     ],
 )
-def test_an_invalid_key_is_refused(key: object, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words):
+def test_an_invalid_key_is_refused(key: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         key_words(key)
 
 
 @pytest.mark.parametrize(
-    ("index", "n", "words"), [(0, 0, "is the corpus empty"), (3, 3, r"in \[0, 3\)"), (-1, 3, "in")]
+    ("index", "n", "message"),
+    [(0, 0, "is the corpus empty"), (3, 3, r"in \[0, 3\)"), (-1, 3, r"in \[0, 3\)")],
 )
-def test_an_index_out_of_range_is_refused(index: int, n: int, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_an_index_out_of_range_is_refused(index: int, n: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         permute(index, n, (0, 0))

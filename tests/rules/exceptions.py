@@ -63,10 +63,10 @@ IN_PLACE: Mapping[str, str] = {
 STATE: Mapping[str, str] = {
     "pure.interop.jax.opaque.NUMBERS": "torch's operators take numbers, not functions; a number is used once",
     "pure.interop.jax.opaque.FUNCTIONS": "maps a number to its function as long as a reference to that function exists",
-    "pure.transform.by_layer.plan": "a memo of a pure function of two hashable structures, looked up once a step",
     "data_pipes.embedded.tasks.vocabulary": "a memo: Python's library stays the same while a process runs",
     "data_pipes.embedded.tuning_rows.read_summaries": "a memo: Python's library stays the same while a process runs",
     "stages.cli.flags._with_help": "a memo of a pure function of a class",
+    "pure.transform.by_layer.plan_parts": "a memo of a pure function of two hashable structures, looked up once a step",
 }
 """module.name -> why it may hold state between calls."""
 

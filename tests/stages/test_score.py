@@ -13,7 +13,7 @@ from pure.nn.transformer import transformer
 from stages.online import weighted_sum
 from stages.reward import answer_scores
 from stages.rollout import arrange
-from stages.score import completions, model_score, text_score
+from stages.score import decode_completions, model_score, text_score
 from tests.laws.test_stages import small
 
 ROLLOUTS = arrange(
@@ -38,7 +38,7 @@ def length(prompt: str, completion: str, row: dict) -> float:
 
 
 def test_functions_see_prompt_completion_and_row() -> None:
-    assert completions(ROLLOUTS, DATA["decode"]) == ["de", "f"]
+    assert decode_completions(ROLLOUTS, DATA["decode"]) == ["de", "f"]
     scores = text_score({"right": is_right, "length": length}, **DATA)(ROLLOUTS)
     assert scores.tolist() == [[1, 22], [1, 11]]
 

@@ -14,7 +14,7 @@ from data_pipes.files import write_atomically, writing
 from data_pipes.tokenizer.spec import Tokenizer
 from stages.rollout import Rollouts
 from stages.run.rewards.functions import completion_decoder
-from stages.score import completions
+from stages.score import decode_completions
 from stages.state import TrainState
 
 NAME = "completions.jsonl"
@@ -110,7 +110,7 @@ def completion_rows(
         B rows {"index", "prompt", "completion", "rewards": {name: number, or None if unscored}}.
     """
     rows = []
-    texts = completions(rollouts, decode)
+    texts = decode_completions(rollouts, decode)
     for row, text, values in zip(rollouts.row.tolist(), texts, rewards.tolist(), strict=True):
         scores = {name: None if math.isnan(x) else x for name, x in zip(names, values, strict=True)}
         rows.append({"index": row, "prompt": prompts[row], "completion": text, "rewards": scores})

@@ -15,6 +15,7 @@ from pure.nn.transformer import transformer
 from pure.types import Model, Tree
 
 NO_STOP_TOKENS = torch.zeros(0, dtype=torch.int64)
+PAD = 19
 
 
 def start_generation(done: list[bool]) -> tuple[Model, Tree, Progress]:
@@ -28,10 +29,17 @@ def start_generation(done: list[bool]) -> tuple[Model, Tree, Progress]:
         initializer_range=0.5,
     )
     model, rows = transformer(config), len(done)
-    written = Generated(torch.full((rows, 4), 19), torch.zeros(rows, 4), torch.zeros(rows, dtype=torch.int64))
-    first = torch.arange(rows)
     progress = Progress(
-        model.cache(rows, 6), first, written, torch.tensor(done), torch.zeros((), dtype=torch.int64), None
+        cache=model.cache(rows, 6),
+        last=torch.arange(rows),
+        written=Generated(
+            tokens=torch.full((rows, 4), PAD),
+            logprobs=torch.zeros(rows, 4),
+            lengths=torch.zeros(rows, dtype=torch.int64),
+        ),
+        done=torch.tensor(done),
+        step_count=torch.zeros((), dtype=torch.int64),
+        seen=None,
     )
     return model, model.init(random.key(0)), progress
 
@@ -43,9 +51,9 @@ def test_a_step_writes_one_token_in_each_unfinished_row() -> None:
     for count in range(1, 4):
         progress = run_step(progress, params, controls, NO_STOP_TOKENS)
         assert progress.written.lengths.tolist() == [count, 0, count]
-        assert progress.written.tokens[:, count:].eq(19).all()
+        assert progress.written.tokens[:, count:].eq(PAD).all()
         assert progress.written.logprobs[0, :count].lt(0).all()
-        assert progress.written.tokens[1].eq(19).all()
+        assert progress.written.tokens[1].eq(PAD).all()
         assert int(progress.step_count) == count
         assert progress.cache.length.tolist() == [count] * 3
 
@@ -88,18 +96,18 @@ def test_bind_compiles_once_for_each_shape_and_dtype() -> None:
     controls = make_controls(random.key(1), 2, Sampling(4, temperature=1.0), rows=2)
     bind = stepper(model, backend="aot_eager").bind
     first = bind(progress, params, controls, NO_STOP_TOKENS)
-    colder = make_controls(random.key(2), 2, Sampling(4, temperature=0.5), rows=2)
-    assert bind(tree.clone(progress), tree.clone(params), colder, NO_STOP_TOKENS) is first
-    fewer = make_controls(random.key(1), 2, Sampling(4, temperature=1.0, top_k=3), rows=2)
-    _, _, wider = start_generation([False, False, False])
+    low_temperature = make_controls(random.key(2), 2, Sampling(4, temperature=0.5), rows=2)
+    assert bind(tree.clone(progress), tree.clone(params), low_temperature, NO_STOP_TOKENS) is first
+    with_top_k = make_controls(random.key(1), 2, Sampling(4, temperature=1.0, top_k=3), rows=2)
+    _, _, three_rows = start_generation([False, False, False])
     others = [
-        bind(progress, params, fewer, NO_STOP_TOKENS),
+        bind(progress, params, with_top_k, NO_STOP_TOKENS),
         bind(progress, params, controls, NO_STOP_TOKENS.new_ones(1)),
-        bind(wider, params, controls, NO_STOP_TOKENS),
+        bind(three_rows, params, controls, NO_STOP_TOKENS),
         bind(progress, tree.cast(params, torch.bfloat16), controls, NO_STOP_TOKENS),
     ]
     assert len({first, *others}) == 5
-    for run_step, its_controls in ((first, controls), (others[0], fewer), (first, colder)):
-        expected = step(tree.clone(progress), params, its_controls, NO_STOP_TOKENS, model=model)
-        found = run_step(tree.clone(progress), params, its_controls, NO_STOP_TOKENS)
-        assert torch.equal(found.written.tokens, expected.written.tokens)
+    for run_step, case in ((first, controls), (others[0], with_top_k), (first, low_temperature)):
+        expected = step(tree.clone(progress), params, case, NO_STOP_TOKENS, model=model)
+        actual = run_step(tree.clone(progress), params, case, NO_STOP_TOKENS)
+        assert torch.equal(actual.written.tokens, expected.written.tokens)

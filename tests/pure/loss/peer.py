@@ -33,8 +33,8 @@ def fake_trainer(**fields: Any) -> Any:
     return SimpleNamespace(**(common_fields | fields))
 
 
-def one_token_answers(rows: int) -> dict[str, Tensor]:
-    """A batch whose rows are a prompt of one token and an answer of one token."""
+def one_token_completions(rows: int) -> dict[str, Tensor]:
+    """A batch whose rows are a prompt of one token and a completion of one token."""
     return {
         "input_ids": torch.zeros(rows, 2, dtype=torch.int64),
         "attention_mask": torch.ones(rows, 2, dtype=torch.int64),
@@ -43,7 +43,7 @@ def one_token_answers(rows: int) -> dict[str, Tensor]:
 
 
 def fake_model(logps: Tensor) -> Callable[..., Any]:
-    """Stand-in for a model that gives these log-probabilities [B] to the answers."""
+    """Stand-in for a model that gives these log-probabilities [B] to the completions."""
     zeros = torch.zeros(len(logps), 1)
     outputs = SimpleNamespace(
         log_probs=logps[:, None], entropy=zeros, mean_logits=zeros, is_top1=zeros.bool()

@@ -12,7 +12,7 @@ from torch import Tensor
 from pure import random
 from pure.loss.dpo import VARIANTS, dpo_loss
 from pure.transform.grad import value_and_grad
-from tests.pure.loss.peer import fake_model, fake_trainer, one_token_answers
+from tests.pure.loss.peer import fake_model, fake_trainer, one_token_completions
 
 PAIRS = 6
 POLICY_CHOSEN, POLICY_REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED = (
@@ -25,7 +25,7 @@ TOKENS = {
 SMOOTHING = {"conservative": 0.1, "robust": 0.2}
 
 
-def references(variant: str) -> tuple[Tensor | None, Tensor | None]:
+def reference_logps(variant: str) -> tuple[Tensor | None, Tensor | None]:
     return (None, None) if variant == "simpo" else (REFERENCE_CHOSEN, REFERENCE_REJECTED)
 
 
@@ -36,7 +36,7 @@ def compute_losses(variant: str, beta: float = 0.3, **changes: Any) -> Any:
         "label_smoothing": SMOOTHING.get(variant, 0.0),
         **TOKENS,
     } | changes
-    return dpo_loss(POLICY_CHOSEN, POLICY_REJECTED, *references(variant), **options)
+    return dpo_loss(POLICY_CHOSEN, POLICY_REJECTED, *reference_logps(variant), **options)
 
 
 def naive_loss(variant: str, i: int, beta: float) -> float:
@@ -83,7 +83,7 @@ def trl_loss(variant: str, chosen: Tensor, rejected: Tensor) -> Tensor:
         ld_alpha=None,
         use_weighting=False,
     )
-    batch = one_token_answers(2 * PAIRS) | {
+    batch = one_token_completions(2 * PAIRS) | {
         "ref_chosen_logps": REFERENCE_CHOSEN,
         "ref_rejected_logps": REFERENCE_REJECTED,
     }
@@ -92,21 +92,24 @@ def trl_loss(variant: str, chosen: Tensor, rejected: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("variant", ["sigmoid", "robust", "hinge", "ipo"])
 def test_losses_equal_trl_in_value_and_gradient(variant: str) -> None:
-    """Answers have one token, so that the division by their length in IPO changes nothing."""
+    """Completions have one token, so that the division by their length in IPO changes nothing."""
     one_token = {name: torch.ones(PAIRS) for name in TOKENS}
 
-    def ours(both: tuple[Tensor, Tensor]) -> Tensor:
+    def our_loss(logps: tuple[Tensor, Tensor]) -> Tensor:
         options = {
             "beta": 0.3,
             "variant": variant,
             "label_smoothing": SMOOTHING.get(variant, 0.0),
             **one_token,
         }
-        return dpo_loss(*both, REFERENCE_CHOSEN, REFERENCE_REJECTED, **options).losses.mean()
+        return dpo_loss(*logps, REFERENCE_CHOSEN, REFERENCE_REJECTED, **options).losses.mean()
 
-    theirs = lambda both: trl_loss(variant, *both)  # noqa: E731
-    both = (POLICY_CHOSEN, POLICY_REJECTED)
-    torch.testing.assert_close(value_and_grad(ours)(both), value_and_grad(theirs)(both), rtol=1e-4, atol=1e-5)
+    def their_loss(logps: tuple[Tensor, Tensor]) -> Tensor:
+        return trl_loss(variant, *logps)
+
+    policy = (POLICY_CHOSEN, POLICY_REJECTED)
+    expected = value_and_grad(their_loss)(policy)
+    torch.testing.assert_close(value_and_grad(our_loss)(policy), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_losses_at_log_probabilities_of_zero_equal_values_by_hand() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pure import random
 from pure.loss.kto import kto_loss, mismatched_divergence
 from pure.transform.grad import value_and_grad
-from tests.pure.loss.peer import fake_model, fake_trainer, one_token_answers
+from tests.pure.loss.peer import fake_model, fake_trainer, one_token_completions
 
 POLICY, REFERENCE = (-10 + 3 * random.normal(random.key(i), (7,)) for i in (1, 2))
 DESIRABLE = torch.tensor([True, True, False, True, False, False, True])
@@ -40,7 +40,7 @@ def test_losses_equal_trl_in_value_and_gradient() -> None:
             loss_type="kto", beta=0.2, precompute_ref_logps=True, calculate_KL=True, **WEIGHTS
         )
         trainer._compute_kl_logps = lambda model, batch: DIVERGENCE + torch.zeros(7)
-        batch = one_token_answers(7) | {
+        batch = one_token_completions(7) | {
             "label": DESIRABLE,
             "ref_logps": REFERENCE,
             "ref_KL_logps": torch.zeros(7),
