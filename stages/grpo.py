@@ -20,6 +20,7 @@ from pure.foreign import check_model
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.loss.advantages import group_advantages, leave_one_out
+from pure.loss.check import may_be_nonzero
 from pure.loss.grpo import clip_bounds, grpo_loss, policy_metrics
 from pure.loss.kl import kl as divergence
 from pure.loss.log_probability import LogProbabilities, LogProbs
@@ -127,7 +128,7 @@ def grpo(
         raise ValueError(
             f"grpo: iterations and samples must be at least 1, got iterations={iterations}, samples={samples}"
         )
-    if beta and reference is None:
+    if may_be_nonzero(beta) and reference is None:
         raise ValueError(f"grpo: beta {beta} needs a reference; give reference=params, or beta=0")
     logps_fn = policy_log_probabilities(model, temperature=sampling.temperature, chunk=chunk)
     group_loss_fn = partial(

@@ -307,6 +307,50 @@ def test_the_gradient_of_each_completion_adds_up_to_the_gradient_of_the_groups()
         assert_near(tree.map(lambda g: g.sum(0), each), expected)
 
 
+SWEEPS: dict[str, tuple[Callable, Callable, dict, tuple[str, ...]]] = {
+    "pretrain": (pretrain, text_batch, {}, ("label_smoothing", "z_loss")),
+    "dpo": (dpo, pair_batch, {"reference": True}, ("beta",)),
+    "dpo conservative": (
+        dpo,
+        pair_batch,
+        {"reference": True, "variant": "conservative"},
+        ("label_smoothing",),
+    ),
+    "dpo simpo": (dpo, pair_batch, {"variant": "simpo"}, ("margin",)),
+    "kto": (kto, answers, {"reference": True}, ("beta", "desirable_weight", "undesirable_weight")),
+    "reward": (reward, pair_batch, {}, ("center",)),
+    "grpo": (grpo, rollout_batch, ROLLOUT_OPTIONS, ("beta", "clip_low", "clip_high")),
+    "ppo": (
+        ppo,
+        rollout_batch,
+        {**ROLLOUT_OPTIONS, "epochs": 1},
+        ("beta", "clip", "clip_value", "value_weight", "entropy_weight", "lam", "gamma"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameter"), [(name, given) for name, row in SWEEPS.items() for given in row[-1]]
+)
+def test_a_stage_is_built_and_stepped_under_vmap_over_a_hyperparameter(
+    name: str, hyperparameter: str
+) -> None:
+    make, batch, options, _ = SWEEPS[name]
+    model, data, values = model_of(), batch(0), torch.tensor([0.1, 0.2])
+    if options.get("reference"):
+        options = {**options, "reference": model.init(random.key(77))}
+
+    def build(value: Any) -> Stage:
+        return make(model, optim.adam(1e-2), **options, **{hyperparameter: value})
+
+    state = build(0.1).init(random.key(0))
+    step_with = lambda value: tree.leaves(build(value).step(state, data).params)  # noqa: E731
+    together = torch.func.vmap(step_with)(values)
+    for i, value in enumerate(values.tolist()):
+        for one, alone in zip(together, step_with(value), strict=True):
+            torch.testing.assert_close(one[i], alone, rtol=1e-5, atol=1e-7)
+
+
 def test_fused_attention_refuses_forward_mode_and_names_the_backends_that_have_it() -> None:
     model, tokens = model_of(backend="sdpa"), text_batch(0)["tokens"]
     params = model.init(random.key(0))

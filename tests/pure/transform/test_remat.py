@@ -168,3 +168,13 @@ def test_remat_saves_only_the_inputs_for_the_backward_pass(regions: bool) -> Non
     assert_same(
         torch.autograd.grad(model(remat)(w, x), (w, x)), torch.autograd.grad(model(identity)(w, x), (w, x))
     )
+
+
+def test_inputs_that_are_returned_unchanged_have_gradients() -> None:
+    """A training step returns its key and other leaves as they came."""
+    function = lambda p, x: {"p": p, "y": p * x, "x": x}  # noqa: E731
+    total = lambda f, p, x: sum((v * v).sum() for v in f(p, x).values())  # noqa: E731
+    p, x = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -1.0])
+    found = value_and_grad(lambda args: total(remat(function), *args))([p, x])
+    expected = value_and_grad(lambda args: total(function, *args))([p, x])
+    torch.testing.assert_close(found, expected)
