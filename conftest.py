@@ -28,6 +28,9 @@ os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 CACHE = None if "TORCHINDUCTOR_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="inductor-")
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
 
+# Until all modules are imported: a million objects that stay would be searched twenty times.
+gc.disable()
+
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -41,11 +44,9 @@ hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000
 hypothesis.settings.load_profile("same")
 
 
-gc.disable()  # until all modules are imported: a million objects that stay would be searched twenty times
-
-
-def pytest_collection_finish() -> None:
-    """Let the garbage collector see only what tests make, not what was imported."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Lets the garbage collector see only what tests make, not what was imported."""
     gc.freeze()
     gc.enable()
 

@@ -66,6 +66,12 @@ def small() -> tuple[Model, Tree]:
     return make_model()
 
 
+@pytest.fixture(scope="module")
+def one_layer() -> tuple[Model, Tree]:
+    """A model of one layer, which compiles in half the time."""
+    return make_model(num_hidden_layers=1)
+
+
 def forward_logits(model: Model, params: Tree, prompt: list[int], tokens: Tensor) -> Tensor:
     """Return the logits of the forward pass at each position of a completion, [M, V]."""
     text = torch.cat([torch.tensor(prompt), tokens])[None]
@@ -273,17 +279,17 @@ def test_first_tokens_follow_the_distribution_of_the_forward_pass(small: tuple[M
     ],
     ids=["plain", "greedy", "all", "stop"],
 )
-def test_compiled_generation_equals_eager(small: tuple[Model, Tree], options: dict) -> None:
-    compiled = stepper(small[0], backend="aot_eager")
-    run = partial(generate_with, *small, PROMPTS, key=KEY, max_new_tokens=12, **options)
+def test_compiled_generation_equals_eager(one_layer: tuple[Model, Tree], options: dict) -> None:
+    compiled = stepper(one_layer[0], backend="aot_eager")
+    run = partial(generate_with, *one_layer, PROMPTS, key=KEY, max_new_tokens=12, **options)
     assert_generated_close(run(compile=compiled), run())
 
 
 @pytest.mark.slow
-def test_generation_compiled_with_inductor_equals_eager() -> None:
+def test_generation_compiled_with_inductor_equals_eager(one_layer: tuple[Model, Tree]) -> None:
     run = partial(
         generate_with,
-        *make_model(num_hidden_layers=1),
+        *one_layer,
         PROMPTS[:3],
         key=KEY,
         max_new_tokens=6,
@@ -292,8 +298,8 @@ def test_generation_compiled_with_inductor_equals_eager() -> None:
     assert_generated_close(run(compile=True), run())
 
 
-def test_params_and_prompts_are_not_changed(small: tuple[Model, Tree]) -> None:
-    model, params = small
+def test_params_and_prompts_are_not_changed(one_layer: tuple[Model, Tree]) -> None:
+    model, params = one_layer
     before, prompts = tree.clone(params), torch.tensor([[1, 2, 3]])
     generate_with(
         model, params, prompts, key=KEY, max_new_tokens=5, compile=stepper(model, backend="aot_eager")
@@ -343,9 +349,9 @@ def test_bad_input_is_refused(small: tuple[Model, Tree], name: str) -> None:
         call(model=small[0], params=small[1], **({"key": KEY, "max_new_tokens": 5} | call.keywords))
 
 
-def test_leaves_that_a_step_donates_share_no_storage(small: tuple[Model, Tree]) -> None:
+def test_leaves_that_a_step_donates_share_no_storage(one_layer: tuple[Model, Tree]) -> None:
     """`jit` with donation refuses leaves that share storage at every step; the compiled stepper does not."""
-    model, params = small
+    model, params = one_layer
     checking_step = jit(partial(step, model=model), donate=True, backend="aot_eager")
     limits = torch.tensor([3] * 5 + [12])
     run = partial(
