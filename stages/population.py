@@ -5,6 +5,7 @@ Shape letters: P members of the population.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.types import Tree
+from stages.online import generate_and_score
 from stages.stage import Stage
 from stages.state import TrainState
 
@@ -23,7 +25,8 @@ def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stag
     seeds shows whether a difference is more than noise.
 
     Args:
-        stage: any stage.
+        stage: any stage. The members of an online stage sample and are scored one after the other, as the host
+            drives the sampler; their updates are vmapped.
         members: P, >= 1.
         shared_batch: all members see the same batch; False: every leaf of the batch has a leading axis [P,
             ...].
@@ -40,9 +43,10 @@ def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stag
     """
     if members < 1:
         raise ValueError(f"population: expected at least 1 member, got {members}")
+    samples = stage.parts is not None and stage.parts.score is not None
     return Stage(
         init=partial(init, stage=stage, members=members),
-        step=partial(step, stage=stage, shared_batch=shared_batch),
+        step=partial(online_step if samples else step, stage=stage, shared_batch=shared_batch),
     )
 
 
@@ -64,11 +68,33 @@ def init(key: Tensor, params: Tree | None = None, *, stage: Stage, members: int)
 
 def step(state: TrainState, batch: Tree, *, stage: Stage, shared_batch: bool) -> TrainState:
     """Take one step of every member; equal to a loop over them (1e-5 in float32)."""
-    values, spec = tree.flatten(state)
+    return _vmapped(stage.step, state, batch, shared=shared_batch)
 
-    def member(values: list[Tensor], batch: Tree) -> list[Tensor]:
-        return tree.leaves(stage.step(tree.unflatten(spec, values), batch))
 
-    return tree.unflatten(
-        spec, torch.func.vmap(member, in_dims=(0, None if shared_batch else 0))(values, batch)
-    )
+def online_step(state: TrainState, batch: Tree, *, stage: Stage, shared_batch: bool) -> TrainState:
+    """Sample and score member by member, then update all at once; equal to a loop over the members.
+
+    Args:
+        state: stacked, [P, ...].
+        batch: prompts, with a leading axis [P, ...] unless they are shared.
+        stage, shared_batch: bound by `population`.
+    """
+    assert stage.parts is not None, "checked by population"
+    members = tree.unstack(state)
+    batches = [batch] * len(members) if shared_batch else tree.unstack(batch)
+    rounds = [
+        generate_and_score(member, prompts, parts=stage.parts)
+        for member, prompts in zip(members, batches, strict=True)
+    ]
+    update = stage.parts.update
+    return _vmapped(lambda member, round_: update(member, *round_), state, tree.stack(rounds), shared=False)
+
+
+def _vmapped(function: Callable, state: TrainState, inputs: Tree, *, shared: bool) -> TrainState:
+    """Maps (state, inputs) -> state over the members, on lists of leaves: torch's pytrees are not ours."""
+    (values, spec), (given, inputs_spec) = tree.flatten(state), tree.flatten(inputs)
+
+    def member(values: list[Tensor], given: list[Tensor]) -> list[Tensor]:
+        return tree.leaves(function(tree.unflatten(spec, values), tree.unflatten(inputs_spec, given)))
+
+    return tree.unflatten(spec, torch.func.vmap(member, in_dims=(0, None if shared else 0))(values, given))

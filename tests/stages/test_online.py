@@ -18,6 +18,7 @@ from pure.transform.jit import jit
 from pure.types import Tree
 from stages.grpo import grpo
 from stages.online import Online, generate_and_score, policy_of, reward_metrics, weighted_sum
+from stages.population import population
 from stages.ppo import ppo
 from stages.rollout import Rollouts, completion_log_probabilities
 from stages.stage import Stage
@@ -256,3 +257,17 @@ def test_weighted_sum_leaves_out_missing_rewards() -> None:
     assert (weighted_sum(equal_rows, weights) == weighted_sum(equal_rows[:1], weights)).all()
     with pytest.raises(ValueError, match="expected 2 weights, one for each reward, got 1"):
         weighted_sum(rewards, (1.0,))
+
+
+@KINDS
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_population_samples_and_updates_as_its_members_do_alone(kind: object, shared: bool) -> None:
+    made = make_stage(kind)
+    members = population(made, 2, shared_batch=shared)
+    state = members.init(random.key(5))
+    batches = [prompt_batch(0), prompt_batch(0 if shared else 1)]
+    after = members.step(state, batches[0] if shared else tree.stack(batches))
+    for number, member in enumerate(tree.unstack(after)):
+        alone = made.step(made.init(random.split(random.key(5), 2)[number]), batches[number])
+        for x, y in zip(tree.leaves(member), tree.leaves(alone), strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-5, atol=3e-6, equal_nan=True)
