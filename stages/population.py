@@ -25,8 +25,8 @@ def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stag
     seeds shows whether a difference is more than noise.
 
     Args:
-        stage: any stage. The members of an online stage sample and are scored one after the other, as the host
-            drives the sampler; their updates are vmapped.
+        stage: any stage. The members of an online stage sample and are scored one after the other, as the
+            host drives the sampler; their updates are vmapped.
         members: P, >= 1.
         shared_batch: all members see the same batch; False: every leaf of the batch has a leading axis [P,
             ...].
