@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from stages.cli.main import main
+from tests.stages.small import write_config
 
 
 def test_the_table_has_a_line_for_each_part(capsys: pytest.CaptureFixture) -> None:
@@ -21,10 +24,10 @@ def test_the_table_has_a_line_for_each_part(capsys: pytest.CaptureFixture) -> No
         assert f"\n{part}" in f"\n{shown}"
 
 
-def test_qlora_can_be_estimated(capsys: pytest.CaptureFixture) -> None:
-    assert (
-        main(["estimate", "--qlora", "--batch_size", "1", "--max_length", "16", "--dtype", "bfloat16"]) == 0
-    )
+def test_qlora_can_be_estimated(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = write_config(tmp_path / "small.json", hidden_size=64, intermediate_size=128)
+    flags = ["--config", str(config), "--batch_size", "1", "--max_length", "16", "--dtype", "bfloat16"]
+    assert main(["estimate", "--qlora", *flags]) == 0
     assert "%" in capsys.readouterr().out
 
 
