@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 class EstimateOptions:
     """Estimate parameters, FLOPs and memory of one eager training step."""
 
-    config: str = "tiny_config"
-    """Model configuration: a preset's name, or a JSON file of ModelConfig's fields."""
+    config: str | None = None
+    """Model configuration: a preset's name, or a JSON file of ModelConfig's fields; None takes
+    tiny_config."""
     model_path: str | None = None
-    """Model whose configuration is taken instead: a folder, a name at huggingface.co, or a GGUF file."""
+    """Model whose configuration is taken, in place of --config: a folder, a name at huggingface.co, or a GGUF file."""
     batch_size: Annotated[int, AtLeast(1)] = 16
     """Rows per step."""
     max_length: Annotated[int, AtLeast(1)] = 256
@@ -44,7 +45,7 @@ def run(options: EstimateOptions) -> int:
         The exit code.
 
     Raises:
-        ValueError: if a row is longer than the model's context, or --gradient_accumulation does not divide
+        ValueError: if two configurations are given, a row is longer than the model's context, or --gradient_accumulation does not divide
             --batch_size.
     """
     import torch
@@ -57,6 +58,10 @@ def run(options: EstimateOptions) -> int:
     from stages.run.optimizer import make_optimizer
 
     check_micro_batches(options.batch_size, "--batch_size", options.gradient_accumulation)
+    if options.model_path and options.config:
+        raise ValueError(
+            f"--config {options.config} and --model_path {options.model_path} are two configurations; give one"
+        )
     if options.model_path:
         config = language_model.read_config(options.model_path)
     else:

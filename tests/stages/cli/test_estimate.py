@@ -36,3 +36,7 @@ def test_lengths_and_batches_that_cannot_work_are_refused(capsys: pytest.Capture
     assert "--max_length 999999 exceeds the model's max_position_embeddings" in capsys.readouterr().err
     assert main(["estimate", "--batch_size", "3", "--gradient_accumulation", "2"]) == 2
     assert "--gradient_accumulation 2 does not divide --batch_size 3" in capsys.readouterr().err
+    assert main(["estimate", "--config", "tiny_config", "--model_path", "m"]) == 2
+    assert (
+        "--config tiny_config and --model_path m are two configurations; give one" in capsys.readouterr().err
+    )
