@@ -45,8 +45,8 @@ def run(options: EstimateOptions) -> int:
         The exit code.
 
     Raises:
-        ValueError: if two configurations are given, a row is longer than the model's context, or --gradient_accumulation does not divide
-            --batch_size.
+        ValueError: if two configurations are given, a row is longer than the model's context, or
+            --gradient_accumulation does not divide --batch_size.
     """
     import torch
 
