@@ -21,7 +21,8 @@ class EstimateOptions:
     """Model configuration: a preset's name, or a JSON file of ModelConfig's fields; None takes
     tiny_config."""
     model_path: str | None = None
-    """Model whose configuration is taken, in place of --config: a folder, a name at huggingface.co, or a GGUF file."""
+    """Model whose configuration is taken, in place of --config: a folder, a name at huggingface.co, or a GGUF
+    file."""
     batch_size: Annotated[int, AtLeast(1)] = 16
     """Rows per step."""
     max_length: Annotated[int, AtLeast(1)] = 256
@@ -60,7 +61,8 @@ def run(options: EstimateOptions) -> int:
     check_micro_batches(options.batch_size, "--batch_size", options.gradient_accumulation)
     if options.model_path and options.config:
         raise ValueError(
-            f"--config {options.config} and --model_path {options.model_path} are two configurations; give one"
+            f"--config {options.config} and --model_path {options.model_path} are two configurations; give "
+            "one"
         )
     if options.model_path:
         config = language_model.read_config(options.model_path)
