@@ -1,4 +1,4 @@
-"""TRL's trainers, one step at a time: a thread trains, and waits before each step for the next call."""
+"""TRL's trainers, one step at a time: a thread trains, and waits for a call before each step."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def save_model() -> str:
     return str(language_model.save(folder, Pretrained(model, params, tokenizer)))
 
 
-def trainer_step(make: Callable[[Any], Any]) -> Callable[[], None]:
+def make_trainer_step(make: Callable[[Any], Any]) -> Callable[[], None]:
     """Turn a trainer into a function that takes one step.
 
     Args:
@@ -55,15 +55,12 @@ def trainer_step(make: Callable[[Any], Any]) -> Callable[[], None]:
     errors: list[BaseException] = []
 
     class Gate(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            """Nothing to do; `on_train_begin` and `on_step_end` wait for the next call."""
-
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            go.acquire()
+            go.acquire()  # waits for the first call
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             done.release()
-            go.acquire()
+            go.acquire()  # waits for the next call
 
     def train() -> None:
         try:
@@ -83,8 +80,8 @@ def trainer_step(make: Callable[[Any], Any]) -> Callable[[], None]:
     return step
 
 
-def trainer_arguments(**changes: Any) -> dict[str, Any]:
-    """Arguments of every trainer: bfloat16 by autocast, fused AdamW, nothing logged or saved."""
+def make_trainer_arguments(**changes: Any) -> dict[str, Any]:
+    """Make the arguments of a trainer: bfloat16 by autocast, fused AdamW, nothing logged or saved."""
     return {
         "output_dir": tempfile.mkdtemp(),
         "use_cpu": DEVICE == "cpu",

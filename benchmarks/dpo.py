@@ -63,7 +63,7 @@ def peer_side() -> Callable[[], None]:
         sides = _random_text(n, LENGTH // 2), _random_text(n + 1, 400), _random_text(n + 2, 400)
         rows.append(dict(zip(("prompt", "chosen", "rejected"), sides, strict=True)))
     arguments = DPOConfig(
-        **_trl.trainer_arguments(per_device_train_batch_size=PAIRS),
+        **_trl.make_trainer_arguments(per_device_train_batch_size=PAIRS),
         max_length=LENGTH,
         beta=0.1,
         model_init_kwargs={"dtype": torch.float32},
@@ -78,7 +78,7 @@ def peer_side() -> Callable[[], None]:
             callbacks=[callback],
         )
 
-    return _trl.trainer_step(make_trainer)
+    return _trl.make_trainer_step(make_trainer)
 
 
 def _random_text(seed: int, count: int) -> str:

@@ -78,7 +78,7 @@ def peer_side() -> Callable[[], None]:
     ids = random.randint(random.key(1), (PROMPTS, LENGTH), 5, 290).tolist()
     texts = [tokenizer.decode(row) for row in ids]
     arguments = GRPOConfig(
-        **_trl.trainer_arguments(per_device_train_batch_size=PROMPTS * SAMPLES),
+        **_trl.make_trainer_arguments(per_device_train_batch_size=PROMPTS * SAMPLES),
         num_generations=SAMPLES,
         beta=0.04,
         max_completion_length=NEW,
@@ -91,7 +91,7 @@ def peer_side() -> Callable[[], None]:
     def reward_lengths(completions: list[str], **_: object) -> list[float]:
         return [reward("", text, {}) for text in completions]
 
-    return _trl.trainer_step(
+    return _trl.make_trainer_step(
         lambda callback: GRPOTrainer(
             model=folder,
             reward_funcs=reward_lengths,

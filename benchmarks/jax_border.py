@@ -1,10 +1,11 @@
 """The lowered pretraining step in JAX: speed, compilation, tracing, one loss curve, and eight devices.
 
 - speed: the lowered step under jax.jit against a step written by hand in jax.numpy and optax; torch eager and
-  torch compiled beside them. Two layers of width 128, vocabulary 1024, 8 rows of 128 tokens, float32.
+  torch compiled for comparison. Two layers of width 128, vocabulary 1024, 8 rows of 128 tokens, float32.
 - compile: XLA's compilation of both against Inductor's, each in a new process with an empty cache.
-- trace: CPU seconds of tracing the whole step, and of reading the kept program instead.
-- curve: 50 steps in torch, lowered, as a lowered loss with optax, and 25 + 25 both ways through bytes.
+- trace: CPU seconds of tracing the whole step, and of reading the serialised program instead.
+- curve: losses of 50 steps taken in five ways: in torch, by the lowered step, by the lowered loss with optax,
+  25 in torch then 25 in JAX, and the reverse; the state crosses as bytes.
 - mesh: the step on 8 simulated devices, 4 for data times 2 for the model, and its collectives.
 
     python benchmarks/jax_border.py [--pairs N] [--only speed compile trace curve mesh] [--cores N]
@@ -108,17 +109,23 @@ def make_jax_sides(sizes: Mapping[str, int]) -> tuple[Any, Any, Callable, Callab
     stage, optimizer = make_stage(sizes)
     state, batch = stage.init(random.key(0)), make_batch(sizes)
     lowered = lower(stage.step, state, batch)
-    hand = make_step(make_loss(small_config(**sizes)), optimizer)
-
-    def step_lowered(state: Any, batch: Any) -> tuple[Any, Any]:
-        after = lowered(state, batch)
-        return after, after.metrics["loss"]
+    handwritten = make_step(make_loss(small_config(**sizes)), optimizer)
 
     def step_by_hand(state: Any, batch: Any) -> tuple[Any, Any]:
-        params, opt_state, loss = hand(*state, batch["tokens"], batch["labels"])
+        params, opt_state, loss = handwritten(*state, batch["tokens"], batch["labels"])
         return (params, opt_state), loss
 
-    return to_jax(state), convert_batch(batch), step_lowered, step_by_hand
+    return to_jax(state), convert_batch(batch), return_loss(lowered), step_by_hand
+
+
+def return_loss(step: Callable) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Turn a stage's step into (state, batch) -> (the next state, its loss)."""
+
+    def step_with_loss(state: Any, batch: Any) -> tuple[Any, Any]:
+        next_state = step(state, batch)
+        return next_state, next_state.metrics["loss"]
+
+    return step_with_loss
 
 
 def convert_batch(batch: dict[str, Any]) -> dict[str, Any]:
@@ -130,17 +137,17 @@ def convert_batch(batch: dict[str, Any]) -> dict[str, Any]:
 
 def repeat_step(step: Callable, state: Any, batch: Any) -> Callable[[], Any]:
     """Return a function that takes the next step each time, and returns its loss."""
-    held = [state]
+    current = [state]
 
     def take_step() -> Any:
-        held[0], loss = step(held[0], batch)
+        current[0], loss = step(current[0], batch)
         return loss
 
     return take_step
 
 
 def run_speed(pairs: int) -> None:
-    """Time the four sides in interleaved rounds."""
+    """Time the four implementations in interleaved rounds."""
     import _timing
     import jax
     import torch
@@ -149,19 +156,15 @@ def run_speed(pairs: int) -> None:
     from pure.transform.jit import jit
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    state, batch, lowered, hand = make_jax_sides(LARGE)
+    state, batch, lowered, by_hand = make_jax_sides(LARGE)
     stage, optimizer = make_stage(LARGE)
     start, data = stage.init(random.key(0)), make_batch(LARGE)
     compiled = jit(stage.step, donate=True, regions=True)
-
-    def in_torch(step: Callable) -> Callable[[Any, Any], tuple[Any, Any]]:
-        return lambda state, batch: ((after := step(state, batch)), after.metrics["loss"])
-
     sides = {
         "lowered": repeat_step(jax.jit(lowered), state, batch),
-        "by hand": repeat_step(jax.jit(hand), (state.params, optimizer.init(state.params)), batch),
-        "torch eager": repeat_step(in_torch(stage.step), start, data),
-        "torch compiled": repeat_step(in_torch(compiled), stage.init(random.key(0)), data),
+        "by hand": repeat_step(jax.jit(by_hand), (state.params, optimizer.init(state.params)), batch),
+        "torch eager": repeat_step(return_loss(stage.step), start, data),
+        "torch compiled": repeat_step(return_loss(compiled), stage.init(random.key(0)), data),
     }
     times: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
@@ -170,11 +173,11 @@ def run_speed(pairs: int) -> None:
     for number in range(pairs):
         for name in list(sides) if number % 2 else reversed(sides):
             times[name].append(_timing.time_call(sides[name]))
-    print(f"speed, {pairs} rounds, {torch.get_num_threads()} threads, milliseconds (least):")
+    print(f"speed, {pairs} rounds, {torch.get_num_threads()} threads, median milliseconds (minimum):")
     for name, values in times.items():
         ratio = statistics.median(x / y for x, y in zip(values, times["lowered"], strict=True))
-        least, middle = min(values) * 1e3, statistics.median(values) * 1e3
-        print(f"  {name:<16} {middle:7.1f} ({least:.1f})   {ratio:.2f} times the lowered step")
+        least, median = min(values) * 1e3, statistics.median(values) * 1e3
+        print(f"  {name:<16} {median:7.1f} ({least:.1f})   {ratio:.2f} times the lowered step")
 
 
 def run_compile(pairs: int) -> None:
@@ -195,24 +198,25 @@ def run_compile_lowered(pairs: int) -> None:
 def run_compile_by_hand(pairs: int) -> None:
     """Time jax's trace and XLA's compilation of the step written by hand."""
     del pairs
-    state, batch, _, hand = make_jax_sides(LARGE)
+    state, batch, _, by_hand = make_jax_sides(LARGE)
     optimizer = make_stage(LARGE)[1]
-    print_compilation("by hand", hand, (state.params, optimizer.init(state.params)), batch)
+    print_compilation("by hand", by_hand, (state.params, optimizer.init(state.params)), batch)
 
 
 def print_compilation(name: str, step: Callable, state: Any, batch: Any) -> None:
-    """Print seconds of both parts."""
+    """Trace a step by jax and compile it by XLA, and print the seconds of each."""
     import jax
 
     start = time.perf_counter()
     traced = jax.jit(step).lower(state, batch)
-    middle = time.perf_counter()
+    traced_at = time.perf_counter()
     traced.compile()
-    print(f"compile, {name}: jax's trace {middle - start:.1f} s, XLA {time.perf_counter() - middle:.1f} s")
+    end = time.perf_counter()
+    print(f"compile, {name}: jax's trace {traced_at - start:.1f} s, XLA {end - traced_at:.1f} s")
 
 
 def run_compile_inductor(pairs: int) -> None:
-    """Time Dynamo and Inductor on the same step."""
+    """Time Dynamo and Inductor on the same step: the first call, less the time of the second."""
     del pairs
     from pure import random
     from pure.transform.jit import jit
@@ -222,13 +226,14 @@ def run_compile_inductor(pairs: int) -> None:
     step = jit(stage.step, donate=True, regions=True)
     start = time.perf_counter()
     step(state, batch)
-    middle = time.perf_counter()
+    compiled_at = time.perf_counter()
     step(state, batch)
-    print(f"compile, torch: {middle - start - (time.perf_counter() - middle):.1f} s")
+    end = time.perf_counter()
+    print(f"compile, torch: {(compiled_at - start) - (end - compiled_at):.1f} s")
 
 
 def run_trace(pairs: int) -> None:
-    """Measure CPU seconds of tracing the step, and of its kept program."""
+    """Measure CPU seconds of tracing the step, and of reading its serialised program."""
     del pairs
     from pure import random, tree
     from pure.interop.jax.aten.table import TABLE
@@ -246,7 +251,9 @@ def run_trace(pairs: int) -> None:
     data = to_bytes(program)
     start = time.process_time()
     from_bytes(data)
-    print(f"kept program: {len(data) / 1e6:.2f} MB, read in {time.process_time() - start:.3f} CPU seconds")
+    print(
+        f"serialised program: {len(data) / 1e6:.2f} MB, read in {time.process_time() - start:.3f} CPU seconds"
+    )
 
 
 def run_curve(pairs: int) -> None:
@@ -262,13 +269,10 @@ def run_curve(pairs: int) -> None:
     stage, optimizer = make_stage(TINY)
     state, _, lowered, _ = make_jax_sides(TINY)
     batches = [make_batch(TINY, number) for number in range(STEPS)]
-    theirs = [convert_batch(batch) for batch in batches]
+    jax_batches = [convert_batch(batch) for batch in batches]
     loss_step = jax.jit(lowered_loss_with_optax(stage, optimizer, batches[0]))
-    template = (state.params, optimizer.init(state.params))
-
-    def in_torch(state: Any, batch: Any) -> tuple[Any, Any]:
-        after = stage.step(state, batch)
-        return after, after.metrics["loss"]
+    torch_step, start = return_loss(stage.step), stage.init(random.key(0))
+    jax_start = (state.params, optimizer.init(state.params))
 
     def run(step: Callable, state: Any, batches: list) -> tuple[Any, list[float]]:
         losses = []
@@ -277,22 +281,26 @@ def run_curve(pairs: int) -> None:
             losses.append(float(loss))
         return state, losses
 
-    start = stage.init(random.key(0))
-    curves = {"torch": run(in_torch, start, batches)[1]}
-    curves["lowered step"] = run(jax.jit(lowered), state, theirs)[1]
-    curves["lowered loss, optax"] = run(loss_step, template, theirs)[1]
-    middle, first = run(in_torch, start, batches[:HALF])
-    moved = flax.serialization.from_bytes(template, serial.to_bytes((middle.params, middle.opt_state)))
+    curves = {"torch": run(torch_step, start, batches)[1]}
+    curves["lowered step"] = run(jax.jit(lowered), state, jax_batches)[1]
+    curves["lowered loss, optax"] = run(loss_step, jax_start, jax_batches)[1]
+    middle, first_losses = run(torch_step, start, batches[:HALF])
+    moved = flax.serialization.from_bytes(jax_start, serial.to_bytes((middle.params, middle.opt_state)))
     moved = jax.tree.map(jax.numpy.asarray, moved)
-    curves["25 torch, 25 optax"] = first + run(loss_step, moved, theirs[HALF:])[1]
-    (params, opt_state), first = run(loss_step, template, theirs[:HALF])
-    ours = serial.from_bytes(start.opt_state, flax.serialization.to_bytes(opt_state))
-    moved = start._replace(step=start.step + HALF, params=to_torch(params), opt_state=ours)
-    curves["25 optax, 25 torch"] = first + run(in_torch, moved, batches[HALF:])[1]
+    curves["25 torch, 25 optax"] = first_losses + run(loss_step, moved, jax_batches[HALF:])[1]
+    (params, opt_state), first_losses = run(loss_step, jax_start, jax_batches[:HALF])
+    torch_opt_state = serial.from_bytes(start.opt_state, flax.serialization.to_bytes(opt_state))
+    moved = start._replace(step=start.step + HALF, params=to_torch(params), opt_state=torch_opt_state)
+    curves["25 optax, 25 torch"] = first_losses + run(torch_step, moved, batches[HALF:])[1]
     print(f"curve, {STEPS} steps: loss at 0, 24, 25, 49; largest relative difference from torch")
     for name, losses in curves.items():
-        apart = max(abs(x / y - 1) for x, y in zip(losses, curves["torch"], strict=True))
-        print(f"  {name:<20} {'  '.join(f'{losses[i]:.7f}' for i in (0, 24, 25, 49))}   {apart:.1e}")
+        shown = "  ".join(f"{losses[i]:.7f}" for i in (0, 24, 25, 49))
+        print(f"  {name:<20} {shown}   {largest_difference(losses, curves['torch']):.1e}")
+
+
+def largest_difference(losses: list[float], expected: list[float]) -> float:
+    """Compute the largest relative difference of two lists of losses."""
+    return max(abs(x / y - 1) for x, y in zip(losses, expected, strict=True))
 
 
 def lowered_loss_with_optax(stage: Any, optimizer: Any, batch: Any) -> Callable:
@@ -326,20 +334,23 @@ def run_mesh(pairs: int) -> None:
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     state, batch, lowered, _ = make_jax_sides(TINY)
-    alone = take_losses(jax.jit(lowered), state, batch)
-    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))  # axes that XLA may place
-    for name, matrix in (("data", PartitionSpec()), ("data x model", PartitionSpec("data", "model"))):
-        split, whole = NamedSharding(mesh, matrix), NamedSharding(mesh, PartitionSpec())
-        places = jax.tree.map(lambda x, split=split, whole=whole: split if splits(x) else whole, state)
-        sharded = jax.device_put(state, places)
+    expected = take_losses(jax.jit(lowered), state, batch)
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    for name, spec in (("data", PartitionSpec()), ("data x model", PartitionSpec("data", "model"))):
+        matrix_sharding = NamedSharding(mesh, spec)
+        shardings = jax.tree.map(lambda x, s=matrix_sharding: s if can_shard(x) else replicated, state)
+        sharded = jax.device_put(state, shardings)
         rows = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
         start = time.perf_counter()
         compiled = jax.jit(lowered).lower(sharded, rows).compile()
         seconds = time.perf_counter() - start
         losses = take_losses(jax.jit(lowered), sharded, rows)
-        apart = max(abs(x / y - 1) for x, y in zip(losses, alone, strict=True))
+        difference = largest_difference(losses, expected)
         counts = count_collectives(compiled.as_text())
-        print(f"mesh, {name}: loss of 3 steps apart {apart:.1e}; {counts}; compiled in {seconds:.0f} s")
+        print(
+            f"mesh, {name}: losses of 3 steps differ by {difference:.1e}; {counts}; compiled in {seconds:.0f} s"
+        )
 
 
 def take_losses(step: Callable, state: Any, batch: Any) -> list[float]:
@@ -351,8 +362,8 @@ def take_losses(step: Callable, state: Any, batch: Any) -> list[float]:
     return losses
 
 
-def splits(x: Any) -> bool:
-    """Tells whether both axes of a matrix divide over the mesh."""
+def can_shard(x: Any) -> bool:
+    """Test whether x is a matrix whose axes are divisible by the mesh's, 4 x 2."""
     return x.ndim == 2 and not x.shape[0] % 4 and not x.shape[1] % 2
 
 

@@ -90,7 +90,7 @@ def check_newest(run: Path, during_save: bool, saved: int) -> Kill:
 def save_forever(run: Path, step: int, pipe: int, in_background: bool) -> NoReturn:
     """Save one step after another, and write the step of each completed save to the pipe."""
     try:
-        saver = background.saver(run, keep_last=2)
+        saver = background.make_saver(run, keep_last=2)
         os.write(pipe, bytes(8))
         while True:
             if in_background:

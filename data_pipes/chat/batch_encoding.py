@@ -43,11 +43,11 @@ class PromptCompletion(NamedTuple):
 
 
 Rendered = tuple[list[Span], list[str]]
-"""(spans, texts): control tokens that the messages spell are placeholders in the spans; texts[i] is what
-placeholder i stands for."""
+"""(spans, texts): each control token in the text of a message is replaced by a placeholder in the spans, and
+texts[i] is the text that placeholder i replaces."""
 
 Hide = Callable[[Sequence[Message], Context], Hidden]
-"""(messages, context) -> Hidden: the same with placeholders for the control tokens that they spell; see
+"""(messages, context) -> Hidden: both, with placeholders for the control tokens in their texts; see
 `data_pipes.chat.rendering.control_hider`."""
 
 Render = Callable[[ChatTemplate, PromptCompletion, Hide, re.Pattern], Rendered]
@@ -56,8 +56,8 @@ Render = Callable[[ChatTemplate, PromptCompletion, Hide, re.Pattern], Rendered]
 OnError = Callable[[int, ValueError], Any]
 """Handles a conversation that the template refuses: (its index in the input, the error)."""
 
-MARKER = re.compile(r"<[|｜][^<>\s]+[|｜]>")
-"""An added token of this form ends a turn even if the tokenizer does not call it special."""
+TURN_TOKEN = re.compile(r"<[|｜][^<>\s]+[|｜]>")
+"""Form of added tokens that may end a turn even if the tokenizer does not declare them special."""
 
 
 def encode_conversations(
@@ -82,20 +82,20 @@ def encode_conversations(
     Raises:
         ValueError: if `render` refuses a conversation and on_error is None, or the tokenizer refuses a text.
     """
-    names = tuple(special_tokens(tokenizer))
-    hide, controls = control_hider(names), compile_any(names)
+    control_tokens = tuple(special_tokens(tokenizer))
+    hide, control_pattern = control_hider(control_tokens), compile_any(control_tokens)
     added = [token.content for token in tokenizer.spec.added_tokens]
-    turn_ends = compile_any([*names, *filter(MARKER.fullmatch, added)])
+    turn_ends = compile_any([*control_tokens, *filter(TURN_TOKEN.fullmatch, added)])
     rows: list[Rendered] = []
-    for number, conversation in enumerate(conversations):
+    for index, conversation in enumerate(conversations):
         try:
             selected = select_template(template, conversation.context)
             rows.append(render(selected, conversation, hide, turn_ends))
         except ValueError as error:
             if on_error is None:
                 raise
-            on_error(number, error)
-    return encode_spans(tokenizer, rows, controls)
+            on_error(index, error)
+    return encode_spans(tokenizer, rows, control_pattern)
 
 
 def render_completion(

@@ -1,4 +1,4 @@
-"""RAdam: Adam with a factor for the variance of its denominator, in place of a warm-up.
+"""RAdam: Adam with a factor that rectifies the variance of its early steps, in place of a warm-up.
 
 Shape letters: none; elementwise on each leaf.
 
@@ -49,7 +49,8 @@ def radam(
 
     Args:
         learning_rate, b1, b2, eps, eps_root, nesterov: as in `adamw`.
-        threshold: effective number of gradients in the mean of squares from which on it is used, > 4.
+        threshold: the second moment is used once ro, the effective number of squared gradients in it (see
+            `radam_update`), is at least this; > 4.
 
     Returns:
         GradientTransformation with state (ScaleByAdamState, state of the learning rate).
@@ -113,7 +114,7 @@ def radam_update(
     nesterov: bool,
     **extra: Any,
 ) -> tuple[Tree, ScaleByAdamState]:
-    """Computes Adam's step times a rectification, or the mean gradient while there are too few squares.
+    """Computes Adam's step times the factor r; before ro reaches the threshold, the mean gradient alone.
 
         ro_inf = 2 / (1 - b2) - 1;   ro = ro_inf - 2 t b2^t / (1 - b2^t)
         r = √((ro - 4)(ro - 2) ro_inf / ((ro_inf - 4)(ro_inf - 2) ro))
@@ -143,7 +144,7 @@ def radam_update(
     active, factor = _rectification(b2, count.to(dtype), threshold)
 
     # 2. Moments and step.
-    def leaf(g: Tensor, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def update_leaf(g: Tensor, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = upcast(g)
         mu = (1 - b1) * x + b1 * upcast(m)
         nu = (1 - b2) * x.square() + b2 * upcast(v)
@@ -152,12 +153,12 @@ def radam_update(
         step = torch.where(active, adaptive, mean)
         return step.to(torch.promote_types(g.dtype, v.dtype)), mu.to(m.dtype), nu.to(v.dtype)
 
-    steps, mu, nu = map_unzip(3, leaf, updates, state.mu, state.nu)
+    steps, mu, nu = map_unzip(3, update_leaf, updates, state.mu, state.nu)
     return steps, ScaleByAdamState(count=count, mu=mu, nu=nu)
 
 
 def _rectification(b2: Scalar, t: Tensor, threshold: Scalar) -> tuple[Tensor, Tensor]:
-    """Computes if the second moment is used at update t [], and the factor r []."""
+    """Returns whether the second moment is used at update t, [] bool, and the factor r, []."""
     if isinstance(b2, Tensor):
         log_b2: Scalar = b2.to(t.dtype).log()
     else:
@@ -166,6 +167,6 @@ def _rectification(b2: Scalar, t: Tensor, threshold: Scalar) -> tuple[Tensor, Te
     ro_inf = 2.0 / (1.0 - b2) - 1.0
     ro = ro_inf - 2 * t * (1 - remaining) / remaining
     active = ro >= threshold
-    inside = torch.where(active, ro, ro_inf)
-    square = (inside - 4.0) * (inside - 2.0) * ro_inf / ((ro_inf - 4.0) * (ro_inf - 2.0) * inside)
+    safe_ro = torch.where(active, ro, ro_inf)  # where r is not used, its square root would be NaN
+    square = (safe_ro - 4.0) * (safe_ro - 2.0) * ro_inf / ((ro_inf - 4.0) * (ro_inf - 2.0) * safe_ro)
     return store_once(active), store_once(square.sqrt())

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pure import tree
-from pure.transform.trace import traced
+from pure.transform.trace import trace_and_compile
 from pure.types import Tree
 
 _COMPILE: ContextVar[Callable[[Region], Callable] | None] = ContextVar("compile_region", default=None)
@@ -137,10 +137,10 @@ def _by_region(function: Callable, donate: bool, options: dict) -> Callable:
     def compiler(unit: Region) -> Callable:
         if unit not in compiled:
             if donate and unit.donate:
-                write = traced(partial(_write_back_region, unit.function), options["backend"])
+                write = trace_and_compile(partial(_write_back_region, unit.function), options["backend"])
                 compiled[unit] = partial(_run_donating, write)
             elif unit.donate:
-                compiled[unit] = traced(unit.function, options["backend"])
+                compiled[unit] = trace_and_compile(unit.function, options["backend"])
             else:
                 compiled[unit] = _compile(unit.function, options)
         return compiled[unit]

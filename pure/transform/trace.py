@@ -17,8 +17,8 @@ from pure import tree
 from pure.types import Tree
 
 
-def traced(function: Callable, backend: str | Callable) -> Callable:
-    """Returns the same function, compiled for each signature of its arguments.
+def trace_and_compile(function: Callable, backend: str | Callable) -> Callable:
+    """Returns the same function, compiled once for each signature of its arguments.
 
     Args:
         function: pure, of positional trees; it may write into its arguments. Numbers and strings among the
@@ -26,12 +26,14 @@ def traced(function: Callable, backend: str | Callable) -> Callable:
         backend: as in `pure.transform.jit.jit`.
 
     Returns:
-        A function of the same arguments, for tensors that do not require grad; its results do not either.
+        A function of the same arguments that runs under `torch.no_grad`: its results never require grad.
 
-    Edge cases: arguments of another structure, shape or type are compiled again.
+    Edge cases: it is compiled again for arguments of another structure, shape or dtype, or with other numbers
+    or strings.
 
     Example:
-        >>> traced(lambda p, rate: {"w": p["w"] - rate}, "aot_eager")({"w": torch.ones(2)}, torch.tensor(0.5))
+        >>> compiled = trace_and_compile(lambda p, rate: {"w": p["w"] - rate}, "aot_eager")
+        >>> compiled({"w": torch.ones(2)}, torch.tensor(0.5))
         {'w': tensor([0.5000, 0.5000])}
     """
     programs: dict[Any, tuple[Callable, Any]] = {}
@@ -42,30 +44,37 @@ def traced(function: Callable, backend: str | Callable) -> Callable:
         with torch.no_grad():
             if signature not in programs:
                 programs[signature] = _compile(function, backend, spec, values)
-            run, result = programs[signature]
-            return tree.unflatten(result, list(run(*(x for x in values if isinstance(x, Tensor)))))
+            run, result_spec = programs[signature]
+            tensors = [x for x in values if isinstance(x, Tensor)]
+            return tree.unflatten(result_spec, list(run(*tensors)))
 
     return call
 
 
 def leaf_signature(x: Any) -> Any:
-    """Returns what compiled code assumes of a leaf: a tensor's shape, dtype, ...; else the value."""
+    """Returns what compiled code assumes of a leaf: a tensor's shape, dtype, ...; else the type and value."""
     if not isinstance(x, Tensor):
         return type(x), x
-    return x.shape, x.dtype, x.device, x.stride() if x.layout is torch.strided else x.layout
+    layout = x.stride() if x.layout is torch.strided else x.layout
+    return x.shape, x.dtype, x.device, layout
 
 
 def _compile(function: Callable, backend: str | Callable, spec: Any, values: list) -> tuple[Callable, Any]:
-    """Traces and compiles: (tensors -> the results' leaves, the results' structure)."""
-    tensors, structures = [x for x in values if isinstance(x, Tensor)], []
+    """Traces and compiles.
 
-    def flat(*given: Tensor) -> tuple:
-        rest = iter(given)
-        result = function(*tree.unflatten(spec, [next(rest) if isinstance(x, Tensor) else x for x in values]))
-        leaves, structure = tree.flatten(result)
-        structures.append(structure)
-        return tuple(leaves)
+    Returns:
+        (tensors -> leaves of the result, structure of the result).
+    """
+    tensors = [x for x in values if isinstance(x, Tensor)]
+    result_specs: list[Any] = []  # the trace runs `flat_function`, which appends the structure of its result
 
-    graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
+    def flat_function(*new_tensors: Tensor) -> tuple:
+        remaining = iter(new_tensors)
+        leaves = [next(remaining) if isinstance(x, Tensor) else x for x in values]
+        result_leaves, result_spec = tree.flatten(function(*tree.unflatten(spec, leaves)))
+        result_specs.append(result_spec)
+        return tuple(result_leaves)
+
+    graph = make_fx(flat_function, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
     compiler = torch._dynamo.lookup_backend(backend) if isinstance(backend, str) else backend
-    return compiler(graph, tensors), structures[-1]
+    return compiler(graph, tensors), result_specs[-1]

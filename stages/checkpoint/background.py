@@ -22,9 +22,9 @@ class Saver(NamedTuple):
 
     Fields:
         save: (state, **arguments) -> None. Waits for the previous save, copies the state, starts saving the
-            copy; `arguments` are those of `checkpoint.save`, and override those of `saver`. If the previous
-            save failed, its error is raised here, *after* the new save has begun, so that this state is not
-            lost as well.
+            copy; `arguments` are those of `checkpoint.save`, and override those of `make_saver`. If the
+            previous save failed, its error is raised here, *after* the new save has begun, so that this state
+            is not lost as well.
         wait: () -> Path | None. Waits for the running save and raises its error; returns the folder of the
             last save that succeeded.
     """
@@ -33,7 +33,7 @@ class Saver(NamedTuple):
     wait: Callable[[], Path | None]
 
 
-def saver(folder: str | os.PathLike[str], **arguments: Any) -> Saver:
+def make_saver(folder: str | os.PathLike[str], **arguments: Any) -> Saver:
     """Makes a Saver for a run's folder.
 
     Writing and fsyncing gigabytes takes seconds in which a step could be computed. Copying them in memory
@@ -54,7 +54,7 @@ def saver(folder: str | os.PathLike[str], **arguments: Any) -> Saver:
     Example:
         >>> import tempfile, torch
         >>> with tempfile.TemporaryDirectory() as run:
-        ...     background = saver(run, keep_last=2)
+        ...     background = make_saver(run, keep_last=2)
         ...     background.save({"w": torch.ones(1)}, step=1)
         ...     print(background.wait().name)
         step-00000001

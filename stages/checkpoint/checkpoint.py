@@ -3,8 +3,8 @@
     RUN/checkpoints/step-00000100/{state.msgpack, manifest.json}
 
 `state.msgpack` is in Flax's format, so that a run can continue in JAX. The manifest has a checksum of every
-leaf and describes the run. One process at a time saves into a run's folder (`lock`); `background.saver` saves
-while the training continues.
+leaf and describes the run. One process at a time saves into a run's folder (`lock`); `background.make_saver`
+saves while the training continues.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def save(
 ) -> Path:
     """Saves a state; when this returns, it is on the disk. Older checkpoints are kept until then.
 
-    A checkpoint matters when something goes wrong: the power, the disk, the process in the middle of this
-    function. At every moment there is a complete checkpoint under a final name, if there ever was one.
+    A power failure, a full disk or a killed process loses no checkpoint: once there is a complete one under
+    its final name, there is one at every moment, also while this function runs.
 
     Args:
         folder: the run's folder, made if it is missing. The checkpoint goes to
@@ -94,8 +94,8 @@ def save(
         The folder of the checkpoint.
 
     Steps:
-        1. Make a temporary folder in the same parent, hence on the same file system; remove what killed saves
-           left.
+        1. Make a temporary folder in the same parent, hence on the same file system; remove temporary folders
+           that killed saves left.
         2. Write, hash and fsync the state.
         3. Write the manifest, with sha256 and length of the file and of each leaf; fsync it and the folder.
         4. Rename the folder to its final name; fsync the parent. An older checkpoint of the same step is
@@ -103,7 +103,7 @@ def save(
         5. Only now delete old checkpoints and the replaced one.
 
     Raises:
-        OSError: if the disk is full or refuses otherwise; nothing that was saved is lost.
+        OSError: if writing fails (a full disk, missing permission); earlier checkpoints are untouched.
         ValueError: if the step is unknown or negative, keep_last is below 1, or keep_best is negative.
         TypeError: if the metadata is not JSON.
         SerialError: if a leaf cannot be written.
@@ -147,7 +147,8 @@ def load(
     """Loads the newest undamaged checkpoint of a run; every byte is verified before the state is returned.
 
     Args:
-        folder: the run's folder; or one checkpoint's, wherever it was copied to (then only that one).
+        folder: the run's folder; or the folder of one checkpoint, or of a copy of it: then only that one is
+            loaded.
         target: a tree of the structure, shapes and dtypes to load, such as `stage.init(key)`; its values are
             not used.
         step: the checkpoint's step; None takes the newest undamaged checkpoint.
@@ -162,12 +163,12 @@ def load(
 
     Steps:
         1. List the checkpoints, the newest first.
-        2. Verify the manifest's own checksum. Another fingerprint is an error at once: older checkpoints have
-           it too.
+        2. Verify the manifest's own checksum. Raise if its fingerprint differs, since older checkpoints of
+           the run have the same one.
         3. Read and hash each leaf. If one is damaged, take the next older checkpoint.
 
     Edge cases: an unreadable file is damage like any other. If no byte is wrong and the state does not fit
-    the target, the target is wrong: this is an error at once, not a reason to take an older checkpoint.
+    the target, the target is wrong: this raises, and no older checkpoint is tried.
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
@@ -187,7 +188,10 @@ def load(
     paths = directories.list_complete(Path(folder), step)
     if not paths:
         of_step = "" if step is None else f" of step {step}"
-        raise FileNotFoundError(f"checkpoint.load: no checkpoint{of_step} in {folder}")
+        raise FileNotFoundError(
+            f"checkpoint.load: no checkpoint{of_step} in {folder}; expected a run's folder, with "
+            f"{directories.FOLDER}/step-*"
+        )
     skipped: list[Skipped] = []
     for path in paths:
         # 2. and 3. Manifest and state.
@@ -208,7 +212,8 @@ def load(
 
 def list_saved(folder: str | os.PathLike[str]) -> list[Path]:
     """Lists the checkpoints of a run, the oldest first; `step_of(path)` is a checkpoint's step."""
-    return [path for path in reversed(directories.list_complete(Path(folder))) if not path.suffix]
+    paths = directories.list_complete(Path(folder))
+    return [path for path in reversed(paths) if not path.suffix]  # without step-*.old<i>
 
 
 def latest(folder: str | os.PathLike[str]) -> Path | None:
@@ -225,7 +230,7 @@ def best(folder: str | os.PathLike[str]) -> Path | None:
 def _load_one(
     path: Path, target: Tree, fingerprint: Mapping[str, str] | None, subset: bool
 ) -> Loaded | Damage:
-    """One checkpoint's state, or its damage."""
+    """Loads one checkpoint; returns its damage if it has any."""
     try:
         with open(path / MANIFEST, "rb") as file:
             record = manifest.read(file)
@@ -235,16 +240,21 @@ def _load_one(
         return Damage(MANIFEST, (), f"it is the manifest of step {record.step}, not {step_of(path)}")
     _check_fingerprint(path, record, fingerprint)
     try:
-        if (size := (path / STATE).stat().st_size) == record.bytes:
-            state, bad = state_file.read(path / STATE, target, record.leaves, size, subset=subset)
-            return manifest.damage_of_leaves(bad) if bad else Loaded(state, record.step, path, record, ())
+        size = (path / STATE).stat().st_size
+        if size != record.bytes:
+            damage = _find_damage(path / STATE, record)
+            return damage or Damage(STATE, (), "its length changes while it is read")
+        state, damaged_leaves = state_file.read(path / STATE, target, record.leaves, size, subset=subset)
     except OSError as error:
         return _damage_of_file(record, error)
     except SerialError as error:
-        if (damage := _find_damage(path / STATE, record)) is None:
+        damage = _find_damage(path / STATE, record)
+        if damage is None:  # every byte is right
             raise SerialError(f"checkpoint.load: {path} does not fit the target: {error}") from None
         return damage
-    return _find_damage(path / STATE, record) or Damage(STATE, (), "its length changes while it is read")
+    if damaged_leaves:
+        return manifest.damage_of_leaves(damaged_leaves)
+    return Loaded(state, record.step, path, record, ())
 
 
 def _find_damage(path: Path, record: Manifest) -> Damage | None:
@@ -301,8 +311,10 @@ def _describe(damaged: Skipped) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """An error's text, without its number."""
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    """An error's message; of an OSError, without the number and the path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error)
 
 
 def _delete_old(final: Path, keep_last: int | None, keep_best: int, warn: Warn) -> None:
@@ -329,8 +341,8 @@ def _explain_errors(final: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        fix = "make room there" if full else "make the folder writable, or choose another output folder"
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        fix = "make room there" if is_full else "make the folder writable, or choose another output folder"
         raise OSError(
             error.errno,
             f"checkpoint.save: could not save {final}: {error.strerror}; {fix}, and save again. What was "

@@ -143,7 +143,7 @@ def run(
     # 2. Outputs.
     outputs = [log.json_lines(folder / "metrics.jsonl", first, say), *(writer(first) for writer in writers)]
     screen = progress(options.label, len(pipe), first, quiet=options.quiet)
-    saver = background.saver(folder, fingerprint=fingerprint, keep_last=options.keep_last, keep_best=1)
+    saver = background.make_saver(folder, fingerprint=fingerprint, keep_last=options.keep_last, keep_best=1)
     parts = _Parts(
         step=build_step(stage, folder, fingerprint, backend=options.backend, compile=options.compile),
         pipe=pipe,

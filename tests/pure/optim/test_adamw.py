@@ -38,8 +38,8 @@ def test_adamw_equals_its_formula(
 
 def test_adam_is_adamw_without_decay() -> None:
     g, p = torch.randn(5, generator=torch.Generator().manual_seed(0)), torch.ones(5)
-    plain, decayed = optim.adam(0.1, eps_root=1e-3), optim.adamw(0.1, eps_root=1e-3, weight_decay=0.0)
-    assert torch.equal(plain.update(g, plain.init(p))[0], decayed.update(g, decayed.init(p))[0])
+    adam, adamw = optim.adam(0.1, eps_root=1e-3), optim.adamw(0.1, eps_root=1e-3, weight_decay=0.0)
+    assert torch.equal(adam.update(g, adam.init(p))[0], adamw.update(g, adamw.init(p))[0])
 
 
 def test_gradients_of_zero_give_updates_of_zero() -> None:
@@ -56,7 +56,7 @@ def test_a_learning_rate_is_a_number_a_tensor_or_a_schedule() -> None:
 
 
 def test_a_first_moment_of_another_dtype_gives_the_dtypes_of_optax() -> None:
-    """Updates are float32 if gradients or the moment are; both moments keep their dtypes in the state."""
+    """Updates are float32 if the gradients or the first moment are; in the state each moment keeps its dtype."""
     opt = optim.scale_by_adam(mu_dtype=torch.float32)
     p = torch.zeros(3, dtype=torch.bfloat16)
     updates, state = opt.update(torch.ones_like(p), opt.init(p))

@@ -1,4 +1,4 @@
-"""`traced` (compilation from a trace) equals the function, and compiles once for each kind of arguments."""
+"""`trace_and_compile` equals the function, and compiles once for each kind of arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.transform.trace import traced
+from pure.transform.trace import trace_and_compile
 from pure.types import Tree
 
 
@@ -38,7 +38,7 @@ def trees_equal(a: Tree, b: Tree) -> bool:
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_a_traced_function_equals_the_function(backend: str) -> None:
-    compiled = traced(update, backend)
+    compiled = trace_and_compile(update, backend)
     for rate, name in ((0.5, "once"), (0.25, "twice")):
         result, expected = compiled(*arguments_of(), rate, name), update(*arguments_of(), rate, name)
         assert tree.structure(result) == tree.structure(expected)
@@ -53,7 +53,7 @@ def test_one_graph_is_compiled_for_each_shape_dtype_and_plain_value() -> None:
         graphs.append(len(inputs))
         return graph.forward
 
-    compiled = traced(update, counting_backend)
+    compiled = trace_and_compile(update, counting_backend)
     for _ in range(2):
         for arguments in (
             (*arguments_of(), 0.5, "once"),
@@ -73,20 +73,20 @@ def test_a_traced_function_may_write_into_an_argument() -> None:
         return rest + 1
 
     first = {"a": torch.ones(2), "b": torch.zeros(2)}
-    assert traced(double_and_add, "aot_eager")(first, torch.tensor(1.0)) == 2
+    assert trace_and_compile(double_and_add, "aot_eager")(first, torch.tensor(1.0)) == 2
     assert first["a"].tolist() == [3, 3]
     assert first["b"].tolist() == [1, 1]
 
 
 def test_a_traced_function_may_use_a_tensor_of_its_closure() -> None:
     table = torch.tensor([1.0, 10.0, 100.0])
-    compiled: Any = traced(lambda i: table.index_select(0, i) + torch.tensor(0.5), "aot_eager")
+    compiled: Any = trace_and_compile(lambda i: table.index_select(0, i) + torch.tensor(0.5), "aot_eager")
     assert [compiled(torch.tensor([i])).item() for i in range(3)] == [1.5, 10.5, 100.5]
 
 
 def test_a_traced_function_may_return_arguments_views_and_none() -> None:
     x = torch.ones(3)
-    argument, view, none = traced(lambda x: (x, x[1:], None), "aot_eager")(x)
+    argument, view, none = trace_and_compile(lambda x: (x, x[1:], None), "aot_eager")(x)
     assert torch.equal(argument, x)
     assert view.shape == (2,)
     assert none is None

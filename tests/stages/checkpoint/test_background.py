@@ -32,7 +32,7 @@ def test_the_state_may_be_overwritten_as_soon_as_save_returns(
         return original(*args, **options)
 
     monkeypatch.setattr(checkpoint, "save", wait_then_save)
-    saver = background.saver(tmp_path, keep_last=2)
+    saver = background.make_saver(tmp_path, keep_last=2)
     value = state(1.0)
     saver.save(value, step=1, score=0.5)
     value["w"].fill_(9.0)
@@ -53,7 +53,7 @@ def test_one_save_runs_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return path
 
     monkeypatch.setattr(checkpoint, "save", count_and_save)
-    saver = background.saver(tmp_path, keep_last=1)
+    saver = background.make_saver(tmp_path, keep_last=1)
     for step in range(10):
         saver.save(state(step), step=step)
     assert saver.wait() == checkpoint.latest(tmp_path)
@@ -73,7 +73,7 @@ def test_an_error_is_raised_by_the_next_save_which_still_writes(
         return original(folder, tree, step=step, **options)
 
     monkeypatch.setattr(checkpoint, "save", fail_at_step_2)
-    saver = background.saver(tmp_path)
+    saver = background.make_saver(tmp_path)
     saver.save(state(1), step=1)
     saver.save(state(2), step=2)
     with pytest.raises(OSError, match="No space left"):
@@ -87,14 +87,14 @@ def test_an_error_is_raised_by_the_next_save_which_still_writes(
 
 
 def test_wait_without_a_save_returns_none(tmp_path: Path) -> None:
-    assert background.saver(tmp_path).wait() is None
+    assert background.make_saver(tmp_path).wait() is None
 
 
 def test_a_process_finishes_its_save_before_it_exits(tmp_path: Path) -> None:
     program = (
         "import sys, torch\n"
         "from stages.checkpoint import background\n"
-        "background.saver(sys.argv[1]).save({'w': torch.zeros(5_000_000)}, step=4)\n"
+        "background.make_saver(sys.argv[1]).save({'w': torch.zeros(5_000_000)}, step=4)\n"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=True)
     assert checkpoint.load(tmp_path, {"w": torch.zeros(5_000_000)}, warn=lambda text: None).step == 4

@@ -44,7 +44,7 @@ def interrupt(run: Path, after: int) -> None:
 
 
 def test_a_run_goes_on_with_the_other_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch to step 3, JAX to 6, torch to 9; and JAX alone, killed and resumed from a kept program."""
+    """Torch to step 3, JAX to 6, torch to 9; and JAX alone, killed and resumed from a saved program."""
     train(tmp_path, "torch", "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "mixed")
     interrupt(tmp_path / "mixed", 3)
