@@ -348,9 +348,7 @@ def run_mesh(pairs: int) -> None:
         losses = take_losses(jax.jit(lowered), sharded, rows)
         difference = largest_difference(losses, expected)
         counts = count_collectives(compiled.as_text())
-        print(
-            f"mesh, {name}: losses of 3 steps differ by {difference:.1e}; {counts}; compiled in {seconds:.0f} s"
-        )
+        print(f"mesh, {name}: 3 losses differ by {difference:.1e}; {counts}; compiled in {seconds:.0f} s")
 
 
 def take_losses(step: Callable, state: Any, batch: Any) -> list[float]:

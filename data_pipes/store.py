@@ -28,7 +28,15 @@ import numpy as np
 
 from data_pipes.digest import hash_blocks, hash_json
 from data_pipes.files import publish_folder, read_blocks, sync_file, sync_folder, write_new
-from data_pipes.tokens import FILES, FORMAT, TokenStore, checked_ids, id_dtype, manifest_of, no_token
+from data_pipes.tokens import (
+    FILES,
+    FORMAT,
+    TokenStore,
+    checked_ids,
+    id_dtype,
+    manifest_of,
+    empty_corpus_message,
+)
 
 Location = str | os.PathLike[str]
 
@@ -149,7 +157,7 @@ def _write_arrays(
                     digest.update(array.data)
         sync_file(ends)
     if not tokens:
-        raise ValueError(no_token("write_store"))
+        raise ValueError(empty_corpus_message("write_store"))
     sync_file(file)
     return tokens, count, hashes
 

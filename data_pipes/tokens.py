@@ -62,7 +62,7 @@ def memory_store(documents: Iterable[Any], *, vocab_size: int, tokenizer: str = 
     """
     parts = [ids for ids in checked_ids(documents, vocab_size) if len(ids)]
     if not parts:
-        raise ValueError(no_token("memory_store"))
+        raise ValueError(empty_corpus_message("memory_store"))
     return _in_memory(
         np.concatenate(parts), np.cumsum([len(x) for x in parts], dtype="<i8"), vocab_size, tokenizer
     )
@@ -134,11 +134,11 @@ def manifest_of(
     return {**fields, "digest": hash_json(fields)}
 
 
-def no_token(who: str) -> str:
+def empty_corpus_message(caller: str) -> str:
     """Returns the error message for an empty corpus."""
     return (
-        f"{who}: the corpus has no token: every document is empty, or there is none; check the path of the "
-        "source"
+        f"{caller}: the corpus has no token: every document is empty, or there is none; check the path of "
+        "the source"
     )
 
 

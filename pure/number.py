@@ -18,13 +18,13 @@ def is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def require_number(who: str, name: str, value: Any) -> bool:
+def require_number(caller: str, name: str, value: Any) -> bool:
     """Checks the type of a numeric argument, and tells a plain number from a 0-d tensor.
 
     Reading a 0-d tensor would make the host wait for the device, so only plain numbers can be range-checked.
 
     Args:
-        who: the caller's name, for error messages.
+        caller: the caller's name, for error messages.
         name: the argument's name, for error messages.
         value: a number of Python or NumPy, or a tensor.
 
@@ -42,11 +42,11 @@ def require_number(who: str, name: str, value: Any) -> bool:
     if isinstance(value, Tensor):
         if value.ndim:
             raise ValueError(
-                f"{who}: {name} must be one number or a 0-d tensor, got shape {list(value.shape)}"
+                f"{caller}: {name} must be one number or a 0-d tensor, got shape {list(value.shape)}"
             )
         return False
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(
-            f"{who}: {name} must be a number or a 0-d tensor, got {type(value).__name__} {value!r}"
+            f"{caller}: {name} must be a number or a 0-d tensor, got {type(value).__name__} {value!r}"
         )
     return True

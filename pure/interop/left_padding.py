@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def call_unpadded(
-    who: str,
+    caller: str,
     call: Callable[[Tensor], Tensor],
     tokens: Tensor,
     positions: Tensor | None,
@@ -26,7 +26,7 @@ def call_unpadded(
         order = (t + padding tokens of the row) mod T;   result[order] = call(tokens[order])
 
     Args:
-        who: the caller's name, for messages.
+        caller: the caller's name, for messages.
         call: tokens [B, T] -> [B, T, D]; causal, with positions counted from 0.
         tokens: [B, T] integers.
         positions: [B, T], those of `stages.rollout`: 0 on the padding, then 0, 1, 2, ...; None: 0 ... T - 1.
@@ -55,7 +55,7 @@ def call_unpadded(
     own = index - shift
     positions = index if positions is None else positions
     valid = (padding == (own < 0)).all(1) & (positions == own.clamp(min=0)).all(1)
-    _check_rows(who, valid)
+    _check_rows(caller, valid)
     result = call(tokens.gather(1, (index + shift) % len(index)))
     back = (own % len(index))[..., None].expand(-1, -1, result.shape[-1])
     # Not NaN: the weight's gradient of a head adds up all positions, also those with gradient 0.
@@ -63,7 +63,7 @@ def call_unpadded(
     return torch.where(valid[:, None, None], result, torch.nan)
 
 
-def _check_rows(who: str, valid: Tensor) -> None:
+def _check_rows(caller: str, valid: Tensor) -> None:
     """Refuses rows that are packed, in eager code on a CPU."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return
@@ -71,6 +71,6 @@ def _check_rows(who: str, valid: Tensor) -> None:
         return
     if not valid.all():
         raise ValueError(
-            f"{who}: the batch has packed rows or positions of its own, and the module takes no positions "
+            f"{caller}: the batch has packed rows or positions of its own, and the module takes no positions "
             "and segment_ids; give a `call` that passes them to it, or a pipe without packing"
         )

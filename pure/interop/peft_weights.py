@@ -135,9 +135,10 @@ def _strip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         short = name.removeprefix(PREFIX)
         for ending in ENDINGS:
             if short.endswith(f".{ending}"):
-                kept = ending.replace(".default", "")
-                kept = "lora_magnitude_vector" if kept.startswith("lora_magnitude") else kept
-                short = short.removesuffix(ending) + kept
+                new_ending = ending.replace(".default", "")
+                if new_ending.startswith("lora_magnitude"):
+                    new_ending = "lora_magnitude_vector"
+                short = short.removesuffix(ending) + new_ending
                 break
         if not name.startswith(PREFIX):
             raise ValueError(

@@ -181,8 +181,8 @@ def state_to_torch_optim(
             f"to torch.optim: our state has {sorted(set(moments) - used)[:4]}, and torch's optimizer no "
             "parameter of that name"
         )
-    made = [{**g, "state": s} for g, s in zip(groups, states, strict=True)]
-    return made if several else made[0]
+    state_dicts = [{**g, "state": s} for g, s in zip(groups, states, strict=True)]
+    return state_dicts if several else state_dicts[0]
 
 
 def _fill_moments(

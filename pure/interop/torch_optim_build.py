@@ -58,7 +58,7 @@ def optimizer_from_torch_optim(
     Edge cases: torch rounds Muon's bfloat16 products at other places, so the update of a matrix differs by a
     few percent of its norm; each is about as far from that in float64.
     """
-    found = {alias: p for p in read_parameters(source, parameters) for alias in p.aliases}
+    by_name = {alias: p for p in read_parameters(source, parameters) for alias in p.aliases}
     of_module = (
         dict(parameters.named_parameters(remove_duplicate=False))
         if isinstance(parameters, torch.nn.Module)
@@ -69,20 +69,20 @@ def optimizer_from_torch_optim(
     used: set[str] = set()
     for path in tree.paths(params):
         name = path.replace("/", ".") if names is None or path not in names else names[path]
-        if name in found:
-            setting = _setting(found[name], learning_rate)
+        if name in by_name:
+            setting = _setting(by_name[name], learning_rate)
             if setting not in settings:
                 settings.append(setting)
             labels[path] = f"group{settings.index(setting)}"
-            used.add(found[name].name)
+            used.add(by_name[name].name)
         elif name in of_module:
             labels[path] = FROZEN
         else:
             raise ValueError(
                 f"from torch.optim: no parameter {name!r} (our {path!r}) in torch's optimizer, which has "
-                f"{list(found)[:4]}; give `names`, our path -> torch's name"
+                f"{list(by_name)[:4]}; give `names`, our path -> torch's name"
             )
-    unused = [p.name for p in found.values() if p.name not in used]
+    unused = [p.name for p in by_name.values() if p.name not in used]
     if unused:
         raise ValueError(
             f"from torch.optim: torch's optimizer has {unused[:4]}, and our params nothing of that name"

@@ -37,11 +37,11 @@ RANGES: Mapping[str, Callable[[Any], bool]] = MappingProxyType({
 """Name of a range, as it stands in the message -> whether a number is in it."""
 
 
-def expect(who: str, **given: tuple[Any, str, str]) -> None:
+def expect(caller: str, **given: tuple[Any, str, str]) -> None:
     """Checks that the arguments of a loss are tensors of the expected shapes and dtypes.
 
     Args:
-        who: the loss's name in the message.
+        caller: the loss's name in the message.
         given: name=(tensor, dims, kind). dims has one letter for each axis, such as "B T"; a letter must have
             the same length in every argument. A leading "..." stands for any number of axes, the same in
             every argument. kind is a key of KINDS; "?" after it allows None.
@@ -64,23 +64,23 @@ def expect(who: str, **given: tuple[Any, str, str]) -> None:
     for name, (x, dims, kind) in given.items():
         if x is None and kind.endswith("?"):
             continue
-        _check_kind(who, name, x, dims, kind.rstrip("?"))
-        _check_device(who, name, x, bound)
+        _check_kind(caller, name, x, dims, kind.rstrip("?"))
+        _check_device(caller, name, x, bound)
         letters = dims.split()
         lengths = _lengths(x, letters)
         if lengths is None:
-            _refuse_shape(who, name, x, letters, bound)
+            _refuse_shape(caller, name, x, letters, bound)
             continue
         for letter, length in zip(letters, lengths, strict=True):
             if bound.setdefault(letter, (length, name))[0] != length:
-                _refuse_shape(who, name, x, letters, bound)
+                _refuse_shape(caller, name, x, letters, bound)
 
 
-def check_range(who: str, interval: str, *, optional: bool = False, **values: Any) -> None:
+def check_range(caller: str, interval: str, *, optional: bool = False, **values: Any) -> None:
     """Checks that hyperparameters are numbers in a range.
 
     Args:
-        who: the loss's name in the message.
+        caller: the loss's name in the message.
         interval: a key of RANGES.
         optional: let None pass.
         values: name=number. The value of a 0-d tensor is not checked: a schedule computes it during the run.
@@ -98,10 +98,10 @@ def check_range(who: str, interval: str, *, optional: bool = False, **values: An
     for name, x in values.items():
         if optional and x is None:
             continue
-        if not require_number(who, name, x):
+        if not require_number(caller, name, x):
             continue
         if not RANGES[interval](x) or (isinstance(x, int) and abs(x) >= 2**63):
-            raise ValueError(f"{who}: {name} must be {interval}, got {x}")
+            raise ValueError(f"{caller}: {name} must be {interval}, got {x}")
 
 
 def may_be_nonzero(x: float | Tensor) -> bool:
@@ -114,7 +114,7 @@ def may_be_nonzero(x: float | Tensor) -> bool:
     return isinstance(x, Tensor) or x != 0
 
 
-def check_chunk(who: str, chunk: Any) -> None:
+def check_chunk(caller: str, chunk: Any) -> None:
     """Checks that a chunk size is an int of at least 1.
 
     Raises:
@@ -122,12 +122,12 @@ def check_chunk(who: str, chunk: Any) -> None:
         ValueError: for an int below 1.
     """
     if not is_int(chunk):
-        raise TypeError(f"{who}: chunk must be an int or None, got {type(chunk).__name__} {chunk!r}")
+        raise TypeError(f"{caller}: chunk must be an int or None, got {type(chunk).__name__} {chunk!r}")
     if not 1 <= chunk < 2**63:
-        raise ValueError(f"{who}: chunk must be at least 1, got {chunk}")
+        raise ValueError(f"{caller}: chunk must be at least 1, got {chunk}")
 
 
-def check_labels(who: str, labels: Tensor, vocabulary: int, ignore_index: int) -> None:
+def check_labels(caller: str, labels: Tensor, vocabulary: int, ignore_index: int) -> None:
     """Checks that labels are in the vocabulary; only in eager code on a CPU, where reading them is free.
 
     On a GPU the check would wait for the device; under a transform, a compiler, a tracer (make_fx) and for
@@ -135,7 +135,7 @@ def check_labels(who: str, labels: Tensor, vocabulary: int, ignore_index: int) -
     NaN (`chosen_logit`), and a stage skips the step and reports it.
 
     Args:
-        who: the loss's name in the message.
+        caller: the loss's name in the message.
         labels: [...] integers.
         vocabulary: V.
         ignore_index: the label of ignored positions, which is allowed too.
@@ -149,7 +149,7 @@ def check_labels(who: str, labels: Tensor, vocabulary: int, ignore_index: int) -
     if invalid.any():
         index = invalid.nonzero()[0].tolist()
         raise ValueError(
-            f"{who}: expected labels in 0 .. {vocabulary - 1}, or {ignore_index} for an ignored position, "
+            f"{caller}: expected labels in 0 .. {vocabulary - 1}, or {ignore_index} for an ignored position, "
             f"got {int(labels[tuple(index)])} at {index}"
         )
 
@@ -159,32 +159,32 @@ def upcast(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _check_kind(who: str, name: str, x: Any, dims: str, kind: str) -> None:
+def _check_kind(caller: str, name: str, x: Any, dims: str, kind: str) -> None:
     """Checks that x is a dense tensor with a dtype of this kind."""
     if not isinstance(x, Tensor):
         raise TypeError(
-            f"{who}: expected {name} to be a tensor [{_axes(dims.split())}], got {type(x).__name__}"
+            f"{caller}: expected {name} to be a tensor [{_axes(dims.split())}], got {type(x).__name__}"
         )
     if x.layout != torch.strided:
         raise TypeError(
-            f"{who}: expected {name} [{_axes(dims.split())}] to be dense, got a tensor of {x.layout}; "
+            f"{caller}: expected {name} [{_axes(dims.split())}] to be dense, got a tensor of {x.layout}; "
             "write .to_dense()"
         )
     if not KINDS[kind](x.dtype):
         hint = f"; write {name}.bool() if it holds 0 and 1" if kind == "bool" else ""
         raise TypeError(
-            f"{who}: expected {name} [{_axes(dims.split())}] of dtype {kind}, got {x.dtype}{hint}"
+            f"{caller}: expected {name} [{_axes(dims.split())}] of dtype {kind}, got {x.dtype}{hint}"
         )
 
 
-def _check_device(who: str, name: str, x: Tensor, bound: dict[str, tuple[Any, str]]) -> None:
+def _check_device(caller: str, name: str, x: Tensor, bound: dict[str, tuple[Any, str]]) -> None:
     """Checks that all tensors are on one device; a 0-d tensor may be on the CPU, as in torch."""
     if x.ndim == 0 and x.device.type == "cpu":
         return
     device, first_name = bound.setdefault("device", (x.device, name))
     if x.device != device:
         raise ValueError(
-            f"{who}: expected {name} on {device} as {first_name} is, got one on {x.device}; "
+            f"{caller}: expected {name} on {device} as {first_name} is, got one on {x.device}; "
             "move one of them with .to(device)"
         )
 
@@ -200,7 +200,7 @@ def _lengths(x: Tensor, letters: list[str]) -> list | None:
 
 
 def _refuse_shape(
-    who: str, name: str, x: Tensor, letters: list[str], bound: Mapping[str, tuple[Any, str]]
+    caller: str, name: str, x: Tensor, letters: list[str], bound: Mapping[str, tuple[Any, str]]
 ) -> None:
     """Raises a ValueError with the expected shape, the arguments that determine it, and the shape of x."""
     sources = [
@@ -210,7 +210,7 @@ def _refuse_shape(
     ]
     reason = f" with {', '.join(sources)}" if sources else ""
     raise ValueError(
-        f"{who}: expected {name} [{_axes(letters)}]{reason}, got {list(x.shape)}; nothing is broadcast, "
+        f"{caller}: expected {name} [{_axes(letters)}]{reason}, got {list(x.shape)}; nothing is broadcast, "
         "so give it that shape"
     )
 

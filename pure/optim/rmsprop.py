@@ -238,7 +238,7 @@ def rms_update(
 
 
 def _build(
-    who: str,
+    caller: str,
     centered: bool,
     decay: Scalar,
     eps: Scalar,
@@ -247,8 +247,8 @@ def _build(
     with_count: bool,
 ) -> GradientTransformation:
     """Checks the arguments of `scale_by_rms` or `scale_by_stddev`, and binds them."""
-    check_fraction(who, decay=decay)
-    check_not_negative(who, eps=eps, initial_scale=initial_scale)
+    check_fraction(caller, decay=decay)
+    check_not_negative(caller, eps=eps, initial_scale=initial_scale)
     return GradientTransformation(
         partial(rms_init, centered=centered, initial_scale=initial_scale, with_count=with_count),
         leafwise(partial(rms_update, decay=decay, eps=eps, eps_in_sqrt=eps_in_sqrt)),

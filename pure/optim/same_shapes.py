@@ -29,16 +29,16 @@ def check_same_shapes(first: Tree, *rest: Tree) -> None:
             )
 
 
-def require_params(who: str, params: Tree | None) -> Tree:
+def require_params(caller: str, params: Tree | None) -> Tree:
     """Returns the params, without which some transformations have no update.
 
     Args:
-        who: name of the transformation, for the message.
+        caller: name of the transformation, for the message.
         params: as its update was called.
 
     Raises:
         ValueError: if they are None.
     """
     if params is None:
-        raise ValueError(f"{who}: expected params, got None; call update(grads, state, params)")
+        raise ValueError(f"{caller}: expected params, got None; call update(grads, state, params)")
     return params

@@ -183,15 +183,15 @@ def as_count(count: Tensor | int) -> Tensor:
     return count if isinstance(count, Tensor) else torch.tensor(count, dtype=torch.int32)
 
 
-def check_steps(who: str, at_least: int = 1, **lengths: Any) -> None:
+def check_steps(caller: str, at_least: int = 1, **lengths: Any) -> None:
     """Checks that lengths are ints of at least `at_least`.
 
     Raises:
-        ValueError: naming `who`, the argument and the value.
+        ValueError: naming `caller`, the argument and the value.
     """
     for name, value in lengths.items():
         if not is_int(value) or value < at_least:
             bound = "> 0" if at_least else ">= 0"
             raise ValueError(
-                f"{who}: {name} must be an int {bound} (counted in optimizer updates), got {value!r}"
+                f"{caller}: {name} must be an int {bound} (counted in optimizer updates), got {value!r}"
             )

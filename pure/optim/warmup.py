@@ -72,12 +72,12 @@ def warmup_cosine_decay_schedule(
         >>> [round(schedule(count).item(), 4) for count in (0, 1, 2, 4, 6)]
         [0.0, 0.5, 1.0, 0.5, 0.0]
     """
-    who = "warmup_cosine_decay_schedule"
-    _check_longer(who, decay_steps, warmup_steps)
+    caller = "warmup_cosine_decay_schedule"
+    _check_longer(caller, decay_steps, warmup_steps)
     zero_peak = not isinstance(peak_value, Tensor) and peak_value == 0
     alpha = 0.0 if zero_peak else end_value / peak_value
     decay = cosine_decay_schedule(peak_value, decay_steps - warmup_steps, alpha, exponent)
-    return _warm_up(who, init_value, peak_value, warmup_steps, decay)
+    return _warm_up(caller, init_value, peak_value, warmup_steps, decay)
 
 
 def warmup_linear_decay_schedule(
@@ -98,10 +98,10 @@ def warmup_linear_decay_schedule(
         >>> [round(schedule(count).item(), 4) for count in (0, 1, 2, 3, 6, 9)]
         [0.0, 0.5, 1.0, 0.75, 0.0, 0.0]
     """
-    who = "warmup_linear_decay_schedule"
-    _check_longer(who, decay_steps, warmup_steps)
+    caller = "warmup_linear_decay_schedule"
+    _check_longer(caller, decay_steps, warmup_steps)
     decay = linear_schedule(peak_value, end_value, decay_steps - warmup_steps)
-    return _warm_up(who, init_value, peak_value, warmup_steps, decay)
+    return _warm_up(caller, init_value, peak_value, warmup_steps, decay)
 
 
 def wsd_schedule(
@@ -181,21 +181,23 @@ def sgdr_schedule(cosine_kwargs: Iterable[dict[str, Any]]) -> Schedule:
     return join_schedules([warmup_cosine_decay_schedule(**c) for c in cycles], ends)
 
 
-def _warm_up(who: str, init_value: Scalar, peak_value: Scalar, warmup_steps: int, rest: Schedule) -> Schedule:
+def _warm_up(
+    caller: str, init_value: Scalar, peak_value: Scalar, warmup_steps: int, rest: Schedule
+) -> Schedule:
     """Builds a linear warm-up followed by `rest`."""
-    check_steps(who, at_least=0, warmup_steps=warmup_steps)
+    check_steps(caller, at_least=0, warmup_steps=warmup_steps)
     if warmup_steps == 0:
         return rest
     return join_schedules([linear_schedule(init_value, peak_value, warmup_steps), rest], [warmup_steps])
 
 
-def _check_longer(who: str, decay_steps: int, warmup_steps: int) -> None:
+def _check_longer(caller: str, decay_steps: int, warmup_steps: int) -> None:
     """Checks that a schedule is longer than its warm-up."""
-    check_steps(who, at_least=0, warmup_steps=warmup_steps)
-    check_steps(who, decay_steps=decay_steps)
+    check_steps(caller, at_least=0, warmup_steps=warmup_steps)
+    check_steps(caller, decay_steps=decay_steps)
     if decay_steps <= warmup_steps:
         raise ValueError(
-            f"{who}: decay_steps is the length of the whole schedule and must be greater than warmup_steps, "
-            f"got decay_steps {decay_steps} and warmup_steps {warmup_steps}; to decay for {decay_steps} "
+            f"{caller}: decay_steps is the length of the whole schedule and must be greater than "
+            f"warmup_steps, got decay_steps {decay_steps} and warmup_steps {warmup_steps}; to decay for {decay_steps} "
             f"updates after the warm-up give decay_steps={decay_steps + warmup_steps}"
         )

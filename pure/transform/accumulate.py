@@ -111,11 +111,11 @@ def split(batch: Tree, parts: int) -> list[Tree]:
     return [tree.unflatten(spec, list(leaves)) for leaves in micro_batches]
 
 
-def row_count(who: str, batch: Tree) -> int:
+def row_count(caller: str, batch: Tree) -> int:
     """Counts the rows of a batch, B: the first axis of each of its leaves.
 
     Args:
-        who: the caller's name in an error.
+        caller: the caller's name in an error.
         batch: tree of tensors [B, ...].
 
     Returns:
@@ -131,12 +131,12 @@ def row_count(who: str, batch: Tree) -> int:
     sizes = [x.shape[0] if x.ndim else 0 for x in tree.leaves(batch)]
     if not sizes or min(sizes) < 1:
         raise ValueError(
-            f"{who}: the batch has no rows; its leaves must be [B, ...] with B at least 1, got "
+            f"{caller}: the batch has no rows; its leaves must be [B, ...] with B at least 1, got "
             f"{_shapes(batch)}"
         )
     if min(sizes) != max(sizes):
         raise ValueError(
-            f"{who}: the leaves of a batch must have the same number of rows, got {_shapes(batch)}"
+            f"{caller}: the leaves of a batch must have the same number of rows, got {_shapes(batch)}"
         )
     return sizes[0]
 

@@ -12,7 +12,7 @@ from data_pipes.tokens import (
     id_dtype,
     manifest_of,
     memory_store,
-    no_token,
+    empty_corpus_message,
 )
 
 
@@ -100,4 +100,4 @@ def test_a_manifest_contains_the_digest_of_its_other_fields() -> None:
 
 
 def test_the_error_of_an_empty_corpus_says_to_check_the_path() -> None:
-    assert "check the path" in no_token("x")
+    assert "check the path" in empty_corpus_message("x")

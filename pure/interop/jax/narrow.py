@@ -96,16 +96,16 @@ def narrow_array(x: Any, name: str) -> Any:
 
 def _dtypes(program: Program) -> dict[Value, str]:
     """The dtype of each tensor of a program."""
-    found = {Value(i): x.dtype for i, x in enumerate(program.arguments) if isinstance(x, Shaped)}
+    dtypes = {Value(i): x.dtype for i, x in enumerate(program.arguments) if isinstance(x, Shaped)}
     first = len(program.arguments)
-    found |= {Value(first + i): str(x.dtype).removeprefix("torch.") for i, x in enumerate(program.constants)}
+    dtypes |= {Value(first + i): str(x.dtype).removeprefix("torch.") for i, x in enumerate(program.constants)}
     first += len(program.constants)
     for i, operation in enumerate(program.operations):
         if isinstance(operation.result, Shaped):
-            found[Value(first + i)] = operation.result.dtype
+            dtypes[Value(first + i)] = operation.result.dtype
         else:
-            found |= {Value(first + i, j): x.dtype for j, x in enumerate(operation.result) if x is not None}
-    return found
+            dtypes |= {Value(first + i, j): x.dtype for j, x in enumerate(operation.result) if x is not None}
+    return dtypes
 
 
 def _reason(operation: Operation, dtypes: list[str]) -> str:

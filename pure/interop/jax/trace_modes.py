@@ -230,16 +230,19 @@ def _source_line(frame: Any) -> str:
     frames = metadata.get("traceback_")
     if not frames:
         return _outside(traceback.extract_stack(frame))
-    found = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', "".join(frames))
-    kept = [x for x in found if _is_outside(x[0])]
-    path, number, function = kept[-1] if kept else ("?", "0", "?")
+    lines = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', "".join(frames))
+    outside = [line for line in lines if _is_outside(line[0])]
+    path, number, function = outside[-1] if outside else ("?", "0", "?")
     return f"{_short(path)}:{number}, {function} (backward)"
 
 
 def _outside(frames: list) -> str:
     """The innermost frame outside of the libraries."""
-    kept = [x for x in frames if _is_outside(x.filename)]
-    return f"{_short(kept[-1].filename)}:{kept[-1].lineno}, {kept[-1].name}" if kept else "the function"
+    outside = [x for x in frames if _is_outside(x.filename)]
+    if not outside:
+        return "the function"
+    innermost = outside[-1]
+    return f"{_short(innermost.filename)}:{innermost.lineno}, {innermost.name}"
 
 
 def _is_outside(path: str) -> bool:
