@@ -33,9 +33,9 @@ from data_pipes.tokens import (
     FORMAT,
     TokenStore,
     checked_ids,
+    empty_corpus_message,
     id_dtype,
     manifest_of,
-    empty_corpus_message,
 )
 
 Location = str | os.PathLike[str]

@@ -62,5 +62,6 @@ def check_dtype(caller: str, **values: Any) -> None:
     for name, value in values.items():
         if value is not None and not (isinstance(value, torch.dtype) and value.is_floating_point):
             raise TypeError(
-                f"{caller}: {name} must be None or a floating torch.dtype such as torch.float32, got {value!r}"
+                f"{caller}: {name} must be None or a floating torch.dtype such as torch.float32, got "
+                f"{value!r}"
             )

@@ -198,6 +198,6 @@ def _check_longer(caller: str, decay_steps: int, warmup_steps: int) -> None:
     if decay_steps <= warmup_steps:
         raise ValueError(
             f"{caller}: decay_steps is the length of the whole schedule and must be greater than "
-            f"warmup_steps, got decay_steps {decay_steps} and warmup_steps {warmup_steps}; to decay for {decay_steps} "
-            f"updates after the warm-up give decay_steps={decay_steps + warmup_steps}"
+            f"warmup_steps, got decay_steps {decay_steps} and warmup_steps {warmup_steps}; to decay for "
+            f"{decay_steps} updates after the warm-up give decay_steps={decay_steps + warmup_steps}"
         )

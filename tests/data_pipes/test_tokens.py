@@ -9,10 +9,10 @@ from data_pipes.digest import hash_json
 from data_pipes.tokens import (
     TokenStore,
     checked_ids,
+    empty_corpus_message,
     id_dtype,
     manifest_of,
     memory_store,
-    empty_corpus_message,
 )
 
 
