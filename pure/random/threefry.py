@@ -193,4 +193,4 @@ def _materialize(x: Tensor) -> Tensor:
     operations before common subexpressions reduce it to 250, and compiling takes twice as long. The input of
     `as_strided` gets a buffer, which is fused away.
     """
-    return x.as_strided(x.shape, x.stride()) if x.dim() and torch.compiler.is_compiling() else x
+    return x.as_strided(x.shape, x.stride()) if torch.compiler.is_compiling() and x.dim() else x
