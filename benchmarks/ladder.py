@@ -37,7 +37,8 @@ def run_stages(model: str, seed: int) -> dict[str, dict[str, float]]:
             stage = stage._replace(options=replace(stage.options, model_path=model))
         start = time.monotonic()
         result = ladder.run_stage(stage, train, folder / "ladder.json")
-        assert result is not None
+        if isinstance(result, int):
+            raise SystemExit(f"{stage.name}: interrupted by signal {result}; run it again")
         results[stage.name] = {**result, "seconds": time.monotonic() - start}
     return results
 

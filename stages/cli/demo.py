@@ -6,7 +6,6 @@ Pretraining on text that ships with Python, then fine-tuning, preferences and re
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -140,8 +139,8 @@ def _run_later_stages(folder: Path, *, seed: int, compile: bool, scale: float) -
     for stage in stages:
         print(f"\n=== {stage.name}")
         result = ladder.run_stage(stage, train, folder / "ladder.json")
-        if result is None:
-            return INTERRUPTED + signal.SIGTERM
+        if isinstance(result, int):
+            return INTERRUPTED + result
         results.append((stage, result))
     print(f"\n{ladder.table(results)}")
     curves = plot.plot_demo_stages(folder, [stage.name for stage in stages])

@@ -111,7 +111,7 @@ def demo_stages(folder: Path, *, seed: int, compile: bool, scale: float = 1.0) -
     ]
 
 
-def run_stage(stage: DemoStage, train: Train, results: Path) -> dict[str, float] | None:
+def run_stage(stage: DemoStage, train: Train, results: Path) -> dict[str, float] | int:
     """Trains one stage, or resumes it, and evaluates it before and after; a saved result is returned.
 
     Args:
@@ -121,7 +121,7 @@ def run_stage(stage: DemoStage, train: Train, results: Path) -> dict[str, float]
 
     Returns:
         {"before", "after", "low", "high"}: the measure, and the 95% confidence interval of its difference; of
-        GRPO also "kl"; None if a signal interrupted the run.
+        GRPO also "kl"; the number of the signal, if one interrupted the run.
     """
     saved = files.read_json(results) if results.exists() else {}
     if stage.name in saved:
@@ -132,8 +132,8 @@ def run_stage(stage: DemoStage, train: Train, results: Path) -> dict[str, float]
         stage.options,
         before_first_step=lambda experiment: evaluate_policy(stage, experiment, experiment.params, before),
     )
-    if outcome.status == "interrupted":
-        return None
+    if outcome.signal is not None:
+        return outcome.signal
     evaluate_policy(stage, outcome.experiment, outcome.state.params, after)
     (change,) = compare(record.read_samples(before), record.read_samples(after))
     result = {"before": change.first, "after": change.second, "low": change.low, "high": change.high}

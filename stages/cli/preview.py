@@ -52,7 +52,7 @@ def run(options: PreviewOptions) -> int:
         The exit code.
 
     Raises:
-        ValueError: if the pipe has no batch --batch.
+        ValueError: if the pipe has no batch --batch, or for --no_packing of a stage that never packs.
     """
     import tempfile
 
@@ -63,6 +63,8 @@ def run(options: PreviewOptions) -> int:
     from stages.run import build
     from stages.run.data import examples
 
+    if not options.packing and options.stage != "sft":
+        raise ValueError(f"--no_packing: only sft packs rows, {options.stage} never does; leave it out")
     base = language_model.load(options.model_path, dtype=torch.float32)
     template = template_of(options.chat_template, base, options.template_kwargs)
     rows = build.RECIPES[STAGES[options.stage]].rows

@@ -51,8 +51,8 @@ def four_question_stage(tmp_path: Path, evaluated: list[str]) -> ladder.DemoStag
     return ladder.demo_stages(tmp_path, seed=0, compile=False)[2]._replace(task=task)
 
 
-def run_stage(tmp_path: Path, evaluated: list[str], status: str = "complete") -> dict | None:
-    """Runs the stage with a training that raises w from 1 to 3; None if it was interrupted."""
+def run_stage(tmp_path: Path, evaluated: list[str], signal: int | None = None) -> dict | int:
+    """Runs the stage with a training that raises w from 1 to 3; a signal interrupts it."""
     demo_stage = four_question_stage(tmp_path, evaluated)
 
     def run(options: Any, before_first_step: Any) -> Any:
@@ -63,7 +63,7 @@ def run_stage(tmp_path: Path, evaluated: list[str], status: str = "complete") ->
             writer.write(step, {"kl/log_ratio": kl})
         writer.close()
         state = SimpleNamespace(params={"w": torch.tensor(3.0)})
-        return SimpleNamespace(status=status, state=state, experiment=built)
+        return SimpleNamespace(signal=signal, state=state, experiment=built)
 
     (tmp_path / "grpo").mkdir(exist_ok=True)
     return ladder.run_stage(demo_stage, run, tmp_path / "ladder.json")
@@ -72,7 +72,7 @@ def run_stage(tmp_path: Path, evaluated: list[str], status: str = "complete") ->
 def test_a_stage_is_evaluated_before_and_after_and_not_when_run_again(tmp_path: Path) -> None:
     evaluated: list[str] = []
     found = run_stage(tmp_path, evaluated)
-    assert found is not None
+    assert isinstance(found, dict)
     assert {name: found[name] for name in ("before", "after", "kl")} == {
         "before": 0.25,
         "after": 0.75,
@@ -86,9 +86,9 @@ def test_a_stage_is_evaluated_before_and_after_and_not_when_run_again(tmp_path: 
 
 def test_an_interrupted_stage_keeps_its_evaluation_before_training(tmp_path: Path) -> None:
     evaluated: list[str] = []
-    assert run_stage(tmp_path, evaluated, "interrupted") is None
+    assert run_stage(tmp_path, evaluated, signal=2) == 2
     assert not (tmp_path / "ladder.json").exists()
-    assert run_stage(tmp_path, evaluated) is not None
+    assert isinstance(run_stage(tmp_path, evaluated), dict)
     assert evaluated == ["1", "3"]
 
 

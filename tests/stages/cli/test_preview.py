@@ -26,3 +26,5 @@ def test_rows_of_each_stage_are_shown_as_the_model_reads_them(
     assert "rows were too long and truncated" in capsys.readouterr().out
     assert main(["preview", *flags, "--batch", "999"]) == 2
     assert "--batch 999" in capsys.readouterr().err
+    assert main(["preview", *flags, "--no_packing"]) == (0 if stage == "sft" else 2)
+    assert ("only sft packs rows" in capsys.readouterr().err) == (stage != "sft")
