@@ -25,6 +25,10 @@ MAX_LENGTH = 10_000
 MAX_STEPS = 10_000
 """Maximum number of steps for one text: a pattern of a module's name takes a few hundred."""
 
+MAX_DEPTH = 150
+"""Maximum depth of the syntax tree, in which a group is three levels: far from Python's recursion limit, which
+other libraries change."""
+
 STEP_COUNT = (0, -1, 0)
 """Key of the step counter in `_Run.ends`; no node is evaluated at position -1."""
 
@@ -80,6 +84,8 @@ def compile(source: str) -> Pattern:
             parsed = _parser.parse(source)
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"{source[:80]!r} is not a regular expression that can be parsed: {error}") from None
+    if _is_deeper(parsed, MAX_DEPTH):
+        raise ValueError(f"the regular expression {source[:80]!r} is nested too deeply")
     return Pattern(source, parsed, parsed.state.flags)
 
 
@@ -109,12 +115,17 @@ def _evaluate(pattern: Pattern, text: str) -> int:
     """Finds the set of ends of all matches that start at 0."""
     try:
         return _match_sequence(pattern.nodes, 1, _Run(text, {}), pattern.flags)
-    except RecursionError:
-        raise ValueError(f"the regular expression {pattern.source[:80]!r} is nested too deeply") from None
     except ValueError as refused:
         raise ValueError(
             f"the regular expression {pattern.source[:80]!r} {refused}; write it in another way"
         ) from None
+
+
+def _is_deeper(nodes: Any, depth: int) -> bool:
+    """Reports if a syntax tree has more than `depth` levels."""
+    if isinstance(nodes, (int, str)) or nodes is None:
+        return False
+    return depth == 0 or any(_is_deeper(node, depth - 1) for node in nodes)
 
 
 def _match_sequence(nodes: Any, starts: int, run: _Run, flags: int) -> int:

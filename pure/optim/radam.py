@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pure.number import require_number
 from pure.optim.adamw import ScaleByAdamState, adam_init
 from pure.optim.base import (
     Scalar,
@@ -56,7 +57,8 @@ def radam(
         GradientTransformation with state (ScaleByAdamState, state of the learning rate).
 
     Raises:
-        ValueError: for b1 or b2 outside [0, 1), or a negative learning_rate, eps or threshold.
+        ValueError: for b1 or b2 outside [0, 1), a negative learning_rate or eps, or a threshold of 4 or less,
+            where the factor of `radam_update` is not a number.
 
     Example:
         The first steps are those of momentum.
@@ -91,10 +93,12 @@ def scale_by_radam(
         `scale_by_learning_rate`.
 
     Raises:
-        ValueError: for b1 or b2 outside [0, 1), or a negative eps or threshold.
+        ValueError: for b1 or b2 outside [0, 1), a negative eps, or a threshold of 4 or less.
     """
     check_fraction("scale_by_radam", b1=b1, b2=b2)
-    check_not_negative("scale_by_radam", eps=eps, eps_root=eps_root, threshold=threshold)
+    check_not_negative("scale_by_radam", eps=eps, eps_root=eps_root)
+    if require_number("scale_by_radam", "threshold", threshold) and not 4 < threshold < math.inf:
+        raise ValueError(f"scale_by_radam: threshold must be a finite number > 4, got {threshold}")
     update = partial(
         radam_update, b1=b1, b2=b2, eps=eps, eps_root=eps_root, threshold=threshold, nesterov=nesterov
     )

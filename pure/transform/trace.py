@@ -76,5 +76,9 @@ def _compile(function: Callable, backend: str | Callable, spec: Any, values: lis
         return tuple(result_leaves)
 
     graph = make_fx(flat_function, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
+    if backend == "aot_eager":
+        return graph, result_specs[
+            -1
+        ]  # already a graph of ATen operations, which this backend would trace again
     compiler = torch._dynamo.lookup_backend(backend) if isinstance(backend, str) else backend
     return compiler(graph, tensors), result_specs[-1]

@@ -178,7 +178,7 @@ FORMS = (
     _refused("int8", "up_proj.weight is int8; quantised", _changed(lambda w: {**w, NAME: w[NAME].to(torch.int8)})),
     _refused("a weight of another shape", r"up_proj.weight: expected shape \(48, 32\), got \(32, 48\)",
              _changed(lambda w: {**w, NAME: w[NAME].T.contiguous()})),
-    _refused("a classifier", "not understood score.weight",
+    _refused("a classifier", "weights of a reward model: score.weight",
              _changed(lambda w: {**w, "score.weight": torch.zeros(2, 32)})),
     _refused("pickled", r"pytorch_model\.bin: pickled weights are never read", _write_pickle),
     _refused("index without weight_map", r"index\.json: weight_map is missing", _index(lambda *_: {"metadata": {}})),

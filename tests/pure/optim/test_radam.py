@@ -34,3 +34,9 @@ def test_the_rectification_is_accurate_in_float32(b2: float) -> None:
         for dtype, x in g.items():
             steps[dtype], states[dtype] = opt.update(x, states[dtype])
         assert steps[torch.float32].item() == pytest.approx(steps[torch.float64].item(), rel=2e-3)
+
+
+@pytest.mark.parametrize("threshold", [4.0, 0, -1.0, float("nan"), float("inf")])
+def test_a_threshold_without_a_rectification_is_refused(threshold: float) -> None:
+    with pytest.raises(ValueError, match=r"scale_by_radam: threshold must be a finite number > 4, got"):
+        optim.radam(0.1, threshold=threshold)

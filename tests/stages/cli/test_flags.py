@@ -108,7 +108,7 @@ def help_seconds(name: str) -> float:
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_help_takes_under_0_7_cpu_seconds_and_imports_no_heavy_library(name: str) -> None:
-    assert min(help_seconds(name) for _ in range(2)) < 0.7
+    assert any(help_seconds(name) < 0.7 for _ in range(2))  # another process may disturb the first try
 
 
 def test_flags_are_read_with_underscores_or_hyphens() -> None:
