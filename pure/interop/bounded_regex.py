@@ -26,8 +26,8 @@ MAX_STEPS = 10_000
 """Maximum number of steps for one text: a pattern of a module's name takes a few hundred."""
 
 MAX_DEPTH = 150
-"""Maximum depth of the syntax tree, in which a group is three levels: far from Python's recursion limit, which
-other libraries change."""
+"""Maximum depth of the syntax tree, in which a group is three levels: far from Python's recursion limit,
+which other libraries change."""
 
 STEP_COUNT = (0, -1, 0)
 """Key of the step counter in `_Run.ends`; no node is evaluated at position -1."""
