@@ -14,9 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+
+HASH: ContextVar[Callable | None] = ContextVar("threefry2x32", default=None)
+"""Takes the place of `threefry2x32`: a tracer records one operator (`pure/interop/jax/hashing.py`)."""
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
@@ -55,6 +59,9 @@ def threefry2x32(key0: Tensor, key1: Tensor, x0: Tensor | int, x1: Tensor) -> tu
 
     Source: Salmon et al. 2011, section 3.3 and the known-answer vectors of their Random123 library.
     """
+    replacement = None if torch.compiler.is_compiling() else HASH.get()
+    if replacement is not None:
+        return replacement(key0, key1, x0, x1)
     # 1. Key schedule.
     schedule = (key0, key1, key0 ^ key1 ^ PARITY)
     x0, x1 = x0 + key0, x1 + key1

@@ -232,17 +232,7 @@ STAGES = (
         make_adapted(sft, adapters={"use_dora": True, "dropout": 0.2, **TWO_MATRICES}),
         text_batch,
     ),
-    Row(
-        "grpo-qlora",
-        make_adapted(
-            grpo,
-            four_bits=True,
-            adapters=TWO_MATRICES,
-            variant="grpo",
-            **ROLLOUT_OPTIONS | {"reference": None},
-        ),
-        rollout_batch,
-    ),
+    Row("sft-qlora", make_adapted(sft, four_bits=True, adapters=TWO_MATRICES), text_batch),
     Row(
         "pretrain-untied-qk",
         make_pretrain(config={"tie_word_embeddings": False, "qk_norm": True}),
@@ -412,13 +402,11 @@ def test_preference_and_policy_stages_train_without_dropout(name: str) -> None:
 DONATED_AS_ONE_GRAPH = ("own",)
 COMPILED_AS_ONE_GRAPH = (
     "pretrain-dropout",
-    "reward",
     "dpo",
-    "kto",
     "grpo",
     "ppo",
 )
-"""Rows that are also compiled as one graph, one of each family; the others by regions, as in runs."""
+"""Rows that are also compiled as one graph, one of each family; nearly all are compiled by regions too."""
 
 
 def use_one_layer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from pure.interop.jax.aten.result import Entry, Out
 from pure.interop.jax.aten.scatter import SCATTER
 from pure.interop.jax.aten.shape import SHAPE
 from pure.interop.jax.aten.special import SPECIAL
+from pure.interop.jax.aten.threefry import THREEFRY
 from pure.interop.jax.aten.unary import UNARY
 
 __all__ = ["TABLE", "Entry", "Out"]
@@ -47,5 +48,6 @@ TABLE: Mapping[str, Entry] = MappingProxyType({
     **NORM,
     **LOSS,
     **CROSSING,
+    **THREEFRY,
 })  # fmt: skip
 """Name of an overload without its namespace, as "mul.Tensor" -> entry."""

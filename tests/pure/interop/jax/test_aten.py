@@ -34,8 +34,8 @@ UNINITIALISED = {
 }
 """Operations whose numbers torch leaves open."""
 
-OURS = {"intro2llm.jax_function.default"}
-"""Operations of this project, tested with the functions that cross."""
+OURS = {"intro2llm.jax_function.default", "intro2llm.threefry2x32.default"}
+"""Operations of this project: functions that cross, and test_hashing.py."""
 
 EITHER_ZERO = ("xlogy", "special_xlog1py", "softshrink")
 """Operations whose 0 may be -0."""
