@@ -17,7 +17,7 @@ from pure.random.threefry import PARITY, ROTATIONS
 
 
 def _threefry2x32(out: tuple[Out, Out], *words: Any) -> tuple[Any, ...]:
-    """Hashes as `pure.random.threefry.threefry2x32`; a loop of five rounds compiles faster than their text."""
+    """Hashes as `pure.random.threefry.threefry2x32`; a loop compiles faster than twenty rounds in a row."""
     shape = out[0].shape
     arrays = (jnp.broadcast_to(jnp.asarray(x), shape).astype(jnp.uint32) for x in words)
     return tuple(x.astype(o.dtype) for x, o in zip(_rounds(*arrays), out, strict=True))
