@@ -127,6 +127,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "pure/interop/jax/trace_modes.py": "tests/pure/interop/jax/test_trace.py",
     "pure/interop/jax/leaf_checks.py": "tests/pure/interop/jax/test_arrays.py",
     "pure/interop/jax/aten/crossing.py": "tests/pure/interop/jax/test_optax.py",
+    "pure/interop/jax/aten/threefry.py": "tests/pure/interop/jax/test_hashing.py",
     "pure/interop/jax/opaque.py": "tests/pure/interop/jax/test_functions.py",
     "pure/interop/jax/callback.py": "tests/pure/interop/jax/test_functions.py",
     "pure/interop/peft.py": "tests/stages/models/test_adapter.py",
