@@ -8,9 +8,9 @@ import jax
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def compile_quickly() -> Iterator[None]:
-    """Turns off most of XLA's optimizations, and on again."""
+    """Turns off most of XLA's optimizations, and on again after each file (a folder's scope is the session)."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
