@@ -212,8 +212,8 @@ def clone(tree: Tree) -> Tree:
 
 
 def detach(tree: Tree) -> Tree:
-    """Detaches every leaf from its autograd graph (same storage)."""
-    return map(Tensor.detach, tree)
+    """Detaches every tensor from its autograd graph (same storage); other leaves pass unchanged."""
+    return map(lambda x: x.detach() if isinstance(x, Tensor) else x, tree)
 
 
 def zeros_like(tree: Tree, dtype: torch.dtype | None = None) -> Tree:
@@ -233,9 +233,19 @@ def norm(tree: Tree) -> Tensor:
         >>> norm({"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}).item()
         5.0
     """
-    values = leaves(tree)
-    dtype = torch.float64 if any(x.dtype == torch.float64 for x in values) else torch.float32
-    return torch.stack([x.to(dtype).square().sum() for x in values]).sum().sqrt()
+    dtype = shared_dtype(tree)
+    return torch.stack([x.to(dtype).square().sum() for x in leaves(tree)]).sum().sqrt()
+
+
+def shared_dtype(tree: Tree) -> torch.dtype:
+    """Returns the dtype of scalars that all leaves share: float64 if any leaf is float64, else float32.
+
+    Example:
+        >>> shared_dtype({"a": torch.ones(1), "b": torch.ones(1, dtype=torch.float64)})
+        torch.float64
+    """
+    has_float64 = any(x.dtype == torch.float64 for x in leaves(tree))
+    return torch.float64 if has_float64 else torch.float32
 
 
 def count(tree: Tree) -> int:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pure.transform.modes import has_values
+
 
 def call_unpadded(
     caller: str,
@@ -65,11 +67,7 @@ def call_unpadded(
 
 def _check_rows(caller: str, valid: Tensor) -> None:
     """Refuses rows that are packed, in eager code on a CPU."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return
-    if valid.device.type != "cpu" or type(valid) is not Tensor or torch._C._len_torch_dispatch_stack():
-        return
-    if not valid.all():
+    if valid.device.type == "cpu" and has_values(valid) and not valid.all():
         raise ValueError(
             f"{caller}: the batch has packed rows or positions of its own, and the module takes no positions "
             "and segment_ids; give a `call` that passes them to it, or a pipe without packing"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pure import tree
 from pure.optim.adamw import ScaleByAdamState, adam_init
 from pure.optim.base import (
     Scalar,
@@ -21,7 +22,6 @@ from pure.optim.base import (
     chain,
     increment,
     map_unzip,
-    shared_dtype,
     upcast,
 )
 from pure.optim.check import check_fraction, check_not_negative
@@ -119,7 +119,7 @@ def adamax_update(
     """
     del params, extra
     count = increment(state.count)
-    correction = bias_correction(b1, count, shared_dtype(updates))
+    correction = bias_correction(b1, count, tree.shared_dtype(updates))
 
     def leaf(g: Tensor, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = upcast(g)

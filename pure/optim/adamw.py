@@ -26,7 +26,6 @@ from pure.optim.base import (
     map_unzip,
     mean_correction,
     safe_sqrt,
-    shared_dtype,
     upcast,
     zero_count,
 )
@@ -230,7 +229,7 @@ def adam_update(
     """
     del params, extra
     # 1. Count and corrections.
-    count, dtype = increment(state.count), shared_dtype(updates)
+    count, dtype = increment(state.count), tree.shared_dtype(updates)
     mu_correction = mean_correction(b1, count, dtype, nesterov)
     nu_correction = bias_correction(b2, count, dtype)
 

@@ -22,7 +22,6 @@ from pure.optim.base import (
     increment,
     map_unzip,
     safe_sqrt,
-    shared_dtype,
     upcast,
     zero_count,
 )
@@ -143,7 +142,7 @@ def adan_update(
     Source: Xie et al. 2022, algorithm 1, with optax's order of operations.
     """
     del params, extra
-    t, dtype = increment(state.t), shared_dtype(updates)
+    t, dtype = increment(state.t), tree.shared_dtype(updates)
     corrections = [bias_correction(decay, t, dtype) for decay in (b1, b2, b3)]
 
     def leaf(g: Tensor, m: Tensor, v: Tensor, n: Tensor, last: Tensor) -> tuple[Tensor, ...]:

@@ -22,7 +22,6 @@ from pure.optim.base import (
     increment,
     map_unzip,
     safe_sqrt,
-    shared_dtype,
     upcast,
     zero_count,
 )
@@ -150,7 +149,7 @@ def amsgrad_update(
     Source: Reddi et al. 2018, algorithm 2.
     """
     del params, extra
-    count, dtype = increment(state.count), shared_dtype(updates)
+    count, dtype = increment(state.count), tree.shared_dtype(updates)
     mu_correction = bias_correction(b1, count, dtype) if bias_correction_mu else None
     nu_correction = bias_correction(b2, count, dtype) if bias_correction_nu else None
 

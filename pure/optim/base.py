@@ -312,9 +312,3 @@ def safe_sqrt(square: Tensor) -> Tensor:
         return square.sqrt()
     positive = square > 0
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), square)
-
-
-def shared_dtype(updates: Tree) -> torch.dtype:
-    """Returns the dtype of scalars that all leaves share: float64 if any leaf is float64, else float32."""
-    has_float64 = any(x.dtype == torch.float64 for x in tree.leaves(updates))
-    return torch.float64 if has_float64 else torch.float32

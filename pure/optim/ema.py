@@ -17,7 +17,6 @@ from pure.optim.base import (
     bias_correction,
     increment,
     map_unzip,
-    shared_dtype,
     store_once,
     upcast,
     zero_count,
@@ -90,7 +89,7 @@ def ema_update(
     """
     del params, extra
     count = increment(state.count)
-    correction = bias_correction(decay, count, shared_dtype(updates)) if debias else None
+    correction = bias_correction(decay, count, tree.shared_dtype(updates)) if debias else None
 
     def leaf(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         new = (1 - decay) * upcast(x) + decay * upcast(mean)

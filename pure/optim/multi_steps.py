@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.number import is_int
-from pure.optim.base import increment, shared_dtype, upcast, zero_count
+from pure.optim.base import increment, upcast, zero_count
 from pure.optim.check import check_dtype
 from pure.optim.extra import with_extra
 from pure.optim.same_shapes import check_same_shapes
@@ -242,7 +242,7 @@ def skip_large_updates(
     """
     del params
     values = tree.leaves(updates)
-    dtype = shared_dtype(updates)
+    dtype = tree.shared_dtype(updates)
     squares = [upcast(g).square().sum().to(dtype) for g in values]
     total = torch.stack(squares).sum() if squares else torch.zeros_like(gradient_step, dtype=dtype)
     skip = ~(total < max_squared_norm)

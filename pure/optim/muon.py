@@ -25,7 +25,6 @@ from pure.optim.base import (
     corrected_mean,
     increment,
     mean_correction,
-    shared_dtype,
     upcast,
     zero_count,
 )
@@ -268,7 +267,7 @@ def muon_update(
     check_same_shapes(updates, state.mu)
     # 1. Count and correction.
     count = increment(state.count)
-    correction = mean_correction(beta, count, shared_dtype(updates), nesterov)
+    correction = mean_correction(beta, count, tree.shared_dtype(updates), nesterov)
 
     def leaf(g: Tensor, m: Tensor, numbers: MuonDimensionNumbers | None) -> tuple[Tensor, Tensor]:
         # 2. Momentum.

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pure import tree
 from pure.number import require_number
 from pure.optim.adamw import ScaleByAdamState, adam_init
 from pure.optim.base import (
@@ -26,7 +27,6 @@ from pure.optim.base import (
     map_unzip,
     mean_correction,
     safe_sqrt,
-    shared_dtype,
     store_once,
     upcast,
 )
@@ -142,7 +142,7 @@ def radam_update(
     """
     del params, extra
     # 1. Count and factors.
-    count, dtype = increment(state.count), shared_dtype(updates)
+    count, dtype = increment(state.count), tree.shared_dtype(updates)
     mu_correction = mean_correction(b1, count, dtype, nesterov)
     nu_correction = bias_correction(b2, count, dtype)
     active, factor = _rectification(b2, count.to(dtype), threshold)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import Scalar, increment, shared_dtype, upcast, zero_count
+from pure.optim.base import Scalar, increment, upcast, zero_count
 from pure.optim.check import check_number
 from pure.optim.leafwise import leafwise
 from pure.types import GradientTransformation, Tree
@@ -91,7 +91,7 @@ def reduce_on_plateau(
 def plateau_init(params: Tree) -> ReduceLROnPlateauState:
     """Initialises the scale with 1 and the best loss with infinity."""
     zero_int = zero_count(params)
-    zero = torch.zeros_like(zero_int, dtype=shared_dtype(params))
+    zero = torch.zeros_like(zero_int, dtype=tree.shared_dtype(params))
     return ReduceLROnPlateauState(
         scale=zero + 1.0,
         best_value=zero + float("inf"),

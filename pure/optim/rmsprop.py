@@ -24,7 +24,6 @@ from pure.optim.base import (
     increment,
     map_unzip,
     safe_sqrt,
-    shared_dtype,
     upcast,
     zero_count,
 )
@@ -213,7 +212,7 @@ def rms_update(
     # 1. Count and correction.
     with_count = isinstance(state, ScaleByRmsWithCountState | ScaleByRStdDevWithCountState)
     count = increment(state.count) if with_count else None  # type: ignore[arg-type]
-    correction = None if count is None else bias_correction(decay, count, shared_dtype(updates))
+    correction = None if count is None else bias_correction(decay, count, tree.shared_dtype(updates))
 
     def corrected(mean: Tensor) -> Tensor:
         return mean if correction is None else mean / correction.to(mean.dtype)

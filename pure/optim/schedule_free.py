@@ -20,7 +20,6 @@ from pure.optim.base import (
     chain,
     increment,
     map_unzip,
-    shared_dtype,
     store_once,
     upcast,
     zero_count,
@@ -151,7 +150,7 @@ def schedule_free_init(
 ) -> ScheduleFreeState:
     """Initialises z with a copy of the params."""
     count = zero_count(params)
-    zero = torch.zeros_like(count, dtype=shared_dtype(params))
+    zero = torch.zeros_like(count, dtype=tree.shared_dtype(params))
     return ScheduleFreeState(
         b1=zero + b1,
         weight_sum=zero,

@@ -19,6 +19,7 @@ from pure.random.gumbel import gumbel
 from pure.random.integers import permutation, randint
 from pure.random.threefry import device_of
 from pure.random.uniform import uniform
+from pure.transform.modes import has_values
 
 BLOCK = 16
 """Numbers that XLA adds one after another in a cumulative sum on a CPU, before it adds the blocks' totals."""
@@ -147,9 +148,7 @@ def _check_probabilities(p: Any, size: int, distinct: int) -> Tensor:
             "p.float()"
         )
     p = p if p.is_floating_point() else p.float()
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return p
-    if p.device.type != "cpu" or type(p) is not Tensor or torch._C._len_torch_dispatch_stack():
+    if p.device.type != "cpu" or not has_values(p):
         return p
     if not (p.isfinite().all() and (p >= 0).all() and p.any()):
         raise ValueError(

@@ -74,9 +74,8 @@ def leaf_norms(grads: Tree) -> Tensor:
         >>> leaf_norms({"a": torch.tensor([3.0]), "b": torch.tensor([3.0, 4.0])})
         tensor([3., 5.])
     """
-    leaves = tree.leaves(grads)
-    dtype = torch.float64 if any(x.dtype == torch.float64 for x in leaves) else torch.float32
-    return torch.stack([torch.linalg.vector_norm(x, dtype=dtype) for x in leaves])
+    dtype = tree.shared_dtype(grads)
+    return torch.stack([torch.linalg.vector_norm(x, dtype=dtype) for x in tree.leaves(grads)])
 
 
 @lru_cache(maxsize=32)

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pure import tree
 
@@ -37,9 +36,4 @@ def frozen(function: Callable) -> Callable:
 def _frozen(function: Callable, *args: Any, **options: Any) -> Any:
     """Calls without a graph, and detaches the results."""
     with torch.no_grad():
-        return tree.map(detach, function(*args, **options))
-
-
-def detach(x: Any) -> Any:
-    """Detaches a tensor; other leaves are returned unchanged."""
-    return x.detach() if isinstance(x, Tensor) else x
+        return tree.detach(function(*args, **options))

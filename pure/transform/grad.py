@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.transform.frozen import detach
 from pure.transform.modes import may_be_differentiated
 from pure.types import Tree
 
@@ -52,15 +51,6 @@ def grad(function: Callable, *, has_aux: bool = False) -> Callable:
     return partial(_grad, function, has_aux)
 
 
-def needs_torch_func(params: Tree) -> bool:
-    """Reports if the gradient needs torch.func: under a compiler, a tracer, a transform or an outer autograd.
-
-    (What a tracer records of torch.func can be differentiated again; autograd cuts it off by `detach`, and
-    would cut off the tangents of dual numbers.)
-    """
-    return any(may_be_differentiated(x) for x in tree.leaves(params))
-
-
 def _grad(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
     """Computes the gradient only."""
     out, grads = _value_and_grad(function, has_aux, params, *rest)
@@ -69,7 +59,7 @@ def _grad(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
 
 def _value_and_grad(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
     """Computes value and gradient by torch.func where it is needed, else by autograd."""
-    compute = _by_func if needs_torch_func(params) else _by_autograd
+    compute = _by_func if may_be_differentiated(params) else _by_autograd
     return compute(function, has_aux, params, *rest)
 
 
@@ -99,9 +89,9 @@ def _by_autograd(function: Callable, has_aux: bool, params: Tree, *rest: Any) ->
             return _by_func(function, has_aux, params, *rest)
         value = out[0] if has_aux else out
         if not value.requires_grad:
-            return tree.map(detach, out), tree.map(torch.zeros_like, params)
+            return tree.detach(out), tree.map(torch.zeros_like, params)
         grads = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
-    return tree.map(detach, out), tree.unflatten(spec, list(grads))
+    return tree.detach(out), tree.unflatten(spec, list(grads))
 
 
 def _reaches_others(outputs: list, leaves: list[Tensor]) -> bool:

@@ -28,14 +28,15 @@ def is_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
-def may_be_differentiated(x: Tensor) -> bool:
-    """Reports if the result of an operation on x may be differentiated: in plain code of a step it is not.
+def may_be_differentiated(values: Tree) -> bool:
+    """Reports if what is computed from these values may be differentiated: in plain code of a step it is not.
 
-    Under a compiler or tracer, whose program may be differentiated later, it is assumed.
+    Under a compiler or tracer, whose program may be differentiated later, it is assumed. A gradient inside is
+    then one of torch.func: autograd cuts its result off by `detach`, tangents of dual numbers too.
 
     Example:
         >>> x = torch.ones(2)
-        >>> may_be_differentiated(x), may_be_differentiated(x.requires_grad_())
+        >>> may_be_differentiated(x), may_be_differentiated({"x": x.requires_grad_()})
         (False, True)
     """
     return (
@@ -43,7 +44,7 @@ def may_be_differentiated(x: Tensor) -> bool:
         or get_proxy_mode() is not None
         or torch._C._are_functorch_transforms_active()
         or is_forward_mode()
-        or (torch.is_grad_enabled() and x.requires_grad)
+        or (torch.is_grad_enabled() and any(x.requires_grad for x in tree.leaves(values)))
     )
 
 

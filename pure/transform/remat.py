@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.transform.grad import needs_torch_func
-from pure.transform.modes import is_forward_mode
+from pure.transform.modes import is_forward_mode, may_be_differentiated
 
 
 def remat(function: Callable) -> Callable:
@@ -57,10 +56,8 @@ class _Remat(torch.autograd.Function):
 
     @staticmethod
     def forward(flat: Callable, *inputs: Tensor) -> tuple[Tensor, ...]:
-        own = {id(x) for x in inputs}
-        return tuple(
-            y.view_as(y) if id(y) in own else y for y in flat(*inputs)
-        )  # torch refuses an input as it is
+        own = {id(x) for x in inputs}  # torch refuses an input that is returned as it is
+        return tuple(y.view_as(y) if id(y) in own else y for y in flat(*inputs))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -82,7 +79,7 @@ class _Remat(torch.autograd.Function):
 
         float_inputs = [inputs[i] for i in float_indices]
         float_cotangents = tuple(c for c in cotangents if c is not None and c.is_floating_point())
-        vjp = _vjp_by_func if needs_torch_func([*inputs, *float_cotangents]) else _vjp_by_autograd
+        vjp = _vjp_by_func if may_be_differentiated([*inputs, *float_cotangents]) else _vjp_by_autograd
         grads: list[Tensor | None] = [None] * len(inputs)
         for i, g in zip(float_indices, vjp(apply_to_floats, float_inputs, float_cotangents), strict=True):
             grads[i] = g

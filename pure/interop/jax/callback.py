@@ -36,7 +36,7 @@ from pure.interop.jax.leaf_checks import (
     is_typed_key,
 )
 from pure.interop.jax.trace_modes import last_line, mute
-from pure.transform.grad import needs_torch_func
+from pure.transform.modes import may_be_differentiated
 from pure.types import Tree
 
 NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
@@ -225,7 +225,7 @@ def _vjp(flat: Flat, wanted: list[int], count: int) -> Flat:
             return tuple(y for y in results if y.is_floating_point() or y.is_complex())
 
         some = [inputs[i] for i in wanted]
-        if needs_torch_func(list(values)):
+        if may_be_differentiated(list(values)):
             return torch.func.vjp(restricted, *some)[1](cotangents)
         some = [x.detach().requires_grad_() for x in some]
         pairs = [(y, c) for y, c in zip(restricted(*some), cotangents, strict=True) if y.requires_grad]
