@@ -85,7 +85,7 @@ def _by_autograd(function: Callable, has_aux: bool, params: Tree, *rest: Any) ->
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in values]
         out = function(tree.unflatten(spec, leaves), *rest)
-        if has_outer and _reaches_others(tree.leaves(out), leaves):
+        if has_outer and reaches_others(tree.leaves(out), leaves):
             return _by_func(function, has_aux, params, *rest)
         value = out[0] if has_aux else out
         if not value.requires_grad:
@@ -94,8 +94,14 @@ def _by_autograd(function: Callable, has_aux: bool, params: Tree, *rest: Any) ->
     return tree.detach(out), tree.unflatten(spec, list(grads))
 
 
-def _reaches_others(outputs: list, leaves: list[Tensor]) -> bool:
-    """Reports if the graph of the outputs ends in a tensor that requires grad and is none of the leaves."""
+def reaches_others(outputs: list, leaves: list[Tensor]) -> bool:
+    """Reports if the graph of the outputs ends in a tensor that requires grad and is none of the leaves.
+
+    Example:
+        >>> x, y = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+        >>> reaches_others([x * 2], [x]), reaches_others([x * y], [x])
+        (False, True)
+    """
     own = {id(x) for x in leaves}
     nodes = [x.grad_fn for x in outputs if isinstance(x, Tensor) and x.grad_fn is not None]
     seen = set(nodes)

@@ -20,6 +20,7 @@ from pure import optim, random, tree
 from pure.adapt.lora import lora
 from pure.adapt.qlora import quantize_layers
 from pure.nn.transformer import transformer
+from pure.transform.curvature import cg, ggnvp, hvp
 from pure.transform.grad import grad
 from pure.transform.per_sample import per_sample_grad
 from pure.transform.remat import remat
@@ -155,6 +156,20 @@ def per_sample() -> Part:
     )
 
 
+def curvature(product: Callable[..., Tree]) -> Part:
+    """A product with the second derivatives of a small network, as a function of its params."""
+    params = {"w": random.normal(random.key(0), (3, 2)), "v": random.normal(random.key(1), (2, 3))}
+    x, vector = (
+        random.normal(random.key(2), (4, 2)).double(),
+        tree.map(lambda x: torch.ones_like(x).double(), params),
+    )
+
+    def outputs(p: Tree) -> Tensor:
+        return (x @ p["w"].T).tanh() @ p["v"].T
+
+    return part_of(lambda p: product(outputs, lambda z: z.logsumexp(1).sum(), p, vector), params)
+
+
 ONLINE = ROLLOUT_OPTIONS | {"beta": 0.04}
 PARTS: dict[str, Callable[[], Part]] = {
     "forward": forward,
@@ -176,6 +191,11 @@ PARTS: dict[str, Callable[[], Part]] = {
     "DoRA, dropout": partial(adapted_loss, use_dora=True, dropout=0.2),
     "QLoRA": partial(adapted_loss, four_bits=True),
     "per_sample_grad": per_sample,
+    "hvp": partial(curvature, lambda outputs, head, p, v: hvp(lambda q: head(outputs(q)))(p, v)),
+    "ggnvp, two steps of cg": partial(
+        curvature,
+        lambda outputs, head, p, v: cg(partial(ggnvp(outputs, head), p), v, damping=0.5, steps=2).x,
+    ),
     "adamw": lambda: updates(optim.adamw(0.1, weight_decay=0.1)),
     "sgd, momentum": lambda: updates(optim.sgd(0.1, momentum=0.9, nesterov=True)),
     "clip, then adam": lambda: updates(optim.chain(optim.clip_by_global_norm(0.5), optim.adam(0.1))),
