@@ -68,7 +68,7 @@ def init(key: Tensor, params: Tree | None = None, *, stage: Stage, members: int)
 
 def step(state: TrainState, batch: Tree, *, stage: Stage, shared_batch: bool) -> TrainState:
     """Take one step of every member; equal to a loop over them (1e-5 in float32)."""
-    return _vmapped(stage.step, state, batch, shared=shared_batch)
+    return map_members(stage.step, state, batch, shared=(1,) if shared_batch else ())
 
 
 def online_step(state: TrainState, batch: Tree, *, stage: Stage, shared_batch: bool) -> TrainState:
@@ -87,14 +87,33 @@ def online_step(state: TrainState, batch: Tree, *, stage: Stage, shared_batch: b
         for member, prompts in zip(members, batches, strict=True)
     ]
     update = stage.parts.update
-    return _vmapped(lambda member, round_: update(member, *round_), state, tree.stack(rounds), shared=False)
+    return map_members(lambda member, round_: update(member, *round_), state, tree.stack(rounds))
 
 
-def _vmapped(function: Callable, state: TrainState, inputs: Tree, *, shared: bool) -> TrainState:
-    """Maps (state, inputs) -> state over the members, on lists of leaves: torch's pytrees are not ours."""
-    (values, spec), (given, inputs_spec) = tree.flatten(state), tree.flatten(inputs)
+def map_members(function: Callable[..., Tree], *trees: Tree, shared: tuple[int, ...] = ()) -> Tree:
+    """Apply a function of trees to each member at once: `vmap` on lists of leaves, as torch's pytrees differ.
 
-    def member(values: list[Tensor], given: list[Tensor]) -> list[Tensor]:
-        return tree.leaves(function(tree.unflatten(spec, values), tree.unflatten(inputs_spec, given)))
+    Args:
+        function: of one member's trees, returns a tree.
+        trees: each with a leading axis [P, ...] on every leaf.
+        shared: indices of the trees that all members share, and that have no such axis.
 
-    return tree.unflatten(spec, torch.func.vmap(member, in_dims=(0, None if shared else 0))(values, given))
+    Returns:
+        A tree with a leading axis [P, ...].
+
+    Example:
+        >>> map_members(lambda x, y: {"sum": x + y}, torch.tensor([1, 2]), torch.tensor(10), shared=(1,))
+        {'sum': tensor([11, 12])}
+    """
+    flat = [tree.flatten(x) for x in trees]
+    specs: list = []  # the structure of the result, known only once the function has run
+
+    def member(*leaves: list[Tensor]) -> list[Tensor]:
+        result = function(*(tree.unflatten(spec, x) for (_, spec), x in zip(flat, leaves, strict=True)))
+        values, spec = tree.flatten(result)
+        specs.append(spec)
+        return values
+
+    in_dims = tuple(None if i in shared else 0 for i in range(len(trees)))
+    values = torch.func.vmap(member, in_dims=in_dims)(*(values for values, _ in flat))
+    return tree.unflatten(specs[-1], values)

@@ -93,6 +93,7 @@ def readings(
     ready: list[tuple[int, dict[str, float]]] = []
     started: list[float] = []
     is_first = [compiling]
+    reported: set[str] = set()  # members of a population whose skipped updates were reported
     skips = [0, 0, 0]  # skipped in a row, skipped in total, steps written
 
     def begin() -> None:
@@ -123,6 +124,7 @@ def readings(
                 writer.write(number, values)
             _count_skips(skips, values)
             _warn(screen, number, values, paths, skips[1])
+            _warn_about_members(screen, number, values, paths, reported)
             screen.show(number, values)
         ready.clear()
         _refuse_skips_in_a_row(skips[0])
@@ -139,14 +141,17 @@ def readings(
 
 
 def _flatten_members(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Flattens metrics to scalars: a population's [n] to its mean (or largest index) and its members."""
+    """Flattens metrics to scalars: a population's [n] to its mean and its members.
+
+    `nonfinite_leaf` is the smallest of its members': a step is skipped if the updates of all are.
+    """
     flat: dict[str, Tensor] = {}
     for name, value in metrics.items():
         x = value.float()
         if x.ndim == 0:
             flat[name] = x
             continue
-        flat[name] = x.max() if name == "nonfinite_leaf" else x.mean()
+        flat[name] = x.min() if name == "nonfinite_leaf" else x.mean()
         flat |= {f"{name}/{i}": member for i, member in enumerate(x)}
     return flat
 
@@ -185,6 +190,19 @@ def _warn(
     leaf = int(values.get("nonfinite_leaf", -1))
     if leaf >= 0 and (count <= 3 or count & (count - 1) == 0):
         screen.say(f"step {number}: {_reason(leaf, paths)}, so its update was skipped")
+
+
+def _warn_about_members(
+    screen: Progress, number: int, values: Mapping[str, float], paths: Sequence[str], reported: set[str]
+) -> None:
+    """Reports the first skipped update of each member of a population."""
+    for name, value in values.items():
+        if name.startswith("nonfinite_leaf/") and value >= 0 and name not in reported:
+            reported.add(name)
+            member = name.removeprefix("nonfinite_leaf/")
+            screen.say(
+                f"step {number}: member {member}: {_reason(int(value), paths)}; its update was skipped"
+            )
 
 
 def _reason(leaf: int, paths: Sequence[str]) -> str:
