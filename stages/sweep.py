@@ -227,14 +227,14 @@ def _count_members(values: Mapping[str, Tensor], seeds: Tensor | None) -> int:
             "grid(...) makes all combinations"
         )
     if seeds is not None and (seeds.is_floating_point() or (seeds < 0).any()):
-        raise ValueError(f"sweep: expected seeds that are integers of at least 0, got {seeds.tolist()}")
+        raise ValueError(f"sweep: expected seeds that are integers of at least 0, got {seeds}")
     return next(iter(lengths.values()))
 
 
 def _check_make(make: Make, values: Mapping[str, Tensor], members: int) -> None:
     """Build every member from plain numbers, which are range-checked, and all of them under vmap."""
     for i in range(members):
-        numbers = {name: x.item() if x.ndim == 0 else x for name, x in _member(values, i).items()}
+        numbers = {name: _to_number(x) for name, x in _member(values, i).items()}
         with suppress(TypeError, AttributeError):  # of a `make` that needs tensors, as in value.exp()
             try:
                 make(**numbers)
@@ -257,6 +257,13 @@ def _check_make(make: Make, values: Mapping[str, Tensor], members: int) -> None:
             f"sweep: make reads the value of one of {', '.join(values)} (by `if`, float() or .item()), "
             "which differs between members; write torch.where, or build one stage for each choice"
         ) from error
+
+
+def _to_number(x: Tensor) -> float | Tensor:
+    """A tensor [] as a plain number."""
+    if x.ndim:
+        return x
+    return float(x) if x.is_floating_point() else int(x)
 
 
 def _check_structure(state: TrainState, first: TrainState, index: int) -> None:
