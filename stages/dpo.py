@@ -28,6 +28,7 @@ from pure.transform.precision import cast_params
 from pure.types import GradientTransformation, Model, Tree
 from stages.reward import side_keys
 from stages.stage import Stage, stage
+from stages.weights import counted_rows
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -122,7 +123,7 @@ def pair_loss(
     Args:
         params: the policy's.
         batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], batch_position [B];
-            reference_chosen, reference_rejected [B], optional. A pair without labels is padding.
+            optional: reference_chosen, reference_rejected, weights [B]. A pair without labels is padding.
         key: [2]; dropout folds in each pair's batch_position and side. None disables dropout, for validation.
         logps_fn: (params, tokens, labels, key=) -> log-probabilities of the answers [2 B].
         loss_fn: `dpo_loss` or `orpo_loss` with its options.
@@ -160,13 +161,13 @@ def pair_loss(
         )
     # 3. Loss.
     result = loss_fn(chosen, rejected, *references, **counts)
-    real = (lengths[0] > 0) & (lengths[1] > 0)
-    count = real.sum().float()
+    counted = counted_rows(batch, (lengths[0] > 0) & (lengths[1] > 0))
+    count = counted.sum()
     # 4. Metrics.
     margins = result.chosen_rewards - result.rejected_rewards
     values = (result.chosen_rewards, result.rejected_rewards, margins, margins > 0, chosen, rejected)
-    metrics = {name: ((x.detach() * real).sum(), count) for name, x in zip(METRICS, values, strict=True)}
-    return (result.losses * real).sum(), count, metrics
+    metrics = {name: ((x.detach() * counted).sum(), count) for name, x in zip(METRICS, values, strict=True)}
+    return (result.losses * counted).sum(), count, metrics
 
 
 def answer_log_probabilities(

@@ -31,6 +31,7 @@ from stages.online import Examples, Online, Score, online, reward_metrics, weigh
 from stages.rollout import Rollouts, mask_truncated_rows, policy_log_probabilities, rollout
 from stages.stage import Stage, stage
 from stages.state import TrainState
+from stages.weights import row_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -172,6 +173,7 @@ def update(
     state: TrainState,
     rollouts: Rollouts,
     rewards: Tensor,
+    answer_weights: Tensor | None = None,
     *,
     inner: Stage,
     examples_fn: Examples,
@@ -187,6 +189,8 @@ def update(
         rollouts: B = N G rows.
         rewards: [B, K] float, NaN where one is missing: the others count; an answer with none has advantage
             0.
+        answer_weights: [B] float, weights of the answers in the loss; None: 1. Advantages are computed
+            without them.
         inner: the stage that takes one optimizer step on groups.
         examples_fn: `examples`, bound.
         samples: G.
@@ -204,6 +208,8 @@ def update(
     # 1. Batch.
     rows = examples_fn(state, rollouts, rewards)
     batch = tree.map(lambda x: x.flatten(0, 1).unflatten(0, (-1, samples)), rows)
+    if answer_weights is not None:
+        batch["weights"] = answer_weights.unflatten(0, (-1, samples))
     # 2. Optimizer steps.
     new, skipped = state, []
     for i in range(iterations):
@@ -287,8 +293,8 @@ def batch_loss(
         params: the policy's.
         batch: the fields of Rollouts [N, G, ...], advantages [N, G], batch_position [N]; optional:
             reference_logps and old_logps [N, G, M] (without the latter, the policy is the behaviour policy),
-            and scored [N, G], False everywhere if no answer of the step has a reward: the count is then 0,
-            and the step is skipped.
+            weights [N] of the groups or [N, G] of the answers, and scored [N, G], False everywhere if no
+            answer of the step has a reward: the count is then 0, and the step is skipped.
         key: not used: dropout is disabled, so that the ratio to the behaviour policy is 1 before the first
             update.
         logps_fn, group_loss_fn: bound by `grpo`.
@@ -309,12 +315,24 @@ def batch_loss(
     }
     if "reference_logps" in batch:
         groups["reference"] = batch["reference_logps"]
+    weights = _answer_weights(batch)
+    if weights is not None:  # the sums over groups of one are equal
+        groups, weights = tree.map(lambda x: x.flatten(0, 1)[:, None], groups), weights.flatten()
     values, spec = tree.flatten(groups)
     results = torch.func.vmap(lambda *values: group_loss_fn(**tree.unflatten(spec, list(values))))(*values)
-    total, count, metrics = tree.map(lambda x: x.sum(0), results)
+    total, count, metrics = tree.map(lambda x: (x if weights is None else x * weights).sum(0), results)
     if "scored" in batch:
         count = count * batch["scored"].any()
     return total, count, metrics
+
+
+def _answer_weights(batch: Tree) -> Tensor | None:
+    """The weights of the answers [N, G], from those of groups [N] or of answers; None without weights."""
+    weights, shape = batch.get("weights"), batch["mask"].shape[:2]
+    if weights is None or weights.shape == shape:
+        return weights
+    expanded = row_weights(batch)
+    return None if expanded is None else expanded[:, None].expand(shape)
 
 
 def group_loss(

@@ -29,6 +29,7 @@ from pure.types import GradientTransformation, Model, Tree
 from stages.dpo import answer_log_probabilities
 from stages.stage import Stage, stage
 from stages.state import TrainState
+from stages.weights import counted_rows
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -154,8 +155,8 @@ def answers_loss(
 
     Args:
         params: the policy's.
-        batch: tokens, labels [B, T], desirable, batch_position [B]; optional: reference, divergence [B]. An
-            answer without labels is padding.
+        batch: tokens, labels [B, T], desirable, batch_position [B]; optional: reference, divergence, weights
+            [B]; z₀ is estimated without the weights. An answer without labels is padding.
         key: [2]; dropout folds in each answer's batch_position. None disables dropout, for validation.
         logps_fn, reference, divergence_fn, dropout: bound by `kto`.
         beta, desirable_weight, undesirable_weight: see `kto`.
@@ -184,13 +185,15 @@ def answers_loss(
     weights: dict[str, Any] = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
     losses, rewards = kto_loss(logps, reference_logps, desirable, estimate, beta=beta, **weights)
     real = (labels != IGNORE).any(1)
-    count = real.sum().float()
+    counted = counted_rows(batch, real)
+    count = counted.sum()
     # 4. Metrics.
     metrics = {"kl": (estimate * count, count)}
     for name, rows in (("chosen", desirable & real), ("rejected", ~desirable & real)):
+        side = torch.where(rows, counted, 0.0)
         for metric, values in (("rewards", rewards), ("logps", logps.detach())):
-            metrics[f"{metric}/{name}"] = (torch.where(rows, values, 0.0).sum(), rows.sum().float())
-    return torch.where(real, losses, 0.0).sum(), count, metrics
+            metrics[f"{metric}/{name}"] = (torch.where(rows, values * side, 0.0).sum(), side.sum())
+    return torch.where(real, losses * counted, 0.0).sum(), count, metrics
 
 
 def divergence(params: Tree, batch: Tree, *, logps_fn: Callable[..., Tensor], reference: Tree) -> Tensor:

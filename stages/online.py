@@ -24,6 +24,7 @@ from pure.types import Tree
 from stages.rollout import Rollouts
 from stages.stage import Init, Stage
 from stages.state import TrainState
+from stages.weights import row_weights
 
 ROLLOUT_KEY = crc32(b"rollout")
 """Number that is folded into the step's key, for the key of its rollouts."""
@@ -50,9 +51,14 @@ class Score(Protocol):
 
 
 class Update(Protocol):
-    """Update from completions and their rewards [B, K]: (state, rollouts, rewards) -> TrainState. Pure."""
+    """Update from completions and their rewards [B, K]: (state, rollouts, rewards) -> TrainState. Pure.
 
-    def __call__(self, state: TrainState, rollouts: Rollouts, rewards: Tensor, /) -> TrainState: ...
+    A fourth argument [B] weights the completions in the loss; it is given only where a batch has weights.
+    """
+
+    def __call__(
+        self, state: TrainState, rollouts: Rollouts, rewards: Tensor, weights: Tensor | None = None, /
+    ) -> TrainState: ...
 
 
 class Examples(Protocol):
@@ -115,14 +121,14 @@ def step(state: TrainState, batch: Tree, *, parts: Online) -> TrainState:
 
     Args:
         state: the current state; it is not modified.
-        batch: prompts.
+        batch: prompts; "weights" [N], if there are any, weight all completions of a prompt.
         parts: bound by `online`; rollout and score see no gradient and no `jit(..., regions=True)`.
 
     Returns:
         The next state, `step` one higher.
     """
     rollouts, rewards = generate_and_score(state, batch, parts=parts)
-    return parts.update(state, rollouts, rewards)
+    return parts.update(state, rollouts, rewards, *completion_weights(batch, rollouts))
 
 
 def generate_and_score(state: TrainState, batch: Tree, *, parts: Online | None) -> tuple[Rollouts, Tensor]:
@@ -155,13 +161,30 @@ def offline_step(state: TrainState, batch: Tree, *, parts: Online) -> TrainState
 
     Args:
         state: the current state; it is not modified.
-        batch: the fields of Rollouts, and "rewards".
+        batch: the fields of Rollouts, "rewards", and optionally "weights" [B].
         parts: bound by `online`.
 
     Returns:
         The next state.
     """
-    return parts.update(state, Rollouts(*(batch[name] for name in Rollouts._fields)), batch["rewards"])
+    rollouts = Rollouts(*(batch[name] for name in Rollouts._fields))
+    return parts.update(state, rollouts, batch["rewards"], *completion_weights(batch, rollouts))
+
+
+def completion_weights(batch: Tree, rollouts: Rollouts) -> tuple[Tensor, ...]:
+    """Return the weights of the completions, the last argument of an update, or nothing without weights.
+
+    Args:
+        batch: prompts, or completions, with "weights" of its rows or without.
+        rollouts: of B completions, all of a prompt together.
+
+    Returns:
+        (weights [B],), or ().
+    """
+    weights = row_weights(batch)
+    if weights is None:
+        return ()
+    return (weights.repeat_interleave(len(rollouts.tokens) // len(weights)),)
 
 
 def policy_of(params: Tree) -> Tree:

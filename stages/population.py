@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.types import Tree
-from stages.online import generate_and_score
+from stages.online import completion_weights, generate_and_score
 from stages.stage import Stage
 from stages.state import TrainState
 
@@ -82,10 +82,10 @@ def online_step(state: TrainState, batch: Tree, *, stage: Stage, shared_batch: b
     assert stage.parts is not None, "checked by population"
     members = tree.unstack(state)
     batches = [batch] * len(members) if shared_batch else tree.unstack(batch)
-    rounds = [
-        generate_and_score(member, prompts, parts=stage.parts)
-        for member, prompts in zip(members, batches, strict=True)
-    ]
+    rounds = []
+    for member, prompts in zip(members, batches, strict=True):
+        rollouts, rewards = generate_and_score(member, prompts, parts=stage.parts)
+        rounds.append((rollouts, rewards, *completion_weights(prompts, rollouts)))
     update = stage.parts.update
     return map_members(lambda member, round_: update(member, *round_), state, tree.stack(rounds))
 

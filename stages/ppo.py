@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import torch
@@ -25,16 +25,17 @@ from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.loss.grpo import policy_metrics
 from pure.loss.kl import adaptive_coefficient
-from pure.loss.log_probability import LogProbs
-from pure.loss.ppo import gae, ppo_policy_loss, ppo_value_loss, whiten
+from pure.loss.log_probability import LogProbabilities, LogProbs
+from pure.loss.ppo import ppo_policy_loss, ppo_value_loss
 from pure.nn.scalar import ScalarModel, scalar_model
-from pure.transform.frozen import frozen
 from pure.transform.precision import cast_params
 from pure.types import GradientTransformation, Model, Tree
+from stages.experience import Experience, Values, experience
 from stages.online import Online, Score, online, reward_metrics, weighted_sum
 from stages.rollout import Rollouts, completion_states, policy_log_probabilities, rollout
 from stages.stage import Stage, fold_in_name, stage
 from stages.state import TrainState
+from stages.weights import row_weights, sum_rows
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -58,20 +59,6 @@ ROUND_METRICS = (
 """Metrics of a round, all answers of one step: the KL divergence from the reference (nats per answer) and its
 weight; the mean value, and the share of the returns' variance that the values explain; the mean absolute
 difference between the log-probabilities of sampler and trainer."""
-
-
-class Values(Protocol):
-    """Value of each completion token: (params, rollouts) -> [B, M]."""
-
-    def __call__(self, params: Tree, rollouts: Rollouts, /) -> Tensor: ...
-
-
-class Experience(Protocol):
-    """Advantages and returns: (params, rollouts, total [B], coefficient []) -> (batch, metrics)."""
-
-    def __call__(
-        self, params: Tree, rollouts: Rollouts, total: Tensor, coefficient: Tensor, /
-    ) -> tuple[Tree, dict[str, Tensor]]: ...
 
 
 def ppo(
@@ -193,6 +180,7 @@ def update(
     state: TrainState,
     rollouts: Rollouts,
     rewards: Tensor,
+    answer_weights: Tensor | None = None,
     *,
     inner: Stage,
     experience_fn: Experience,
@@ -210,6 +198,8 @@ def update(
         rollouts: B rows.
         rewards: [B, K] float, NaN where one is missing: the others are summed; an answer without any is
             left out.
+        answer_weights: [B] float, weights of the answers in the loss; None: 1. Advantages are computed
+            without them.
         inner: the stage that takes one optimizer step on rows.
         experience_fn: `experience`, bound.
         kl_controller: (β, KL divergence, steps=) -> the next β, or None.
@@ -230,6 +220,8 @@ def update(
     total = weighted_sum(rewards, weights)
     coefficient = state.extra["kl_coefficient"]
     batch, round_metrics = experience_fn(state.params, rollouts, total, coefficient)
+    if answer_weights is not None:
+        batch["weights"] = answer_weights
     # 2. Epochs.
     rows = len(total)
     key = random.fold_in(random.fold_in(state.key, state.step), ORDER_KEY)
@@ -272,71 +264,6 @@ def examples(
     return experience_fn(state.params, rollouts, total, state.extra["kl_coefficient"])[0]
 
 
-def experience(
-    params: Tree,
-    rollouts: Rollouts,
-    total: Tensor,
-    coefficient: Tensor,
-    *,
-    logps_fn: LogProbs,
-    values_fn: Values,
-    gamma: float,
-    lam: float,
-    reference: Tree | None,
-    compute: torch.dtype,
-    offline: bool,
-    mask_truncated: bool,
-) -> tuple[Tree, dict[str, Tensor]]:
-    """Compute the advantage and the return of every token of a round of answers, before any update.
-
-    Args:
-        params: {"policy", "value"}.
-        rollouts: B rows.
-        total: [B] float, the weighted sums of the rewards; NaN for an unscored answer.
-        coefficient: [] β.
-        logps_fn: (params, rollouts) -> LogProbabilities.
-        values_fn: (params, rollouts) -> [B, M].
-        gamma, lam, reference, compute, mask_truncated: see `ppo`.
-        offline: whether the answers are ready-made: the behaviour policy's log-probabilities are then the
-            rollouts' own.
-
-    Returns:
-        (a batch of rows: the fields of Rollouts, old_logps, old_values, advantages and returns [B, M];
-        metrics).
-    """
-    policy, value = (cast_params(params[name], compute) for name in ("policy", "value"))
-    if mask_truncated:
-        total = torch.where(rollouts.ended, total, torch.nan)
-    scored = total.isfinite()
-    mask = rollouts.mask & scored[:, None]
-    old = rollouts.logps if offline else frozen(logps_fn)(policy, rollouts).logps
-    old_values = torch.where(mask, frozen(values_fn)(value, rollouts), 0.0)
-    distance = torch.zeros_like(old)
-    if reference is not None:
-        distance = old - frozen(logps_fn)(reference, rollouts).logps
-    last = mask & (mask.cumsum(1) == mask.sum(1, keepdim=True))
-    per_token = torch.where(last, total[:, None], 0.0) - coefficient * torch.where(mask, distance, 0.0)
-    advantages, returns = gae(per_token, old_values, mask, gamma=gamma, lam=lam)
-    tokens = mask.sum().clamp(min=1)
-    unexplained = _variance(returns - old_values, mask) / _variance(returns, mask).clamp(min=1e-8)
-    difference = (old - rollouts.logps).abs().sum()
-    metrics = {
-        "kl": torch.where(mask, distance, 0.0).sum() / scored.sum().clamp(min=1),
-        "kl_coefficient": coefficient.clone(),
-        "values/mean": old_values.sum() / tokens,
-        "values/explained_variance": 1 - unexplained,
-        "sampling/sampling_logp_difference/mean": difference / rollouts.mask.sum().clamp(min=1),
-    }
-    batch = {
-        **rollouts._replace(mask=mask)._asdict(),
-        "old_logps": old,
-        "old_values": old_values,
-        "advantages": whiten(advantages, mask),
-        "returns": returns,
-    }
-    return batch, {name: x.float() for name, x in metrics.items()}
-
-
 def answers_loss(
     params: Tree,
     batch: Tree,
@@ -353,7 +280,7 @@ def answers_loss(
 
     Args:
         params: {"policy", "value"}.
-        batch: the batch from `experience`, with batch_position [B].
+        batch: the batch from `experience`, with batch_position [B]; optional: weights [B].
         key: not used, as there is no dropout: the ratio to the behaviour policy is 1 before the first update.
         logps_fn, values_fn: see `experience`.
         clip, clip_value, value_weight, entropy_weight: see `ppo`.
@@ -363,16 +290,20 @@ def answers_loss(
     """
     del key
     rollouts = Rollouts(*(batch[name] for name in Rollouts._fields))
-    mask, old, advantages = rollouts.mask, batch["old_logps"], batch["advantages"]
     current = logps_fn(params["policy"], rollouts)
-    policy, tokens = ppo_policy_loss(current.logps, old, advantages, mask, clip=clip)
     values = values_fn(params["value"], rollouts)
-    value, _ = ppo_value_loss(values, batch["old_values"], batch["returns"], mask, clip=clip_value)
-    entropy = torch.where(mask, current.entropy, 0.0).sum()
-    loss = policy + value_weight * value - entropy_weight * entropy
-    sums = {"policy_loss": policy, "value_loss": value, "entropy": entropy}
-    clipped = policy_metrics(current.logps, old, advantages, mask, clip_low=clip, clip_high=clip)
-    return loss, tokens, {**{name: (x.detach(), tokens) for name, x in sums.items()}, **clipped}
+
+    def sums(current: LogProbabilities, values: Tensor, batch: Tree) -> tuple[Tensor, Tensor, dict]:
+        mask, old, advantages = batch["mask"], batch["old_logps"], batch["advantages"]
+        policy, tokens = ppo_policy_loss(current.logps, old, advantages, mask, clip=clip)
+        value, _ = ppo_value_loss(values, batch["old_values"], batch["returns"], mask, clip=clip_value)
+        entropy = torch.where(mask, current.entropy, 0.0).sum()
+        loss = policy + value_weight * value - entropy_weight * entropy
+        parts = {"policy_loss": policy, "value_loss": value, "entropy": entropy}
+        clipped = policy_metrics(current.logps, old, advantages, mask, clip_low=clip, clip_high=clip)
+        return loss, tokens, {**{name: (x.detach(), tokens) for name, x in parts.items()}, **clipped}
+
+    return sum_rows(sums, row_weights(batch), current, values, batch)
 
 
 def _new_params(key: Tensor, *, model: Model, critic: ScalarModel) -> Tree:
@@ -391,10 +322,3 @@ def _init(
     extra = {**state.extra, "kl_coefficient": torch.tensor(float(beta), device=key.device)}
     round_metrics = {name: torch.full((), torch.nan, device=key.device) for name in ROUND_METRICS}
     return state._replace(extra=extra, metrics=state.metrics | round_metrics)
-
-
-def _variance(x: Tensor, mask: Tensor) -> Tensor:
-    """Variance over the masked tokens: x [B, M], mask [B, M] -> []."""
-    tokens = mask.sum().clamp(min=1)
-    mean = torch.where(mask, x, 0.0).sum() / tokens
-    return torch.where(mask, x - mean, 0.0).square().sum() / tokens

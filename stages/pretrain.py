@@ -19,6 +19,7 @@ from pure.loss.cross_entropy import CrossEntropyHead, chunk_cross_entropy, linea
 from pure.transform.jit import region
 from pure.types import GradientTransformation, Model, Tree
 from stages.stage import Stage, stage
+from stages.weights import row_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -68,7 +69,7 @@ def next_token_loss(
     Args:
         params: the model's parameters.
         batch: tokens [B, T], labels [B, T] (-100 is not trained on), batch_position [B]; optional: positions,
-            segment_ids [B, T].
+            segment_ids [B, T], weights [B].
         key: [2]; dropout folds in each example's batch_position. None disables dropout, for validation.
         model, head: bound by `pretrain`.
 
@@ -78,5 +79,9 @@ def next_token_loss(
     keys = None if key is None else torch.func.vmap(random.fold_in, (None, 0))(key, batch["batch_position"])
     packing = {name: batch[name] for name in ("positions", "segment_ids") if name in batch}
     hidden = model.hidden(params, batch["tokens"], key=keys, **packing)
-    total, count = head(params, hidden, batch["labels"])
+    weights = row_weights(batch)
+    if weights is None:
+        total, count = head(params, hidden, batch["labels"])
+    else:
+        total, count = head(params, hidden, batch["labels"], weights[:, None].expand(batch["labels"].shape))
     return total, count, {"tokens": count}

@@ -24,6 +24,7 @@ from pure.loss.reward import bradley_terry
 from pure.nn.scalar import scalar_model
 from pure.types import GradientTransformation, Model, Tree
 from stages.stage import Stage, stage
+from stages.weights import counted_rows
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -78,7 +79,8 @@ def pair_loss(
 
     Args:
         params: the scalar model's.
-        batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], batch_position [B].
+        batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], batch_position [B];
+            optional: weights [B].
         key: [2]; dropout folds in each pair's batch_position and side. None disables dropout, for validation.
         score, margin, center, dropout: bound by `reward`.
 
@@ -89,12 +91,13 @@ def pair_loss(
     labels = torch.cat([batch["chosen_labels"], batch["rejected_labels"]])
     keys = side_keys(key, batch["batch_position"]) if dropout else None
     chosen, rejected = answer_scores(params, tokens, labels, score=score, key=keys).chunk(2)
-    real = ((batch["chosen_labels"] >= 0).any(1) & (batch["rejected_labels"] >= 0).any(1)).float()
+    real = (batch["chosen_labels"] >= 0).any(1) & (batch["rejected_labels"] >= 0).any(1)
+    counted = counted_rows(batch, real)
     losses = bradley_terry(chosen, rejected, margin=margin, center=center)
-    count = real.sum()
+    count = counted.sum()
     values = (chosen > rejected, chosen - rejected, chosen, rejected)
-    metrics = {name: ((x.detach() * real).sum(), count) for name, x in zip(METRICS, values, strict=True)}
-    return (losses * real).sum(), count, metrics
+    metrics = {name: ((x.detach() * counted).sum(), count) for name, x in zip(METRICS, values, strict=True)}
+    return (losses * counted).sum(), count, metrics
 
 
 def answer_scores(

@@ -28,7 +28,7 @@ class CrossEntropy(NamedTuple):
 
     Fields:
         sum: [] nats, float32 or float64.
-        count: [] float32, number of tokens that were not ignored.
+        count: [] float32, number of tokens that were not ignored, or the sum of their weights.
     """
 
     sum: Tensor
@@ -39,15 +39,19 @@ class CrossEntropy(NamedTuple):
 class CrossEntropyHead(Protocol):
     """Cross-entropy from hidden states: (params, hidden [B, T, D], labels [B, T]) -> CrossEntropy.
 
+    A fourth argument [B, T] weights the positions; it is given only where a batch has weights.
     `linear_cross_entropy` with its keyword arguments bound is one.
     """
 
-    def __call__(self, params: Tree, hidden: Tensor, labels: Tensor, /) -> CrossEntropy: ...
+    def __call__(
+        self, params: Tree, hidden: Tensor, labels: Tensor, weights: Tensor | None = None, /
+    ) -> CrossEntropy: ...
 
 
 def cross_entropy(
     logits: Tensor,
     labels: Tensor,
+    weights: Tensor | None = None,
     *,
     ignore_index: int = IGNORE,
     label_smoothing: float | Tensor = 0.0,
@@ -63,6 +67,8 @@ def cross_entropy(
     Args:
         logits: [..., V] any float dtype; computed in float32, float64 in its own precision.
         labels: [...] integers in 0 .. V-1, or `ignore_index`.
+        weights: [...] float, weight of each position in sum and count; None: 1. A weight of 2 counts a
+            position twice, one of 0 not at all.
         ignore_index: label of ignored positions, which receive no gradient (their logits must be finite: the
             gradient of NaN is NaN, even times 0).
         label_smoothing: s, fraction of the target spread evenly over the vocabulary, in [0, 1).
@@ -75,7 +81,7 @@ def cross_entropy(
         1. Replace ignored labels by 0; their losses are masked later.
         2. Negative log-likelihood: logZ minus the label's logit, in at least float32.
         3. Label smoothing and z-loss, if their weights are not 0.
-        4. Sum the losses that are not ignored.
+        4. Sum the losses that are not ignored, times their weights.
 
     Edge cases: all labels ignored, or no labels, gives (0, 0) and zero gradient. A label outside the
     vocabulary (and not `ignore_index`) makes the sum NaN in compiled or transformed code and on a GPU, where
@@ -95,7 +101,12 @@ def cross_entropy(
 
     Source: Szegedy et al. 2015, section 7; Chowdhery et al. 2022, section 5.
     """
-    expect("cross_entropy", logits=(logits, "... V", "float"), labels=(labels, "...", "integer"))
+    expect(
+        "cross_entropy",
+        logits=(logits, "... V", "float"),
+        labels=(labels, "...", "integer"),
+        weights=(weights, "...", "float?"),
+    )
     check_range("cross_entropy", "in [0, 1)", label_smoothing=label_smoothing)
     check_range("cross_entropy", "at least 0", z_loss=z_loss)
     check_labels("cross_entropy", labels, logits.shape[-1], ignore_index)
@@ -113,13 +124,18 @@ def cross_entropy(
     if may_be_nonzero(z_loss):
         loss = loss + z_loss * log_z.square()
     # 4. Sum.
-    return CrossEntropy(torch.where(counted, loss, 0.0).sum(), counted.sum().float())
+    if weights is None:
+        return CrossEntropy(torch.where(counted, loss, 0.0).sum(), counted.sum().float())
+    return CrossEntropy(
+        torch.where(counted, loss * weights, 0.0).sum(), torch.where(counted, weights, 0.0).sum()
+    )
 
 
 def linear_cross_entropy(
     params: Tree,
     hidden: Tensor,
     labels: Tensor,
+    weights: Tensor | None = None,
     *,
     logits: Logits,
     chunk: int | None = None,
@@ -135,6 +151,7 @@ def linear_cross_entropy(
         params: those of `logits`; receive gradient.
         hidden: [B, T, D].
         labels: [B, T], already shifted.
+        weights: [B, T] float, weights of the positions, see `cross_entropy`; None: 1.
         logits: (params, hidden [..., D]) -> [..., V], such as `model.logits`.
         chunk: positions whose logits are in memory at a time, > 0; None computes all at once, which is faster
             while they fit.
@@ -154,31 +171,43 @@ def linear_cross_entropy(
     Source: the idea of Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", 2024, without
     their kernel.
     """
-    expect("linear_cross_entropy", hidden=(hidden, "... D", "float"), labels=(labels, "...", "integer"))
+    expect(
+        "linear_cross_entropy",
+        hidden=(hidden, "... D", "float"),
+        labels=(labels, "...", "integer"),
+        weights=(weights, "...", "float?"),
+    )
     if chunk is None:
-        return cross_entropy(logits(params, hidden), labels, **options)
+        return cross_entropy(logits(params, hidden), labels, weights, **options)
     check_chunk("linear_cross_entropy", chunk)
     part = remat(part or partial(chunk_cross_entropy, logits=logits, options=options))
-    rows = zip(hidden.flatten(0, -2).split(chunk), labels.flatten().split(chunk), strict=True)
-    sums = [part((params, h), y) for h, y in rows]
+    per_position = [labels.flatten()] if weights is None else [labels.flatten(), weights.flatten()]
+    rows = zip(hidden.flatten(0, -2).split(chunk), *(x.split(chunk) for x in per_position), strict=True)
+    sums = [part((params, h), *x) for h, *x in rows]
     return CrossEntropy(sum(s.sum for s in sums), sum(s.count for s in sums))
 
 
 def chunk_cross_entropy(
-    inputs: tuple[Tree, Tensor], labels: Tensor, *, logits: Logits, options: dict[str, Any]
+    inputs: tuple[Tree, Tensor],
+    labels: Tensor,
+    weights: Tensor | None = None,
+    *,
+    logits: Logits,
+    options: dict[str, Any],
 ) -> CrossEntropy:
     """Computes the cross-entropy of one chunk, which `linear_cross_entropy` recomputes in its backward pass.
 
     Args:
         inputs: (params, hidden [C, D]).
         labels: [C] integers.
+        weights: [C] float, or None.
         logits, options: as in `linear_cross_entropy`.
 
     Returns:
         CrossEntropy(sum [], count []).
     """
     params, hidden = inputs
-    return cross_entropy(logits(params, hidden), labels, **options)
+    return cross_entropy(logits(params, hidden), labels, weights, **options)
 
 
 def chosen_logit(logits: Tensor, index: Tensor) -> Tensor:

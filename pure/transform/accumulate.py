@@ -28,9 +28,11 @@ class Loss(Protocol):
 
     The batch has "batch_position" [B], each example's index in the batch, for randomness that must not depend
     on how the batch is split into micro-batches. (Not to be confused with "row" [B], the index in the data
-    set, or "positions" [B, T], those of the tokens.) Metrics are {name: (sum [], count [])} for a mean and
-    {name: sum []} for a sum, such as the tokens of the batch. Without a key (None), dropout is off, for
-    validation.
+    set, or "positions" [B, T], those of the tokens.) It may have "weights" [B] float: the parts of a row in
+    sum, count and metrics are multiplied by its weight, so that 0 leaves a row out, and 2 counts it twice.
+    The losses of this library do so, and ∂sum/∂weights [B] is then the loss of each row, ∂count/∂weights its
+    count. Metrics are {name: (sum [], count [])} for a mean and {name: sum []} for a sum, such as the tokens
+    of the batch. Without a key (None), dropout is off, for validation.
     """
 
     def __call__(
@@ -141,6 +143,16 @@ def row_count(caller: str, batch: Tree) -> int:
     return sizes[0]
 
 
+def divisor(count: Tensor) -> Tensor:
+    """Return the count that a sum is divided by: 1 where it is 0, as in a batch without labels.
+
+    Example:
+        >>> divisor(torch.tensor(0.0)), divisor(torch.tensor(0.5))
+        (tensor(1.), tensor(0.5000))
+    """
+    return torch.where(count > 0, count, 1.0)
+
+
 def _shapes(batch: Tree) -> str:
     """Lists the leaves: "labels [2, 9], tokens [3, 9]"."""
     parts = zip(tree.paths(batch), tree.leaves(batch), strict=True)
@@ -154,9 +166,9 @@ def _micro_batch(loss: Callable, params: Tree, batch: Tree, key: Tensor, scale: 
         total, count, metrics = loss(params, batch, key)
         if scale is None:
             return total, (total, count, metrics)
-        return total * (scale / count.clamp(min=1)), (total, count, metrics)
+        return total * (scale / divisor(count)), (total, count, metrics)
 
     (_, (total, count, metrics)), grads = value_and_grad(scaled_loss, has_aux=True)(params)
     if scale is not None:
-        grads = tree.map(lambda g: g * (count.clamp(min=1) / scale), grads)
+        grads = tree.map(lambda g: g * (divisor(count) / scale), grads)
     return Accumulated(total, count, metrics, grads)

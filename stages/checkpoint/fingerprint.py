@@ -30,7 +30,7 @@ from data_pipes.digest import hash_bytes, short_digest
 from pure.serial.writer import memory, name_of
 from stages.stage import Stage
 
-NAMES, NAMES_VERSION = "version of the names", "3"
+NAMES, NAMES_VERSION = "version of the names", "4"
 """Entry of a run's fingerprint: the version of the names of functions and fields in all other entries."""
 
 MANY = 32

@@ -18,7 +18,7 @@ import torch
 from data_pipes import files
 from data_pipes.digest import hash_blocks, hash_json
 from pure.types import Tree
-from stages.online import Online, generate_and_score
+from stages.online import Online, completion_weights, generate_and_score
 from stages.stage import Stage
 from stages.state import TrainState
 
@@ -88,7 +88,7 @@ def _online_step(
 ) -> TrainState:
     """Samples and scores in torch, and updates in JAX."""
     rollouts, rewards = generate_and_score(state, batch, parts=parts)
-    return update(state, rollouts, rewards)
+    return update(state, rollouts, rewards, *completion_weights(batch, rollouts))
 
 
 def _read(folder: Path, prefix: str, name: str) -> bytes | None:

@@ -128,7 +128,7 @@ def run(
     Raises:
         ValueError: if the checkpoint is of another stage or pipe, or `resume` is False and there is one.
         FloatingPointError: if the updates of 50 steps in a row, or of most steps, are skipped
-            (`stages.stage.STEP_METRICS`).
+            (`stages.step.STEP_METRICS`).
         OSError: if a checkpoint or a line could not be written; earlier checkpoints remain. A background save
             that failed is reported at the next save, or at the end.
     """

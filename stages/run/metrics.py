@@ -206,7 +206,7 @@ def _warn_about_members(
 
 
 def _reason(leaf: int, paths: Sequence[str]) -> str:
-    """The meaning of `nonfinite_leaf`, see `stages.stage.STEP_METRICS`."""
+    """The meaning of `nonfinite_leaf`, see `stages.step.STEP_METRICS`."""
     if leaf < len(paths):
         return f"the gradient of {paths[leaf]} is not finite"
     if leaf == len(paths):

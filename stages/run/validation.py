@@ -21,7 +21,7 @@ from pure import tree
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.loss.cross_entropy import cross_entropy
-from pure.transform.accumulate import Loss, Metric
+from pure.transform.accumulate import Loss, Metric, divisor
 from pure.types import Model, Tree
 from stages.online import Rollout, Score, policy_of, weighted_sum
 from stages.rollout import rollout
@@ -154,7 +154,7 @@ def _mean_loss(params: Tree, *, loss: Loss, batches: Pipe, names: tuple[str, ...
             for name in names:
                 terms += [x.double() for x in _sum_and_count(metrics[name])]
             sums += torch.stack(terms)
-    loss_mean, *means = (sums[::2] / sums[1::2].clamp(min=1)).tolist()
+    loss_mean, *means = (sums[::2] / divisor(sums[1::2])).tolist()
     return {"val_loss": loss_mean} | {f"val_{name}": x for name, x in zip(names, means, strict=True)}
 
 

@@ -11,8 +11,9 @@ import torch
 from pure import optim, random, tree
 from pure.nn.scalar import scalar_model
 from pure.nn.transformer import transformer
+from stages.experience import experience
 from stages.online import generate_and_score
-from stages.ppo import experience, ppo
+from stages.ppo import ppo
 from stages.rollout import completion_states
 from tests.laws.test_stages import same_bits, small
 from tests.stages.test_online import LOGPS_FN, OPTIONS, even_share, make_stage, policy_logps, prompt_batch

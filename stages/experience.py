@@ -1,0 +1,108 @@
+"""Experience of PPO: the advantage and the return of every token that a round of answers sampled.
+
+The mathematics is in `pure/loss/ppo.py`.
+
+Shape letters: B rows, M new tokens.
+
+Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage Estimation", 2016.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pure.loss.log_probability import LogProbs
+from pure.loss.ppo import gae, whiten
+from pure.transform.frozen import frozen
+from pure.transform.precision import cast_params
+from pure.types import Tree
+from stages.rollout import Rollouts
+
+
+class Values(Protocol):
+    """Value of each completion token: (params, rollouts) -> [B, M]."""
+
+    def __call__(self, params: Tree, rollouts: Rollouts, /) -> Tensor: ...
+
+
+class Experience(Protocol):
+    """Advantages and returns: (params, rollouts, total [B], coefficient []) -> (batch, metrics)."""
+
+    def __call__(
+        self, params: Tree, rollouts: Rollouts, total: Tensor, coefficient: Tensor, /
+    ) -> tuple[Tree, dict[str, Tensor]]: ...
+
+
+def experience(
+    params: Tree,
+    rollouts: Rollouts,
+    total: Tensor,
+    coefficient: Tensor,
+    *,
+    logps_fn: LogProbs,
+    values_fn: Values,
+    gamma: float,
+    lam: float,
+    reference: Tree | None,
+    compute: torch.dtype,
+    offline: bool,
+    mask_truncated: bool,
+) -> tuple[Tree, dict[str, Tensor]]:
+    """Compute the advantage and the return of every token of a round of answers, before any update.
+
+    Args:
+        params: {"policy", "value"}.
+        rollouts: B rows.
+        total: [B] float, the weighted sums of the rewards; NaN for an unscored answer.
+        coefficient: [] β.
+        logps_fn: (params, rollouts) -> LogProbabilities.
+        values_fn: (params, rollouts) -> [B, M].
+        gamma, lam, reference, compute, mask_truncated: see `ppo`.
+        offline: whether the answers are ready-made: the behaviour policy's log-probabilities are then the
+            rollouts' own.
+
+    Returns:
+        (a batch of rows: the fields of Rollouts, old_logps, old_values, advantages and returns [B, M];
+        metrics).
+    """
+    policy, value = (cast_params(params[name], compute) for name in ("policy", "value"))
+    if mask_truncated:
+        total = torch.where(rollouts.ended, total, torch.nan)
+    scored = total.isfinite()
+    mask = rollouts.mask & scored[:, None]
+    old = rollouts.logps if offline else frozen(logps_fn)(policy, rollouts).logps
+    old_values = torch.where(mask, frozen(values_fn)(value, rollouts), 0.0)
+    distance = torch.zeros_like(old)
+    if reference is not None:
+        distance = old - frozen(logps_fn)(reference, rollouts).logps
+    last = mask & (mask.cumsum(1) == mask.sum(1, keepdim=True))
+    per_token = torch.where(last, total[:, None], 0.0) - coefficient * torch.where(mask, distance, 0.0)
+    advantages, returns = gae(per_token, old_values, mask, gamma=gamma, lam=lam)
+    tokens = mask.sum().clamp(min=1)
+    unexplained = _variance(returns - old_values, mask) / _variance(returns, mask).clamp(min=1e-8)
+    difference = (old - rollouts.logps).abs().sum()
+    metrics = {
+        "kl": torch.where(mask, distance, 0.0).sum() / scored.sum().clamp(min=1),
+        "kl_coefficient": coefficient.clone(),
+        "values/mean": old_values.sum() / tokens,
+        "values/explained_variance": 1 - unexplained,
+        "sampling/sampling_logp_difference/mean": difference / rollouts.mask.sum().clamp(min=1),
+    }
+    batch = {
+        **rollouts._replace(mask=mask)._asdict(),
+        "old_logps": old,
+        "old_values": old_values,
+        "advantages": whiten(advantages, mask),
+        "returns": returns,
+    }
+    return batch, {name: x.float() for name, x in metrics.items()}
+
+
+def _variance(x: Tensor, mask: Tensor) -> Tensor:
+    """Variance over the masked tokens: x [B, M], mask [B, M] -> []."""
+    tokens = mask.sum().clamp(min=1)
+    mean = torch.where(mask, x, 0.0).sum() / tokens
+    return torch.where(mask, x - mean, 0.0).square().sum() / tokens

@@ -1,0 +1,166 @@
+"""One optimizer step, of any stage: gradient, norm, update, metrics.
+
+`stages.stage.stage` binds it to a loss and an optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from pure import random, tree
+from pure.foreign import check_tensors
+from pure.optim.base import increment
+from pure.optim.ema import warmed_decay
+from pure.transform import precision
+from pure.transform.accumulate import Loss, Metric, divisor, row_count
+from pure.transform.by_layer import leaf_norms
+from pure.transform.gradient import Gradient
+from pure.types import GradientTransformation, Tree
+from stages.state import TrainState
+
+STEP_METRICS = ("loss", "grad_norm", "nonfinite_leaf")
+"""Metrics of every stage: mean loss, global norm of the mean gradient, and why the step was skipped.
+
+With L leaves, nonfinite_leaf is -1 if the step was taken; i if the gradient of leaf i is not finite; L if the
+loss is not finite; L + 1 if its count is not finite or 0, as in a batch without labels.
+"""
+
+
+LOSS_KEY = crc32(b"loss")
+"""Folded into a step's key for the loss. The result is that of `fold_in_name(key, "loss")`, whose crc32
+torch.compile cannot trace."""
+
+
+def step(
+    state: TrainState,
+    batch: Tree,
+    *,
+    loss: Loss,
+    gradient: Gradient,
+    update: Callable,
+    names: tuple[str, ...],
+) -> TrainState:
+    """Take one optimizer step, or skip a batch with a loss, count or gradient that is not finite, or count 0.
+
+    Args:
+        state: not modified.
+        batch: dict of tensors [B, ...].
+        loss, gradient: see `stage`.
+        update: (trained, grads, scale, extra) -> trained; see `update`.
+        names: the metrics that the loss was declared to report.
+
+    Returns:
+        The next state: `step` one higher, always; params, opt_state and average changed only if the step was
+        taken, see `nonfinite_leaf`.
+
+    Steps:
+        1. The step's own key; each example's place in the batch.
+        2. Gradient of the summed loss, and the next memory of what computes it.
+        3. Norm of each leaf, NaN or infinite if the leaf has such an element; the global norm is their norm.
+        4. Update, whole or layer by layer, and keep it only if finite.
+        5. Metrics: means divided once, sums as they are, in float32.
+
+    Raises:
+        ValueError: if the loss reports other metrics than were declared, or the batch has no rows, or its
+            leaves differ in their number of rows.
+    """
+    # 1. Key and places.
+    check_tensors("stage: the batch", batch)
+    key = random.fold_in(random.fold_in(state.key, state.step), LOSS_KEY)
+    batch = {"batch_position": torch.arange(row_count("stage", batch), device=state.key.device), **batch}
+    # 2. Gradient.
+    scaling = state.extra.get("loss_scale")
+    rest = {name: x for name, x in state.extra.items() if name != "gradient"}
+    memory = state.extra.get("gradient", {})
+    result, new_memory = gradient.compute(
+        loss, state.params, batch, key, memory, None if scaling is None else scaling.scale
+    )
+    _check_names(result.metrics, names, gradient.metrics)
+    # 3. Norm.
+    scale = 1.0 / divisor(result.count).to(result.sum.dtype)
+    per_leaf = leaf_norms(result.grads)
+    bad = _why_skipped(per_leaf, result.sum, result.count)
+    taken = bad < 0
+    mean_loss, grad_norm = result.sum * scale, torch.linalg.vector_norm(per_leaf) * scale
+    # 4. Update.
+    trained = {"params": state.params, "opt_state": state.opt_state, "extra": rest}
+    new = update(trained, result.grads, scale, {"grad_norm": grad_norm, "finite": taken, "value": mean_loss})
+    extra = new["extra"]
+    if scaling is not None:
+        extra = {**extra, "loss_scale": precision.adjust(scaling, per_leaf.isfinite().all())}
+    if "gradient" in state.extra:
+        extra = {**extra, "gradient": tree.where(taken, new_memory, memory)}
+    # 5. Metrics.
+    metrics = {"loss": mean_loss, "grad_norm": grad_norm, "nonfinite_leaf": bad}
+    metrics |= {name: _mean_or_sum(metric) for name, metric in result.metrics.items()}
+    metrics = {name: x.float() for name, x in metrics.items()}
+    return TrainState(state.step + 1, state.key, new["params"], new["opt_state"], extra, metrics)
+
+
+def update(
+    trained: Tree,
+    grads: Tree,
+    scale: Tensor,
+    extra: dict[str, Tensor],
+    *,
+    optimizer: GradientTransformation,
+    ema: float | None,
+) -> Tree:
+    """Update params, optimizer state and average.
+
+    With a leafwise optimizer this is leafwise too, so `update_by_layer` can apply it to one layer at a time.
+
+    Args:
+        trained: {"params", "opt_state", "extra"} of a TrainState.
+        grads: of the summed loss, like params.
+        scale: [] 1 / count.
+        extra: grad_norm, finite, value: passed to the optimizer; `finite` False keeps everything as it was.
+        optimizer, ema: bound by `stage`.
+
+    Returns:
+        A tree like `trained`.
+    """
+    mean = tree.map(lambda g: g * scale, grads)
+    updates, opt_state = optimizer.update(mean, trained["opt_state"], trained["params"], **extra)
+    params = tree.map(lambda p, u: p + u.to(p.dtype), trained["params"], updates)
+    rest = trained["extra"]
+    if ema is not None:
+        share = 1 - warmed_decay(ema, rest["ema_count"])
+        average = tree.map(lambda e, p: e + share.to(e.dtype) * (p - e), rest["ema"], params)
+        rest = {**rest, "ema": average, "ema_count": increment(rest["ema_count"])}
+    new = {"params": params, "opt_state": opt_state, "extra": rest}
+    return tree.where(extra["finite"], new, trained)
+
+
+def _why_skipped(per_leaf: Tensor, total: Tensor, count: Tensor) -> Tensor:
+    """Return `nonfinite_leaf` [] (see STEP_METRICS) from the norms of the leaves [L], the loss and its count.
+
+    The loss is checked too: a non-finite loss may have a finite gradient, since clamping makes it 0.
+    """
+    loss_and_count = torch.stack([~total.isfinite(), ~(count.isfinite() & (count > 0))])
+    bad = torch.cat([~per_leaf.isfinite(), loss_and_count])
+    return torch.where(bad.any(), bad.float().argmax(), -1).float()
+
+
+def _check_names(metrics: dict[str, Metric], of_loss: tuple[str, ...], of_gradient: tuple[str, ...]) -> None:
+    """Check that the metrics are those that were declared: a state keeps its structure."""
+    reported = set(metrics) - set(of_gradient)
+    if reported != set(of_loss):
+        raise ValueError(
+            f"stage: the loss reported the metrics {sorted(reported)}, and {sorted(of_loss)} were "
+            f"declared; a state keeps its structure, so write metrics={tuple(sorted(reported))}"
+        )
+    if missing := sorted(set(of_gradient) - set(metrics)):
+        raise ValueError(f"stage: gradient.compute did not report the metrics {missing} that it declares")
+
+
+def _mean_or_sum(metric: Metric) -> Tensor:
+    """Divide a mean's sum by its count; return a sum as it is."""
+    if isinstance(metric, Tensor):
+        return metric
+    total, count = metric
+    return total / divisor(count)
