@@ -86,10 +86,10 @@ def sum_rows(function: Callable[..., Tree], weights: Tensor | None, *rows: Tree)
     leaves, spec = tree.flatten(rows)
     structures: list = []  # known once the function has run
 
-    def one(*leaves: Tensor) -> tuple[Tensor, ...]:
+    def sum_one_row(*leaves: Tensor) -> tuple[Tensor, ...]:
         results, structure = tree.flatten(function(*tree.unflatten(spec, [x[None] for x in leaves])))
         structures.append(structure)
         return tuple(results)
 
-    sums = torch.func.vmap(one)(*leaves)
+    sums = torch.func.vmap(sum_one_row)(*leaves)
     return tree.unflatten(structures[0], [(x * weights).sum() for x in sums])
