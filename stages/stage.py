@@ -117,8 +117,8 @@ def stage(
     """
     if gradient is not None and accumulation != 1:
         raise ValueError(
-            f"stage: gradient= takes the place of accumulation={accumulation}; give the number of micro-batches "
-            "to the former, such as noise_scale(parts=4)"
+            f"stage: gradient= takes the place of accumulation={accumulation}; give the number of "
+            "micro-batches to the former, such as noise_scale(parts=4)"
         )
     gradient = gradient or gradients.accumulation(accumulation)
     if ema is not None and not 0 < ema < 1:

@@ -146,6 +146,8 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/models/folder.py": "tests/stages/models/test_language_model.py",
     "stages/models/shards.py": "tests/outside/weights.py",
     "stages/stage.py": "tests/laws/test_stages.py",
+    "stages/step.py": "tests/laws/test_stages.py",
+    "stages/experience.py": "tests/stages/test_ppo.py",
     "stages/run/rewards/scorer.py": "tests/stages/cli/test_tune.py",
     "stages/run/build_online.py": "tests/stages/run/test_build.py",
     "stages/run/build_preferences.py": "tests/stages/run/test_build.py",
