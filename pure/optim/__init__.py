@@ -5,10 +5,13 @@ from pure.optim.adagrad import ScaleByRssState, adagrad, scale_by_rss
 from pure.optim.adamax import adamax, adamaxw, scale_by_adamax
 from pure.optim.adamw import ScaleByAdamState, adam, adamw, scale_by_adam
 from pure.optim.adan import ScaleByAdanState, adan, scale_by_adan
+from pure.optim.ademamix import ScaleByAdemamixState, ademamix, half_life_schedule, scale_by_ademamix
 from pure.optim.amsgrad import ScaleByAmsgradState, amsgrad, scale_by_amsgrad
 from pure.optim.axes import MuonDimensionNumbers, hidden_matrices
 from pure.optim.base import EmptyState, apply_updates, chain, identity
 from pure.optim.block_rms import clip_by_block_rms, scale_by_param_block_rms
+from pure.optim.cautious import cautious, cautious_adamw
+from pure.optim.cautious_weight_decay import add_cautious_decayed_weights, cautious_decay_adamw
 from pure.optim.clip import clip, clip_by_global_norm
 from pure.optim.ema import EmaState, ema, incremental_update, warmed_decay
 from pure.optim.factored_rms import FactoredState, decay_rate_pow, scale_by_factored_rms
@@ -36,6 +39,7 @@ from pure.optim.muon import MuonState, muon, scale_by_muon
 from pure.optim.nadam import nadam, nadamw
 from pure.optim.names import __getattr__  # noqa: F401  (Python calls it for a missing name)
 from pure.optim.newton_schulz import orthogonalize
+from pure.optim.normuon import ScaleByNormuonState, normuon, scale_by_normuon
 from pure.optim.partition import PartitionState, multi_transform, partition
 from pure.optim.radam import radam, scale_by_radam
 from pure.optim.reduce_on_plateau import ReduceLROnPlateauState, reduce_on_plateau
@@ -92,8 +96,10 @@ __all__ = [
     "ReduceLROnPlateauState",
     "ScaleByAdamState",
     "ScaleByAdanState",
+    "ScaleByAdemamixState",
     "ScaleByAmsgradState",
     "ScaleByLionState",
+    "ScaleByNormuonState",
     "ScaleByRStdDevState",
     "ScaleByRStdDevWithCountState",
     "ScaleByRmsState",
@@ -113,11 +119,16 @@ __all__ = [
     "adamaxw",
     "adamw",
     "adan",
+    "add_cautious_decayed_weights",
     "add_decayed_weights",
+    "ademamix",
     "all_finite",
     "amsgrad",
     "apply_if_finite",
     "apply_updates",
+    "cautious",
+    "cautious_adamw",
+    "cautious_decay_adamw",
     "chain",
     "clip",
     "clip_by_block_rms",
@@ -128,6 +139,7 @@ __all__ = [
     "decay_rate_pow",
     "ema",
     "freeze",
+    "half_life_schedule",
     "has_updated",
     "hidden_matrices",
     "identity",
@@ -144,6 +156,7 @@ __all__ = [
     "muon",
     "nadam",
     "nadamw",
+    "normuon",
     "orthogonalize",
     "partition",
     "path_mask",
@@ -155,11 +168,13 @@ __all__ = [
     "scale_by_adam",
     "scale_by_adamax",
     "scale_by_adan",
+    "scale_by_ademamix",
     "scale_by_amsgrad",
     "scale_by_factored_rms",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_muon",
+    "scale_by_normuon",
     "scale_by_param_block_rms",
     "scale_by_radam",
     "scale_by_rms",

@@ -9,6 +9,7 @@ decay).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -147,10 +148,15 @@ def muon(
         adam_weight_decay,
         nesterov=nesterov,
     )
-    labels = partial(muon_labels, dimensions=dims)
-    if dims is None or isinstance(dims, MuonDimensionNumbers) or is_leafwise_function(dims):
-        labels = leafwise(labels)
-    return partition({"muon": for_matrices, "adam": for_others}, labels)
+    return partition({"muon": for_matrices, "adam": for_others}, muon_labels_fn(dims))
+
+
+def muon_labels_fn(dimensions: Dimensions | None) -> Callable[[Tree], Tree]:
+    """Binds `dimensions` to `muon_labels`; leafwise, unless they are a tree or an unmarked function."""
+    labels = partial(muon_labels, dimensions=dimensions)
+    if dimensions is None or isinstance(dimensions, MuonDimensionNumbers) or is_leafwise_function(dimensions):
+        return leafwise(labels)
+    return labels
 
 
 def muon_labels(params: Tree, *, dimensions: Dimensions | None) -> Tree:

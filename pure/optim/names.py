@@ -22,9 +22,9 @@ _BY_OPTAX = (
 """Transformations that only optax has."""
 
 _BY_CONTRIB = (
-    "acprop", "ademamix", "adopt", "cocob", "dadapt_adamw", "differentially_private_aggregate", "dog",
+    "acprop", "adopt", "cocob", "dadapt_adamw", "differentially_private_aggregate", "dog",
     "dowg", "dpsgd", "galore", "hutchinson_estimator_diag_hessian", "madgrad", "mechanize", "momo",
-    "momo_adam", "normalize", "prodigy", "sam", "scale_by_acprop", "scale_by_ademamix", "scale_by_adopt",
+    "momo_adam", "normalize", "prodigy", "sam", "scale_by_acprop", "scale_by_adopt",
     "scale_by_cocob", "scale_by_galore", "scale_by_madgrad", "scale_by_simplified_ademamix",
     "schedule_free_sgd", "simplified_ademamix", "sophia", "split_real_and_imaginary",
 )  # fmt: skip

@@ -75,7 +75,9 @@ def run(options: EstimateOptions) -> int:
         )
     dtype = hardware.pick_dtype(options.dtype, torch.device("cpu"))
     schedule = optim.constant_schedule(1e-3)
-    optimizer = make_optimizer(options.optimizer, schedule, weight_decay=0.1, max_grad_norm=1.0, dtype=dtype)
+    optimizer = make_optimizer(
+        options.optimizer, schedule, weight_decay=0.1, max_grad_norm=1.0, dtype=dtype, updates=1
+    )
     preset = options.lora or ("balanced" if options.qlora else None)
     result = estimate(
         config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -48,6 +49,7 @@ def build(flags: OptimizerFlags, updates: int, dtype: torch.dtype) -> Optimizati
         weight_decay=flags.weight_decay,
         max_grad_norm=flags.max_grad_norm,
         dtype=dtype,
+        updates=updates,
     )
     return Optimization(optimizer, schedule)
 
@@ -92,16 +94,18 @@ def make_optimizer(
     weight_decay: float,
     max_grad_norm: float,
     dtype: torch.dtype,
+    updates: int,
 ) -> GradientTransformation:
     """Makes an optimizer, after clipping by the global norm.
 
     Args:
-        name: "adamw", "nadamw", "lion", "muon", "adafactor", "lamb" or "sgd" (with Nesterov momentum 0.9).
+        name: a choice of `--optimizer`, such as "adamw"; "sgd" has Nesterov momentum 0.9.
         schedule: schedule of the learning rate.
         weight_decay: decay of matrices; norms, biases and embeddings have none.
         max_grad_norm: gradients are clipped to this global norm; 0 disables clipping.
         dtype: compute dtype; Muon's Newton-Schulz iterations are in float32 if it is float32, else
             in bfloat16.
+        updates: optimizer updates of the whole run, over which AdEMAMix lengthens its slow mean.
 
     Returns:
         GradientTransformation.
@@ -109,7 +113,7 @@ def make_optimizer(
     Raises:
         ValueError: for an unknown name.
     """
-    optimizer = _unclipped(name, schedule, weight_decay, dtype)
+    optimizer = _unclipped(name, schedule, weight_decay, dtype, updates)
     if not max_grad_norm:
         return optimizer
     return optim.chain(optim.clip_by_global_norm(max_grad_norm), optimizer)
@@ -135,15 +139,23 @@ def observe(schedule: Schedule) -> Observe:
     return partial(learning_rate, schedule=schedule)
 
 
-def _unclipped(name: str, schedule: Schedule, decay: float, dtype: torch.dtype) -> GradientTransformation:
+def _unclipped(
+    name: str, schedule: Schedule, decay: float, dtype: torch.dtype, updates: int
+) -> GradientTransformation:
     """The optimizer without clipping."""
     mask = optim.decay_mask
-    if name == "adamw":
-        return optim.adamw(schedule, b2=0.95, weight_decay=decay, mask=mask)
-    if name == "nadamw":
-        return optim.nadamw(schedule, b2=0.95, weight_decay=decay, mask=mask)
-    if name == "lamb":
-        return optim.lamb(schedule, b2=0.95, weight_decay=decay, mask=mask)
+    like_adamw: dict[str, Callable[..., GradientTransformation]] = {
+        "adamw": optim.adamw,
+        "nadamw": optim.nadamw,
+        "lamb": optim.lamb,
+        "cautious_adamw": optim.cautious_adamw,
+        "cautious_decay_adamw": optim.cautious_decay_adamw,
+    }
+    if name in like_adamw:
+        return like_adamw[name](schedule, b2=0.95, weight_decay=decay, mask=mask)
+    if name == "ademamix":
+        slow, weight = optim.half_life_schedule(0.9, 0.999, updates), optim.linear_schedule(0.0, 5.0, updates)
+        return optim.ademamix(schedule, b2=0.95, b3=slow, alpha=weight, weight_decay=decay, mask=mask)
     if name == "adafactor":
         return optim.adafactor(
             schedule,
@@ -153,8 +165,9 @@ def _unclipped(name: str, schedule: Schedule, decay: float, dtype: torch.dtype) 
         )
     if name == "lion":
         return optim.lion(schedule, weight_decay=decay, mask=mask)
-    if name == "muon":
-        return optim.muon(
+    if name in ("muon", "normuon"):
+        build_one: Callable[..., GradientTransformation] = optim.muon if name == "muon" else optim.normuon
+        return build_one(
             schedule,
             adam_b2=0.95,
             weight_decay=decay,

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import pytorch_optimizer
 import torch
+from pytorch_optimizer.optimizer.muon import normuon
 from torch import Tensor
 from torch._inductor.utils import run_and_get_code
 
@@ -38,14 +40,19 @@ def quick_compilation() -> Iterator[None]:
 
 class Row(NamedTuple):
     """An optimizer, its twin in optax, and how far they may differ after 200 updates, relative to the largest
-    parameter."""
+    parameter.
+
+    An optimizer that optax does not have has no peer, and a reference: a function from the named parameters of
+    torch to an optimizer of the package pytorch-optimizer, or None if a test of its own has the formula.
+    """
 
     name: str
     ours: Callable[[], GradientTransformation]
-    peer: Callable[[], optax.GradientTransformation]
-    float32: float = 1e-6
+    peer: Callable[[], optax.GradientTransformation] | None = None
+    float32: float | None = 1e-6
     float64: float | None = 1e-12  # None: not compared, as other rows compare each of its formulas
     leafwise: bool = True  # see optim.is_leafwise
+    reference: Callable[[dict[str, torch.nn.Parameter]], torch.optim.Optimizer] | None = None
 
 
 def warmup_cosine(library: Any) -> Callable:
@@ -159,6 +166,35 @@ def adam_without_norms(library: Any) -> Any:
 def adam_for_the_embedding(library: Any) -> Any:
     """The mask is a prefix of the params: optax's `selective_transform` takes no function."""
     return library.selective_transform(library.adam(0.2), freeze_mask={"embedding": False, "layers": True})
+
+
+def ademamix(library: Any) -> Any:
+    return library.ademamix(0.01, b3=0.99, alpha=2.0, weight_decay=0.1)
+
+
+def normuon_for_layers() -> GradientTransformation:
+    return optim.normuon(0.02, ns_steps=2, muon_weight_dimension_numbers=optim.hidden_matrices)
+
+
+def reference_normuon(params: dict[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
+    groups = [[p for path, p in params.items() if ("/q" in path) is muon] for muon in (True, False)]
+    settings = {"lr": 0.02, "eps": 1e-8}
+    return pytorch_optimizer.NorMuon(
+        [
+            {"params": groups[0], "use_muon": True, **settings},
+            {"params": groups[1], "use_muon": False, **settings},
+        ],
+        ns_steps=2,
+        foreach=False,
+    )
+
+
+def cautious_lion() -> GradientTransformation:
+    return optim.cautious(optim.lion(0.01, weight_decay=0.0))
+
+
+def reference_lion(params: dict[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
+    return pytorch_optimizer.Lion(params.values(), 0.01, cautious=True)
 
 
 # Measured differences: 8e-7 at most in float32, 1.4e-15 in float64; 3e-8 with a schedule, as schedules are
@@ -295,6 +331,10 @@ TABLE = (
     Row("adamaxw", lambda: optim.adamaxw(0.01), lambda: optax.adamaxw(0.01)),
     Row("amsgrad", lambda: optim.amsgrad(0.01), lambda: optax.amsgrad(0.01)),
     Row("radam", lambda: optim.radam(0.05, b2=0.9), lambda: optax.radam(0.05, b2=0.9)),
+    Row("ademamix", lambda: ademamix(optim), lambda: ademamix(optax.contrib), float32=None),
+    Row("cautious lion", cautious_lion, reference=reference_lion),
+    Row("cautious decay", lambda: optim.cautious_decay_adamw(0.01, weight_decay=0.1)),
+    Row("normuon", normuon_for_layers, reference=reference_normuon),
     Row("adan", lambda: optim.adan(0.01), lambda: optax.adan(0.01)),
     Row(
         "schedule_free_adamw",
@@ -338,6 +378,7 @@ TABLE = (
     ),
 )
 for_every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+for_every_twin = pytest.mark.parametrize("row", [r for r in TABLE if r.peer], ids=lambda row: row.name)
 
 
 def random_arrays(seed: int, *leading: int, layers: int = 1) -> Tree:
@@ -558,7 +599,12 @@ def step_twice(step: Callable, grads: Tree, state: Tree, params: Tree, value: Te
 
 @pytest.mark.parametrize(
     ("row", "precision"),
-    [(row, precision) for row in TABLE for precision in ("float32", "float64") if getattr(row, precision)],
+    [
+        (row, precision)
+        for row in TABLE
+        for precision in ("float32", "float64")
+        if row.peer and getattr(row, precision)
+    ],
     ids=lambda x: x if isinstance(x, str) else x.name,
 )
 def test_training_for_200_steps_equals_optax(row: Row, precision: str) -> None:
@@ -607,6 +653,30 @@ def trajectories(row: Row, dtype: torch.dtype, peer_dtype: Any) -> tuple[Any, An
     return arrays((params, state)), jax.tree.map(np.asarray, theirs)
 
 
+@pytest.mark.parametrize("row", [r for r in TABLE if r.reference], ids=lambda row: row.name)
+def test_training_for_40_steps_equals_the_reference(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64; its Newton-Schulz products are in bfloat16 otherwise."""
+    wide = partial(normuon.zero_power_via_newton_schulz_5, dtype=torch.float64)
+    monkeypatch.setattr(normuon, "zero_power_via_newton_schulz_5", wide)
+    start, target, noise = random_arrays(0), random_arrays(1), random_arrays(2, 40)
+    opt, params, goal = row.ours(), tensors(start, torch.float64), tensors(target, torch.float64)
+    state = opt.init(params)
+    theirs = {
+        path: torch.nn.Parameter(x.clone())
+        for path, x in zip(tree.paths(params), tree.leaves(params), strict=True)
+    }
+    reference = row.reference(theirs)
+    for i in range(40):
+        grads = tree.map(lambda p, t, n, i=i: p - t + torch.tensor(n[i]), params, goal, noise)
+        steps, state = opt.update(grads, state, params)
+        params = optim.apply_updates(params, steps)
+        for path, p, t, n in zip(theirs, *(tree.leaves(x) for x in (theirs, goal, noise)), strict=True):
+            theirs[path].grad = (p - t + torch.tensor(n[i])).detach()
+        reference.step()
+    for ours, other in zip(tree.leaves(params), theirs.values(), strict=True):
+        assert leaf_close(ours, other.detach(), 1e-5)
+
+
 def arrays(values: Tree) -> Tree:
     """Convert tensors to numpy arrays; bfloat16 to JAX's bfloat16, as numpy has none."""
 
@@ -618,7 +688,7 @@ def arrays(values: Tree) -> Tree:
     return tree.map(to_numpy, values)
 
 
-@for_every_row
+@for_every_twin
 def test_a_state_is_exchanged_with_optax_in_both_directions(row: Row) -> None:
     """flax reads our bytes into optax's classes; after one more update there, we read its bytes."""
     opt, params, state = run_updates(row, 3)

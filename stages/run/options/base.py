@@ -12,7 +12,19 @@ from typing import Annotated, Literal
 from stages.run.options.groups import DeviceFlags, RowFlags
 from stages.run.options.ranges import AtLeast, Decay, Share
 
-OptimizerName = Literal["adamw", "muon", "lion", "nadamw", "adafactor", "lamb", "sgd"]
+OptimizerName = Literal[
+    "adamw",
+    "muon",
+    "normuon",
+    "lion",
+    "nadamw",
+    "cautious_adamw",
+    "cautious_decay_adamw",
+    "ademamix",
+    "adafactor",
+    "lamb",
+    "sgd",
+]
 ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -43,8 +55,8 @@ class OptimizerFlags:
     final_learning_rate: Annotated[float, AtLeast(0)] = 0.1
     """Learning rate at the end of the schedule, as a share of the peak."""
     optimizer: OptimizerName = "adamw"
-    """Optimizer; muon updates the matrices of the layers, and AdamW all other parameters; the learning rate
-    of lamb is relative to the norm of each parameter."""
+    """Optimizer; muon and normuon update the matrices of the layers, and AdamW all other parameters; the
+    learning rate of lamb is relative to the norm of each parameter."""
     weight_decay: Annotated[float, AtLeast(0)] = 0.0
     """Weight decay of matrices, scaled by the learning rate (sgd: added to the gradient); none for norms,
     biases and embeddings."""

@@ -70,9 +70,9 @@ def check_types(flags: Flags) -> None:
 
     Example:
         >>> from stages.run.options.pretrain import PretrainOptions
-        >>> check_types(PretrainOptions(optimizer="adam"))
+        >>> check_types(PretrainOptions(schedule="cosin"))
         Traceback (most recent call last):
-        ValueError: --optimizer: expected one of adamw, muon, lion, nadamw, adafactor, lamb, sgd, got 'adam'
+        ValueError: --schedule: expected one of cosine, linear, wsd, constant, got 'cosin'
     """
     for name, hint in get_type_hints(type(flags)).items():
         value = getattr(flags, name)
