@@ -69,7 +69,9 @@ def add_cautious_decayed_weights(
     """Adds weight_decay * params to the updates where update and parameter have the same sign.
 
     Plain decay moves the minimum of the loss; this one does not, as a weight that the loss wants to grow is
-    left alone: u ← u + weight_decay p where u p ≥ 0. It takes the place of `add_decayed_weights` in any chain, before the learning rate.
+    left alone. It takes the place of `add_decayed_weights` in any chain, before the learning rate.
+
+        u ← u + weight_decay p  where u p ≥ 0
 
     Args:
         weight_decay: >= 0; a number, a [] tensor or a schedule.

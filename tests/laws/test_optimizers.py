@@ -85,7 +85,8 @@ def norm_mask(params: Tree) -> Tree:
 
 
 def muon_for_layers(library: Any, matrices: Callable) -> Any:
-    return library.muon(0.02, weight_decay=0.1, consistent_rms=0.2, muon_weight_dimension_numbers=matrices)
+    options = {"consistent_rms": 0.2, "muon_weight_dimension_numbers": matrices}
+    return library.muon(0.02, ns_steps=2, weight_decay=0.1, **options)
 
 
 def optax_matrices(params: Tree) -> Tree:
