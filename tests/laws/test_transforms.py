@@ -34,6 +34,8 @@ from stages.reward import reward
 from stages.rollout import Rollouts
 from stages.sft import sft
 from stages.stage import Stage, examples_of, loss_of
+from stages.sweep import sweep
+from stages.unroll import unroll
 from tests.laws.test_stages import (
     DROPOUT,
     ROLLOUT_OPTIONS,
@@ -147,6 +149,22 @@ def step(make: Callable, batch: Callable, **options: Any) -> Part:
     return part_of(lambda p: made.step(state._replace(params=p), data).params, state.params)
 
 
+def unrolled() -> Part:
+    """Params after two steps that are computed again in the backward pass, as a function of the params."""
+    made = sft(model_of(), optim.adamw(1e-2, eps=1e-3))
+    state = made.init(random.key(0), tree.cast(made.init(random.key(0)).params, torch.float64))
+    batches = [text_batch(0), text_batch(1)]
+    return part_of(lambda p: unroll(made, 2)(state._replace(params=p), batches).params, state.params)
+
+
+def swept() -> Part:
+    """Params of two members after a step, as a function of the params before."""
+    model = model_of()
+    made = sweep(lambda rate: sft(model, optim.adamw(rate, eps=1e-3)), {"rate": [0.1, 0.2]})
+    state = made.init(random.key(0), tree.cast(model.init(random.key(0)), torch.float64))
+    return part_of(lambda p: made.step(state._replace(params=p), text_batch(0)).params, state.params)
+
+
 def per_sample() -> Part:
     """The gradients of all rows, as a function of the params."""
     model = model_of()
@@ -204,6 +222,8 @@ PARTS: dict[str, Callable[[], Part]] = {
     "step of sft": partial(step, sft, text_batch),
     "step of dpo": partial(step, dpo, pair_batch, reference=True),
     "step of grpo": partial(step, grpo, rollout_batch, **ROLLOUT_OPTIONS | {"score": None}),
+    "two steps of sft, unrolled": unrolled,
+    "step of a sweep of sft": swept,
     "step of ppo": partial(step, ppo, rollout_batch, epochs=1, **ROLLOUT_OPTIONS),
 }
 every_part = pytest.mark.parametrize("name", PARTS)
