@@ -5,7 +5,7 @@ Shape letters: P members of the population.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.types import Tree
-from stages.online import completion_weights, generate_and_score
+from stages.online import Online, completion_weights, generate_and_score
 from stages.stage import Stage
 from stages.state import TrainState
 
@@ -80,14 +80,33 @@ def online_step(state: TrainState, batch: Tree, *, stage: Stage, shared_batch: b
         stage, shared_batch: bound by `population`.
     """
     assert stage.parts is not None, "checked by population"
-    members = tree.unstack(state)
-    batches = [batch] * len(members) if shared_batch else tree.unstack(batch)
-    rounds = []
-    for member, prompts in zip(members, batches, strict=True):
-        rollouts, rewards = generate_and_score(member, prompts, parts=stage.parts)
-        rounds.append((rollouts, rewards, *completion_weights(prompts, rollouts)))
+    parts = [stage.parts] * len(state.step)
+    rounds = sample_members(state, batch, parts, shared_batch=shared_batch)
     update = stage.parts.update
-    return map_members(lambda member, round_: update(member, *round_), state, tree.stack(rounds))
+    return map_members(lambda member, round_: update(member, *round_), state, rounds)
+
+
+def sample_members(
+    state: TrainState, batch: Tree, parts: Sequence[Online | None], *, shared_batch: bool
+) -> tuple:
+    """Sample and score for one member after the other, as the host drives the sampler.
+
+    Args:
+        state: stacked, [P, ...].
+        batch: prompts, with a leading axis [P, ...] unless they are shared.
+        parts: of each member's stage.
+        shared_batch: see `population`.
+
+    Returns:
+        (rollouts, rewards), and the completions' weights if the batch has any, each with a leading axis [P,
+        ...]: the arguments of an update.
+    """
+    batches = [batch] * len(parts) if shared_batch else tree.unstack(batch)
+    rounds = []
+    for member, prompts, own in zip(tree.unstack(state), batches, parts, strict=True):
+        rollouts, rewards = generate_and_score(member, prompts, parts=own)
+        rounds.append((rollouts, rewards, *completion_weights(prompts, rollouts)))
+    return tree.stack(rounds)
 
 
 def map_members(function: Callable[..., Tree], *trees: Tree, shared: tuple[int, ...] = ()) -> Tree:

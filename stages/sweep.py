@@ -20,8 +20,7 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.types import Tree
-from stages.online import generate_and_score
-from stages.population import map_members
+from stages.population import map_members, sample_members
 from stages.stage import Stage
 from stages.state import TrainState
 
@@ -184,19 +183,16 @@ def online_step(
         ValueError: for a state of another number of members.
     """
     _check_members(state, members)
-    on_device, states = _on_device(values, state), tree.unstack(state)
-    batches = [batch] * members if shared_batch else tree.unstack(batch)
-    rounds = [
-        generate_and_score(member, prompts, parts=make(**_member(on_device, i)).parts)
-        for i, (member, prompts) in enumerate(zip(states, batches, strict=True))
-    ]
+    on_device = _on_device(values, state)
+    parts = [make(**_member(on_device, i)).parts for i in range(members)]
+    rounds = sample_members(state, batch, parts, shared_batch=shared_batch)
 
     def update(value: dict[str, Tensor], member: TrainState, round_: tuple) -> TrainState:
         parts = make(**value).parts
         assert parts is not None, "checked by sweep"
         return parts.update(member, *round_)
 
-    return map_members(update, on_device, state, tree.stack(rounds))
+    return map_members(update, on_device, state, rounds)
 
 
 def _to_tensors(values: Mapping[str, Tensor | Sequence[float]]) -> dict[str, Tensor]:

@@ -37,24 +37,26 @@ VALIDATION = {"batch_position": torch.arange(ROWS), **pair_batch(9)}
 START = make(0.02, 0.3).init(KEY, INITIAL)
 LOSS = loss_of(make(0.02, 0.3))
 NUMBERS = {"rate": torch.tensor(0.02, dtype=torch.float64), "beta": torch.tensor(0.3, dtype=torch.float64)}
+WEIGHTS = torch.tensor([[1.0, 0.5, 2.0], [0.0, 1.0, 1.5]], dtype=torch.float64)
 
 
 def objective(inputs: Tree, *, remat: bool = True) -> Tensor:
-    """Validation loss after two steps, as a function of numbers and initial params."""
+    """Validation loss after two steps, as a function of numbers, weights of rows and initial params."""
     start = START._replace(params=inputs["params"])
-    end = unroll(make, 2, remat=remat)(start, BATCHES, inputs["numbers"])
+    batches = [{**batch, "weights": w} for batch, w in zip(BATCHES, inputs["weights"], strict=True)]
+    end = unroll(make, 2, remat=remat)(start, batches, inputs["numbers"])
     return LOSS(end.params, VALIDATION, None)[0]
 
 
-POINT = {"numbers": NUMBERS, "params": INITIAL}
+POINT = {"numbers": NUMBERS, "params": INITIAL, "weights": WEIGHTS}
 GRADIENT = grad(objective)(POINT)
 
 
 def direction_of(name: str) -> Tree:
-    """One number's direction, or a random one of the params."""
+    """One number's direction, or a random one of the params or weights."""
     zeros = tree.zeros_like(POINT)
-    if name == "params":
-        return {**zeros, "params": tree.map(lambda x: random.normal(KEY, x.shape).double(), INITIAL)}
+    if name in ("params", "weights"):
+        return {**zeros, name: tree.map(lambda x: random.normal(KEY, x.shape).double(), POINT[name])}
     return {**zeros, "numbers": {**zeros["numbers"], name: torch.ones((), dtype=torch.float64)}}
 
 
@@ -71,7 +73,7 @@ def test_the_gradient_is_the_same_with_and_without_recomputation_and_by_autograd
             torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["rate", "beta", "params"])
+@pytest.mark.parametrize("name", ["rate", "beta", "weights", "params"])
 def test_reverse_mode_equals_forward_mode_and_finite_differences(name: str) -> None:
     values, spec = tree.flatten(POINT)
     tangents = tree.leaves(direction_of(name))
