@@ -102,7 +102,7 @@ def _unroll(
             f"unroll: the values {', '.join(values)} are arguments of a builder, but a Stage was given; write "
             "unroll(lambda ...: sft(...), steps)"
         )
-    step = partial(_step, stage)
+    step: Callable[..., TrainState] = partial(_step, stage)
     if remat and not torch.compiler.is_compiling() and not is_forward_mode():
         bound = differentiable_parts(stage)
         if bound:
