@@ -99,8 +99,8 @@ def _unroll(
         )
     if values and isinstance(stage, Stage):
         raise ValueError(
-            f"unroll: the values {', '.join(values)} are arguments of a builder, but a Stage was given; write "
-            "unroll(lambda ...: sft(...), steps)"
+            f"unroll: the values {', '.join(values)} are arguments of a builder, but a Stage was given; "
+            "write unroll(lambda ...: sft(...), steps)"
         )
     step: Callable[..., TrainState] = partial(_step, stage)
     if remat and not torch.compiler.is_compiling() and not is_forward_mode():
