@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ Metric = tuple[Tensor, Tensor] | Tensor
 """A metric of a loss: a mean, as (sum, count), or a sum, such as the tokens of the batch. Both add up."""
 
 
+@runtime_checkable
 class Loss(Protocol):
     """Loss of a batch as sums: (params, batch, key) -> (sum [], count [], metrics).
 

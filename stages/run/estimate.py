@@ -6,14 +6,11 @@ alive at one moment.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pure import random, tree
 from pure.adapt.lora import lora
@@ -22,7 +19,8 @@ from pure.adapt.qlora import map_matrices
 from pure.config import ModelConfig
 from pure.nn.nf4 import BLOCK, NF4, SUPERBLOCK
 from pure.nn.transformer import transformer
-from pure.types import GradientTransformation, ParamSpec, Tree
+from pure.transform.memory import peak
+from pure.types import GradientTransformation, ParamSpec
 from stages.run.mfu import flops_per_token
 from stages.sft import sft
 
@@ -109,49 +107,6 @@ def estimate(
         tree.nbytes(state.opt_state),
         rest,
     )
-
-
-def peak(function: Callable, *args: Tree) -> int:
-    """Runs a function, and returns the peak bytes of the tensors that it allocates.
-
-    Args:
-        function: a function of trees of tensors, fake or real.
-        args: arguments of the function; their own tensors do not count.
-    """
-    tracker = _AllocationTracker()
-    with tracker:
-        function(*args)
-    return tracker.peak
-
-
-class _AllocationTracker(TorchDispatchMode):
-    """Adds the bytes of storages that operations allocate, and subtracts those that are freed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive: dict[int, int] = {}
-        self.current = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        inputs = {_storage_id(x) for x in tree.leaves((args, kwargs or {})) if isinstance(x, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for x in tree.leaves(out):
-            if isinstance(x, Tensor) and (key := _storage_id(x)) not in self.alive and key not in inputs:
-                storage = x.untyped_storage()
-                self.alive[key] = storage.nbytes()
-                self.current += storage.nbytes()
-                weakref.finalize(storage, self.on_freed, key)
-        self.peak = max(self.peak, self.current)
-        return out
-
-    def on_freed(self, key: int) -> None:
-        """Subtracts a storage that was freed."""
-        self.current -= self.alive.pop(key, 0)
-
-
-def _storage_id(x: Tensor) -> int:
-    """The address of the C++ object of the storage, which fake tensors have as well."""
-    return x.untyped_storage()._cdata
 
 
 def _empty_parameter(spec: ParamSpec) -> Tensor:

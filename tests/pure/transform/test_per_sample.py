@@ -1,4 +1,4 @@
-"""`per_sample_grad` and `per_sample_fold` equal a loop over batches of one, and Opacus."""
+"""The functions of `per_sample.py` and `per_sample_rows.py` equal a loop over batches of one, and Opacus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pure.nn.transformer import transformer
 from pure.transform.accumulate import accumulate
 from pure.transform.grad import grad
 from pure.transform.jit import jit
-from pure.transform.per_sample import per_sample_fold, per_sample_grad
+from pure.transform.memory import peak
+from pure.transform.per_sample import per_sample_fold, per_sample_grad, per_sample_map
 from pure.types import Tree
 
 MODEL = transformer(
@@ -145,7 +146,7 @@ def test_bad_chunks_and_batches_are_refused() -> None:
         ValueError, match="per_sample_grad: the leaves of a batch must have the same number of rows"
     ):
         per_sample_grad(loss)(PARAMS, {**BATCH, "more": torch.zeros(2)}, KEY)
-    with pytest.raises(ValueError, match="per_sample_grad: the batch has no rows"):
+    with pytest.raises(ValueError, match="per_sample_fold: the batch has no rows"):
         per_sample_fold(loss, lambda carry, g: carry)(PARAMS, tree.map(lambda x: x[:0], BATCH), KEY, None)
 
 
@@ -168,5 +169,92 @@ def test_a_loss_that_mixes_examples_is_refused(chunk: int | None) -> None:
     args = torch.tensor(2.0), {"x": torch.tensor([1.0, 2.0, 9.0])}, random.key(0)
     with pytest.raises(ValueError, match=r"two examples is 3, their losses alone 2 and 4: it mixes examples"):
         per_sample_grad(mean, chunk=chunk)(*args)
-    with pytest.raises(ValueError, match="mixes examples"):
+    with pytest.raises(ValueError, match=r"per_sample_fold: .* mixes examples"):
         per_sample_fold(mean, torch.add)(*args, torch.tensor(0.0))
+
+
+def is_norm(path: str, leaf: Tensor) -> bool:
+    return "norm" in path
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 2])
+def test_a_part_of_the_params_has_the_gradients_of_the_whole(chunk: int | None) -> None:
+    """Values come from the same pass; leaves that `where` leaves out are None, as in `tree.partition`."""
+    values, grads = per_sample_grad(loss, chunk=chunk, where=is_norm, value=True)(PARAMS, BATCH, KEY)
+    assert_same(grads, tree.partition(is_norm, gradients_in_a_loop())[0])
+    positions = torch.arange(5)
+    for i in range(5):
+        row = tree.map(lambda x, i=i: x[i : i + 1], {**BATCH, "batch_position": positions})
+        torch.testing.assert_close(values[i], loss(PARAMS, row, KEY)[0])
+
+
+def test_map_and_fold_see_the_values_and_the_part() -> None:
+    expected = per_sample_grad(loss, where=is_norm)(PARAMS, BATCH, KEY)["norm"]["scale"]
+    for chunk in (None, 1, 2):
+        mapped = per_sample_map(loss, lambda g: g["norm"]["scale"][:, :3], chunk=chunk, where=is_norm)
+        torch.testing.assert_close(mapped(PARAMS, BATCH, KEY), expected[:, :3])
+    collect = lambda carry, value, grads: [*carry, (value, grads["norm"]["scale"])]  # noqa: E731
+    values, grads = zip(
+        *per_sample_fold(loss, collect, where=is_norm, value=True)(PARAMS, BATCH, KEY, []), strict=True
+    )
+    torch.testing.assert_close(torch.stack(grads), expected)
+    found = per_sample_grad(loss, value=True)(PARAMS, BATCH, KEY)[0]
+    torch.testing.assert_close(torch.stack(values), found)
+
+
+def test_the_chunk_that_fits_into_memory_is_chosen() -> None:
+    """The call stays below the bound, one byte less than the least is refused, and results are the same."""
+    whole = peak(per_sample_grad(loss), PARAMS, BATCH, KEY)
+    peaks = []
+    for memory in (whole, whole - 1, whole // 2):
+        compute = per_sample_grad(loss, memory=memory)
+        assert_same(compute(PARAMS, BATCH, KEY), gradients_in_a_loop())
+        peaks.append(peak(compute, PARAMS, BATCH, KEY))
+        assert peaks[-1] <= memory
+    assert peaks[0] == whole > peaks[1] > peaks[2]
+    with pytest.raises(
+        ValueError, match=r"one row takes \d+ bytes, and the results of 5 rows 88320; give at"
+    ) as e:
+        per_sample_grad(loss, memory=1000)(PARAMS, BATCH, KEY)
+    least = int(str(e.value).split("give at least ")[1].split(",")[0])
+    per_sample_grad(loss, memory=least)(PARAMS, BATCH, KEY)
+    with pytest.raises(ValueError, match=f"memory={least - 1} is too little"):
+        per_sample_grad(loss, memory=least - 1)(PARAMS, BATCH, KEY)
+
+
+def test_bad_choices_are_refused() -> None:
+    with pytest.raises(ValueError, match="per_sample_grad: memory must be at least 1 byte, got 0"):
+        per_sample_grad(loss, memory=0)
+    with pytest.raises(ValueError, match="per_sample_map: chunk=2 and memory=9 are two choices of C"):
+        per_sample_map(loss, lambda g: g, chunk=2, memory=9)
+    with pytest.raises(ValueError, match=r"where matches none of the 20 leaves; .* 'embedding', 'layers/0"):
+        per_sample_grad(loss, where=lambda path, x: False)(PARAMS, BATCH, KEY)
+    with pytest.raises(ValueError, match="per_sample_fold: where matches none"):
+        per_sample_fold(loss, lambda carry, g: carry, where=lambda path, x: False)(PARAMS, BATCH, KEY, None)
+    with pytest.raises(
+        ValueError, match="needs a measured row, which a compiler or transform does not allow"
+    ):
+        torch.func.vmap(per_sample_grad(loss, memory=10**7), (None, None, 0))(PARAMS, BATCH, KEY[None])
+
+
+def test_a_module_that_vmap_cannot_run_is_computed_one_by_one() -> None:
+    """torch's GRU writes into its own tensors."""
+    cell = nn.GRU(3, 4, batch_first=True)
+    params = {name: x.detach() for name, x in cell.named_parameters()}
+
+    def of_module(params: Tree, batch: Tree, key: Tensor) -> tuple[Tensor, Tensor, dict]:
+        return (
+            torch.func.functional_call(cell, params, (batch["x"],))[0].square().sum(),
+            torch.tensor(1.0),
+            {},
+        )
+
+    batch = {"x": random.normal(random.key(0), (4, 5, 3))}
+    with pytest.raises(
+        RuntimeError, match=r"per_sample_grad: torch.func.vmap cannot run this loss.* chunk=1"
+    ):
+        per_sample_grad(of_module)(params, batch, KEY)
+    values, grads = per_sample_grad(of_module, chunk=1, value=True)(params, batch, KEY)
+    total = grad(lambda p: of_module(p, batch, KEY)[0])(params)
+    assert_same(tree.map(lambda g: g.sum(0), grads), total)
+    torch.testing.assert_close(values.sum(), of_module(params, batch, KEY)[0])

@@ -16,7 +16,8 @@ from pure.adapt.lora_config import LoRAConfig
 from pure.adapt.qlora import quantize_layers
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
-from stages.run.estimate import estimate, peak
+from pure.transform.memory import peak
+from stages.run.estimate import estimate
 from stages.sft import sft
 
 CONFIG = ModelConfig(
