@@ -255,7 +255,7 @@ def _plan_by_memory(rows: RowLoss, function: Callable, memory: int) -> PlanChunk
         if shapes not in measured:
             if not has_values((params, batch, key)):
                 raise ValueError(
-                    f"{rows.caller}: memory={memory} needs a measured row, which a compiler or transform does "
+                    f"{rows.caller}: memory={memory} needs a measured row, which compilers and transforms do "
                     "not allow; call it once on values before, with rows of this shape, or give chunk="
                 )
             measured[shapes] = measure_rows(compute, count)
