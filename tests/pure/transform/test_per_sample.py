@@ -231,9 +231,7 @@ def test_bad_choices_are_refused() -> None:
         per_sample_grad(loss, where=lambda path, x: False)(PARAMS, BATCH, KEY)
     with pytest.raises(ValueError, match="per_sample_fold: where matches none"):
         per_sample_fold(loss, lambda carry, g: carry, where=lambda path, x: False)(PARAMS, BATCH, KEY, None)
-    with pytest.raises(
-        ValueError, match="needs a measured row, which compilers and transforms do not allow"
-    ):
+    with pytest.raises(ValueError, match="needs a measured row, which compilers and transforms do not allow"):
         torch.func.vmap(per_sample_grad(loss, memory=10**7), (None, None, 0))(PARAMS, BATCH, KEY[None])
 
 
