@@ -151,8 +151,8 @@ def preconditioner(
         P = - (∂ update / ∂ gradient)ᵀ  at the given gradient
 
     At gradient 0 Adam's moments are as good as frozen, and P is diagonal: learning_rate (1 - b1) /
-    (1 - b1ᵗ) / (√nu_hat + eps), with nu_hat the state's own. Weight decay and momentum move the params whatever the
-    gradient is, so they cancel.
+    (1 - b1ᵗ) / (√nu_hat + eps), with nu_hat the state's own. Weight decay and momentum move the
+    params whatever the gradient is, so they cancel.
 
     Args:
         optimizer: any GradientTransformation.
@@ -193,8 +193,8 @@ def through_step(stage: Stage, state: TrainState) -> Callable[[Tree, QueryLoss],
         (batch, query_loss) -> [B] float. At the batch's "weights", or 1. The batch of an online stage has the
         fields of Rollouts and "rewards" (`stages.online.offline_step`).
 
-    Edge cases: with a mean over tokens, a row of more tokens has more influence. The sum of all derivatives
-    times weights is 0 for an optimizer that takes only the mean gradient: twice the weights are the same mean.
+    Edge cases: with a mean over tokens, a row of more tokens has more influence. The derivatives times
+    the weights add up to 0: twice the weights give the same mean, and the same step.
 
     Raises:
         ValueError: if the step was skipped (loss or gradient not finite), or the query loss is not a scalar.
@@ -280,9 +280,8 @@ def _influence(
 
 def _inner(rows: list[Tensor], directions: list[Tensor]) -> Tensor:
     """Inner products [R, Q] of two lists of leaves [R, ...] and [Q, ...]."""
-    dtype = tree.shared_dtype(rows)
-    pairs = zip(rows, directions, strict=True)
-    return torch.stack([a.flatten(1).to(dtype) @ b.flatten(1).to(dtype).T for a, b in pairs]).sum(0)
+    a, b = ([x.reshape(len(x), -1).to(tree.shared_dtype(rows)) for x in side] for side in (rows, directions))
+    return torch.stack([x @ y.T for x, y in zip(a, b, strict=True)]).sum(0)
 
 
 def _query_directions(
@@ -306,8 +305,8 @@ def _inverse_product(product: Product, damping: float | Tensor, steps: int, tol:
             )
         if not solved.residual <= 2 * tol:
             raise ValueError(
-                f"influence: conjugate gradients left a residual of {solved.residual:.2g} after {steps} steps, "
-                f"above tol={tol}; give more steps, more damping or a larger tol"
+                f"influence: conjugate gradients left a residual of {solved.residual:.2g} after {steps} "
+                f"steps, above tol={tol}; give more steps, more damping or a larger tol"
             )
     return solved.x
 
@@ -326,8 +325,8 @@ def _precondition(
     product = tree.unflatten(spec, grad(along)(values))
     if has_values(product) and not all(x.isfinite().all() for x in tree.leaves(product)):
         raise ValueError(
-            "preconditioner: the update has no finite derivative at this gradient; give at=, the mean gradient "
-            "of a batch"
+            "preconditioner: the update has no finite derivative at this gradient; give at=, the mean "
+            "gradient of a batch"
         )
     return product
 
