@@ -24,6 +24,7 @@ from stages.run.data import examples
 from stages.run.data.completions_log import Recorder
 from stages.run.data.examples import Data
 from stages.run.experiment import Experiment, Recipe, Say, Start, from_start
+from stages.run.gradient_options import gradient_options
 from stages.run.metrics import Observe
 from stages.run.options.base import BatchFlags
 from stages.run.options.tuning import CompletionFlags, GRPOOptions, PPOOptions, TuningOptions
@@ -78,8 +79,7 @@ def build_grpo(options: GRPOOptions, start: Start, data: Data, say: Say) -> Expe
         mask_truncated=options.mask_truncated,
         compute=start.dtype,
         compile=decode,
-        accumulation=options.gradient_accumulation,
-        ema=options.ema,
+        **gradient_options(options),
     )
     validate = _validate(start, held_out, len(data.train), rewards, sampling, decode)
     return _with_log(from_start(start, stage, pipe, optimization, validate=validate), rewards)
@@ -128,8 +128,7 @@ def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experi
         mask_truncated=options.mask_truncated,
         compute=start.dtype,
         compile=decode,
-        accumulation=options.gradient_accumulation,
-        ema=options.ema,
+        **gradient_options(options),
     )
     validate = _validate(start, held_out, len(data.train), rewards, sampling, decode)
     return _with_log(from_start(start, stage, pipe, optimization, validate=validate), rewards)

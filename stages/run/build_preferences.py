@@ -17,6 +17,7 @@ from stages.run import final_model, optimizer
 from stages.run.data import examples
 from stages.run.data.examples import Data
 from stages.run.experiment import Experiment, Recipe, Say, Start, from_start
+from stages.run.gradient_options import gradient_options
 from stages.run.options.base import BatchFlags
 from stages.run.options.tuning import DPOOptions, KTOOptions, RewardOptions, TuningOptions
 from stages.run.validation import mean_loss
@@ -48,8 +49,7 @@ def build_reward(options: RewardOptions, start: Start, data: Data, say: Say) -> 
         center=options.center,
         disable_dropout=options.disable_dropout,
         compute=start.dtype,
-        accumulation=options.gradient_accumulation,
-        ema=options.ema,
+        **gradient_options(options),
     )
     validate = mean_loss(stage, held_out, METRICS)
     return from_start(start, stage, pipe, optimization, validate=validate)._replace(
@@ -86,8 +86,7 @@ def build_dpo(options: DPOOptions, start: Start, data: Data, say: Say) -> Experi
         label_smoothing=options.label_smoothing,
         disable_dropout=options.disable_dropout,
         compute=start.dtype,
-        accumulation=options.gradient_accumulation,
-        ema=options.ema,
+        **gradient_options(options),
     )
     return from_start(start, stage, pipe, optimization, validate=mean_loss(stage, held_out, METRICS))
 
@@ -117,8 +116,7 @@ def build_kto(options: KTOOptions, start: Start, data: Data, say: Say) -> Experi
         undesirable_weight=options.undesirable_weight,
         disable_dropout=options.disable_dropout,
         compute=start.dtype,
-        accumulation=options.gradient_accumulation,
-        ema=options.ema,
+        **gradient_options(options),
     )
     validate = mean_loss(stage, held_out, ("rewards/chosen", "rewards/rejected", "kl"))
     return from_start(start, stage, pipe, optimization, validate=validate)

@@ -27,6 +27,7 @@ from stages.pretrain import pretrain
 from stages.run import config_file, final_model, mfu, model_config, optimizer
 from stages.run.data.corpus import Corpus
 from stages.run.experiment import Experiment, Say
+from stages.run.gradient_options import gradient_options
 from stages.run.options.base import BatchFlags
 from stages.run.options.pretrain import PretrainOptions, StartFlags, check_pretrain_flags
 from stages.run.validation import bits_per_byte
@@ -65,8 +66,7 @@ def build(options: PretrainOptions, corpus: Corpus, say: Say = print) -> Experim
         compute=dtype,
         label_smoothing=options.label_smoothing,
         z_loss=options.z_loss,
-        accumulation=options.gradient_accumulation,
-        ema=options.ema,
+        **gradient_options(options),
     )
     held_out = windows(
         corpus.held_out,

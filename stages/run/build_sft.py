@@ -11,6 +11,7 @@ from stages.run import optimizer
 from stages.run.data import examples
 from stages.run.data.examples import Data
 from stages.run.experiment import Experiment, Recipe, Say, Start, from_start
+from stages.run.gradient_options import gradient_options
 from stages.run.options.tuning import SFTOptions, TuningOptions
 from stages.run.validation import mean_loss
 from stages.sft import sft
@@ -37,8 +38,7 @@ def build_sft(options: SFTOptions, start: Start, data: Data, say: Say) -> Experi
         optimization.optimizer,
         label_smoothing=options.label_smoothing,
         compute=start.dtype,
-        accumulation=options.gradient_accumulation,
-        ema=options.ema,
+        **gradient_options(options),
     )
     return from_start(start, stage, pipe, optimization, validate=mean_loss(stage, held_out))
 

@@ -64,6 +64,9 @@ class OptimizerFlags:
     """Clip gradients to this global norm; 0 disables clipping."""
     gradient_accumulation: Annotated[int, AtLeast(1)] = 1
     """Number of micro-batches per step, to save memory; must divide --batch_size."""
+    noise_scale: bool = False
+    """Estimate the gradient noise scale while training: the batch size, in rows, above which more rows bring
+    little. Compares the micro-batches of a step, at least 2."""
     ema: Decay = None
     """Decay of an exponential moving average of the weights, such as 0.999; final_model is then the
     average."""
@@ -130,6 +133,7 @@ def check_training_flags(options: TrainOptions) -> None:
             or the embedded data is to be read in part; it names the flags and the fix.
     """
     check_micro_batches(options.batch_size, "--batch_size", options.gradient_accumulation)
+    check_halves(options.batch_size, f"--batch_size {options.batch_size}", options)
     if options.backend == "jax" and options.device not in ("auto", "cpu"):
         raise ValueError(
             f"--backend jax --device {options.device}: tensors stay on the CPU, and JAX picks its own device "
@@ -142,6 +146,24 @@ def check_training_flags(options: TrainOptions) -> None:
     for name, value, usual in (("split", options.split, "train"), ("subset", options.subset, None)):
         if options.data_path == "embedded" and value != usual:
             raise ValueError(f"--{name} {value}: the embedded data is one data set; leave --{name} out")
+
+
+def check_halves(rows: int, name: str, flags: OptimizerFlags) -> None:
+    """Checks that --noise_scale has two micro-batches to compare.
+
+    Args:
+        rows: rows of the batch.
+        name: what has so many rows, for the message, such as --batch_size 7.
+        flags: noise_scale and gradient_accumulation.
+
+    Raises:
+        ValueError: if there is one micro-batch, and it has no halves.
+    """
+    if flags.noise_scale and flags.gradient_accumulation == 1 and rows % 2:
+        raise ValueError(
+            f"--noise_scale compares two halves of a batch, and {name} has none; take an even number of rows, "
+            "or a --gradient_accumulation that divides it"
+        )
 
 
 def check_micro_batches(rows: int, name: str, count: int) -> None:

@@ -13,9 +13,11 @@ from typing import Annotated, Literal
 
 from stages.run.options.base import (
     CrossEntropyFlags,
+    OptimizerFlags,
     PathFlags,
     RunFlags,
     TrainOptions,
+    check_halves,
     check_micro_batches,
     check_training_flags,
 )
@@ -271,7 +273,7 @@ def check_tuning_flags(options: TuningOptions) -> None:
             "take at least 2"
         )
     if isinstance(options, PPOOptions):
-        _check_minibatches(options.batch_size, options.minibatches, options.gradient_accumulation)
+        _check_minibatches(options.batch_size, options.minibatches, options)
         if options.target_kl and not options.beta:
             raise ValueError(
                 "--target_kl adapts --beta by factors, and 0 stays 0; begin with --beta 0.02, for instance"
@@ -333,9 +335,10 @@ def _check_rewards(rewards: Sequence[str], weights: Sequence[float]) -> None:
         )
 
 
-def _check_minibatches(rows: int, count: int, accumulation: int) -> None:
+def _check_minibatches(rows: int, count: int, flags: OptimizerFlags) -> None:
     """Checks that minibatches have one size, and are cut into equal micro-batches."""
     if rows % count:
         raise ValueError(f"--minibatches {count} does not divide --batch_size {rows}: they are of equal size")
     minibatch = f"a minibatch (--batch_size {rows} / --minibatches {count}) of"
-    check_micro_batches(rows // count, minibatch, accumulation)
+    check_micro_batches(rows // count, minibatch, flags.gradient_accumulation)
+    check_halves(rows // count, f"{minibatch} {rows // count}", flags)

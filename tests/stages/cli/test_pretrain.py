@@ -228,6 +228,19 @@ def test_wandb_gets_every_step_and_the_configuration(
     assert seen == [("mine", 4), 1, 2, 3, "closed"]
 
 
+def test_a_run_measures_its_noise_scale_and_resumes_the_estimate(text_only: Path) -> None:
+    measured = flags(text_only, max_steps=4, save_every=2, noise_scale=True)
+    assert main(["pretrain", *measured]) == 0
+    lines = [json.loads(line) for line in (text_only / "run" / "metrics.jsonl").read_text().splitlines()]
+    names = {"noise_scale", "noise_scale/low", "noise_scale/high"}
+    assert all(names <= set(line) for line in lines if "loss" in line)
+    before = last_state(text_only / "run")
+    shutil.rmtree(text_only / "run" / "checkpoints" / "step-00000004")
+    shutil.rmtree(text_only / "run" / "final_model")
+    assert main(["pretrain", *measured]) == 0
+    assert last_state(text_only / "run") == before
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -106,6 +106,8 @@ REFUSED = (
     (PPO, {"batch_size": 12, "minibatches": 5}, "^--minibatches 5 does not divide --batch_size 12"),
     (PPO, {"batch_size": 12, "minibatches": 4, "gradient_accumulation": 2},
      r"a minibatch \(--batch_size 12 / --minib"),
+    (SFT, {"batch_size": 7, "noise_scale": True}, "^--noise_scale compares two halves of a batch, and --batch"),
+    (PPO, {"batch_size": 12, "minibatches": 4, "noise_scale": True}, r"a minibatch \(.* of 3 has none"),
     (PPO, {"target_kl": 0.1, "beta": 0.0}, "^--target_kl adapts --beta"), (PPO, {"epochs": 0}, "^--epochs"),
     (DPO, {"label_smoothing": 0.1}, "has no effect on --variant sigmoid"),
     (DPO, {"beta": 0.0}, "^--beta 0 makes the loss"),
