@@ -152,10 +152,10 @@ def _gradient_noise(
     rows = row_count("gradient_noise", batch)
     _check_parts(parts or rows)
     batch = {"batch_position": torch.arange(rows, device=tree.leaves(batch)[0].device), **batch}
-    return _measure(loss, parts or rows, params, batch, key, None)[1]
+    return _accumulate_and_compare(loss, parts or rows, params, batch, key, None)[1]
 
 
-def _measure(
+def _accumulate_and_compare(
     loss: Loss, parts: int, params: Tree, batch: Tree, key: Tensor | None, scale: Tensor | None
 ) -> tuple[Accumulated, GradientNoise]:
     """Accumulates the gradient, and measures it.
@@ -212,7 +212,7 @@ def _compute(
     scale: Tensor | None,
 ) -> tuple[Accumulated, NoiseMemory]:
     """The gradient of a batch, with the metrics of the running estimate."""
-    result, noise = _measure(loss, parts, params, batch, key, scale)
+    result, noise = _accumulate_and_compare(loss, parts, params, batch, key, scale)
     memory = _average(memory, noise, decay)
     metrics = dict(zip(METRICS, _ratio_and_interval(memory), strict=True))
     return result._replace(metrics={**result.metrics, **metrics}), memory
