@@ -161,8 +161,8 @@ def check_halves(rows: int, name: str, flags: OptimizerFlags) -> None:
     """
     if flags.noise_scale and flags.gradient_accumulation == 1 and rows % 2:
         raise ValueError(
-            f"--noise_scale compares two halves of a batch, and {name} has none; take an even number of rows, "
-            "or a --gradient_accumulation that divides it"
+            f"--noise_scale compares two halves of a batch, and {name} has none; take an even number of "
+            "rows, or a --gradient_accumulation that divides it"
         )
 
 

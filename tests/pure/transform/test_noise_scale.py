@@ -69,9 +69,9 @@ def test_one_row_a_part_is_the_formula_over_rows_with_counts_that_differ() -> No
     noise = gradient_noise(loss)(params, batch, key)
     torch.testing.assert_close(noise.trace.sum(), 8 * variance, rtol=1e-10, atol=0)
     torch.testing.assert_close(noise.signal.sum(), mean.square().sum() - variance, rtol=1e-10, atol=0)
-    repeated = {**tree.map(lambda x: x[:6], batch), "weights": torch.ones(6)}
-    assert_close(gradient_noise(loss)(params, repeated, key), gradient_noise(loss)(
-        params, tree.map(lambda x: x[:6], batch), key), rtol=1e-12)  # fmt: skip
+    rows_of_six = tree.map(lambda x: x[:6], batch)
+    weighted = gradient_noise(loss)(params, {**rows_of_six, "weights": torch.ones(6)}, key)
+    assert_close(weighted, gradient_noise(loss)(params, rows_of_six, key), rtol=1e-12)
 
 
 def fit(**options: object) -> Stage:
