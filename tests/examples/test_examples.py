@@ -159,3 +159,9 @@ def test_a_torch_loss_in_a_flax_loop(tmp_path: Path) -> None:
 def test_no_example_is_left_out() -> None:
     tests = Path(__file__).read_text("utf8")
     assert [path.stem for path in FOLDER.glob("*.py") if path.stem not in tests] == []
+
+
+def test_the_noise_scale_is_resolved_and_drawn(tmp_path: Path) -> None:
+    scale = load("27_noise_scale").main(12, str(tmp_path / "noise.png"))
+    assert scale[-1] > 1
+    assert (tmp_path / "noise.png").stat().st_size > 10_000
