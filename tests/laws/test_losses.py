@@ -20,7 +20,7 @@ from pure.loss.advantages import equal_rewards, group_advantages, leave_one_out
 from pure.loss.cross_entropy import cross_entropy, linear_cross_entropy
 from pure.loss.dpo import VARIANTS, dpo_loss
 from pure.loss.grpo import CLIPS, grpo_loss, policy_metrics
-from pure.loss.kl import ESTIMATORS, adaptive_coefficient, kl
+from pure.loss.kl import ESTIMATORS, adaptive_coefficient, exact_kl, kl
 from pure.loss.kto import kto_loss, mismatched_divergence
 from pure.loss.log_probability import linear_log_probabilities, log_probabilities
 from pure.loss.orpo import orpo_loss
@@ -135,6 +135,7 @@ LOSSES = (
         )
         for name in ESTIMATORS
     ),
+    Row("exact_kl", exact_kl, {"policy_logits": random_matrix(0), "reference_logits": random_matrix(1)}),
     Row(
         "adaptive_coefficient",
         partial(adaptive_coefficient, target=6.0, horizon=10.0),

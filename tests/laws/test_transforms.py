@@ -25,6 +25,7 @@ from pure.transform.grad import grad
 from pure.transform.per_sample import per_sample_grad
 from pure.transform.remat import remat
 from pure.types import Model, Tree
+from stages.audit import EXACT, divergences
 from stages.dpo import dpo
 from stages.grpo import grpo
 from stages.kto import kto
@@ -118,6 +119,14 @@ def stage_loss(make: Callable, batch: Callable, changes: dict | None = None, **o
     return loss_part(made, online_batch(made) if made.parts else batch(0))
 
 
+def exact_divergence() -> Part:
+    """The divergence of the policy from a reference, over the vocabulary."""
+    model = model_of()
+    made = grpo(model, optim.sgd(0.1), **ROLLOUT_OPTIONS | {"reference": None})
+    loss = divergences(model, tree.cast(model.init(random.key(77)), torch.float64))[EXACT]
+    return part_of(lambda p: loss(p, online_batch(made), None)[0], model.init(random.key(0)))
+
+
 def adapted_loss(four_bits: bool = False, **options: Any) -> Part:
     model = model_of()
     base = tree.cast(model.init(random.key(77)), torch.float64)
@@ -204,6 +213,7 @@ PARTS: dict[str, Callable[[], Part]] = {
     "orpo": partial(stage_loss, dpo, pair_batch, variant="orpo"),
     "kto": partial(stage_loss, kto, answers, reference=True),
     "grpo": partial(stage_loss, grpo, rollout_batch, **ONLINE),
+    "kl, exact": exact_divergence,
     "ppo": partial(stage_loss, ppo, rollout_batch, value_weight=1.0, **ROLLOUT_OPTIONS),
     "LoRA": adapted_loss,
     "DoRA, dropout": partial(adapted_loss, use_dora=True, dropout=0.2),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pure import random
-from pure.loss.kl import adaptive_coefficient, kl
+from pure.loss.kl import adaptive_coefficient, exact_kl, kl
 from pure.transform.grad import grad
 
 POLICY, REFERENCE = (random.normal(random.key(i), (7,)).double().log_softmax(0) for i in (1, 2))
@@ -29,6 +29,17 @@ def test_estimates_equal_their_formulas(estimator: str) -> None:
 def test_the_mean_of_an_unbiased_estimator_is_the_divergence(estimator: str) -> None:
     mean = (POLICY.exp() * kl(POLICY, REFERENCE, estimator)).sum()
     torch.testing.assert_close(mean, DIVERGENCE)
+
+
+def test_the_exact_divergence_is_the_sum_over_the_vocabulary_also_of_impossible_tokens() -> None:
+    torch.testing.assert_close(exact_kl(POLICY + 3.0, REFERENCE - 1.0), DIVERGENCE)
+    torch.testing.assert_close(
+        grad(lambda x: exact_kl(x, REFERENCE))(POLICY), grad(divergence_from_reference)(POLICY)
+    )
+    impossible = torch.tensor([-torch.inf])
+    found = exact_kl(torch.cat([POLICY, impossible]), torch.cat([REFERENCE, impossible]))
+    torch.testing.assert_close(found, DIVERGENCE)
+    assert exact_kl(torch.zeros(2), torch.tensor([0.0, -torch.inf])) == torch.inf
 
 
 def divergence_from_reference(logits: Tensor) -> Tensor:
