@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.transform.accumulate import Loss
 from pure.types import Tree
 from stages.online import Online, completion_weights, generate_and_score
 from stages.stage import Stage
@@ -34,7 +35,8 @@ def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stag
     Returns:
         A Stage: `init(key)` splits the key, `init(key, params)` takes params with a leading axis [P, ...];
         `step` takes the stacked state. `pure.tree.unstack(state)` gives the members' own states. Compile it
-        with `jit(step, donate=True)`: the regions of `jit(step, regions=True)` do not exist under vmap.
+        with `jit(step, donate=True)`: the regions of `jit(step, regions=True)` do not exist under vmap. Its
+        `loss` has a leading axis too; for gradients of rows, vmap `per_sample_grad` of the stage's own loss.
 
     Raises:
         ValueError: if members < 1.
@@ -47,6 +49,7 @@ def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stag
     return Stage(
         init=partial(init, stage=stage, members=members),
         step=partial(online_step if samples else step, stage=stage, shared_batch=shared_batch),
+        loss=None if stage.loss is None else partial(loss, stage=stage, shared_batch=shared_batch),
     )
 
 
@@ -84,6 +87,25 @@ def online_step(state: TrainState, batch: Tree, *, stage: Stage, shared_batch: b
     rounds = sample_members(state, batch, parts, shared_batch=shared_batch)
     update = stage.parts.update
     return map_members(lambda member, round_: update(member, *round_), state, rounds)
+
+
+def loss(params: Tree, batch: Tree, key: Tensor | None, *, stage: Stage, shared_batch: bool) -> tuple:
+    """Compute the loss of every member.
+
+    Args:
+        params: stacked, [P, ...].
+        batch: as a step takes it, with "batch_position".
+        key: [P, 2], the members' keys, or None for validation.
+        stage, shared_batch: bound by `population`.
+
+    Returns:
+        (sum [P], count [P], metrics), as of the stage's loss, with a leading axis.
+    """
+    assert stage.loss is not None, "checked by population"
+    shared = (1,) if shared_batch else ()
+    if key is None:
+        return map_members(partial(_validated, stage.loss), params, batch, shared=shared)
+    return map_members(stage.loss, params, batch, key, shared=shared)
 
 
 def sample_members(
@@ -136,3 +158,8 @@ def map_members(function: Callable[..., Tree], *trees: Tree, shared: tuple[int, 
     in_dims = tuple(None if i in shared else 0 for i in range(len(trees)))
     values = torch.func.vmap(member, in_dims=in_dims)(*(values for values, _ in flat))
     return tree.unflatten(specs[-1], values)
+
+
+def _validated(loss: Loss, params: Tree, batch: Tree) -> tuple:
+    """A member's loss without a key."""
+    return loss(params, batch, None)

@@ -54,8 +54,8 @@ class Stage(NamedTuple):
         step: (state, batch) -> TrainState.
         loss: the function that `step` differentiates, in its precision; for validation, and for each
             example's own gradient (`pure.transform.per_sample`). It takes the batches of `step`; in an
-            online stage, those that `update` builds from rollouts and rewards. None for a population, whose
-            params have a leading axis.
+            online stage, those that `update` builds from rollouts and rewards; in a population, with a
+            leading axis over the members. None for a stage made by hand without one.
         parts: rollout, score and update of an online stage; None for all others.
 
     Example:
@@ -157,7 +157,7 @@ def loss_of(stage: Stage) -> Loss:
         stage: of `stage`, or a built-in one.
 
     Raises:
-        ValueError: for a population, whose params have a leading axis.
+        ValueError: for a stage made by hand, as Stage(init, step), without a loss.
 
     Example:
         >>> from pure import optim
@@ -168,8 +168,8 @@ def loss_of(stage: Stage) -> Loss:
     """
     if stage.loss is None:
         raise ValueError(
-            "loss_of: this stage has no loss of its own (a population?); take the loss of the stage that it "
-            "was made from, and vmap it over the members"
+            "loss_of: this stage was made without a loss; give Stage(init, step, loss=...), or build it with "
+            "stages.stage.stage"
         )
     return stage.loss
 

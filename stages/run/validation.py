@@ -150,6 +150,11 @@ def _mean_loss(params: Tree, *, loss: Loss, batches: Pipe, names: tuple[str, ...
             batch = tree.map(lambda x: x.to(device), batches[number])
             rows = torch.arange(tree.leaves(batch)[0].shape[0], device=device)
             total, count, metrics = loss(params, {"batch_position": rows, **batch}, None)
+            if total.ndim:
+                raise ValueError(
+                    f"mean_loss: a population has {len(total)} losses; validate each member, with the stage "
+                    "that the population was made from"
+                )
             terms = [total, count]
             for name in names:
                 terms += [x.double() for x in _sum_and_count(metrics[name])]

@@ -31,7 +31,7 @@ from stages.reward import reward
 from stages.rollout import arrange
 from stages.run.validation import mean_loss
 from stages.sft import sft
-from stages.stage import Stage, stage
+from stages.stage import Stage, loss_of, stage
 
 ROWS, LENGTH, VOCABULARY = 8, 6, 17
 
@@ -644,6 +644,17 @@ def test_metrics_that_were_not_declared_are_refused() -> None:
         a_stage = stage(regression, optim.sgd(0.1), init=init, metrics=names)
         with pytest.raises(ValueError, match=r"write metrics=\('error',\)"):
             a_stage.step(a_stage.init(random.key(0)), regression_batch(0))
+
+
+def test_the_loss_of_a_population_is_that_of_each_member() -> None:
+    one = make_own()
+    members, batch = population(one, 3), {"batch_position": torch.arange(8), **regression_batch(0)}
+    state = members.init(random.key(5))
+    together = loss_of(members)(state.params, batch, state.key)
+    alone = [loss_of(one)(member.params, batch, member.key) for member in tree.unstack(state)]
+    assert_close(together, tree.stack(alone), rtol=1e-6)
+    with pytest.raises(ValueError, match="this stage was made without a loss; give Stage"):
+        loss_of(Stage(one.init, one.step))
 
 
 def test_a_population_of_another_size_is_refused() -> None:

@@ -11,10 +11,12 @@ import torch
 
 from data_pipes.tokens import memory_store
 from data_pipes.windows import windows
-from pure import random
+from pure import optim, random
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
-from stages.run.validation import bits_per_byte, compression_rates
+from stages.population import population
+from stages.pretrain import pretrain
+from stages.run.validation import bits_per_byte, compression_rates, mean_loss
 
 MODEL = transformer(
     ModelConfig(vocab_size=9, hidden_size=8, intermediate_size=12, num_attention_heads=2,
@@ -60,3 +62,11 @@ def test_compression_rates_are_bits_per_byte_of_gzip_and_xz() -> None:
     results = compression_rates(text)
     assert results.gzip == 8 * len(gzip.compress(text, 9)) / len(text)
     assert results.xz == 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
+
+
+def test_the_loss_of_a_population_is_refused() -> None:
+    tokens = torch.arange(8).view(2, 4)
+    members = population(pretrain(MODEL, optim.sgd(0.1)), 2)
+    state = members.init(random.key(0))
+    with pytest.raises(ValueError, match="a population has 2 losses; validate each member"):
+        mean_loss(members, [{"tokens": tokens, "labels": tokens}])(state.params)
