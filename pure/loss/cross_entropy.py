@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pure.loss.check import check_chunk, check_labels, check_range, expect, may_be_nonzero, upcast
+from pure.transform.modes import keeps_activations
 from pure.transform.remat import remat
 from pure.types import Logits, Tree
 
@@ -177,7 +178,7 @@ def linear_cross_entropy(
         labels=(labels, "...", "integer"),
         weights=(weights, "...", "float?"),
     )
-    if chunk is None:
+    if chunk is None or keeps_activations():
         return cross_entropy(logits(params, hidden), labels, weights, **options)
     check_chunk("linear_cross_entropy", chunk)
     part = remat(part or partial(chunk_cross_entropy, logits=logits, options=options))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pure.loss.check import check_chunk, check_labels, check_range, expect, upcast
 from pure.loss.cross_entropy import IGNORE, chosen_logit
+from pure.transform.modes import keeps_activations
 from pure.transform.remat import remat
 from pure.types import Logits, Tree
 
@@ -120,7 +121,7 @@ def linear_log_probabilities(
     expect("linear_log_probabilities", hidden=(hidden, "... D", "float"), labels=(labels, "...", "integer"))
     check_range("linear_log_probabilities", "above 0", temperature=temperature)
     part = partial(_from_hidden, logits=logits, temperature=temperature, entropy=entropy)
-    if chunk is None:
+    if chunk is None or keeps_activations():
         return part((params, hidden), labels)
     check_chunk("linear_log_probabilities", chunk)
     recomputed = remat(part)

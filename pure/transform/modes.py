@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -9,6 +13,31 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pure import tree
 from pure.types import Tree
+
+_ACTIVATIONS_KEPT: ContextVar[bool] = ContextVar("activations_kept", default=False)
+
+
+@contextmanager
+def activations_kept() -> Iterator[None]:
+    """Turns off what recomputes activations (`remat`, the chunks of a loss) inside a `with` statement.
+
+    Recordings of a forward pass (`pure.transform.book_keeping`) see each operation once.
+
+    Example:
+        >>> with activations_kept():
+        ...     print(keeps_activations())
+        True
+    """
+    token = _ACTIVATIONS_KEPT.set(True)
+    try:
+        yield
+    finally:
+        _ACTIVATIONS_KEPT.reset(token)
+
+
+def keeps_activations() -> bool:
+    """Reports if activations must be kept; see `activations_kept`."""
+    return not torch.compiler.is_compiling() and _ACTIVATIONS_KEPT.get()
 
 
 def is_forward_mode() -> bool:

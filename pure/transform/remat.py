@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.transform.modes import is_forward_mode, may_be_differentiated
+from pure.transform.modes import is_forward_mode, keeps_activations, may_be_differentiated
 
 
 def remat(function: Callable) -> Callable:
@@ -109,7 +109,7 @@ def _vjp_by_autograd(
 
 def _remat(function: Callable, *args: Any) -> Any:
     """Flattens the trees, because an autograd.Function sees only its direct arguments."""
-    if torch.compiler.is_compiling() or is_forward_mode():
+    if torch.compiler.is_compiling() or is_forward_mode() or keeps_activations():
         return function(*args)  # a compiler would merge both computations; forward mode saves nothing
     leaves, spec = tree.flatten(args)
     tensor_indices = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
