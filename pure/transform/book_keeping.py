@@ -17,69 +17,19 @@ Bu et al., "Differentially Private Optimization on Large Model at Small Cost", 2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from pure import tree
 from pure.transform.accumulate import Loss, Metric
+from pure.transform.example_rows import UnknownUseError, rows_of
 from pure.transform.grad import reaches_others
 from pure.transform.jit import outside
 from pure.transform.modes import activations_kept
+from pure.transform.recorder import Copies, Receive, Recorder, Use
 from pure.types import Tree
-
-Receive = Callable[[int, list["Use"], Tensor], None]
-"""Called in the backward pass for each use of a matrix: (its number, all uses, d [R, ..., O])."""
-
-READS = frozenset(
-    "shape dtype device ndim requires_grad is_leaf layout itemsize is_cuda is_meta is_nested is_sparse grad_fn "
-    "size dim numel stride element_size is_floating_point is_complex is_contiguous __len__ detach data "
-    "__repr__ __hash__ zeros_like ones_like empty_like new_zeros new_ones new_empty new_full".split()
-)
-"""Operations through which no gradient flows to their argument."""
-
-CASTS = frozenset("to float double half bfloat16 type type_as contiguous clone".split())
-TRANSPOSES = frozenset("t T mT transpose swapaxes".split())
-ELEMENTWISE = frozenset("mul multiply add sub subtract __rsub__ div divide true_divide __rdiv__".split())
-
-
-class Use(NamedTuple):
-    """One product or lookup of a matrix.
-
-    Fields:
-        leaf: index of the matrix among the params' leaves.
-        inputs: x [R, ..., I]; or tokens [R, ...] integers, of a lookup.
-        factor: number that the matrix was multiplied with before (the scale of an adapter).
-        swapped: the leaf is [I, O], and y = x W.
-    """
-
-    leaf: int
-    inputs: Tensor
-    factor: float | Tensor
-    swapped: bool
-
-    @property
-    def is_lookup(self) -> bool:
-        """Reports if it is a lookup of rows."""
-        return not self.inputs.is_floating_point()
-
-
-class Rows(NamedTuple):
-    """The order of an example's rows, where the model gets k rows an example.
-
-    Fields:
-        examples: B.
-        adjacent: k if the rows of example b are b k ... b k + k - 1 (answers of one prompt); 0 if they are b,
-            B + b, 2 B + b ... (the two answers of a pair).
-    """
-
-    examples: int
-    adjacent: int
 
 
 class Recorded(NamedTuple):
@@ -87,7 +37,8 @@ class Recorded(NamedTuple):
 
     Fields:
         sum, count, metrics: those of the loss.
-        counts: [B] the count of each example alone; None if the loss does not honour weights.
+        sums, counts: [B] the loss and the count of each example alone; None if the batch has no weights, or
+            the loss does not honour them.
         uses: of the matrices, in the order of the forward pass.
         vectors: {leaf: [B, ...] gradient of each example}, of leaves with at most one axis.
     """
@@ -95,36 +46,10 @@ class Recorded(NamedTuple):
     sum: Tensor
     count: Tensor  # type: ignore[assignment]
     metrics: dict[str, Metric]
+    sums: Tensor | None
     counts: Tensor | None
     uses: list[Use]
     vectors: dict[int, Tensor]
-
-
-class UnknownUseError(Exception):
-    """A param is used in a way that is not recorded; its per-sample gradients must be computed themselves."""
-
-
-class _Param(NamedTuple):
-    """A tensor that is a leaf of the params, or computed from one alone.
-
-    Fields:
-        tensor: kept, so that its id stays its own.
-        leaf: index of the leaf.
-        factor, swapped: of a matrix, see `Use`.
-    """
-
-    tensor: Tensor
-    leaf: int
-    factor: float | Tensor = 1.0
-    swapped: bool = False
-
-
-class _Copies(NamedTuple):
-    """A vector, expanded to one copy per example: the value, computed from a leaf, and its copies [B, ...]."""
-
-    leaf: int
-    value: Tensor
-    copies: Tensor
 
 
 def record(
@@ -135,8 +60,8 @@ def record(
     Args:
         loss: (params, batch, key) -> (sum [], count [], metrics).
         params: tree of tensors; not differentiated themselves.
-        batch: tensors [B, ...], with "weights" [B].
-        key: [2] uint32 or None.
+        batch: tensors [B, ...].
+        key: of the loss, or None.
         receive: called with the gradient of each output; the list of uses is complete then.
 
     Returns:
@@ -148,276 +73,69 @@ def record(
     """
     values, spec = tree.flatten(params)
     leaves = [x.detach().requires_grad_() for x in values]
-    weights = batch["weights"].detach().requires_grad_()
+    if "weights" in batch:
+        batch = {**batch, "weights": batch["weights"].detach().requires_grad_()}
     with torch.enable_grad():
-        mode = _Recorder(leaves, rows_of(batch), receive)
+        mode = Recorder(leaves, rows_of(batch), receive)
         with activations_kept(), mode:
-            total, count, metrics = outside(loss, tree.unflatten(spec, leaves), {**batch, "weights": weights}, key)
-        own = [weights, *mode.taps.values(), *(c.copies for c in mode.copies)]
-        if reaches_others([total], own):
-            raise UnknownUseError("the loss depends on a param, or on another tensor, in a way that was not seen")
-        counts = _by_weight(count, weights)
-        grads = torch.autograd.grad(total, own, allow_unused=True) if total.requires_grad else [None] * len(own)
-        _deliver(mode, grads[1:])
-    losses = None if grads[0] is None else _per_example(grads[0] * weights.detach())
-    metrics = tree.detach(metrics)
-    return Recorded(total.detach(), count.detach(), metrics, losses, counts, mode.uses, vectors)
+            total, count, metrics = outside(loss, tree.unflatten(spec, leaves), batch, key)
+        weights = [batch["weights"]] if "weights" in batch else []
+        inputs = [*mode.taps.values(), *(copies.copies for copies in mode.copies)]
+        if reaches_others([total], [*weights, *inputs]):
+            raise UnknownUseError(
+                "the loss depends on a param, or another tensor, in a way that was not seen"
+            )
+        counts = _gradients(count, weights, again=True)
+        sums, *grads = (
+            _gradients(total, [*weights, *inputs]) if weights else [None, *_gradients(total, inputs)]
+        )
+        _deliver(mode, grads)
+        vectors = _vectors(mode, grads[len(mode.taps) :], leaves)
+    return Recorded(
+        total.detach(),
+        count.detach(),
+        tree.detach(metrics),
+        _by_example(sums, weights),
+        _by_example(counts[0] if counts else None, weights),
+        mode.uses,
+        vectors,
+    )
 
 
-def rows_of(batch: dict[str, Tensor]) -> Rows:
-    """Infers the order of rows, if there are several an example, from the batch's axes.
-
-    A batch of groups has tensors [B, k, ...] throughout, which losses flatten, so that rows of an example are
-    adjacent. Otherwise several batches of B rows are concatenated.
-
-    Example:
-        >>> rows_of({"tokens": torch.zeros(4, 3, 9), "rewards": torch.zeros(4, 3)})
-        Rows(examples=4, adjacent=3)
-        >>> rows_of({"chosen": torch.zeros(4, 9), "rejected": torch.zeros(4, 9)})
-        Rows(examples=4, adjacent=0)
-    """
-    tensors = tree.leaves(batch)
-    second = {x.shape[1] for x in tensors if x.ndim >= 2}
-    grouped = len(second) == 1 and any(x.ndim >= 3 for x in tensors)
-    return Rows(len(tensors[0]), second.pop() if grouped else 0)
+def _gradients(value: Tensor, inputs: list[Tensor], again: bool = False) -> list[Tensor | None]:
+    """The gradients of a value, None where it does not depend on an input; `again`: the graph is kept."""
+    if not value.requires_grad or not inputs:
+        return [None] * len(inputs)
+    return list(torch.autograd.grad(value, inputs, allow_unused=True, retain_graph=again))
 
 
-def rows_each(rows: Rows, count: int) -> int:
-    """Computes the number of rows that each example has.
-
-    Raises:
-        UnknownUseError: if the rows are no multiple of the examples, or another one than the batch says.
-    """
-    each, rest = divmod(count, rows.examples)
-    if rest or each == 0 or (rows.adjacent and each not in (1, rows.adjacent)):
-        raise UnknownUseError(f"an input has {count} rows, and the batch {rows.examples} examples")
-    return each
+def _by_example(derivative: Tensor | None, weights: list[Tensor]) -> Tensor | None:
+    """The part of each example in a sum, [B], from its derivative with respect to the weights [B, ...]."""
+    return (
+        None if derivative is None else (derivative * weights[0].detach()).reshape(len(derivative), -1).sum(1)
+    )
 
 
-def by_row(rows: Rows, x: Tensor, count: int) -> Tensor:
-    """Repeats the numbers of each example for its rows: [B, ...] -> [R, ...].
-
-    Args:
-        rows: the order of the rows.
-        x: [B, ...].
-        count: R.
-
-    Raises:
-        UnknownUseError: as `rows_each`.
-
-    Example:
-        >>> by_row(Rows(2, 0), torch.tensor([7, 8]), 4)
-        tensor([7, 8, 7, 8])
-        >>> by_row(Rows(2, 2), torch.tensor([7, 8]), 4)
-        tensor([7, 7, 8, 8])
-    """
-    each = rows_each(rows, count)
-    if each == 1:
-        return x
-    axis, sizes = (1, (len(x), each)) if rows.adjacent else (0, (each, len(x)))
-    return x.unsqueeze(axis).expand(*sizes, *x.shape[1:]).flatten(0, 1)
-
-
-def by_example(rows: Rows, x: Tensor) -> Tensor:
-    """Gathers the rows of each example into one sequence: [R, ..., D] -> [B, S, D] (a view, if R = B).
-
-    Example:
-        >>> by_example(Rows(2, 0), torch.arange(4)[:, None, None])[..., 0]
-        tensor([[0, 2],
-                [1, 3]])
-    """
-    each = len(x) // rows.examples
-    if each > 1 and not rows.adjacent:
-        x = x.unflatten(0, (each, rows.examples)).transpose(0, 1)
-    return x.reshape(rows.examples, -1, x.shape[-1])
-
-
-def _backward(mode: _Recorder, total: Tensor, leaves: list[Tensor]) -> dict[int, Tensor]:
-    """Runs the backward pass, whose hooks receive the gradients; returns those of the vectors."""
-    inputs = [*mode.taps.values(), *(c.copies for c in mode.copies)]
-    if not total.requires_grad or not inputs:
-        return {}
-    grads = torch.autograd.grad(total, inputs, allow_unused=True)
-    for (number, tap), d in zip(mode.taps.items(), grads, strict=False):
+def _deliver(mode: Recorder, grads: list[Tensor | None]) -> None:
+    """Hands over the gradients of outputs that depend on nothing that requires grad, as the hooks do others."""
+    for (number, _), d in zip(mode.taps.items(), grads, strict=False):
         if d is not None:
             mode.receive(number, mode.uses, d)
+
+
+def _vectors(mode: Recorder, grads: list[Tensor | None], leaves: list[Tensor]) -> dict[int, Tensor]:
+    """The gradients of the vectors, by leaf."""
     vectors: dict[int, Tensor] = {}
-    for copies, d in zip(mode.copies, grads[len(mode.taps) :], strict=True):
+    for copies, d in zip(mode.copies, grads, strict=True):
         if d is not None:
             g = _leaf_gradients(copies, leaves[copies.leaf], d)
             vectors[copies.leaf] = vectors[copies.leaf] + g if copies.leaf in vectors else g
     return vectors
 
 
-def _leaf_gradients(copies: _Copies, leaf: Tensor, d: Tensor) -> Tensor:
+def _leaf_gradients(copies: Copies, leaf: Tensor, d: Tensor) -> Tensor:
     """The gradients of a leaf [B, ...] from those of the copies of a value that was computed from it."""
     if copies.value is leaf:
         return d
     (g,) = torch.autograd.grad(copies.value, leaf, d, is_grads_batched=True, retain_graph=True)
     return g
-
-
-class _Recorder(TorchFunctionMode):
-    """Sees every operation of torch, and records those that take a param."""
-
-    def __init__(self, leaves: list[Tensor], rows: Rows, receive: Receive) -> None:
-        super().__init__()
-        self.params = {id(x): _Param(x, i) for i, x in enumerate(leaves)}
-        self.rows = rows
-        self.uses: list[Use] = []
-        self.taps: dict[int, Tensor] = {}  # outputs that depend on nothing that requires grad, by use
-        self.copies: list[_Copies] = []
-        self.inputs: dict[tuple, Tensor] = {}  # detached inputs, so that those of q, k and v are one tensor
-        self.receive = receive
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        found = [p for x in _arguments(args, kwargs) if (p := self.params.get(id(x))) is not None]
-        if not found:
-            return func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
-        if name == "__get__":
-            name = getattr(func.__self__, "__name__", "")  # type: ignore[attr-defined]
-        if name in READS or not torch.is_grad_enabled():
-            return func(*args, **kwargs)
-        return self._use(name, func, args, kwargs, found)
-
-    def _use(self, name: str, func: Callable, args: tuple, kwargs: dict, found: list[_Param]) -> Any:
-        """Computes an operation on params, and records it."""
-        if name == "linear":
-            return self._linear(*_bind(("input", "weight", "bias"), args, kwargs))
-        if name in ("layer_norm", "rms_norm"):
-            return self._norm(func, *_bind(("input", "normalized_shape", "weight", "bias", "eps"), args, kwargs))
-        if name == "embedding":
-            return self._lookup(func, args, kwargs)
-        if len(found) == 1 and found[0].tensor.ndim == 2:
-            return self._matrix(name, func, args, kwargs, found[0])
-        if len(found) == 1 and found[0].tensor.ndim < 2:
-            return self._vector(name, func, args, kwargs, found[0])
-        shapes = ", ".join(str(list(p.tensor.shape)) for p in found)
-        raise UnknownUseError(f"{name} of params {shapes}")
-
-    def _matrix(self, name: str, func: Callable, args: tuple, kwargs: dict, param: _Param) -> Tensor:
-        """A cast, a transpose or a multiple of a matrix; or a product with it."""
-        others = [x for x in _arguments(args, kwargs) if isinstance(x, Tensor) and x is not param.tensor]
-        is_scalar = all(x.ndim == 0 and not x.requires_grad for x in others)
-        if name in CASTS:
-            return self._derive(func(*args, **kwargs), param)
-        if name in TRANSPOSES:
-            return self._derive(func(*args, **kwargs), param._replace(swapped=not param.swapped))
-        if name in ("mul", "multiply") and is_scalar:
-            factor = next(x for x in (*args, *kwargs.values()) if x is not param.tensor)
-            return self._derive(func(*args, **kwargs), param._replace(factor=param.factor * factor))
-        if name in ("matmul", "__matmul__") and len(args) == 2 and args[1] is param.tensor:
-            return self._product(args[0], param._replace(swapped=not param.swapped), args[1].detach().T)
-        raise UnknownUseError(f"{name} of a param {list(param.tensor.shape)}")
-
-    def _vector(self, name: str, func: Callable, args: tuple, kwargs: dict, param: _Param) -> Any:
-        """An elementwise operation of a vector with the model's states; or another vector, from it alone."""
-        others = [x for x in _arguments(args, kwargs) if isinstance(x, Tensor) and x is not param.tensor]
-        if all(x.ndim <= param.tensor.ndim and not x.requires_grad for x in others):
-            result = func(*args, **kwargs)
-            if not isinstance(result, Tensor) or result.shape != param.tensor.shape:
-                raise UnknownUseError(f"{name} of a param {list(param.tensor.shape)}")
-            return self._derive(result, param)
-        if name in ELEMENTWISE and len(others) == 1 and others[0].ndim > param.tensor.ndim:
-            copies = self._copy(param, others[0])
-            return func(*(copies if x is param.tensor else x for x in args), **kwargs)
-        raise UnknownUseError(f"{name} of a param {list(param.tensor.shape)}")
-
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """x Wᵀ + b, of which one or both are params."""
-        param, bias_param = self.params.get(id(weight)), self.params.get(id(bias))
-        if id(x) in self.params or weight.ndim != 2:
-            raise UnknownUseError(f"linear of a param {list(x.shape)}")
-        if param is None:
-            y = F.linear(x, weight, None if bias_param else bias)
-        else:
-            y = self._product(x, param, weight.detach())
-            if bias is not None and bias_param is None:
-                y = y + bias
-        return y if bias_param is None else y + self._copy(bias_param, y)
-
-    def _norm(
-        self, func: Callable, x: Tensor, shape: Any, weight: Tensor | None, bias: Tensor | None, eps: float | None
-    ) -> Tensor:
-        """torch's own norms, without their scale and bias, which are applied after them."""
-        options = {} if eps is None else {"eps": eps}
-        y = func(x, shape, **options)
-        for operation, vector in ((torch.mul, weight), (torch.add, bias)):
-            if vector is not None:
-                param = self.params.get(id(vector))
-                if vector.ndim != 1 or id(x) in self.params:
-                    raise UnknownUseError(f"a norm with a param {list(vector.shape)}")
-                y = operation(y, vector if param is None else self._copy(param, y))
-        return y
-
-    def _lookup(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
-        """Rows of a table."""
-        names = ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
-        tokens, weight, padding, max_norm, _, by_frequency, _ = _bind(names, args, kwargs)
-        param = self.params.get(id(weight))
-        if param is None or param.swapped or padding is not None or max_norm is not None or by_frequency:
-            raise UnknownUseError("an embedding with padding_idx, max_norm or scale_grad_by_freq")
-        if tokens.ndim < 2:
-            raise UnknownUseError(f"an embedding of {list(tokens.shape)} tokens, without an axis of rows")
-        tokens = self._with_rows(tokens)
-        return self._tap(F.embedding(tokens, weight.detach()), Use(param.leaf, tokens, param.factor, False))
-
-    def _product(self, x: Tensor, param: _Param, weight: Tensor) -> Tensor:
-        """x [R, ..., I] -> x Wᵀ; the weight is a constant, and the input is kept."""
-        if id(x) in self.params or x.ndim < 2:
-            raise UnknownUseError(f"a product of an input {list(x.shape)}, without an axis of rows")
-        x = self._with_rows(x)
-        identity = (x.data_ptr(), x.shape, x.stride(), x.dtype, x._version)
-        inputs = self.inputs.setdefault(identity, x.detach())
-        return self._tap(F.linear(x, weight), Use(param.leaf, inputs, param.factor, param.swapped))
-
-    def _with_rows(self, x: Tensor) -> Tensor:
-        """One row that serves all examples (positions [1, T]), as a row for each; refuses a wrong number."""
-        if len(x) == 1:
-            return x.expand(self.rows.examples, *x.shape[1:])
-        rows_each(self.rows, len(x))
-        return x
-
-    def _tap(self, y: Tensor, use: Use) -> Tensor:
-        """Registers a use, and the hook that receives the gradient of its output."""
-        number = len(self.uses)
-        self.uses.append(use)
-        if y.requires_grad:
-            y.register_hook(partial(self._receive, number))
-        else:
-            self.taps[number] = y.requires_grad_()
-        return y
-
-    def _receive(self, number: int, d: Tensor) -> None:
-        """The hook of an output."""
-        self.receive(number, self.uses, d)
-
-    def _copy(self, param: _Param, like: Tensor) -> Tensor:
-        """Copies of a vector for each row of states [R, ..., D]: [R, 1, ..., D]."""
-        vector, count = param.tensor.detach(), self.rows.examples
-        copies = vector.expand(count, *vector.shape).requires_grad_()
-        self.copies.append(_Copies(param.leaf, param.tensor, copies))
-        spread = copies if len(like) == 1 else by_row(self.rows, copies, len(like))
-        return spread.view(len(spread), *[1] * (like.ndim - 1 - vector.ndim), *vector.shape)
-
-    def _derive(self, tensor: Tensor, param: _Param) -> Tensor:
-        """Registers a tensor that was computed from a param alone."""
-        if tensor is not param.tensor:
-            self.params[id(tensor)] = param._replace(tensor=tensor)
-        return tensor
-
-
-def _arguments(args: tuple, kwargs: dict) -> Iterator[Any]:
-    """The arguments of a call, and the elements of lists among them."""
-    for x in (*args, *kwargs.values()):
-        if isinstance(x, list | tuple):
-            yield from x
-        else:
-            yield x
-
-
-def _bind(names: tuple[str, ...], args: tuple, kwargs: dict) -> list:
-    """The arguments in the order of the names, None where one is missing."""
-    return [args[i] if i < len(args) else kwargs.get(name) for i, name in enumerate(names)]

@@ -15,43 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pure import tree
 from pure.loss.check import check_range
-from pure.transform.accumulate import Loss, Metric, row_count
-from pure.transform.book_keeping import Receive, Recorded, Rows, UnknownUseError, Use, record, rows_of
-from pure.transform.ghost_norm import Term, input_gram, squared_norms, term_of, weighted_sum
-from pure.transform.grad import grad
-from pure.transform.modes import has_values, may_be_differentiated
-from pure.transform.per_sample import per_sample_grad
+from pure.transform.accumulate import Loss
+from pure.transform.examine import Examined, examine
 from pure.types import Tree
-
-COMPARED = 4
-"""Examples whose norms are compared with those of their own gradients, in the first call."""
-
-
-class Examined(NamedTuple):
-    """A batch whose examples' gradients have been measured.
-
-    Fields:
-        sum, count, metrics: those of the loss of the whole batch.
-        norms: [B] float, norm of the gradient of each example's loss (its sum).
-        counts: [B] float, the count of each example alone.
-        weighted: factors [B] -> Σ_b factors[b] G[b], a tree like the params.
-        precision: dtype of the products from which the norms are computed.
-    """
-
-    sum: Tensor
-    count: Tensor  # type: ignore[assignment]
-    metrics: dict[str, Metric]
-    norms: Tensor
-    counts: Tensor
-    weighted: Callable[[Tensor], Tree]
-    precision: torch.dtype
 
 
 def per_sample_norms(loss: Loss) -> Callable[..., Tensor]:
@@ -131,19 +102,6 @@ def clipped_sum(
     return partial(_clipped_sum, examine(loss, keep=keep), max_norm)
 
 
-def examine(loss: Loss, *, keep: bool = True) -> Callable[..., Examined]:
-    """Returns a function that measures each example's gradient; any weighted sum of them follows.
-
-    Args:
-        loss: as in `per_sample_norms`.
-        keep: as in `clipped_sum`.
-
-    Returns:
-        (params, batch, key) -> Examined. Its `weighted` may be called several times with `keep`.
-    """
-    return partial(_examine, loss, keep, set())
-
-
 def clip_factors(norms: Tensor, max_norm: float | Tensor) -> Tensor:
     """Computes min(1, max_norm / norm), 1 for a norm of 0.
 
@@ -155,7 +113,9 @@ def clip_factors(norms: Tensor, max_norm: float | Tensor) -> Tensor:
     return torch.where(above, max_norm / torch.where(above, norms, 1.0), 1.0).to(norms.dtype)
 
 
-def _norms(examine_fn: Callable[..., Examined], params: Tree, batch: dict[str, Tensor], key: Tensor) -> Tensor:
+def _norms(
+    examine_fn: Callable[..., Examined], params: Tree, batch: dict[str, Tensor], key: Tensor
+) -> Tensor:
     """The norms only."""
     return examine_fn(params, batch, key).norms
 
@@ -170,178 +130,3 @@ def _clipped_sum(
     """The sum of the clipped gradients, and the norms."""
     examined = examine_fn(params, batch, key)
     return examined.weighted(clip_factors(examined.norms, max_norm)), examined.norms
-
-
-def _examine(
-    loss: Loss, keep: bool, seen: set, params: Tree, batch: dict[str, Tensor], key: Tensor
-) -> Examined:
-    """Measures by recording, or by the gradients themselves where that is not possible.
-
-    Steps:
-        1. Number the examples, and give them weights.
-        2. Under a compiler, a transform or an outer gradient: all gradients at once.
-        3. Record. If a param is used in an unknown way: the gradients one after the other.
-        4. Compare a few norms with those of the examples' own gradients, in the first call.
-    """
-    # 1. Rows.
-    count = row_count("per_sample_norms", batch)
-    device = tree.leaves(batch)[0].device
-    batch = {"batch_position": torch.arange(count, device=device), **batch}
-    if "weights" not in batch:
-        batch["weights"] = torch.ones(count, dtype=tree.shared_dtype(params), device=device)
-    # 2. Transforms.
-    if not has_values((params, batch, key)) or may_be_differentiated((params, batch)):
-        return _by_gradients(loss, params, batch, key)
-    # 3. Recording.
-    if "unknown" in seen:
-        return _one_by_one(loss, params, batch, key)
-    try:
-        examined = _recorded(loss, keep, params, batch, key)
-    except UnknownUseError:
-        seen.add("unknown")
-        return _one_by_one(loss, params, batch, key)
-    # 4. Comparison.
-    if (signature := (rows_of(batch))) not in seen:
-        _compare(loss, params, batch, key, examined)
-        seen.add(signature)
-    return examined
-
-
-def _recorded(loss: Loss, keep: bool, params: Tree, batch: dict[str, Tensor], key: Tensor) -> Examined:
-    """Measures the gradient of each output when it is computed; keeps it, or computes it again for a sum."""
-    kept: dict[int, Tensor] = {}
-    rows, (leaves, spec) = rows_of(batch), tree.flatten(params)
-    measure, squared_norms_of_matrices = _measuring(rows)
-
-    def receive(number: int, uses: list[Use], d: Tensor) -> None:
-        measure(number, uses, d)
-        if keep:
-            kept[number] = d
-
-    recorded = record(loss, params, batch, key, receive)
-
-    def weighted(factors: Tensor) -> Tree:
-        sums: dict[int, Tensor] = {}
-
-        def add(number: int, uses: list[Use], d: Tensor) -> None:
-            leaf = uses[number].leaf
-            part = weighted_sum(rows, uses[number], d, factors, leaves[leaf])
-            sums[leaf] = sums[leaf] + part if leaf in sums else part
-
-        if keep:
-            for number, d in kept.items():
-                add(number, recorded.uses, d)
-        else:
-            record(loss, params, batch, key, add)
-        for leaf, g in recorded.vectors.items():
-            sums[leaf] = torch.tensordot(factors.to(g.dtype), g, 1)
-        return tree.unflatten(spec, [sums[i] if i in sums else torch.zeros_like(x) for i, x in enumerate(leaves)])
-
-    squares = squared_norms_of_matrices() + _vector_squares(recorded, rows, params)
-    return _examined(recorded, squares, weighted, batch)
-
-
-def _measuring(rows: Rows) -> tuple[Receive, Callable[[], Tensor | float]]:
-    """Makes a function that receives gradients of outputs, and one that returns the squared norms [B] so far.
-
-    A matrix with several uses (a tied embedding) is measured when all have been received. The gram of an
-    input that several matrices share is computed once.
-    """
-    waiting: dict[int, list[Term]] = {}
-    squares: list[Tensor] = []
-    grams: dict[int, Tensor | None] = {}  # of the last shared input
-
-    def measure(number: int, uses: list[Use], d: Tensor) -> None:
-        use = uses[number]
-        if not use.is_lookup and sum(other.inputs is use.inputs for other in uses) > 1:
-            if id(use.inputs) not in grams:
-                grams.clear()
-                grams[id(use.inputs)] = input_gram(rows, use)
-        waiting.setdefault(use.leaf, []).append(term_of(rows, use, d, grams.get(id(use.inputs))))
-        if len(waiting[use.leaf]) == sum(other.leaf == use.leaf for other in uses):
-            squares.append(squared_norms(waiting.pop(use.leaf)))
-
-    def finish() -> Tensor | float:
-        return sum([*squares, *(squared_norms(terms) for terms in waiting.values())])
-
-    return measure, finish
-
-
-def _examined(
-    recorded: Recorded, squares: Tensor, weighted: Callable[[Tensor], Tree], batch: dict[str, Tensor]
-) -> Examined:
-    """The result of a recording; an example's count is its own weight times that of a unit of weight."""
-    counts = None if recorded.counts is None else recorded.counts * batch["weights"]
-    dtypes = [use.inputs.dtype for use in recorded.uses if not use.is_lookup] or [squares.dtype]
-    precision = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
-    return Examined(
-        recorded.sum, recorded.count, recorded.metrics, squares.sqrt(), counts, weighted, precision
-    )
-
-
-def _vector_squares(recorded: Recorded, rows: Rows, params: Tree) -> Tensor:
-    """The squared norms of the gradients of all vectors together: [B]."""
-    squares = torch.zeros(rows.examples, dtype=tree.shared_dtype(params), device=recorded.sum.device)
-    for g in recorded.vectors.values():
-        squares = squares + g.to(squares.dtype).square().flatten(1).sum(1)
-    return squares
-
-
-def _by_gradients(loss: Loss, params: Tree, batch: dict[str, Tensor], key: Tensor) -> Examined:
-    """Computes all gradients at once, in functions that a compiler or a transform follows."""
-    grads = per_sample_grad(loss)(params, batch, key)
-    dtype = tree.shared_dtype(params)
-    squares = sum(g.to(dtype).square().flatten(1).sum(1) for g in tree.leaves(grads))
-    assert isinstance(squares, Tensor), "params have a leaf"
-    norms = torch.where(squares > 0, torch.where(squares > 0, squares, 1.0).sqrt(), 0.0)
-
-    def weighted(factors: Tensor) -> Tree:
-        return tree.map(lambda g: torch.tensordot(factors.to(g.dtype), g, 1), grads)
-
-    return Examined(*loss(params, batch, key), norms, _counts(loss, params, batch, key), weighted, norms.dtype)
-
-
-def _one_by_one(loss: Loss, params: Tree, batch: dict[str, Tensor], key: Tensor) -> Examined:
-    """Computes one gradient after the other, with one in memory; a weighted sum computes them again."""
-    count = len(batch["batch_position"])
-    norms = torch.stack([tree.norm(_gradient(loss, params, batch, key, i)) for i in range(count)])
-
-    def weighted(factors: Tensor) -> Tree:
-        total = tree.zeros_like(params)
-        for i in range(count):
-            g = _gradient(loss, params, batch, key, i)
-            tree.map(lambda t, x, i=i: t.add_(x * factors[i].to(x.dtype)), total, g)
-        return total
-
-    with torch.no_grad():
-        totals = loss(params, batch, key)
-    return Examined(*totals, norms, _counts(loss, params, batch, key), weighted, norms.dtype)
-
-
-def _counts(loss: Loss, params: Tree, batch: dict[str, Tensor], key: Tensor) -> Tensor:
-    """The count of each example: its derivative with respect to the weight, times the weight: [B]."""
-
-    def count(weights: Tensor) -> Tensor:
-        return loss(params, {**batch, "weights": weights}, key)[1]
-
-    return grad(count)(batch["weights"]) * batch["weights"]
-
-
-def _gradient(loss: Loss, params: Tree, batch: dict[str, Tensor], key: Tensor, i: int) -> Tree:
-    """The gradient of example i."""
-    row = tree.map(lambda x: x[i : i + 1], batch)
-    return grad(lambda p: loss(p, row, key)[0])(params)
-
-
-def _compare(loss: Loss, params: Tree, batch: dict[str, Tensor], key: Tensor, examined: Examined) -> None:
-    """Checks the norms of a few examples, spread over the batch, against their own gradients."""
-    norms, tolerance = examined.norms, torch.finfo(examined.precision).eps ** 0.5
-    count = len(norms)
-    for i in sorted({round(j * (count - 1) / (COMPARED - 1)) for j in range(COMPARED)}):
-        alone = tree.norm(_gradient(loss, params, batch, key, i))
-        if (norms[i] - alone).abs() > tolerance * (alone + 1e-3 * norms.amax()):
-            raise ValueError(
-                f"per_sample_norms: the gradient of example {i} has norm {float(norms[i]):.6g} in the batch "
-                f"and {float(alone):.6g} alone: the loss mixes examples, or reorders its rows; return the sum "
-                "over examples in their order, and numbers of the whole batch as leaves of the batch"
-            )

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from pure.loss.check import upcast
-from pure.transform.book_keeping import Rows, Use, by_example, by_row
+from pure.transform.example_rows import Rows, by_example, by_row
+from pure.transform.recorder import Use
 
 WHOLE = 2**22
 """Numbers in the gradients of all examples of a matrix, up to which they are computed at once."""
@@ -114,15 +115,15 @@ def weighted_sum(rows: Rows, use: Use, d: Tensor, factors: Tensor, like: Tensor)
         >>> weighted_sum(Rows(2, 0), use, torch.tensor([[3.0], [4.0]]), torch.tensor([1.0, 0.5]), matrix)
         tensor([[5.]])
     """
-    scale = (by_row(rows, factors, len(d)) * use.factor).to(d.dtype).view(-1, *[1] * (d.ndim - 1))
+    scale = (by_row(rows, factors, len(d)) * use.factor).view(-1, *[1] * (d.ndim - 1))
     if use.is_lookup:
         grads = (d * scale).flatten(0, -2).to(like.dtype)
         return torch.zeros_like(like).index_add(0, use.inputs.flatten(), grads)
     x = use.inputs.to(d.dtype)
     if x.shape[-1] < d.shape[-1]:
-        x = x * scale
+        x = (x * scale).to(d.dtype)
     else:
-        d = d * scale
+        d = (d * scale).to(d.dtype)
     x, d = x.flatten(0, -2), d.flatten(0, -2)
     return (x.T @ d if use.swapped else d.T @ x).to(like.dtype)
 
@@ -143,7 +144,7 @@ def _own_norm(term: Term) -> Tensor:
 
 def _lookup_norm(tokens: Tensor, d: Tensor) -> Tensor:
     """The same of a lookup: the gradient's row of a token is the sum of d over the token's positions."""
-    count, size = tokens.shape
+    count = len(tokens)
     example = torch.arange(count, device=tokens.device)[:, None]
     offset = tokens.max() + 1 if tokens.numel() else 1
     found, place = torch.unique(tokens + example * offset, return_inverse=True)

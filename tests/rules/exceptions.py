@@ -72,6 +72,7 @@ STATE: Mapping[str, str] = {
 """module.name -> why it may hold state between calls."""
 
 CLASSES: Mapping[str, str] = {
+    "pure.transform.recorder.Recorder": "torch takes a mode as a class",
     "pure.interop.jax.callback._PureOnly": "torch takes a mode as a class",
     "stages.evaluate.harness.Loader": "lm-eval takes a model as a class",
     "stages.evaluate.harness.HarnessModel": "lm-eval takes a model as a class",
@@ -139,6 +140,10 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/checkpoint/orbax_folder.py": "tests/stages/checkpoint/test_orbax.py",
     "pure/interop/torch_optim_build.py": "tests/pure/interop/test_torch_optim.py",
     "pure/interop/torch_optim_read.py": "tests/pure/interop/test_torch_optim.py",
+    "pure/transform/book_keeping.py": "tests/pure/transform/test_ghost.py",
+    "pure/transform/examine.py": "tests/pure/transform/test_ghost.py",
+    "pure/transform/recorder.py": "tests/pure/transform/test_ghost.py",
+    "pure/transform/example_rows.py": "tests/pure/transform/test_ghost.py",
     "stages/dpo.py": "tests/laws/test_stages.py",
     "stages/population.py": "tests/laws/test_stages.py",
     "stages/pretrain.py": "tests/laws/test_stages.py",
