@@ -56,7 +56,23 @@ class Examined(NamedTuple):
     precision: torch.dtype
 
 
-def examine(loss: Loss, *, keep: bool = True, counted: bool = False) -> Callable[..., Examined]:
+class Checks(NamedTuple):
+    """What has been found about losses, so that it is looked at once; it changes no result.
+
+    Fields:
+        passed: (loss, order of rows) whose norms have been compared.
+        unknown: losses that use a param in a way that is not recorded.
+        digest: stands for it in a run's fingerprint.
+    """
+
+    passed: set
+    unknown: set
+    digest: str = "a memo of checks"
+
+
+def examine(
+    loss: Loss, *, keep: bool = True, counted: bool = False, checks: Checks | None = None
+) -> Callable[..., Examined]:
     """Returns a function that measures each example's gradient; any weighted sum of them follows.
 
     Args:
@@ -64,6 +80,7 @@ def examine(loss: Loss, *, keep: bool = True, counted: bool = False) -> Callable
         keep: as in `clipped_sum`.
         counted: measure loss and count of each example too, for which the loss must honour
             `batch["weights"]`, see `pure.transform.accumulate.Loss`.
+        checks: of earlier calls with the same loss; None: none.
 
     Returns:
         (params, batch, key) -> Examined.
@@ -71,11 +88,17 @@ def examine(loss: Loss, *, keep: bool = True, counted: bool = False) -> Callable
     Raises:
         ValueError: on the call, as `per_sample_norms`; with `counted`, for a loss that ignores weights.
     """
-    return partial(_examine, loss, keep, counted, set())
+    return partial(_examine, loss, keep, counted, checks or Checks(set(), set()))
 
 
 def _examine(
-    loss: Loss, keep: bool, counted: bool, known: set, params: Tree, batch: dict[str, Tensor], key: Tensor
+    loss: Loss,
+    keep: bool,
+    counted: bool,
+    checks: Checks,
+    params: Tree,
+    batch: dict[str, Tensor],
+    key: Tensor,
 ) -> Examined:
     """Measures by recording, or by the gradients themselves where that is not possible.
 
@@ -95,19 +118,20 @@ def _examine(
     if not has_values((params, batch, key)) or may_be_differentiated((params, batch)):
         return _by_gradients(loss, counted, params, batch, key)
     # 3. Recording.
-    if "unknown use" not in known:
+    examined = None
+    if loss not in checks.unknown:
         try:
             examined = _recorded(loss, keep, params, batch, key)
         except UnknownUseError:
-            known.add("unknown use")
-    if "unknown use" in known:
+            checks.unknown.add(loss)
+    if examined is None:
         examined = _one_by_one(loss, counted, params, batch, key)
     # 4. Comparison.
     if counted:
         _check_counts(examined)
-    if rows_of(batch) not in known and "unknown use" not in known:
+    if loss not in checks.unknown and (loss, rows_of(batch)) not in checks.passed:
         _compare(loss, params, batch, key, examined)
-        known.add(rows_of(batch))
+        checks.passed.add((loss, rows_of(batch)))
     return examined
 
 
@@ -184,7 +208,7 @@ def _vector_squares(recorded: Recorded, rows: Rows, params: Tree) -> Tensor:
     """The squared norms of the gradients of all vectors together: [B]."""
     squares = torch.zeros(rows.examples, dtype=tree.shared_dtype(params), device=recorded.sum.device)
     for g in recorded.vectors.values():
-        squares = squares + g.to(squares.dtype).square().flatten(1).sum(1)
+        squares = squares + g.to(squares.dtype).square().reshape(rows.examples, -1).sum(1)
     return squares
 
 
@@ -192,7 +216,8 @@ def _by_gradients(loss: Loss, counted: bool, params: Tree, batch: dict[str, Tens
     """Computes all gradients at once, in functions that a compiler or a transform follows."""
     grads = per_sample_grad(loss)(params, batch, key)
     dtype = tree.shared_dtype(params)
-    squares = torch.stack([g.to(dtype).square().flatten(1).sum(1) for g in tree.leaves(grads)]).sum(0)
+    leaves = [g.to(dtype).reshape(len(g), -1) for g in tree.leaves(grads)]
+    squares = torch.stack([g.square().sum(1) for g in leaves]).sum(0)
     norms = torch.where(squares > 0, torch.where(squares > 0, squares, 1.0).sqrt(), 0.0)
 
     def weighted(factors: Tensor) -> Tree:

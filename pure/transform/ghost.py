@@ -19,7 +19,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pure.loss.check import check_range
 from pure.transform.accumulate import Loss
 from pure.transform.examine import Examined, examine
 from pure.types import Tree
@@ -98,8 +97,18 @@ def clipped_sum(
     Source: Abadi et al., "Deep Learning with Differential Privacy", 2016, algorithm 1; in one pass as Bu et
     al. 2023, section 3.
     """
-    check_range("clipped_sum", "above 0", max_norm=max_norm)
+    check_bound("clipped_sum", max_norm)
     return partial(_clipped_sum, examine(loss, keep=keep), max_norm)
+
+
+def check_bound(caller: str, max_norm: float | Tensor) -> None:
+    """Checks a bound of norms; infinity is one. A tensor is not read.
+
+    Raises:
+        ValueError: if it is not above 0.
+    """
+    if not isinstance(max_norm, Tensor) and not max_norm > 0:
+        raise ValueError(f"{caller}: max_norm must be above 0, got {max_norm}; float('inf') clips nothing")
 
 
 def clip_factors(norms: Tensor, max_norm: float | Tensor) -> Tensor:
