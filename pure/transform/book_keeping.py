@@ -111,13 +111,13 @@ def _gradients(value: Tensor, inputs: list[Tensor], again: bool = False) -> list
 
 def _by_example(derivative: Tensor | None, weights: list[Tensor]) -> Tensor | None:
     """The part of each example in a sum, [B], from its derivative with respect to the weights [B, ...]."""
-    return (
-        None if derivative is None else (derivative * weights[0].detach()).reshape(len(derivative), -1).sum(1)
-    )
+    if derivative is None:
+        return None
+    return (derivative * weights[0].detach()).reshape(len(derivative), -1).sum(1)
 
 
 def _deliver(mode: Recorder, grads: list[Tensor | None]) -> None:
-    """Hands over the gradients of outputs that depend on nothing that requires grad, as the hooks do others."""
+    """Hands over the gradients of outputs without a hook: they depend on nothing that requires grad."""
     for (number, _), d in zip(mode.taps.items(), grads, strict=False):
         if d is not None:
             mode.receive(number, mode.uses, d)

@@ -57,7 +57,7 @@ class Examined(NamedTuple):
 
 
 class Checks(NamedTuple):
-    """What has been found about losses, so that it is looked at once; it changes no result.
+    """Memo of the losses that have been checked, which are checked once; it changes no result.
 
     Fields:
         passed: (loss, order of rows) whose norms have been compared.

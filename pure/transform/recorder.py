@@ -20,8 +20,8 @@ Receive = Callable[[int, list["Use"], Tensor], None]
 """Called in the backward pass for each use of a matrix: (its number, all uses, d [R, ..., O])."""
 
 READS = frozenset([
-    "shape", "dtype", "device", "ndim", "requires_grad", "is_leaf", "layout", "itemsize", "is_cuda", "is_meta",
-    "grad_fn", "size", "dim", "numel", "stride", "element_size", "is_floating_point", "is_complex",
+    "shape", "dtype", "device", "ndim", "requires_grad", "is_leaf", "layout", "itemsize", "is_cuda",
+    "is_meta", "grad_fn", "size", "dim", "numel", "stride", "element_size", "is_floating_point", "is_complex",
     "is_contiguous", "__len__", "detach", "data", "__repr__", "__hash__", "zeros_like", "ones_like",
     "empty_like", "new_zeros", "new_ones", "new_empty", "new_full",
 ])  # fmt: skip
@@ -71,7 +71,7 @@ class Param(NamedTuple):
 
 
 class Copies(NamedTuple):
-    """A vector, expanded to one copy per example: the value, computed from a leaf, and its copies [B, ...]."""
+    """A vector with one copy per example: the value, computed from a leaf, and its copies [B, ...]."""
 
     leaf: int
     value: Tensor

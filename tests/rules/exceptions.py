@@ -142,6 +142,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "pure/interop/torch_optim_read.py": "tests/pure/interop/test_torch_optim.py",
     "pure/transform/book_keeping.py": "tests/pure/transform/test_ghost.py",
     "pure/transform/examine.py": "tests/pure/transform/test_ghost.py",
+    "pure/transform/ghost_norm.py": "tests/pure/transform/test_ghost.py",
     "pure/transform/recorder.py": "tests/pure/transform/test_ghost.py",
     "pure/transform/example_rows.py": "tests/pure/transform/test_ghost.py",
     "stages/dpo.py": "tests/laws/test_stages.py",
