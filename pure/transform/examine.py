@@ -71,7 +71,12 @@ class Checks(NamedTuple):
 
 
 def examine(
-    loss: Loss, *, keep: bool = True, counted: bool = False, checks: Checks | None = None
+    loss: Loss,
+    *,
+    keep: bool = True,
+    counted: bool = False,
+    checks: Checks | None = None,
+    name: Loss | None = None,
 ) -> Callable[..., Examined]:
     """Returns a function that measures each example's gradient; any weighted sum of them follows.
 
@@ -80,7 +85,8 @@ def examine(
         keep: as in `clipped_sum`.
         counted: measure loss and count of each example too, for which the loss must honour
             `batch["weights"]`, see `pure.transform.accumulate.Loss`.
-        checks: of earlier calls with the same loss; None: none.
+        checks: of earlier calls; None: none.
+        name: the loss as it is known to `checks`, if it is another one in each call; None: `loss`.
 
     Returns:
         (params, batch, key) -> Examined.
@@ -88,7 +94,7 @@ def examine(
     Raises:
         ValueError: on the call, as `per_sample_norms`; with `counted`, for a loss that ignores weights.
     """
-    return partial(_examine, loss, keep, counted, checks or Checks(set(), set()))
+    return partial(_examine, loss, keep, counted, checks or Checks(set(), set()), name or loss)
 
 
 def _examine(
@@ -96,6 +102,7 @@ def _examine(
     keep: bool,
     counted: bool,
     checks: Checks,
+    name: Loss,
     params: Tree,
     batch: dict[str, Tensor],
     key: Tensor,
@@ -119,19 +126,19 @@ def _examine(
         return _by_gradients(loss, counted, params, batch, key)
     # 3. Recording.
     examined = None
-    if loss not in checks.unknown:
+    if name not in checks.unknown:
         try:
             examined = _recorded(loss, keep, params, batch, key)
         except UnknownUseError:
-            checks.unknown.add(loss)
+            checks.unknown.add(name)
     if examined is None:
         examined = _one_by_one(loss, counted, params, batch, key)
     # 4. Comparison.
     if counted:
         _check_counts(examined)
-    if loss not in checks.unknown and (loss, rows_of(batch)) not in checks.passed:
+    if name not in checks.unknown and (name, rows_of(batch)) not in checks.passed:
         _compare(loss, params, batch, key, examined)
-        checks.passed.add((loss, rows_of(batch)))
+        checks.passed.add((name, rows_of(batch)))
     return examined
 
 

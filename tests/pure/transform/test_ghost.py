@@ -1,4 +1,8 @@
-"""Ghost norms and clipped sums equal those of the gradients themselves, in float64."""
+"""Ghost norms and clipped sums equal those of the gradients themselves, in float64.
+
+They are computed by `examine.py`, from what `book_keeping.py` records with the mode in `recorder.py`, by the
+formulas in `ghost_norm.py`, in the order of rows of `example_rows.py`.
+"""
 
 from __future__ import annotations
 
