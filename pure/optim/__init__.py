@@ -68,6 +68,7 @@ from pure.optim.schedule_free import (
     schedule_free_eval_params,
 )
 from pure.optim.sgd import TraceState, sgd, trace
+from pure.optim.soap import ScaleBySoapState, scale_by_soap, soap
 from pure.optim.warmup import (
     sgdr_schedule,
     warmup_constant_schedule,
@@ -106,6 +107,7 @@ __all__ = [
     "ScaleByRmsWithCountState",
     "ScaleByRssState",
     "ScaleByScheduleState",
+    "ScaleBySoapState",
     "Schedule",
     "ScheduleFreeState",
     "TraceState",
@@ -181,6 +183,7 @@ __all__ = [
     "scale_by_rss",
     "scale_by_schedule",
     "scale_by_shape",
+    "scale_by_soap",
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "schedule_free",
@@ -192,6 +195,7 @@ __all__ = [
     "sgdr_schedule",
     "skip_large_updates",
     "skip_not_finite",
+    "soap",
     "trace",
     "warmed_decay",
     "warmup_constant_schedule",

@@ -59,7 +59,7 @@ def clip_by_block_rms_update(
 
     def leaf(u: Tensor) -> Tensor:
         x = upcast(u)
-        rms = x.square().mean().sqrt()
+        rms = safe_sqrt(x.square().mean())
         ratio = torch.where(rms <= threshold, 1.0, rms / threshold)
         return (x / store_once(ratio)).to(u.dtype)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import EmptyState, Scalar, empty_init, store_once, upcast
+from pure.optim.base import EmptyState, Scalar, empty_init, safe_sqrt, store_once, upcast
 from pure.optim.check import check_not_negative
 from pure.optim.leafwise import leafwise
 from pure.types import GradientTransformation, Tree
@@ -70,9 +70,16 @@ def clip_by_global_norm_update(
     check for finite gradients first (`apply_if_finite`).
     """
     del params
-    norm = extra["grad_norm"] if extra.get("grad_norm") is not None else tree.norm(updates)
-    factor = store_once(torch.where(norm <= max_norm, 1.0, max_norm / norm))
+    norm = extra["grad_norm"] if extra.get("grad_norm") is not None else _global_norm(updates)
+    short = norm <= max_norm
+    factor = store_once(torch.where(short, 1.0, max_norm / torch.where(short, 1.0, norm)))
     return tree.map(lambda g: (upcast(g) * factor).to(g.dtype), updates), state
+
+
+def _global_norm(updates: Tree) -> Tensor:
+    """The norm of all leaves together [], as `tree.norm`; its derivative at 0 is 0."""
+    dtype = tree.shared_dtype(updates)
+    return safe_sqrt(torch.stack([x.to(dtype).square().sum() for x in tree.leaves(updates)]).sum())
 
 
 def _norm_is_known(raw: bool) -> bool:

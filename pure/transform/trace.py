@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pure import tree
+from pure.transform.apply_if import conditionals_traced
 from pure.types import Tree
 
 
@@ -75,7 +76,8 @@ def _compile(function: Callable, backend: str | Callable, spec: Any, values: lis
         result_specs.append(result_spec)
         return tuple(result_leaves)
 
-    graph = make_fx(flat_function, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
+    with conditionals_traced():
+        graph = make_fx(flat_function, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
     if backend == "aot_eager":
         return graph, result_specs[
             -1

@@ -156,6 +156,8 @@ def _unclipped(
     if name == "ademamix":
         slow, weight = optim.half_life_schedule(0.9, 0.999, updates), optim.linear_schedule(0.0, 5.0, updates)
         return optim.ademamix(schedule, b2=0.95, b3=slow, alpha=weight, weight_decay=decay, mask=mask)
+    if name == "soap":
+        return optim.soap(schedule, weight_decay=decay, mask=mask, max_precond_dim=2048)
     if name == "adafactor":
         return optim.adafactor(
             schedule,

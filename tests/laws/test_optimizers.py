@@ -190,6 +190,16 @@ def reference_normuon(params: dict[str, torch.nn.Parameter]) -> torch.optim.Opti
     )
 
 
+def soap_of_short_sides() -> GradientTransformation:
+    """A side of full rank: where two eigenvalues are 0, rounding decides the basis. test_soap.py has both sides."""
+    return optim.soap(0.01, weight_decay=0.0, precondition_frequency=2, max_precond_dim=3)
+
+
+def reference_soap(params: dict[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
+    settings = {"precondition_frequency": 2, "max_precondition_dim": 3}
+    return pytorch_optimizer.SOAP(params.values(), 0.01, weight_decay=0.0, **settings)
+
+
 def cautious_lion() -> GradientTransformation:
     return optim.cautious(optim.lion(0.01, weight_decay=0.0))
 
@@ -336,6 +346,7 @@ TABLE = (
     Row("cautious lion", cautious_lion, reference=reference_lion),
     Row("cautious decay", lambda: optim.cautious_decay_adamw(0.01, weight_decay=0.1)),
     Row("normuon", normuon_for_layers, reference=reference_normuon),
+    Row("soap", soap_of_short_sides, reference=reference_soap),
     Row("adan", lambda: optim.adan(0.01), lambda: optax.adan(0.01)),
     Row(
         "schedule_free_adamw",

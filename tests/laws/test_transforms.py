@@ -135,15 +135,18 @@ def adapted_loss(four_bits: bool = False, **options: Any) -> Part:
     return loss_part(made, text_batch(0))
 
 
-def updates(optimizer: optim.GradientTransformation) -> Part:
-    """Updates as a function of gradients, after one step."""
+def updates(optimizer: optim.GradientTransformation, zeros: bool = False) -> Part:
+    """Updates as a function of gradients, after one step; or, with `zeros`, the first ones, at gradients of 0."""
     params = {
         "w": random.normal(random.key(0), (4, 3)).double(),
         "b": random.normal(random.key(1), (3,)).double(),
     }
     grads = tree.map(lambda x: random.normal(random.key(2), x.shape).double(), params)
-    state = optimizer.update(grads, optimizer.init(params), params)[1]
-    return part_of(lambda g: optimizer.update(g, state, params)[0], grads)
+    value, state = {"value": torch.tensor(1.0)}, optimizer.init(params)
+    if not zeros:
+        state = optimizer.update(grads, state, params, **value)[1]
+    part = part_of(lambda g: optimizer.update(g, state, params, **value)[0], grads)
+    return part._replace(point=[torch.zeros_like(x) for x in part.point]) if zeros else part
 
 
 def step(make: Callable, batch: Callable, **options: Any) -> Part:
@@ -197,6 +200,35 @@ def curvature(product: Callable[..., Tree]) -> Part:
     return part_of(lambda p: product(outputs, lambda z: z.logsumexp(1).sum(), p, vector), params)
 
 
+OPTIMIZERS = {
+    "lion": optim.lion(0.1),
+    "muon": optim.muon(0.1, ns_dtype=torch.float64),
+    "clip, then adam": optim.chain(optim.clip_by_global_norm(0.5), optim.adam(0.1)),
+    "sgd, momentum": optim.sgd(0.1, momentum=0.9, nesterov=True),
+    "adamw": optim.adamw(0.1, weight_decay=0.1),
+    "nadamw": optim.nadamw(0.1),
+    "amsgrad": optim.amsgrad(0.1),
+    "radam": optim.radam(0.1, b2=0.9),
+    "adamaxw": optim.adamaxw(0.1),
+    "adan": optim.adan(0.1),
+    "ademamix": optim.ademamix(0.1, b3=0.9),
+    "cautious_adamw": optim.cautious_adamw(0.1),
+    "cautious_decay_adamw": optim.cautious_decay_adamw(0.1, weight_decay=0.1),
+    "lion, smooth": optim.scale_by_lion(mode="smooth"),
+    "rmsprop, centered": optim.rmsprop(0.1, centered=True, momentum=0.9),
+    "adagrad": optim.adagrad(0.1),
+    "adafactor": optim.adafactor(0.1, min_dim_size_to_factor=3, momentum=0.9),
+    "lamb": optim.lamb(0.1),
+    "schedule_free_adamw": optim.schedule_free_adamw(0.1),
+    "normuon": optim.normuon(0.1, ns_dtype=torch.float64),
+    "soap": optim.soap(0.1),
+    "apply_if_finite, ema": optim.apply_if_finite(optim.chain(optim.ema(0.9), optim.sgd(0.1)), 3),
+    "MultiSteps, reduce_on_plateau": optim.MultiSteps(
+        optim.chain(optim.adam(0.1), optim.reduce_on_plateau()), 2
+    ),
+}
+"""The second update is differentiated by its gradient."""
+
 ONLINE = ROLLOUT_OPTIONS | {"beta": 0.04}
 PARTS: dict[str, Callable[[], Part]] = {
     "forward": forward,
@@ -224,11 +256,7 @@ PARTS: dict[str, Callable[[], Part]] = {
         curvature,
         lambda outputs, head, p, v: cg(partial(ggnvp(outputs, head), p), v, damping=0.5, steps=2).x,
     ),
-    "adamw": lambda: updates(optim.adamw(0.1, weight_decay=0.1)),
-    "sgd, momentum": lambda: updates(optim.sgd(0.1, momentum=0.9, nesterov=True)),
-    "clip, then adam": lambda: updates(optim.chain(optim.clip_by_global_norm(0.5), optim.adam(0.1))),
-    "muon": lambda: updates(optim.muon(0.1, ns_dtype=torch.float64)),
-    "lion": lambda: updates(optim.lion(0.1)),
+    **{name: partial(updates, optimizer) for name, optimizer in OPTIMIZERS.items()},
     "step of sft": partial(step, sft, text_batch),
     "step of dpo": partial(step, dpo, pair_batch, reference=True),
     "step of grpo": partial(step, grpo, rollout_batch, **ROLLOUT_OPTIONS | {"score": None}),
@@ -293,6 +321,15 @@ HESSIAN: dict[str, Callable[[Function, list[Tensor], list[Tensor]], Any]] = {
     "grad of jvp": lambda f, x, t: grad(lambda y: jvp(f, y, t))(x),
     "jvp of grad": lambda f, x, t: jvp(grad(f), x, t),
 }
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_update_has_finite_derivatives_where_all_gradients_are_0(name: str) -> None:
+    """As those of LoRA's `a` are at first: one NaN makes a whole meta-gradient NaN. The state is the first one."""
+    part = PARTS[name](zeros=True)
+    slope = torch.func.grad(part.function)(part.point)
+    along = jvp(lambda x: torch.func.grad(part.function)(x), part.point, direction(name))
+    assert all(x.isfinite().all() for x in (*slope, *along))
 
 
 LINEARIZED = ("sft, chunk and remat", "adamw")

@@ -111,6 +111,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "pure/interop/jax/aten/arithmetic.py": "tests/pure/interop/jax/test_aten.py",
     "pure/interop/jax/aten/comparison.py": "tests/pure/interop/jax/test_aten.py",
     "pure/interop/jax/aten/creation.py": "tests/pure/interop/jax/test_aten.py",
+    "pure/interop/jax/aten/decomposition.py": "tests/pure/interop/jax/test_aten.py",
     "pure/interop/jax/aten/indexing.py": "tests/pure/interop/jax/test_aten.py",
     "pure/interop/jax/aten/order.py": "tests/pure/interop/jax/test_aten.py",
     "pure/interop/jax/aten/product.py": "tests/pure/interop/jax/test_aten.py",

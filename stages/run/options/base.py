@@ -16,6 +16,7 @@ OptimizerName = Literal[
     "adamw",
     "muon",
     "normuon",
+    "soap",
     "lion",
     "nadamw",
     "cautious_adamw",

@@ -15,6 +15,7 @@ from pure.interop.jax.aten.arithmetic import ARITHMETIC
 from pure.interop.jax.aten.comparison import COMPARISON
 from pure.interop.jax.aten.creation import CREATION
 from pure.interop.jax.aten.crossing import CROSSING
+from pure.interop.jax.aten.decomposition import DECOMPOSITION
 from pure.interop.jax.aten.indexing import INDEXING
 from pure.interop.jax.aten.loss import LOSS
 from pure.interop.jax.aten.norm import NORM
@@ -41,6 +42,7 @@ TABLE: Mapping[str, Entry] = MappingProxyType({
     **REDUCTION,
     **ORDER,
     **PRODUCT,
+    **DECOMPOSITION,
     **INDEXING,
     **SCATTER,
     **SPECIAL,

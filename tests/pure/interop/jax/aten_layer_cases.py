@@ -443,6 +443,13 @@ def indexing() -> Iterator[Case]:
     ]
 
 
+def decomposition() -> Iterator[Case]:
+    square = floats(4, 4) + torch.diag(torch.tensor([0.0, 8.0, 16.0, 24.0]))
+    yield case("linalg_qr.default", floats(5, 3), "reduced", loose=8)
+    for x in (square, torch.stack([square, 2 * square.flip(0, 1)])):
+        yield case("linalg_qr.default", x, "complete", loose=8)
+
+
 EXTRA: Mapping[str, tuple[Case, ...]] = {
     make.__name__: tuple(make())
     for make in (
@@ -456,6 +463,7 @@ EXTRA: Mapping[str, tuple[Case, ...]] = {
         shape,
         creation,
         product,
+        decomposition,
         activation,
         indexing,
     )

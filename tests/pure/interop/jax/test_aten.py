@@ -2,8 +2,9 @@
 
 Values, shapes, dtypes and gradients are compared. The cases are in `aten_cases.py` and `aten_layer_cases.py`,
 sorted by the file of `pure/interop/jax/aten` that they test: activation, arithmetic, comparison, creation,
-indexing with places, loss, norm, order, piecewise, product, reduction, scatter, shape, special, unary. All
-cases of one file are compiled as one program. (`table` collects them, `result` describes the results.)
+decomposition, indexing with places, loss, norm, order, piecewise, product, reduction, scatter, shape,
+special, unary. All cases of one file are compiled as one program. (`table` collects them, `result` describes
+the results.)
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pure.interop.jax import lower
 from pure.interop.jax.aten.table import TABLE, Out
 from tests.pure.interop.jax.aten_cases import CASES, NAN, Case
 from tests.pure.interop.jax.aten_layer_cases import EXTRA
@@ -37,6 +39,9 @@ UNINITIALISED = {
 OURS = {"intro2llm.jax_function.default", "intro2llm.threefry2x32.default"}
 """Operations of this project: functions that cross, and test_hashing.py."""
 
+SIGNED = {"_linalg_eigh.default"}
+"""Operations with results whose sign each library chooses; a test of their own is below."""
+
 EITHER_ZERO = ("xlogy", "special_xlog1py", "softshrink")
 """Operations whose 0 may be -0."""
 
@@ -54,7 +59,7 @@ FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": Fals
 
 def test_every_operation_has_a_case() -> None:
     tested = {case.op for table in (CASES, EXTRA) for cases in table.values() for case in cases}
-    assert TABLE.keys() - tested == UNINITIALISED | OURS
+    assert TABLE.keys() - tested == UNINITIALISED | OURS | SIGNED
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -128,6 +133,20 @@ def test_index_out_of_range_gives_no_number_that_could_be_right() -> None:
 def test_refused_with_the_fix(op: str, args: tuple, kwargs: dict, error: type, text: str) -> None:
     with pytest.raises(error, match=text):
         TABLE[op](Out((3,), jnp.asarray(0).dtype), *args, **kwargs)
+
+
+def test_eigenvectors_equal_torch_except_for_their_sign() -> None:
+    """A function of a symmetric matrix, by its eigenvectors: value and gradient."""
+    numbers = torch.tensor(np.random.default_rng(0).normal(size=(2, 4, 4)), dtype=torch.float32)
+
+    def weigh(x: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(x + x.mT + 9 * torch.eye(4))
+        root = (vectors * values.sqrt().unsqueeze(-2)) @ vectors.mT
+        return (root.flatten() * torch.arange(32).cos()).sum()
+
+    value, slope = jax.value_and_grad(lower(weigh, numbers))(jnp.asarray(numbers.numpy()))
+    assert float(value) == pytest.approx(float(weigh(numbers)), rel=1e-5)
+    torch.testing.assert_close(torch.tensor(np.asarray(slope)), torch.func.grad(weigh)(numbers))
 
 
 def convert_case(case: Case, dtypes: Mapping) -> Case:
