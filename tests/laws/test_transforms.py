@@ -136,15 +136,17 @@ def adapted_loss(four_bits: bool = False, **options: Any) -> Part:
 
 
 def updates(optimizer: optim.GradientTransformation, zeros: bool = False) -> Part:
-    """Updates as a function of gradients, after one step; or, with `zeros`, the first ones, at gradients of 0."""
+    """Updates as a function of gradients, after two steps; or, with `zeros`, the first ones, at gradients of 0."""
     params = {
         "w": random.normal(random.key(0), (4, 3)).double(),
         "b": random.normal(random.key(1), (3,)).double(),
     }
-    grads = tree.map(lambda x: random.normal(random.key(2), x.shape).double(), params)
+    first, grads = (
+        tree.map(lambda x, i=i: random.normal(random.key(i), x.shape).double(), params) for i in (3, 2)
+    )
     value, state = {"value": torch.tensor(1.0)}, optimizer.init(params)
-    if not zeros:
-        state = optimizer.update(grads, state, params, **value)[1]
+    for g in () if zeros else (first, grads):
+        state = optimizer.update(g, state, params, **value)[1]
     part = part_of(lambda g: optimizer.update(g, state, params, **value)[0], grads)
     return part._replace(point=[torch.zeros_like(x) for x in part.point]) if zeros else part
 
@@ -224,10 +226,10 @@ OPTIMIZERS = {
     "soap": optim.soap(0.1),
     "apply_if_finite, ema": optim.apply_if_finite(optim.chain(optim.ema(0.9), optim.sgd(0.1)), 3),
     "MultiSteps, reduce_on_plateau": optim.MultiSteps(
-        optim.chain(optim.adam(0.1), optim.reduce_on_plateau()), 2
+        optim.chain(optim.sgd(0.1, momentum=0.9), optim.reduce_on_plateau()), 3
     ),
 }
-"""The second update is differentiated by its gradient."""
+"""The third update is differentiated by its gradient."""
 
 ONLINE = ROLLOUT_OPTIONS | {"beta": 0.04}
 PARTS: dict[str, Callable[[], Part]] = {
