@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pure.loss.check import check_range, expect, upcast
@@ -55,10 +56,10 @@ def gae(
         GAE(advantages [B, T], returns [B, T]), without gradient.
 
     Steps:
-        1. Number the unmasked tokens: these are the times t.
-        2. The value of the next unmasked token.
-        3. The temporal-difference errors δ.
-        4. Their discounted sums, by a product with the matrix (γ λ)^(s - t), s >= t; no loop over time.
+        1. The value of the next unmasked token.
+        2. The temporal-difference errors δ.
+        3. Their discounted sums: from the last token to the first, each sum is δ plus γ λ times the sum after
+           it; a masked token passes it on.
 
     Edge cases: a row without tokens gives zeros.
 
@@ -81,18 +82,14 @@ def gae(
     check_range("gae", "in [0, 1]", gamma=gamma, lam=lam)
     dtype = torch.promote_types(upcast(rewards).dtype, values.dtype)
     rewards, values = rewards.detach().to(dtype), values.detach().to(dtype)
-    # 1. Time.
-    time = mask.cumsum(-1)
-    offset = (time[..., None, :] - time[..., :, None]).to(dtype)  # [B, t, s] steps from t to s
-    both_unmasked = mask[..., None, :] & mask[..., :, None]
-    # 2. Next value.
-    next_values = (both_unmasked & (offset == 1)).to(dtype) @ torch.where(mask, values, 0.0)[..., None]
-    # 3. Errors.
-    delta = torch.where(mask, rewards + gamma * next_values[..., 0] - values, 0.0)
-    # 4. Discounted sums.
-    summed = both_unmasked & (offset >= 0)
-    weights = torch.where(summed, torch.as_tensor(gamma * lam) ** offset.clamp(min=0), 0.0)
-    advantages = (weights @ delta[..., None])[..., 0]
+    # 1. Next value.
+    known = torch.where(mask, values, 0.0)
+    following = _next(_discounted_sums((~mask).to(dtype), known))
+    # 2. Errors.
+    delta = torch.where(mask, rewards + gamma * following - values, 0.0)
+    # 3. Discounted sums.
+    advantages = _discounted_sums(torch.where(mask, torch.as_tensor(gamma * lam, dtype=dtype), 1.0), delta)
+    advantages = torch.where(mask, advantages, 0.0)
     return GAE(advantages, torch.where(mask, advantages + values, 0.0))
 
 
@@ -225,6 +222,25 @@ def ppo_value_loss(
         clipped = old_values + (values - old_values).clamp(-clip, clip)  # type: ignore[arg-type]
         errors = torch.maximum(errors, (clipped - returns).square())
     return PolicyLoss(torch.where(mask, errors, 0.0).sum() / 2, mask.sum().float())
+
+
+def _discounted_sums(factors: Tensor, x: Tensor) -> Tensor:
+    """Solves y_t = x_t + factors_t y_{t+1}, with y = 0 after the end: [..., T] each -> [..., T].
+
+    By doubling: after round k, y_t is right for the next 2ᵏ steps. Memory is linear in T, and ⌈log₂ T⌉ rounds
+    compile to a short program, where a loop over time would be T steps long.
+    """
+    shift = 1
+    while shift < x.shape[-1]:
+        x = x + factors * _next(x, shift)
+        factors = factors * _next(factors, shift)
+        shift *= 2
+    return x
+
+
+def _next(x: Tensor, shift: int = 1) -> Tensor:
+    """The elements `shift` steps later, 0 after the end: [..., T] -> [..., T]."""
+    return F.pad(x[..., shift:], (0, shift))
 
 
 def _all_equal(x: Tensor, mask: Tensor) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from pure import random
+from pure import random, tree
 from pure.loss.ppo import gae, ppo_policy_loss, ppo_value_loss, whiten
 from pure.transform.grad import value_and_grad
 
@@ -57,6 +59,36 @@ def test_advantages_at_lambda_0_and_1_equal_values_by_hand() -> None:
     torch.testing.assert_close(
         gae(rewards, values, mask, gamma=1.0, lam=1.0).advantages, torch.tensor([[5.5, 4.5, 2.5]])
     )
+
+
+class Largest(TorchDispatchMode):
+    """Records the number of elements of the largest tensor that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.numel = max([self.numel, *(x.numel() for x in tree.leaves(out) if isinstance(x, torch.Tensor))])
+        return out
+
+
+def test_long_answers_take_memory_linear_in_their_length() -> None:
+    length = 4096
+    rewards, values = (random.normal(random.key(i), (2, length)).double() for i in (1, 2))
+    mask = random.uniform(random.key(3), (2, length)) < 0.9
+    with Largest() as largest:
+        found = gae(rewards, values, mask, gamma=0.999, lam=0.95).advantages
+    assert largest.numel <= 2 * length
+    expected = torch.zeros_like(rewards)
+    value = advantage = torch.zeros(2, dtype=torch.float64)
+    for t in reversed(range(length)):
+        delta = rewards[:, t] + 0.999 * value - values[:, t]
+        advantage = torch.where(mask[:, t], delta + 0.999 * 0.95 * advantage, advantage)
+        expected[:, t] = torch.where(mask[:, t], advantage, 0.0)
+        value = torch.where(mask[:, t], values[:, t], value)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
 def test_nan_and_inf_at_masked_positions_do_not_change_advantages() -> None:
