@@ -22,6 +22,8 @@ def call_unpadded(
     tokens: Tensor,
     positions: Tensor | None,
     segment_ids: Tensor | None,
+    *,
+    fix: str,
 ) -> Tensor:
     """Calls a causal model on rows without the padding on their left.
 
@@ -33,6 +35,7 @@ def call_unpadded(
         tokens: [B, T] integers.
         positions: [B, T], those of `stages.rollout`: 0 on the padding, then 0, 1, 2, ...; None: 0 ... T - 1.
         segment_ids: [B, T], one number on the padding and another after it; None: no padding.
+        fix: what to do about packed rows, for the message.
 
     Returns:
         [B, T, D]; on the padding that of the row's first token alone.
@@ -47,7 +50,7 @@ def call_unpadded(
     Example:
         >>> tokens, segments = torch.tensor([[9, 1, 2]]), torch.tensor([[0, 1, 1]])
         >>> total = lambda tokens: tokens.cumsum(1)[..., None].float()
-        >>> call_unpadded("sum", total, tokens, torch.tensor([[0, 0, 1]]), segments)[..., 0].tolist()
+        >>> call_unpadded("sum", total, tokens, torch.tensor([[0, 0, 1]]), segments, fix="")[..., 0].tolist()
         [[9.0, 1.0, 3.0]]
     """
     index = torch.arange(tokens.shape[1], device=tokens.device)
@@ -57,7 +60,7 @@ def call_unpadded(
     own = index - shift
     positions = index if positions is None else positions
     valid = (padding == (own < 0)).all(1) & (positions == own.clamp(min=0)).all(1)
-    _check_rows(caller, valid)
+    _check_rows(caller, valid, fix)
     result = call(tokens.gather(1, (index + shift) % len(index)))
     back = (own % len(index))[..., None].expand(-1, -1, result.shape[-1])
     # Not NaN: the weight's gradient of a head adds up all positions, also those with gradient 0.
@@ -65,10 +68,10 @@ def call_unpadded(
     return torch.where(valid[:, None, None], result, torch.nan)
 
 
-def _check_rows(caller: str, valid: Tensor) -> None:
+def _check_rows(caller: str, valid: Tensor, fix: str) -> None:
     """Refuses rows that are packed, in eager code on a CPU."""
     if valid.device.type == "cpu" and has_values(valid) and not valid.all():
         raise ValueError(
             f"{caller}: the batch has packed rows or positions of its own, and the module takes no positions "
-            "and segment_ids; give a `call` that passes them to it, or a pipe without packing"
+            f"and segment_ids; {fix}, or a pipe without packing"
         )

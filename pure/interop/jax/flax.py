@@ -224,7 +224,8 @@ def _hidden_unpadded(
     call = partial(hidden, params, key=key)
     if positions is None and segment_ids is None:
         return call(tokens)
-    return call_unpadded("from_flax", call, tokens, positions, segment_ids)
+    fix = "give a `call` that passes them to it"
+    return call_unpadded("from_flax", call, tokens, positions, segment_ids, fix=fix)
 
 
 def _hidden(

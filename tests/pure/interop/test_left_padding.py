@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from pure.interop.left_padding import call_unpadded
+from pure.interop import left_padding
+
+call_unpadded = partial(left_padding.call_unpadded, fix="give a forward")
 
 
 def running_sum(tokens: torch.Tensor) -> torch.Tensor:
