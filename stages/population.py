@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.transform.accumulate import Loss
+from pure.transform.modes import has_values
 from pure.types import Tree
 from stages.online import Online, completion_weights, generate_and_score
 from stages.stage import Stage
@@ -57,7 +58,8 @@ def init(key: Tensor, params: Tree | None = None, *, stage: Stage, members: int)
     """Stack the initial states of the keys `split(key, members)`, each equal to that of the stage alone.
 
     Raises:
-        ValueError: if the leading axis of the params is not `members`.
+        ValueError: if the leading axis of the params is not `members`; if none are given, and the stage's
+            own `init` gives all members equal ones, as that of a torch module does.
     """
     keys = random.split(key, members)
     member_params = [None] * members if params is None else tree.unstack(params)
@@ -66,7 +68,10 @@ def init(key: Tensor, params: Tree | None = None, *, stage: Stage, members: int)
             f"population: expected params with a leading axis of {members}, one per member, got "
             f"{len(member_params)}"
         )
-    return tree.stack([stage.init(k, p) for k, p in zip(keys.unbind(0), member_params, strict=True)])
+    state = tree.stack([stage.init(k, p) for k, p in zip(keys.unbind(0), member_params, strict=True)])
+    if params is None and members > 1:
+        _check_distinct(state.params)
+    return state
 
 
 def step(state: TrainState, batch: Tree, *, stage: Stage, shared_batch: bool) -> TrainState:
@@ -163,3 +168,13 @@ def map_members(function: Callable[..., Tree], *trees: Tree, shared: tuple[int, 
 def _validated(loss: Loss, params: Tree, batch: Tree) -> tuple:
     """A member's loss without a key."""
     return loss(params, batch, None)
+
+
+def _check_distinct(params: Tree) -> None:
+    """Refuses members that all start with the params of the first, unless they are under a transform."""
+    if has_values(params) and all(torch.equal(x, x[:1].expand_as(x)) for x in tree.leaves(params)):
+        raise ValueError(
+            "population: all members start with equal params: the stage's init does not use its key (of a "
+            "module, give from_module a `build`); to start all from the same params, give them: "
+            "init(key, tree.stack([params] * members))"
+        )

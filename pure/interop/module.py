@@ -7,7 +7,7 @@ Source: `torch.func.functional_call`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pure import tree
 from pure.interop.left_padding import call_unpadded
-from pure.interop.module_parts import bind_module, split_head
+from pure.interop.module_parts import bind_module, copy_or_build, nest, split_head
 from pure.interop.module_trial import check_logits, is_same_function, result_width
 from pure.interop.token_cache import decode_again, empty_cache
 from pure.types import Hidden, Logits, Model, ParamSpec, Tree
@@ -150,7 +150,7 @@ def from_module(
     return Model(
         config=ModuleConfig(size, longest, result_width(hidden, initial, size), bos, eos, pad),
         spec=tree.map(lambda x: ParamSpec(shape=tuple(x.shape), dtype=x.dtype), initial),
-        init=partial(_init, initial=initial, build=build),
+        init=partial(copy_or_build, initial=initial, build=build),
         hidden=hidden,
         logits=logits,
         forward=all_logits,
@@ -230,23 +230,6 @@ def hugging_face(
     return call(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits
 
 
-def nest(values: Mapping[str, Any]) -> Tree:
-    """Nests values by the dots in their names: {"a.b": x} -> {"a": {"b": x}}.
-
-    Example:
-        >>> nest({"a.b": 1, "a.c.d": 2})
-        {'a': {'b': 1, 'c': {'d': 2}}}
-    """
-    root: dict[str, Any] = {}
-    for name, value in values.items():
-        *path, last = name.split(".")
-        node = root
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return root
-
-
 def _hidden(
     params: Tree,
     tokens: Tensor,
@@ -279,26 +262,6 @@ def _forward(
 def identity_logits(params: Tree, hidden: Tensor) -> Tensor:
     """Returns the logits, which `hidden` has computed already."""
     return hidden
-
-
-def _init(key: Tensor | None, *, initial: Tree, build: Callable[[Tensor], nn.Module] | None = None) -> Tree:
-    """Takes the parameters of a new module, or copies the initial ones, to the key's device."""
-    if build is not None and key is not None:
-        new = nest({name: x.detach() for name, x in build(key).named_parameters()})
-        shapes = [{path: tuple(x.shape) for path, x in _named(t)} for t in (new, initial)]
-        if shapes[0] != shapes[1]:
-            differing = sorted(dict(shapes[0].items() ^ shapes[1].items()))
-            raise ValueError(
-                f"from_module: build must return a module with the parameters of the first one; "
-                f"{', '.join(differing[:3])} differ"
-            )
-        initial = new
-    return tree.map(lambda x: x.clone() if key is None else x.to(key.device, copy=True), initial)
-
-
-def _named(values: Tree) -> Iterator[tuple[str, Tensor]]:
-    """The leaves with their paths."""
-    return zip(tree.paths(values), tree.leaves(values), strict=True)
 
 
 def _first_id(value: Any) -> int | None:

@@ -1,9 +1,9 @@
-"""A module as functions of a tree of params: the whole, or its body and its output layer apart."""
+"""Parts of a module as functions of a tree of params: the whole, its body, its output layer; new params."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -77,6 +77,57 @@ def split_head(module: nn.Module, head: str | None) -> Parts | None:
     own = {id(x) for x in layer.parameters()}
     paths = tuple(n.replace(".", "/") for n, x in module.named_parameters() if id(x) in own)
     return Parts(bind_module(body, module), bind_module(layer, module), paths)
+
+
+def nest(values: Mapping[str, Any]) -> Tree:
+    """Nests values by the dots in their names: {"a.b": x} -> {"a": {"b": x}}.
+
+    Example:
+        >>> nest({"a.b": 1, "a.c.d": 2})
+        {'a': {'b': 1, 'c': {'d': 2}}}
+    """
+    root: dict[str, Any] = {}
+    for name, value in values.items():
+        *path, last = name.split(".")
+        node = root
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return root
+
+
+def copy_or_build(
+    key: Tensor | None, *, initial: Tree, build: Callable[[Tensor], nn.Module] | None = None
+) -> Tree:
+    """Takes the parameters of a new module, or copies the initial ones, to the key's device.
+
+    Args:
+        key: [2] uint32, or None for copies.
+        initial: the params of the first module.
+        build: key -> a new module, or None.
+
+    Returns:
+        A tree like `initial`.
+
+    Raises:
+        ValueError: if the new module has other names or shapes.
+    """
+    if build is not None and key is not None:
+        new = nest({name: x.detach() for name, x in build(key).named_parameters()})
+        shapes = [{path: tuple(x.shape) for path, x in _named(t)} for t in (new, initial)]
+        if shapes[0] != shapes[1]:
+            differing = sorted(dict(shapes[0].items() ^ shapes[1].items()))
+            raise ValueError(
+                f"from_module: build must return a module with the parameters of the first one; "
+                f"{', '.join(differing[:3])} differ"
+            )
+        initial = new
+    return tree.map(lambda x: x.clone() if key is None else x.to(key.device, copy=True), initial)
+
+
+def _named(values: Tree) -> Iterator[tuple[str, Tensor]]:
+    """The leaves with their paths."""
+    return zip(tree.paths(values), tree.leaves(values), strict=True)
 
 
 def _pass_through(x: Any, *args: Any, **options: Any) -> Any:

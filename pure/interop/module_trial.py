@@ -117,7 +117,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
     if not a.numel():
         return 0.0
     a, b = a.double(), b.double()
-    distance = ((a - b).abs().max() / a.abs().max().clamp(min=1e-30)).item()
+    distance = float((a - b).abs().max() / a.abs().max().clamp(min=1e-30))
     return distance if distance == distance else float("inf")
 
 

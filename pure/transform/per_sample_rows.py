@@ -72,9 +72,10 @@ def gradients_of_several(rows: RowLoss, params: Tree, batch: Tree, key: Tensor) 
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or not _runs_alone(rows, params, batch, key):
             raise
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise RuntimeError(
-            f"{rows.caller}: torch.func.vmap cannot run this loss ({error}); chunk=1 and per_sample_fold "
-            "compute one example at a time, without vmap"
+            f"{rows.caller}: torch.func.vmap cannot run this loss ({first[:160]}); chunk=1 and "
+            "per_sample_fold compute one example at a time, without vmap"
         ) from error
     return values, tree.unflatten(tree.structure(_partition(rows, params)[0]), grads)
 

@@ -106,6 +106,8 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "pure/interop/jax/flax_linen.py": "tests/pure/interop/jax/test_flax.py",
     "pure/interop/jax/flax_nnx.py": "tests/pure/interop/jax/test_flax.py",
     "pure/transform/per_sample_rows.py": "tests/pure/transform/test_per_sample.py",
+    "pure/interop/module_parts.py": "tests/pure/interop/test_module.py",
+    "pure/interop/module_trial.py": "tests/pure/interop/test_module.py",
     "pure/interop/gguf.py": "tests/stages/models/test_gguf.py",
     "pure/interop/jax/aten/activation.py": "tests/pure/interop/jax/test_aten.py",
     "pure/interop/jax/aten/arithmetic.py": "tests/pure/interop/jax/test_aten.py",

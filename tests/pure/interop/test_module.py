@@ -13,9 +13,15 @@ from pure import optim, random, tree
 from pure.generation.generate import generate
 from pure.generation.sampling import Sampling
 from pure.interop.module import from_module, hugging_face
+from pure.transform.grad import grad
+from pure.types import Model
 from stages.dpo import dpo
 from stages.grpo import grpo
+from stages.population import population
+from stages.ppo import ppo
+from stages.reward import reward
 from stages.sft import sft
+from stages.stage import loss_of
 
 
 class Bigram(nn.Module):
@@ -30,6 +36,26 @@ class Bigram(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.head(self.table(tokens)) * self.scale
+
+
+class Recurrent(nn.Module):
+    """A GRU between two tables; a bound on the logits, if any, follows the output layer."""
+
+    def __init__(self, bound: float | None = None) -> None:
+        super().__init__()
+        self.table = nn.Embedding(61, 6)
+        self.gru = nn.GRU(6, 8, batch_first=True)
+        self.output = nn.Linear(8, 61)
+        self.bound = bound
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        logits = self.output(self.gru(self.table(tokens))[0])
+        return logits if self.bound is None else self.bound * torch.tanh(logits / self.bound)
+
+
+def recurrent(bound: float | None = None, **options: Any) -> Model:
+    torch.manual_seed(0)
+    return from_module(Recurrent(bound), vocab_size=61, max_length=32, **options)
 
 
 def llama(attention: str = "sdpa") -> transformers.PreTrainedModel:
@@ -157,9 +183,109 @@ def test_sft_dpo_and_grpo_train_every_weight() -> None:
             assert state.metrics[falling_metric] < first.metrics[falling_metric]
 
 
-def test_segment_ids_and_missing_sizes_are_refused() -> None:
+def test_the_output_layer_of_a_transformers_model_is_found() -> None:
+    """Hidden states are its input; losses that take the logits in parts give the same gradients."""
+    module = llama()
+    model = from_module(module, forward=hugging_face)
+    params, key = model.init(random.key(0)), random.key(0)
+    states = model.hidden(params, tokens())
+    assert model.config.hidden_size == states.shape[-1] == 24
+    torch.testing.assert_close(states, module.model(tokens()).last_hidden_state)
+    torch.testing.assert_close(model.logits(params, states), module(tokens()).logits)
+    batch = {"tokens": tokens(), "labels": tokens(), "batch_position": torch.arange(2)}
+    whole, parts = (
+        grad(lambda p, c=chunk: loss_of(sft(model, optim.sgd(0.1), chunk=c))(p, batch, key)[0])(params)
+        for chunk in (None, 5)
+    )
+    for x, y in zip(tree.leaves(whole), tree.leaves(parts), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("head", "width"), [(None, 61), ("output", 8)])
+def test_a_recurrent_module_is_trained_by_every_online_stage(head: str | None, width: int) -> None:
+    """Its state never sees the padding of shorter prompts: sampler and trainer agree."""
+    model = recurrent(head=head)
+    assert model.config.hidden_size == width
+    prompts = {"prompts": tokens(2, 6), "lengths": torch.tensor([6, 2]), "row": torch.arange(2)}
+
+    def score(rollouts: Any) -> torch.Tensor:
+        return (rollouts.tokens % 2 == 0).float().mean(-1)[:, None]
+
+    options = {"score": score, "sampling": Sampling(4), "samples": 3}
+    for made in (
+        grpo(model, optim.adam(1e-2), **options),
+        ppo(model, optim.adam(1e-2), epochs=1, **options),
+    ):
+        state = made.step(made.init(random.key(1)), prompts)
+        assert state.metrics["nonfinite_leaf"] == -1
+        assert state.metrics["sampling/sampling_logp_difference/mean"] < 1e-6
+    scored = reward(model, optim.adam(1e-2))
+    names = ("chosen_tokens", "chosen_labels", "rejected_tokens", "rejected_labels")
+    state = scored.init(random.key(1))
+    assert tree.get(state.params, "score").shape == (1, width)
+    losses = []
+    for _ in range(3):
+        state = scored.step(state, {name: tokens().roll(i, 1) for i, name in enumerate(names)})
+        losses.append(float(state.metrics["loss"]))
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_members_of_a_population_start_apart_only_with_build() -> None:
+    def build(key: torch.Tensor) -> nn.Module:
+        torch.manual_seed(int(key[1]))
+        return Recurrent()
+
+    alike = population(sft(recurrent(), optim.sgd(0.1)), 2)
+    with pytest.raises(
+        ValueError, match=r"all members start with equal params: .* give from_module a `build`"
+    ):
+        alike.init(random.key(0))
+    given = recurrent().init(None)
+    assert alike.init(random.key(0), tree.stack([given, given])).step.shape == (2,)
+    made = population(sft(recurrent(build=build), optim.sgd(0.1)), 2)
+    first, second = tree.unstack(made.init(random.key(0)))
+    again = tree.unstack(made.init(random.key(0)))[1]
+    name = "gru/weight_hh_l0"
+    assert not torch.equal(tree.get(first.params, name), tree.get(second.params, name))
+    assert torch.equal(tree.get(again.params, name), tree.get(second.params, name))
+    other = recurrent(build=lambda key: Bigram())
+    with pytest.raises(ValueError, match=r"build must return .* parameters of the first one; gru/bias_hh_l0"):
+        other.init(random.key(0))
+
+
+class Bidirectional(nn.Module):
+    """Every position sees the last one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 7)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        states = self.table(tokens)
+        return states + states.mean(1, keepdim=True)
+
+
+def test_modules_that_are_no_causal_language_model_are_refused() -> None:
+    with pytest.raises(ValueError, match="Bidirectional is not causal: the logits before the last token"):
+        from_module(Bidirectional(), vocab_size=7, max_length=8)
+    with pytest.raises(
+        ValueError, match=r"for tokens \[2, 8\] Bigram must return logits \[2, 8, 6\], .* 8, 7\]"
+    ):
+        from_module(Bigram(), vocab_size=6, max_length=8)
+    with pytest.raises(
+        ValueError, match="Recurrent has no submodule 'lm_head'; its linear layers are output"
+    ):
+        recurrent(head="lm_head")
+    with pytest.raises(ValueError, match="logits are not the result of the output layer `head`: something"):
+        recurrent(bound=30.0, head="output")
+    assert from_module(Recurrent().to("meta"), vocab_size=61, max_length=8).config.hidden_size == 61
+
+
+def test_packed_rows_and_missing_sizes_are_refused() -> None:
     model = from_module(Bigram(), vocab_size=7, max_length=8)
-    with pytest.raises(ValueError, match="module\\(tokens\\) takes neither; give from_module a forward"):
-        model.forward(model.init(None), tokens() % 7, segment_ids=torch.zeros(2, 12, dtype=torch.int64))
+    with pytest.raises(
+        ValueError, match=r"from_module: the batch has packed rows .* give from_module a forward"
+    ):
+        model.forward(model.init(None), tokens() % 7, segment_ids=torch.arange(12).expand(2, 12) // 5)
     with pytest.raises(ValueError, match="vocab_size is None and max_length None, and Bigram has no config"):
         from_module(Bigram())
