@@ -1,4 +1,4 @@
-"""`pure.interop.module`: a torch module wrapped as a Model computes the same; its weights never change."""
+"""A torch module wrapped as a Model computes the same (`module.py`, `module_parts.py`, `module_trial.py`)."""
 
 from __future__ import annotations
 
