@@ -53,7 +53,7 @@ def projected(
         chunk, where, memory: as in `per_sample_grad`.
 
     Returns:
-        (params, batch, key) -> [B, K] float32 (float64 with float64 params); its key is that of the loss.
+        (params, batch, key) -> sketches [B, K] float, as `count_sketch`; its key is that of the loss.
 
     Raises:
         ValueError: if dim < 1, or as `per_sample_grad`.
@@ -84,7 +84,7 @@ def count_sketch(rows: Tree, key: Tensor, dim: int) -> Tensor:
         dim: K >= 1.
 
     Returns:
-        [B, K] float32, or float64 if a leaf is.
+        [B, K] float: float32, or float64 if a leaf is.
 
     Steps:
         1. Hash. Each leaf has a key of its own: the hash, under `key`, of 64 bits of its path's BLAKE2b

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pure import optim, random, tree
 from pure.adapt.lora import lora
@@ -24,6 +25,7 @@ from pure.transform.curvature import cg, ggnvp, hvp
 from pure.transform.grad import grad
 from pure.transform.per_sample import per_sample_grad
 from pure.transform.remat import remat
+from pure.transform.sketch import projected
 from pure.types import Model, Tree
 from stages.audit import EXACT, divergences
 from stages.dpo import dpo
@@ -231,6 +233,16 @@ OPTIMIZERS = {
 }
 """The third update is differentiated by its gradient."""
 
+
+def projections() -> Part:
+    """The sketches of the gradients of three rows, as a function of the params that are differentiated."""
+    model = model_of()
+    loss = loss_of(pretrain(model, optim.sgd(0.1)))
+    rows = {name: x[:3] for name, x in text_batch(0).items()}
+    compute = projected(loss, random.key(9), 4, where=lambda path, x: "attention" in path)
+    return part_of(lambda p: compute(p, rows, random.key(0)), model.init(random.key(0)))
+
+
 ONLINE = ROLLOUT_OPTIONS | {"beta": 0.04}
 PARTS: dict[str, Callable[[], Part]] = {
     "forward": forward,
@@ -253,6 +265,7 @@ PARTS: dict[str, Callable[[], Part]] = {
     "DoRA, dropout": partial(adapted_loss, use_dora=True, dropout=0.2),
     "QLoRA": partial(adapted_loss, four_bits=True),
     "per_sample_grad": per_sample,
+    "projected": projections,
     "hvp": partial(curvature, lambda outputs, head, p, v: hvp(lambda q: head(outputs(q)))(p, v)),
     "ggnvp, two steps of cg": partial(
         curvature,
@@ -338,6 +351,10 @@ LINEARIZED = ("sft, chunk and remat", "adamw")
 """Parts that `linearize` is tried on: its trace takes seconds; inside it is a jvp."""
 
 
+TRACED = ("sft, chunk and remat", "grpo", "adamw")
+"""Parts whose gradient is traced to a program: a custom backward pass, a vmap, an optimizer."""
+
+
 @every_part
 def test_gradients_agree(name: str) -> None:
     for transform in FIRST.values():
@@ -366,6 +383,44 @@ def test_linearized_functions_and_gradients_equal_jvp(name: str) -> None:
     for function in (part.function, grad(part.function)) if name == "adamw" else (part.function,):
         found = torch.func.linearize(function, part.point)[1](tangents)
         assert_near(found, jvp(function, part.point, tangents))
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_a_traced_gradient_is_a_function_that_can_be_differentiated(name: str) -> None:
+    """`make_fx` records no number of the point at which it traces, and no cut-off of a derivative."""
+    part, tangents = built(name), direction(name)
+    traced = make_fx(grad(part.function))(part.point)
+    elsewhere = [1.3 * x for x in part.point]
+    assert_near(traced(elsewhere), grad(part.function)(elsewhere))
+    product = HESSIAN["grad of grad"](part.function, part.point, tangents)
+    assert_near(jvp(traced, part.point, tangents), product)
+    assert_near(torch.func.grad(lambda x: inner(traced(x), tangents))(part.point), product)
+
+
+def assert_compiles(function: Callable, *args: Any) -> None:
+    """Compare a function compiled as one graph with itself in eager code."""
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    assert_near(compiled(*args), function(*args))
+
+
+def test_compiled_per_sample_gradients_of_adapters_with_dropout_equal_eager() -> None:
+    """The table of `test_stages.py` compiles every loss and update as a step; this is a loss under vmap."""
+    model = model_of(DROPOUT)
+    base = tree.cast(model.init(random.key(77)), torch.float64)
+    made = sft(lora(model, base, rank=2, targets=("v",)), optim.sgd(0.1))
+    params = tree.cast(made.init(random.key(0)).params, torch.float64)
+    rows = {name: x[:2] for name, x in text_batch(0).items()}
+    assert_compiles(per_sample_grad(loss_of(made), value=True), params, rows, random.key(3))
+
+
+def test_a_compiled_hessian_product_of_grpo_equals_eager() -> None:
+    """Backward over backward, through the vmap over groups."""
+    base = tree.cast(model_of().init(random.key(77)), torch.float64)
+    made = grpo(model_of(), optim.sgd(0.1), **ONLINE | {"reference": base})
+    batch = {"batch_position": torch.arange(2), **tree.map(lambda x: x[:2], online_batch(made))}
+    params = tree.cast(made.init(random.key(0)).params, torch.float64)
+    product = hvp(lambda p: loss_of(made)(p, batch, None)[0])
+    assert_compiles(product, params, tree.map(torch.ones_like, params))
 
 
 def test_directional_derivatives_of_single_rows_equal_the_inner_product_with_their_gradients() -> None:
