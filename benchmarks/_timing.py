@@ -15,7 +15,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -91,6 +91,30 @@ def time_call(function: Callable[[], Any]) -> float:
     start = time.perf_counter()
     _finish(function())
     return time.perf_counter() - start
+
+
+def least_cpu_seconds(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Measure the least CPU seconds of each function over rounds in which all of them take turns.
+
+    On a loaded machine elapsed time mostly measures the other processes; the least CPU time of one thread
+    does not.
+
+    Args:
+        functions: name -> function of no arguments, called once before the first round.
+        rounds: >= 1.
+
+    Returns:
+        name -> CPU seconds of this process.
+    """
+    for function in functions.values():
+        function()
+    least = dict.fromkeys(functions, float("inf"))
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.process_time()
+            function()
+            least[name] = min(least[name], time.process_time() - start)
+    return least
 
 
 def print_header() -> None:

@@ -53,7 +53,7 @@ def influence(
     *,
     product: Product | None = None,
     key: Tensor | None = None,
-    chunk: int | None = 32,
+    chunk: int | None = 128,
 ) -> Callable[[Tree, Tree], Tensor]:
     """Builds a function that computes the influence of each training row on each query.
 
@@ -72,7 +72,8 @@ def influence(
         params: the trained params; for LoRA the adapters.
         product: v -> P v, symmetric, on trees like params; None: the identity. It is applied to queries only.
         key: [2] uint32 for dropout; None: no dropout.
-        chunk: rows whose gradients are in memory at a time; None: all.
+        chunk: rows whose gradients are in memory at a time, C times the params; None: all. With 1,
+            torch.func is not used, see `per_sample_grad`: for large models.
 
     Returns:
         (rows, queries) -> [R, Q] float: batches of the stage, such as {"tokens", "labels"} for SFT,
@@ -97,23 +98,29 @@ def influence(
 
     Source: Pruthi et al. 2020, equation 1 (TracIn); Koh and Liang 2017, equation 2, with the sign turned.
     """
-    return partial(_influence, loss, params, product, key, chunk)
+    return partial(_influence, per_sample_grad(loss, chunk=chunk), params, product, key, chunk)
 
 
 def query_directions(
-    loss: Loss, params: Tree, *, product: Product | None = None, key: Tensor | None = None
+    loss: Loss,
+    params: Tree,
+    *,
+    product: Product | None = None,
+    key: Tensor | None = None,
+    chunk: int | None = 128,
 ) -> Callable[[Tree], Tree]:
     """Builds a function that computes P g_q of each query: the directions that rows are compared with.
 
-    `influence` is the inner product of these with the rows' gradients.
+    `influence` is the inner product of these with the rows' gradients; `stages.run.sketches.score_queries`
+    that with their sketches on disk.
 
     Args:
-        loss, params, product, key: as in `influence`.
+        loss, params, product, key, chunk: as in `influence`.
 
     Returns:
         queries -> a tree like params, each leaf with a leading axis [Q].
     """
-    return partial(_query_directions, loss, params, product, key)
+    return partial(_query_directions, per_sample_grad(loss, chunk=chunk), params, product, key)
 
 
 def inverse_product(
@@ -259,7 +266,7 @@ def rank_rows(scores: Tensor, count: int) -> Ranking:
 
 
 def _influence(
-    loss: Loss,
+    gradients: Callable[..., Tree],
     params: Tree,
     product: Product | None,
     key: Tensor | None,
@@ -267,28 +274,28 @@ def _influence(
     rows: Tree,
     queries: Tree,
 ) -> Tensor:
-    """Inner products, chunk by chunk of the rows."""
+    """Inner products, chunk by chunk of the rows, which are numbered over all chunks."""
     count = row_count("influence", rows)
-    directions = tree.leaves(_query_directions(loss, params, product, key, queries))
-    gradients, size = per_sample_grad(loss), chunk or count
-    parts = []
-    for start in range(0, count, size):
-        grads = gradients(params, tree.map(lambda x, i=start: x[i : i + size], rows), key)
-        parts.append(_inner(tree.leaves(grads), directions))
-    return torch.cat(parts)
+    rows = {"batch_position": torch.arange(count, device=tree.leaves(rows)[0].device), **rows}
+    parts = [
+        tree.map(lambda x, i=i: x[i : i + (chunk or count)], rows) for i in range(0, count, chunk or count)
+    ]
+    directions = tree.leaves(_query_directions(gradients, params, product, key, queries))
+    return torch.cat([_inner(gradients(params, part, key), directions) for part in parts])
 
 
-def _inner(rows: list[Tensor], directions: list[Tensor]) -> Tensor:
-    """Inner products [R, Q] of two lists of leaves [R, ...] and [Q, ...]."""
-    a, b = ([x.reshape(len(x), -1).to(tree.shared_dtype(rows)) for x in side] for side in (rows, directions))
+def _inner(rows: Tree, directions: list[Tensor]) -> Tensor:
+    """Inner products [R, Q] of gradients [R, ...] and directions [Q, ...], leaf by leaf."""
+    leaves, dtype = tree.leaves(rows), tree.shared_dtype(rows)
+    a, b = ([x.reshape(len(x), -1).to(dtype) for x in side] for side in (leaves, directions))
     return torch.stack([x @ y.T for x, y in zip(a, b, strict=True)]).sum(0)
 
 
 def _query_directions(
-    loss: Loss, params: Tree, product: Product | None, key: Tensor | None, queries: Tree
+    gradients: Callable[..., Tree], params: Tree, product: Product | None, key: Tensor | None, queries: Tree
 ) -> Tree:
     """The product with the gradient of each query."""
-    grads = per_sample_grad(loss)(params, queries, key)
+    grads = gradients(params, queries, key)
     if product is None:
         return grads
     return tree.stack([product(g) for g in tree.unstack(grads)])
