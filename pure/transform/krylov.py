@@ -32,7 +32,8 @@ class Lanczos(NamedTuple):
     Fields:
         values: [K] float, Ritz values, in ascending order.
         vectors: tree like the vectors with a leading axis [K]: the Ritz vectors, of norm 1.
-        residuals: [K] float, ‖A x - θ x‖ of each pair: an eigenvalue is at most that far from the Ritz value.
+        residuals: [K] float, ‖A x - θ x‖ of each pair, with rounding: an eigenvalue is at most that far from
+            the Ritz value.
         weights: [K] float, sum 1: the spectral density seen from the start vector, Σ_i weights[i]
             δ(λ - values[i]). Averaged over start vectors it estimates the density of all eigenvalues.
     """
@@ -130,7 +131,8 @@ def lanczos(product: Product, key: Tensor, like: Tree, steps: int) -> Lanczos:
     values, rotation = torch.linalg.eigh(tridiagonal)
     vectors = rotation.T @ torch.stack(basis)
     rows = [unravel(row, like) for row in vectors.unbind(0)]
-    return Lanczos(values, tree.stack(rows), between[-1] * rotation[-1].abs(), rotation[0].square())
+    residuals = between[-1] * rotation[-1].abs() + eps * values.abs().amax()
+    return Lanczos(values, tree.stack(rows), residuals, rotation[0].square())
 
 
 def cg(

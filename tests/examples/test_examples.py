@@ -156,6 +156,17 @@ def test_a_torch_loss_in_a_flax_loop(tmp_path: Path) -> None:
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_exact_influence_is_nearest_to_the_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load("21_influence").main(4, str(tmp_path / "picture.png")) > 0.8
+    assert "TracIn" in capsys.readouterr().out
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sharpness_is_measured_along_a_run(tmp_path: Path) -> None:
+    assert 0 < load("22_sharpness").main(4, str(tmp_path / "picture.png")) < 4
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_no_example_is_left_out() -> None:
     tests = Path(__file__).read_text("utf8")
     assert [path.stem for path in FOLDER.glob("*.py") if path.stem not in tests] == []
