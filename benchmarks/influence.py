@@ -1,6 +1,6 @@
 """Influence of training rows on 10 queries, against a loop of backward passes of one row.
 
-Small models with LoRA on all matrices (20 to 60 thousand adapter parameters), 256 rows of 16 and of 32 tokens:
+Small models with LoRA on all matrices (20 to 60 thousand adapter parameters), 256 rows of 16 or 32 tokens:
 the peer computes the gradient of one row after the other, in plain autograd, and multiplies it with the
 gradients of the queries, joined to one matrix. CPU seconds, the least of N rounds.
 

@@ -65,8 +65,8 @@ def main(steps: int = 400, picture: str = "sharpness.png") -> float:
         f"eigenvalues from {values[0]:.2f} to {values[-1]:.2f} (errors at most {residuals[[0, -1]].max():.1e})"
     )
     print(
-        f"of the Gauss-Newton matrix from {gauss_newton[0].values[0]:.2f} to {gauss_newton[0].values[-1]:.2f}, "
-        f"sum {trace.value:.0f} ± {trace.standard_error:.0f}"
+        f"of the Gauss-Newton matrix from {gauss_newton[0].values[0]:.2f} to "
+        f"{gauss_newton[0].values[-1]:.2f}, sum {trace.value:.0f} ± {trace.standard_error:.0f}"
     )
     adapted = lora(model, state.params, rank=2, targets=("q", "v"))
     stage = pretrain(adapted, optim.sgd(0.1))

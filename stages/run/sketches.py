@@ -121,7 +121,8 @@ def _read_counts(path: Path, described: dict[str, str]) -> list[int]:
     if different:
         shown = "; ".join(f"{n}: {before.get(n)}, now {described.get(n)}" for n in different[:3])
         raise ValueError(
-            f"{path}: sketches of something else ({shown}; {len(different)} entries differ); give another folder"
+            f"{path}: sketches of something else ({shown}; {len(different)} entries differ); give another "
+            "folder"
         )
     return list(manifest["rows"])
 
