@@ -14,6 +14,7 @@ from pure.generation.generate import generate
 from pure.generation.sampling import Sampling
 from pure.interop.module import from_module, hugging_face
 from pure.transform.grad import grad
+from pure.transform.per_sample import per_sample_grad
 from pure.types import Model
 from stages.dpo import dpo
 from stages.grpo import grpo
@@ -146,6 +147,40 @@ def test_per_sample_gradients_by_vmap_equal_single_ones() -> None:
     single = torch.func.grad(loss)(params, tokens(3)[1])
     for x, y in zip(tree.leaves(batched), tree.leaves(single), strict=True):
         torch.testing.assert_close(x[1], y, rtol=1e-3, atol=1e-5)
+
+
+class Unusual(nn.Module):
+    """Layers that hooks for per-sample gradients refuse: a parameter of its own, as in ConvNeXt, a norm that is
+    applied twice, a reparametrised weight, and a table that is also the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(61, 6)
+        self.norm = nn.LayerNorm(6)
+        self.mix = nn.utils.parametrizations.weight_norm(nn.Linear(6, 6))
+        self.scale = nn.Parameter(torch.full((6,), 0.5))
+        self.head = nn.Linear(6, 61, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        states = self.table(tokens)
+        states = states + self.scale * self.mix(self.norm(states)).tanh()
+        return self.head(self.norm(states.cumsum(1)))
+
+
+def test_layers_that_hooks_refuse_have_per_sample_gradients() -> None:
+    torch.manual_seed(0)
+    model = from_module(Unusual(), vocab_size=61, max_length=16, head="head")
+    params, key = model.init(random.key(0)), random.key(0)
+    loss = loss_of(sft(model, optim.sgd(0.1)))
+    batch = {"tokens": tokens(3), "labels": tokens(3).roll(1, 1)}
+    found = per_sample_grad(loss)(params, batch, key)
+    assert len(tree.leaves(found)) == 7  # table and head are one leaf
+    one = {name: x[1:2] for name, x in batch.items()} | {"batch_position": torch.tensor([1])}
+    expected = grad(lambda p: loss(p, one, key)[0])(params)
+    for x, y in zip(tree.leaves(found), tree.leaves(expected), strict=True):
+        assert y.abs().max() > 0
+        torch.testing.assert_close(x[1], y, rtol=1e-4, atol=1e-5)
 
 
 def test_sft_dpo_and_grpo_train_every_weight() -> None:

@@ -222,6 +222,14 @@ def test_the_chunk_that_fits_into_memory_is_chosen() -> None:
         per_sample_grad(loss, memory=least - 1)(PARAMS, BATCH, KEY)
 
 
+def test_leaves_that_are_left_out_take_no_memory() -> None:
+    """A table of embeddings is most of a small model, and its gradient most of the memory."""
+    inside = lambda path, x: path.startswith("layers")  # noqa: E731
+    less = peak(per_sample_grad(loss, where=inside), PARAMS, BATCH, KEY)
+    left_out = tree.nbytes(PARAMS) - tree.nbytes(tree.partition(inside, PARAMS)[0])
+    assert peak(per_sample_grad(loss), PARAMS, BATCH, KEY) - less >= 5 * left_out
+
+
 def test_bad_choices_are_refused() -> None:
     with pytest.raises(ValueError, match="per_sample_grad: memory must be at least 1 byte, got 0"):
         per_sample_grad(loss, memory=0)

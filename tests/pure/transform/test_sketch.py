@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.random.threefry import key_words, threefry2x32
+from pure.transform.memory import peak
 from pure.transform.per_sample import per_sample_grad
 from pure.transform.sketch import count_sketch, projected
 
@@ -108,3 +109,17 @@ def test_bad_projections_are_refused() -> None:
         count_sketch({"a": torch.ones(2, 3)}, KEY, -1)
     with pytest.raises(ValueError, match="count_sketch: the tree has no leaf"):
         count_sketch({}, KEY, 4)
+
+
+def test_projections_take_the_memory_of_one_gradient_whatever_the_rows() -> None:
+    params = {"w": torch.ones(200, 500), "b": torch.tensor(0.5)}
+    x = random.normal(random.key(1), (6, 200, 500))
+    batch = {"x": x, "y": torch.arange(6.0)}
+
+    def elementwise(params: Any, batch: dict[str, Tensor], key: Tensor) -> tuple[Tensor, Tensor, dict]:
+        return (batch["x"] * params["w"]).sum() - batch["y"].sum() * params["b"], torch.tensor(1.0), {}
+
+    compute = projected(elementwise, KEY, 64, chunk=1)
+    few, many = (peak(compute, params, {k: v[:n] for k, v in batch.items()}, KEY) for n in (2, 6))
+    assert many - few < 5_000  # bytes: four more sketches
+    assert many < 12 * tree.nbytes(params) < peak(per_sample_grad(elementwise), params, batch, KEY)
