@@ -61,9 +61,8 @@ def main(steps: int = 400, picture: str = "sharpness.png") -> float:
     gauss_newton = [lanczos(positive, key, state.params, 30) for key in keys]
     trace = hutchinson(positive, random.key(4), state.params, 20)
     values, residuals = hessian[0].values, hessian[0].residuals
-    print(
-        f"eigenvalues from {values[0]:.2f} to {values[-1]:.2f} (errors at most {residuals[[0, -1]].max():.1e})"
-    )
+    error = float(residuals[[0, -1]].max())
+    print(f"eigenvalues from {values[0]:.2f} to {values[-1]:.2f}, errors at most {error:.1e}")
     print(
         f"of the Gauss-Newton matrix from {gauss_newton[0].values[0]:.2f} to "
         f"{gauss_newton[0].values[-1]:.2f}, sum {trace.value:.0f} ± {trace.standard_error:.0f}"

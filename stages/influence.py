@@ -23,7 +23,7 @@ from pure import tree
 from pure.transform.accumulate import Loss, row_count
 from pure.transform.curvature import Product, cg
 from pure.transform.grad import grad
-from pure.transform.modes import has_values
+from pure.transform.modes import has_values, second_derivatives
 from pure.transform.per_sample import per_sample_grad
 from pure.transform.remat import remat
 from pure.types import GradientTransformation, Tree
@@ -204,7 +204,8 @@ def through_step(stage: Stage, state: TrainState) -> Callable[[Tree, QueryLoss],
     the weights add up to 0: twice the weights give the same mean, and the same step.
 
     Raises:
-        ValueError: if the step was skipped (loss or gradient not finite), or the query loss is not a scalar.
+        ValueError: if the step was skipped (loss or gradient not finite), the query loss is not a scalar, or
+            torch has no second derivative of an operation (fused attention).
 
     Example:
         Mean of (p - x)² over rows 1 and 3 at p = 0, one step of gradient descent to p = 1, query loss p. More
@@ -369,7 +370,8 @@ def _differentiate(
             raise ValueError(f"through_step: the query loss must be a scalar [], got {list(value.shape)}")
         return value, torch.stack(skipped)
 
-    grads, skipped = grad(after, has_aux=True)([_weights(state, batch) for batch in batches])
+    with second_derivatives("through_step"):
+        grads, skipped = grad(after, has_aux=True)([_weights(state, batch) for batch in batches])
     if has_values(skipped) and (skipped >= 0).any():
         raise ValueError(
             "through_step: a step was skipped, as its loss or gradient is not finite (metric nonfinite_leaf "

@@ -22,7 +22,7 @@ from torch import Tensor
 from pure import random, tree
 from pure.transform.grad import grad, reaches_others
 from pure.transform.krylov import Lanczos, Product, Solved, cg, lanczos, ravel, unravel
-from pure.transform.modes import may_be_differentiated
+from pure.transform.modes import may_be_differentiated, second_derivatives
 from pure.types import Tree
 
 __all__ = [
@@ -65,6 +65,10 @@ def hvp(function: Callable[..., Tensor]) -> Callable[..., Tree]:
         2.3 times the time of one. Many products at the same params: `hessian_product`.
 
     Edge cases: a leaf that the gradient does not depend on has product 0.
+
+    Raises:
+        ValueError: on the call, if v has another structure than the params, or torch has no second derivative
+            of an operation (fused attention).
 
     Example:
         The Hessian of x² y at (1, 2) is [[4, 2], [2, 0]].
@@ -242,7 +246,8 @@ def _hvp_by_grad(function: Callable, params: Tree, v: Tree, *rest: Any) -> Tree:
     def along(p: Tree) -> Tensor:
         return _inner(tree.leaves(grad(function)(p, *rest)), vectors, tree.shared_dtype(p))
 
-    return grad(along)(params)
+    with second_derivatives("curvature"):
+        return grad(along)(params)
 
 
 def _ggnvp_by_func(outputs: Callable, loss: Callable, params: Tree, v: Tree, *rest: Any) -> Tree:
@@ -258,11 +263,12 @@ def _ggnvp_by_func(outputs: Callable, loss: Callable, params: Tree, v: Tree, *re
     def head(z: list[Tensor]) -> Tensor:
         return loss(tree.unflatten(structures[0], z), *rest)
 
-    z, pull = torch.func.vjp(flat, values)[:2]
-    zeros = [torch.zeros_like(x) for x in z]
-    (along,) = torch.func.vjp(lambda u: pull(u)[0], zeros)[1](_leaves_like(params, v))
-    curved = torch.func.grad(lambda y: _inner(torch.func.grad(head)(y), along, tree.shared_dtype(z)))(z)
-    return tree.unflatten(spec, pull(curved)[0])
+    with second_derivatives("curvature"):
+        z, pull = torch.func.vjp(flat, values)[:2]
+        zeros = [torch.zeros_like(x) for x in z]
+        (along,) = torch.func.vjp(lambda u: pull(u)[0], zeros)[1](_leaves_like(params, v))
+        curved = torch.func.grad(lambda y: _inner(torch.func.grad(head)(y), along, tree.shared_dtype(z)))(z)
+        return tree.unflatten(spec, pull(curved)[0])
 
 
 def _vjp(
@@ -273,9 +279,10 @@ def _vjp(
     if not pairs:
         return [torch.zeros_like(x) for x in inputs]
     outputs, cotangents = ([*column] for column in zip(*pairs, strict=True))
-    found = torch.autograd.grad(
-        outputs, inputs, cotangents, allow_unused=True, materialize_grads=True, **options
-    )
+    with second_derivatives("curvature"):
+        found = torch.autograd.grad(
+            outputs, inputs, cotangents, allow_unused=True, materialize_grads=True, **options
+        )
     return list(found)
 
 

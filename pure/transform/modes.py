@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -89,3 +90,34 @@ def has_values(values: Tree) -> bool:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     return not torch._C._len_torch_dispatch_stack() and all(type(x) is Tensor for x in tree.leaves(values))
+
+
+@contextmanager
+def second_derivatives(caller: str) -> Iterator[None]:
+    """Replaces torch's error for an operation without a second derivative by one that says what to change.
+
+    Args:
+        caller: the caller's name in the message.
+
+    Raises:
+        ValueError: in the place of torch's "derivative for aten::... is not implemented".
+
+    Example:
+        >>> with second_derivatives("hvp"):
+        ...     raise RuntimeError("derivative for aten::fused_backward is not implemented")
+        Traceback (most recent call last):
+        ValueError: hvp: torch has no second derivative of aten::fused_backward; build a model with fused
+            attention (backend 'sdpa', and 'auto' on a GPU) with backend='naive' or 'flash', also for the run
+            that is studied
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        missing = re.search(r"derivative for (\S+) is not implemented", str(error))
+        if missing is None:
+            raise
+        raise ValueError(
+            f"{caller}: torch has no second derivative of {missing[1]}; build a model with fused attention "
+            "(backend 'sdpa', and 'auto' on a GPU) with backend='naive' or 'flash', also for the run that is "
+            "studied"
+        ) from error

@@ -165,6 +165,13 @@ def step(make: Callable, batch: Callable, **options: Any) -> Part:
     return part_of(lambda p: made.step(state._replace(params=p), data).params, state.params)
 
 
+def weighted_step() -> Part:
+    """Params after a step, as a function of the weights of its rows."""
+    made = sft(model_of(), optim.adamw(1e-2, eps=1e-3))
+    state = made.init(random.key(0), tree.cast(made.init(random.key(0)).params, torch.float64))
+    return part_of(lambda w: made.step(state, {**text_batch(0), "weights": w}).params, torch.ones(8))
+
+
 def unrolled() -> Part:
     """Params after two steps that are computed again in the backward pass, as a function of the params."""
     made = sft(model_of(), optim.adamw(1e-2, eps=1e-3))
@@ -273,6 +280,7 @@ PARTS: dict[str, Callable[[], Part]] = {
     ),
     **{name: partial(updates, optimizer) for name, optimizer in OPTIMIZERS.items()},
     "step of sft": partial(step, sft, text_batch),
+    "step of sft, by the weights of its rows": weighted_step,
     "step of dpo": partial(step, dpo, pair_batch, reference=True),
     "step of grpo": partial(step, grpo, rollout_batch, **ROLLOUT_OPTIONS | {"score": None}),
     "two steps of sft, unrolled": unrolled,

@@ -161,3 +161,21 @@ def test_bad_arguments_are_refused() -> None:
         hvp(loss)(PARAMS, {"w": PARAMS["w"]})
     with pytest.raises(ValueError, match="hutchinson: expected at least 2 samples"):
         hutchinson(lambda v: v, KEY, PARAMS, 1)
+
+
+def test_fused_attention_is_refused_with_the_backends_that_have_second_derivatives() -> None:
+    model = transformer(LM.config, backend="sdpa")
+    params = model.init(KEY)
+    logits = lambda p: model.forward(p, TOKENS)  # noqa: E731
+    total = lambda z: z.logsumexp(-1).sum()  # noqa: E731
+    products = (partial(hvp(lambda p: total(logits(p))), params), partial(ggnvp(logits, total), params))
+    for product in products:
+
+        def norm(scale: Tensor, product: Any = product) -> Tensor:
+            return tree.norm(product(tree.map(lambda x: x * scale, params)))
+
+        for call in (norm, torch.func.grad(norm)):
+            with pytest.raises(
+                ValueError, match=r"no second derivative of .* with backend='naive' or 'flash'"
+            ):
+                call(torch.ones(()))
