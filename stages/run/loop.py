@@ -18,6 +18,7 @@ from data_pipes.types import Pipe
 from pure import tree
 from pure.transform.jit import jit
 from pure.types import Tree
+from stages import population, sweep
 from stages.checkpoint import background, checkpoint, directories
 from stages.run import compiler, early_stopping, log, mfu, signals
 from stages.run.allocator import keep_freed_memory
@@ -38,7 +39,8 @@ class RunOptions:
     """Settings of a run that do not change its numbers, except for patience.
 
     Args:
-        compile: compile the step by regions and donate the old state's memory; False runs eagerly.
+        compile: compile the step by regions and donate the old state's memory (that of a population or sweep
+            whole, which takes minutes); False runs eagerly.
         backend: "torch", or "jax", which lowers the step and always compiles it (`stages.run.jax_step`).
         save_every: steps between checkpoints; 0 saves only at the end.
         keep_last: checkpoints to keep, besides the best.
@@ -219,11 +221,13 @@ def build_step(
         backend, compile: as in RunOptions.
 
     Returns:
-        (state, batch) -> state; compiled by torch, it writes into the old state's storage.
+        (state, batch) -> state; compiled by torch, it writes into the old state's storage. The step of a
+        population or sweep is compiled whole, as there are no regions under vmap.
     """
     if backend == "jax":
         return jax_step(stage, folder, fingerprint)
-    return jit(stage.step, donate=True, regions=True) if compile else stage.step
+    regions = getattr(stage.step, "func", None) not in (population.step, sweep.step)
+    return jit(stage.step, donate=True, regions=regions) if compile else stage.step
 
 
 def _fold(

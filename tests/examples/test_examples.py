@@ -167,6 +167,26 @@ def test_sharpness_is_measured_along_a_run(tmp_path: Path) -> None:
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_sweep_of_beta_is_drawn_with_error_bars(tmp_path: Path) -> None:
+    accuracies = load("24_sweep_beta").main(1, str(tmp_path / "picture.png"))
+    assert all(0 <= accuracy <= 1 for accuracy in accuracies)
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_meta_gradients_find_the_noisy_rows(tmp_path: Path) -> None:
+    good, noisy = load("25_meta_gradients").main(3, 2, str(tmp_path / "picture.png"))
+    assert good > noisy
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_audit_of_grpo_finds_k2_nearest_to_the_exact_divergence(tmp_path: Path) -> None:
+    audit, branched = load("26_grpo_audit").main(3, str(tmp_path / "picture.png"))
+    near = dict(zip(audit.names, audit.cosines[-1].tolist(), strict=True))
+    assert near["kl k2"] > near["kl k1"]
+    assert branched.first == 0
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_no_example_is_left_out() -> None:
     tests = Path(__file__).read_text("utf8")
     assert [path.stem for path in FOLDER.glob("*.py") if path.stem not in tests] == []

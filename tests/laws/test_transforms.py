@@ -37,7 +37,6 @@ from stages.reward import reward
 from stages.rollout import Rollouts
 from stages.sft import sft
 from stages.stage import Stage, examples_of, loss_of
-from stages.sweep import sweep
 from stages.unroll import unroll
 from tests.laws.test_stages import (
     DROPOUT,
@@ -126,7 +125,8 @@ def exact_divergence() -> Part:
     model = model_of()
     made = grpo(model, optim.sgd(0.1), **ROLLOUT_OPTIONS | {"reference": None})
     loss = divergences(model, tree.cast(model.init(random.key(77)), torch.float64))[EXACT]
-    return part_of(lambda p: loss(p, online_batch(made), None)[0], model.init(random.key(0)))
+    batch = online_batch(made)
+    return part_of(lambda p: loss(p, batch, None)[0], model.init(random.key(0)))
 
 
 def adapted_loss(four_bits: bool = False, **options: Any) -> Part:
@@ -178,14 +178,6 @@ def unrolled() -> Part:
     state = made.init(random.key(0), tree.cast(made.init(random.key(0)).params, torch.float64))
     batches = [text_batch(0), text_batch(1)]
     return part_of(lambda p: unroll(made, 2)(state._replace(params=p), batches).params, state.params)
-
-
-def swept() -> Part:
-    """Params of two members after a step, as a function of the params before."""
-    model = model_of()
-    made = sweep(lambda rate: sft(model, optim.adamw(rate, eps=1e-3)), {"rate": [0.1, 0.2]})
-    state = made.init(random.key(0), tree.cast(model.init(random.key(0)), torch.float64))
-    return part_of(lambda p: made.step(state._replace(params=p), text_batch(0)).params, state.params)
 
 
 def per_sample() -> Part:
@@ -284,7 +276,6 @@ PARTS: dict[str, Callable[[], Part]] = {
     "step of dpo": partial(step, dpo, pair_batch, reference=True),
     "step of grpo": partial(step, grpo, rollout_batch, **ROLLOUT_OPTIONS | {"score": None}),
     "two steps of sft, unrolled": unrolled,
-    "step of a sweep of sft": swept,
     "step of ppo": partial(step, ppo, rollout_batch, epochs=1, **ROLLOUT_OPTIONS),
 }
 every_part = pytest.mark.parametrize("name", PARTS)

@@ -18,6 +18,7 @@ from pure.transform.jit import jit
 from stages.checkpoint.fingerprint import describe
 from stages.dpo import dpo
 from stages.grpo import grpo
+from stages.run import loop
 from stages.run.log import read_lines
 from stages.run.loop import RunOptions, run
 from stages.sft import sft
@@ -108,11 +109,14 @@ def square(params: Any, batch: Any, key: Any) -> tuple:
     return (params - batch["x"]).square().sum(), torch.tensor(1.0), {}
 
 
-def test_a_compiled_sweep_equals_the_eager_one_and_writes_into_the_old_state() -> None:
+def test_a_run_compiles_a_sweep_whole_and_writes_into_the_old_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "jit", partial(jit, backend="aot_eager"))
     swept = sweep(lambda rate: stage(square, optim.sgd(rate)), {"rate": [0.1, 0.25]})
     state = swept.init(KEY, torch.ones(2))
     storage = state.params.data_ptr()
-    step = jit(swept.step, donate=True, backend="aot_eager")
+    step = loop.build_step(swept, tmp_path, None, backend="torch", compile=True)
     after = step(state, {"x": torch.tensor([[3.0, 5.0]])})
     torch.testing.assert_close(after.params, torch.tensor([[1.4, 1.8], [2.0, 3.0]]))
     assert after.params.data_ptr() == storage
