@@ -9,7 +9,10 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 # Before torch and jax are imported, and before pytest-xdist starts its workers, which inherit these.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a peer to compare with; it must not take the memory of a GPU
@@ -46,15 +49,49 @@ hypothesis.settings.load_profile("same")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop() -> None:
-    """Lets the garbage collector see only what tests make, not what was imported."""
+    """Turns off what costs time and changes no result.
+
+    The garbage collector sees only what tests make, not what was imported, and runs seldom, as it calls hooks of
+    JAX and Hypothesis each time. torch times the guards of each function that it compiled, for a log, after
+    flushing the processor's caches.
+    """
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     gc.enable()
+    guards = sys.modules.get("torch._dynamo.guards")
+    if hasattr(guards, "profile_guard_manager"):
+        guards.profile_guard_manager = lambda *_: 0.0
 
 
 def pytest_unconfigure() -> None:
     """Removes the compile cache, in the process that made it."""
     if CACHE is not None:
         shutil.rmtree(CACHE, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def quick_xla() -> Iterator[None]:
+    """Lets XLA leave out its expensive passes and fused loops in a test file: it compiles in a third of the time.
+
+    The numbers then differ from those of an optimised program in their last bits.
+    """
+    import jax
+    from jax._src import compiler
+
+    usual = compiler.get_compile_options
+
+    def quick(*args: Any, **options: Any) -> Any:
+        made = usual(*args, **options)
+        overrides = {"xla_cpu_use_fusion_emitters": False} | dict(made.env_option_overrides)
+        made.env_option_overrides = list(overrides.items())
+        return made
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    compiler.get_compile_options = quick
+    yield
+    compiler.get_compile_options = usual
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -35,7 +35,7 @@ from stages.pretrain import pretrain
 from tests.laws import test_stages
 from tests.laws.test_losses import LOSSES
 from tests.laws.test_optimizers import TABLE, extra_arguments, random_arrays, tensors
-from tests.laws.test_stages import STAGES, Row, small, text_batch
+from tests.laws.test_stages import STAGES, Row, small, text_batch, with_momentum
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 """Compiler options with which XLA compiles small operations several times as fast."""
@@ -70,11 +70,6 @@ def assert_near(ours: Tree, theirs: Tree, tolerance: float, atol: float = 0.0) -
             apart = np.abs(x - y)
         near = (x == y) | (np.isnan(x) & np.isnan(y)) | (apart <= tolerance * size + atol)
         assert near.all(), f"{path}: {apart.max()} apart, of {size}"
-
-
-def with_momentum(rate: float, **_: object) -> optim.GradientTransformation:
-    """SGD in place of Adam: its state is the sum of both steps' gradients."""
-    return optim.sgd(rate, momentum=0.9)
 
 
 @pytest.fixture(scope="module")

@@ -30,12 +30,7 @@ from pure.types import GradientTransformation, Tree
 STEPS = 200
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation() -> Iterator[None]:
-    """XLA compiles without its expensive passes, in half the time; the peers' programs run for milliseconds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_xla")  # the peers' programs run for milliseconds
 
 
 class Row(NamedTuple):

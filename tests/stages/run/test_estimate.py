@@ -59,7 +59,7 @@ from pure.nn.transformer import transformer
 from stages.run.estimate import estimate
 from stages.sft import sft
 torch.set_num_threads(1)
-config = ModelConfig(vocab_size=4096, hidden_size=256, num_hidden_layers=6, max_position_embeddings=256)
+config = ModelConfig(vocab_size=4096, hidden_size=256, num_hidden_layers=2, max_position_embeddings=256)
 def read_status(name):
     return 1024 * int(re.search(rf"{name}:\\s+(\\d+)", open("/proc/self/status").read())[1])
 def batch(rows):

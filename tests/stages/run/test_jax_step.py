@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 
 from pure.interop.jax import torch_jit
@@ -19,14 +18,7 @@ from stages.run.jax_step import kept_programs
 from tests.stages import small_stages
 from tests.stages.small import flags, rows, same_run, write_config
 
-
-@pytest.fixture(autouse=True)
-def compile_quickly() -> Iterator[None]:
-    """Leaves out XLA's expensive passes."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("quick_xla")
 
 
 def train(folder: Path, backend: str, run: str = "run") -> None:

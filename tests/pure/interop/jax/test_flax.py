@@ -194,48 +194,53 @@ class WithoutStream(Nnx):
     ("module", "change", "options", "message"),
     [
         (
-            torch.nn.Linear(2, 2),
+            partial(torch.nn.Linear, 2, 2),
             None,
             {},
             "expected a module of flax.linen or flax.nnx, got Linear; .*from_module",
         ),
-        (WithStatistics(), None, {}, "WithStatistics has the collection 'batch_stats', which changes"),
-        (NnxWithStatistics(), None, {}, "NnxWithStatistics has the BatchStat norm/mean, which changes"),
-        (WithoutStream(), None, {}, r"with dropout the module fails: .* rngs=nnx.Rngs\(0\)"),
-        (Linen(causal=False), None, {}, "the module is not causal: the logits before the last token change"),
-        (Linen(), None, {"vocab_size": 12}, "vocab_size is 12, but the module's logits have 11"),
+        (WithStatistics, None, {}, "WithStatistics has the collection 'batch_stats', which changes"),
+        (NnxWithStatistics, None, {}, "NnxWithStatistics has the BatchStat norm/mean, which changes"),
+        (WithoutStream, None, {}, r"with dropout the module fails: .* rngs=nnx.Rngs\(0\)"),
         (
-            Linen(),
+            partial(Linen, causal=False),
+            None,
+            {},
+            "the module is not causal: the logits before the last token change",
+        ),
+        (Linen, None, {"vocab_size": 12}, "vocab_size is 12, but the module's logits have 11"),
+        (
+            Linen,
             lambda p: {**p, "batch_stats": {"mean": jnp.ones(2)}},
             {},
             "has the collection 'batch_stats'",
         ),
         (
-            Linen(),
+            Linen,
             lambda p: {k: x for k, x in p["params"].items() if k != "head"},
             {},
             r"params lack head/kernel",
         ),
         (
-            Linen(),
+            Linen,
             lambda p: {**p["params"], "extra": jnp.ones(2)},
             {},
             "params have extra, which the module does not",
         ),
         (
-            Linen(),
+            Linen,
             lambda p: {**p["params"], "head": {"kernel": jnp.ones((2, 3))}},
             {},
             r"expected \[6, 11\], got \[2, 3\]",
         ),
-        (Linen(), lambda p: jax.eval_shape(lambda: p), {}, "params embed/embedding is abstract"),
-        (Linen(), lambda p: {**p["params"], "head": {"kernel": "x"}}, {}, "params head/kernel is a str"),
-        (Linen(), lambda p: jax.tree.map(lambda x: x.astype(int), p), {}, "is int32; only floats"),
+        (Linen, lambda p: jax.eval_shape(lambda: p), {}, "params embed/embedding is abstract"),
+        (Linen, lambda p: {**p["params"], "head": {"kernel": "x"}}, {}, "params head/kernel is a str"),
+        (Linen, lambda p: jax.tree.map(lambda x: x.astype(int), p), {}, "is int32; only floats"),
     ],
 )
 def test_refused(variables: Any, module: Any, change: Any, options: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
-        from_flax(module, None if change is None else change(variables), **{**SIZES, **options})
+        from_flax(module(), None if change is None else change(variables), **{**SIZES, **options})
 
 
 def test_packed_rows_are_refused_where_the_module_does_not_take_them(model: Any) -> None:
