@@ -71,8 +71,8 @@ def per_sample_grad(
         ValueError: if chunk or memory < 1, or both are given (at once); if the batch has no rows, or its
             leaves differ in their number of rows; if `where` matches no leaf; if one row takes more than
             `memory`, or a shape is new inside a compiler or transform, where nothing can be measured; if the
-            loss of two examples is not the sum of their losses (checked in the first call on values, with the
-            first two examples).
+            loss of two examples is not the sum of their losses (checked in the first call on values of two
+            rows or more, with the first two).
         RuntimeError: if torch.func.vmap cannot run the loss, as with in-place operations of a module.
 
     Example:

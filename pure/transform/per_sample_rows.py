@@ -96,11 +96,11 @@ def row_gradient(rows: RowLoss, params: Tree, batch: Tree, key: Tensor) -> tuple
 
 
 def first_call_check(rows: RowLoss) -> Check:
-    """Makes a function that checks a loss in its first call on values, and does nothing later."""
+    """Makes a function that checks a loss in its first call on values of two rows, and does nothing later."""
     checked: set[bool] = set()
 
     def check(params: Tree, batch: dict[str, Tensor], key: Tensor) -> None:
-        if not checked and has_values((params, batch, key)):
+        if not checked and len(batch["batch_position"]) > 1 and has_values((params, batch, key)):
             _check_separate(rows, params, batch, key)
             checked.add(True)
 
@@ -109,8 +109,6 @@ def first_call_check(rows: RowLoss) -> Check:
 
 def _check_separate(rows: RowLoss, params: Tree, batch: dict[str, Tensor], key: Tensor) -> None:
     """Checks that the loss of the first two examples is the sum of their losses, within rounding."""
-    if len(batch["batch_position"]) < 2:
-        return
     loss = partial(_summed, rows.loss, None)
     with torch.no_grad():
         both = loss(params, rows_from(batch, 0, 2), key).double()

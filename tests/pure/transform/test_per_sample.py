@@ -167,8 +167,10 @@ def test_a_loss_that_mixes_examples_is_refused(chunk: int | None) -> None:
         return (params * batch["x"]).mean(), torch.tensor(1.0), {}
 
     args = torch.tensor(2.0), {"x": torch.tensor([1.0, 2.0, 9.0])}, random.key(0)
+    compute = per_sample_grad(mean, chunk=chunk)
+    compute(args[0], {"x": args[1]["x"][:1]}, args[2])  # one row shows nothing
     with pytest.raises(ValueError, match=r"two examples is 3, their losses alone 2 and 4: it mixes examples"):
-        per_sample_grad(mean, chunk=chunk)(*args)
+        compute(*args)
     with pytest.raises(ValueError, match=r"per_sample_fold: .* mixes examples"):
         per_sample_fold(mean, torch.add)(*args, torch.tensor(0.0))
 
