@@ -40,7 +40,7 @@ def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stag
         `loss` has a leading axis too; for gradients of rows, vmap `per_sample_grad` of the stage's own loss.
 
     Raises:
-        ValueError: if members < 1.
+        ValueError: if members < 1; in `init`, if members that see the same batch all start with equal params.
 
     Source: Jaderberg et al., "Population Based Training", 2017, without the selection.
     """
@@ -48,18 +48,29 @@ def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stag
         raise ValueError(f"population: expected at least 1 member, got {members}")
     samples = stage.parts is not None and stage.parts.score is not None
     return Stage(
-        init=partial(init, stage=stage, members=members),
+        init=partial(init, stage=stage, members=members, alike=samples or not shared_batch),
         step=partial(online_step if samples else step, stage=stage, shared_batch=shared_batch),
         loss=None if stage.loss is None else partial(loss, stage=stage, shared_batch=shared_batch),
     )
 
 
-def init(key: Tensor, params: Tree | None = None, *, stage: Stage, members: int) -> TrainState:
+def init(
+    key: Tensor, params: Tree | None = None, *, stage: Stage, members: int, alike: bool = False
+) -> TrainState:
     """Stack the initial states of the keys `split(key, members)`, each equal to that of the stage alone.
+
+    Args:
+        key: [2] uint32.
+        params: with a leading axis [P, ...]; None initialises them.
+        stage, members: bound by `population`.
+        alike: members that start with equal params still differ, in their batches or samples.
+
+    Returns:
+        TrainState, stacked.
 
     Raises:
         ValueError: if the leading axis of the params is not `members`; if none are given, and the stage's
-            own `init` gives all members equal ones, as that of a torch module does.
+            own `init` gives all members equal ones, as that of a torch module does, unless `alike`.
     """
     keys = random.split(key, members)
     member_params = [None] * members if params is None else tree.unstack(params)
@@ -69,7 +80,7 @@ def init(key: Tensor, params: Tree | None = None, *, stage: Stage, members: int)
             f"{len(member_params)}"
         )
     state = tree.stack([stage.init(k, p) for k, p in zip(keys.unbind(0), member_params, strict=True)])
-    if params is None and members > 1:
+    if params is None and members > 1 and not alike:
         _check_distinct(state.params)
     return state
 

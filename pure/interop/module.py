@@ -96,8 +96,8 @@ def from_module(
 
     Edge cases: recurrent modules (GRU, Mamba) take the default `forward`: the padding on the left of
     rollouts is moved to the end, where it enters no state. Without `build` all members of a population start
-    with equal params, which `population` refuses. Modules that write into their own tensors (torch's GRU)
-    fail under vmap: give `chunk=1` to `per_sample_grad`. torch's fused attention
+    with equal params, which `population` refuses if they see the same batch. Modules that write into their
+    own tensors (torch's GRU) fail under vmap: give `chunk=1` to `per_sample_grad`. torch's fused attention
     (`scaled_dot_product_attention`, transformers' default "sdpa") has no forward-mode and no second
     derivative, and no batching rule: for `jvp`, Hessian products and vmap load the model with
     `attn_implementation="eager"`.
