@@ -75,7 +75,8 @@ def soap(
         b1: decay of the mean of gradients, in [0, 1).
         b2: decay of the mean of squares, in [0, 1).
         shampoo_beta: decay of both statistics, in [0, 1); None takes b2.
-        eps: added to the denominator.
+        eps: added to the denominator. A direction in which all gradients are 0 except for rounding errors
+            moves by their sign, unless eps is larger than they are; then eager and compiled updates agree.
         weight_decay, mask: as in `adamw`.
         precondition_frequency: updates between two changes of the bases, >= 1.
         max_precond_dim: a longer side of a matrix (a vocabulary) keeps the identity as its basis.
