@@ -17,7 +17,7 @@ import argparse
 import itertools
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -76,8 +76,8 @@ class Result(NamedTuple):
     seconds: float
 
 
-DECAY: dict[str, Any] = {"weight_decay": 0.1, "mask": optim.decay_mask}
-MUON: dict[str, Any] = {
+DECAY: Mapping[str, Any] = {"weight_decay": 0.1, "mask": optim.decay_mask}
+MUON: Mapping[str, Any] = {
     "weight_decay": 0.1,
     "consistent_rms": 0.2,
     "adam_b2": 0.95,
@@ -120,7 +120,7 @@ def adafactor(rate: Schedule, steps: int) -> GradientTransformation:
     )
 
 
-CANDIDATES = {
+CANDIDATES: Mapping[str, Candidate] = {
     "adamw": Candidate(lambda r, n: optim.adamw(r, b2=0.95, **DECAY), 2e-3, "the baseline of all"),
     "lion": Candidate(
         lambda r, n: optim.lion(r, **DECAY),

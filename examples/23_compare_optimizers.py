@@ -8,6 +8,7 @@ range of the seeds. Each learning rate was the best of five, a factor of two apa
 """
 
 import sys
+from collections.abc import Mapping
 from itertools import islice
 
 import torch
@@ -19,7 +20,7 @@ from data_pipes.tokenize import tokenize
 from pure import optim, random
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
-from pure.types import Schedule
+from pure.types import GradientTransformation, Schedule
 from stages.population import population
 from stages.pretrain import pretrain
 
@@ -31,7 +32,7 @@ def warmed_up(rate: float) -> Schedule:
     return optim.warmup_constant_schedule(0.0, rate, WARMUP)
 
 
-OPTIMIZERS = {
+OPTIMIZERS: Mapping[str, GradientTransformation] = {
     "AdamW": optim.adamw(warmed_up(4e-3), b2=0.95),
     "Lion": optim.lion(warmed_up(2e-3)),
     "cautious AdamW": optim.cautious_adamw(warmed_up(4e-3), b2=0.95),
