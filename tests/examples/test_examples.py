@@ -184,6 +184,8 @@ def test_an_audit_of_grpo_finds_k2_nearest_to_the_exact_divergence(tmp_path: Pat
     near = dict(zip(audit.names, audit.cosines[-1].tolist(), strict=True))
     assert near["kl k2"] > near["kl k1"]
     assert branched.first == 0
+
+
 def test_five_optimizers_are_compared(tmp_path: Path) -> None:
     losses = load("23_compare_optimizers").main(3, str(tmp_path / "picture.png"))
     assert len(losses) == 5
