@@ -119,8 +119,8 @@ def _examine(
     rows = row_count("per_sample_norms", batch)
     device = tree.leaves(batch)[0].device
     batch = {"batch_position": torch.arange(rows, device=device), **batch}
-    if counted and "weights" not in batch:
-        batch["weights"] = torch.ones(rows, dtype=tree.shared_dtype(params), device=device)
+    if counted:
+        batch["weights"] = batch.get("weights", torch.ones(rows, device=device)).to(tree.shared_dtype(params))
     # 2. Transforms.
     if not has_values((params, batch, key)) or may_be_differentiated((params, batch)):
         return _by_gradients(loss, counted, params, batch, key)

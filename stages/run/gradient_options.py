@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pure.transform.dp_sgd import clipped
 from pure.transform.noise_scale import noise_scale
 from stages.run.options.base import OptimizerFlags
 
@@ -15,7 +16,7 @@ def gradient_options(flags: OptimizerFlags) -> StageOptions:
     """Return the micro-batches of a step, what is measured over them, and the decay of the average.
 
     Args:
-        flags: gradient_accumulation, noise_scale and ema.
+        flags: gradient_accumulation, noise_scale, clip_per_sample, dp_noise and ema.
 
     Returns:
         Keyword arguments of `stages.stage.stage`.
@@ -26,6 +27,9 @@ def gradient_options(flags: OptimizerFlags) -> StageOptions:
         >>> gradient_options(OptimizerFlags(noise_scale=True))["gradient"].metrics[0]
         'noise_scale'
     """
+    if flags.clip_per_sample:
+        gradient = clipped(flags.clip_per_sample, noise=flags.dp_noise, parts=micro_batches(flags))
+        return {"ema": flags.ema, "gradient": gradient}
     if flags.noise_scale:
         return {"ema": flags.ema, "gradient": noise_scale(micro_batches(flags))}
     return {"ema": flags.ema, "accumulation": micro_batches(flags)}

@@ -68,6 +68,12 @@ class OptimizerFlags:
     noise_scale: bool = False
     """Estimate the gradient noise scale while training: the batch size, in rows, above which more rows bring
     little. Compares the micro-batches of a step, at least 2."""
+    clip_per_sample: Annotated[float, AtLeast(0)] = 0.0
+    """Clip the gradient of each row's mean loss (each pair's, each group's) to this norm before they are added,
+    as in DP-SGD; 0 disables it."""
+    dp_noise: Annotated[float, AtLeast(0)] = 0.0
+    """Standard deviation of the noise of DP-SGD, in units of --clip_per_sample. The privacy that a run spends is
+    pure.transform.dp_sgd.epsilon."""
     ema: Decay = None
     """Decay of an exponential moving average of the weights, such as 0.999; final_model is then the
     average."""
@@ -135,6 +141,7 @@ def check_training_flags(options: TrainOptions) -> None:
     """
     check_micro_batches(options.batch_size, "--batch_size", options.gradient_accumulation)
     check_halves(options.batch_size, f"--batch_size {options.batch_size}", options)
+    check_clipping(options)
     if options.backend == "jax" and options.device not in ("auto", "cpu"):
         raise ValueError(
             f"--backend jax --device {options.device}: tensors stay on the CPU, and JAX picks its own device "
@@ -164,6 +171,26 @@ def check_halves(rows: int, name: str, flags: OptimizerFlags) -> None:
         raise ValueError(
             f"--noise_scale compares two halves of a batch, and {name} has none; take an even number of "
             "rows, or a --gradient_accumulation that divides it"
+        )
+
+
+def check_clipping(flags: OptimizerFlags) -> None:
+    """Checks that noise has a bound, and that gradients are not both clipped and measured.
+
+    Args:
+        flags: clip_per_sample, dp_noise and noise_scale.
+
+    Raises:
+        ValueError: for --dp_noise or --noise_scale that contradict --clip_per_sample.
+    """
+    if flags.dp_noise and not flags.clip_per_sample:
+        raise ValueError(
+            f"--dp_noise {flags.dp_noise} is in units of --clip_per_sample, which is 0; set both, such as "
+            "--clip_per_sample 1"
+        )
+    if flags.noise_scale and flags.clip_per_sample:
+        raise ValueError(
+            "--noise_scale and --clip_per_sample both compute the gradient of a step; leave one of them out"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from stages.checkpoint.fingerprint import describe
 from stages.run.gradient_options import gradient_options, micro_batches
 from stages.run.options.base import OptimizerFlags, check_halves
 
@@ -28,3 +29,14 @@ def test_a_batch_without_halves_is_refused() -> None:
         ValueError, match="--noise_scale compares two halves of a batch, and --batch_size 7 has"
     ):
         check_halves(7, "--batch_size 7", flags)
+
+
+def test_clipping_per_sample_takes_the_place_of_accumulation() -> None:
+    options = gradient_options(OptimizerFlags(clip_per_sample=0.5, dp_noise=1.0, gradient_accumulation=2))
+    assert "accumulation" not in options
+    described = describe(options["gradient"])
+    assert {name: described[name] for name in ("max_norm", "noise", "parts")} == {
+        "max_norm": "0.5",
+        "noise": "1.0",
+        "parts": "2",
+    }
