@@ -135,7 +135,8 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.head.weight = self.embedding.weight
+        if config.tie_word_embeddings:
+            self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, T] -> [B, T, V]."""
@@ -145,12 +146,13 @@ class Transformer(nn.Module):
         return self.head(self.norm(x))
 
 
-def module() -> Transformer:
+def module(config: ModelConfig = CONFIG) -> Transformer:
     """Return the peer with our initial parameters."""
-    model = Transformer(CONFIG)
-    params = transformer(CONFIG).init(random.key(0))
+    model = Transformer(config)
+    params = transformer(config).init(random.key(0))
     with torch.no_grad():
         model.embedding.weight.copy_(params["embedding"])
+        model.head.weight.copy_(params.get("head", params["embedding"]))
         model.norm.weight.copy_(params["norm"]["scale"])
         for layer, layer_params in zip(model.layers, params["layers"], strict=True):
             for name in ("q", "k", "v", "o"):

@@ -154,6 +154,7 @@ def _recorded(loss: Loss, keep: bool, params: Tree, batch: dict[str, Tensor], ke
             kept[number] = d
 
     recorded = record(loss, params, batch, key, receive)
+    vectors, uses = recorded.vectors, recorded.uses if keep else []  # without `keep`, inputs are freed
 
     def weighted(factors: Tensor) -> Tree:
         sums: dict[int, Tensor] = {}
@@ -165,10 +166,10 @@ def _recorded(loss: Loss, keep: bool, params: Tree, batch: dict[str, Tensor], ke
 
         if keep:
             for number, d in kept.items():
-                add(number, recorded.uses, d)
+                add(number, uses, d)
         else:
             record(loss, params, batch, key, add)
-        for leaf, g in recorded.vectors.items():
+        for leaf, g in vectors.items():
             sums[leaf] = torch.tensordot(factors.to(g.dtype), g, 1)
         return tree.unflatten(
             spec, [sums[i] if i in sums else torch.zeros_like(x) for i, x in enumerate(leaves)]
