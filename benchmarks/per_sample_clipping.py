@@ -6,8 +6,8 @@ The default model (5.8M parameters tied, 6.8M untied), 8 rows of 128 tokens, flo
 clipped to norm 1. Opacus refuses tied embeddings with ghost clipping, so the peer is the untied model, as a
 torch module with torch.nn.RMSNorm and SDPA; its norms are checked against ours. A time is the least CPU time
 of `--pairs` calls, in turn with those of the other rows: on a machine with other work the least is close to
-that without it. The process keeps the memory that it frees, as runs of this library do. Memory is measured in new processes: the peak during the call minus what was in use before
-it, the result included.
+that without it. The process keeps the memory that it frees, as runs of this library do. Memory is measured in
+new processes: the peak during the call minus what was in use before it, the result included.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def add_clipped(total: Tree, grads: Tree) -> Tree:
 
 
 def peer() -> Callable[[], Any]:
-    """Return a function that computes the clipped sum of the untied model with Opacus; it returns the norms."""
+    """Return a function that computes clipped sum and norms of the untied model with Opacus."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     from opacus.grad_sample import GradSampleModuleFastGradientClipping
