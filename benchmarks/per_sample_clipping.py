@@ -144,7 +144,9 @@ def check_norms() -> None:
 
 def _verdict(ratio: float, aim: float | None) -> str:
     """Format an upper bound, and whether it was kept."""
-    return "" if aim is None else f" (aim {aim}x{', missed' if ratio > aim else ''})"
+    if aim is None:
+        return ""
+    return f" (aim {aim}x, missed)" if ratio > aim else f" (aim {aim}x)"
 
 
 if __name__ == "__main__":

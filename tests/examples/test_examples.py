@@ -198,6 +198,12 @@ def test_no_example_is_left_out() -> None:
     assert [path.stem for path in FOLDER.glob("*.py") if path.stem not in tests] == []
 
 
+def test_dp_sgd_protects_the_secret_row(tmp_path: Path) -> None:
+    secrets = load("20_dp_sgd").main(24, str(tmp_path / "dp_sgd.png"))
+    assert secrets["no privacy"] < secrets["noise 1.2"]
+    assert (tmp_path / "dp_sgd.png").stat().st_size > 10_000
+
+
 def test_the_noise_scale_is_resolved_and_drawn(tmp_path: Path) -> None:
     scale = load("27_noise_scale").main(12, str(tmp_path / "noise.png"))
     assert scale[-1] > 1
