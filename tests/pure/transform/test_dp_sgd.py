@@ -169,9 +169,15 @@ def test_clipped_sums_equal_those_of_opacus() -> None:
     from opacus.optimizers import DPOptimizer
 
     config = ModelConfig(
-        vocab_size=17, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, tie_word_embeddings=False, rms_norm_eps=1e-6,
-    )  # fmt: skip
+        vocab_size=17,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=False,
+        rms_norm_eps=1e-6,
+    )
     model = transformer(config)
     params = tree.map(lambda x: 5 * x if x.ndim == 2 else x, model.init(random.key(0)))
     module, layer = Peer(config), params["layers"][0]
@@ -187,8 +193,12 @@ def test_clipped_sums_equal_those_of_opacus() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         hooked = GradSampleModule(module)
-        theirs = DPOptimizer(torch.optim.SGD(hooked.parameters(), lr=1.0), noise_multiplier=0.0,
-                             max_grad_norm=bound, expected_batch_size=6)  # fmt: skip
+        theirs = DPOptimizer(
+            torch.optim.SGD(hooked.parameters(), lr=1.0),
+            noise_multiplier=0.0,
+            max_grad_norm=bound,
+            expected_batch_size=6,
+        )
         F.cross_entropy(hooked(batch["tokens"]).flatten(0, 1), batch["labels"].flatten()).backward()
         theirs.clip_and_accumulate()
     sums = {name.removeprefix("_module."): p.summed_grad for name, p in hooked.named_parameters()}
