@@ -104,9 +104,10 @@ def from_module(
 
     Raises:
         ValueError: if the vocabulary's size or the longest row is neither given nor in `module.config`; if
-            the logits are not [B, T, V] or the module is not causal (tried on a row of up to 8 tokens); if
-            `head` is no module or the logits are not its result; when called, for packed rows that `forward`
-            does not take; in `init`, if `build` returns other parameters.
+            the logits are not [B, T, V], the module is not causal, or `forward` takes packed rows whose
+            documents see each other (all tried on a row of up to 8 tokens); if `head` is no module or the
+            logits are not its result; when called, for packed rows that `forward` does not take; in `init`,
+            if `build` returns other parameters.
 
     Example:
         >>> class Bigram(nn.Module):

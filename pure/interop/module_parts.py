@@ -48,7 +48,7 @@ def split_head(module: nn.Module, head: str | None) -> Parts | None:
     """Splits a module into its body and its output layer.
 
     Args:
-        module: not modified: the body is a copy that shares its parameters.
+        module: not modified: the body shares all its modules but the output layer and those around it.
         head: name of the output layer; None takes the one that `module.get_output_embeddings()` returns.
 
     Returns:
@@ -69,10 +69,7 @@ def split_head(module: nn.Module, head: str | None) -> Parts | None:
             f"from_module: {type(module).__name__} has no submodule {head!r}; its linear layers are "
             f"{', '.join(linear[-4:]) or 'none'}"
         )
-    shared = {id(x): x for x in (*module.parameters(), *module.buffers())}
-    body = copy.deepcopy(module, shared)
-    # Its weights stay: transformers' Mamba reads their dtype.
-    body.get_submodule(head).forward = _pass_through  # type: ignore[assignment]
+    body = _without_layer(module, head.split("."))
     layer = modules[head]
     own = {id(x) for x in layer.parameters()}
     paths = tuple(n.replace(".", "/") for n, x in module.named_parameters() if id(x) in own)
@@ -128,6 +125,18 @@ def copy_or_build(
 def _named(values: Tree) -> Iterator[tuple[str, Tensor]]:
     """The leaves with their paths."""
     return zip(tree.paths(values), tree.leaves(values), strict=True)
+
+
+def _without_layer(module: nn.Module, path: list[str]) -> nn.Module:
+    """A shallow copy in which the layer at `path` returns its input. Its weights stay: some models read their
+    dtype."""
+    new = copy.copy(module)
+    if not path:
+        new.forward = _pass_through  # type: ignore[assignment]
+        return new
+    inner = new.get_submodule(path[0])
+    new._modules = {**new._modules, path[0]: _without_layer(inner, path[1:])}
+    return new
 
 
 def _pass_through(x: Any, *args: Any, **options: Any) -> Any:

@@ -20,7 +20,7 @@ LOUDER = 64
 
 
 def check_logits(module: nn.Module, forward: Hidden, params: Tree, vocabulary: int, longest: int) -> None:
-    """Computes two rows that differ in their last token, and checks shape and causality of the logits.
+    """Checks the logits of two rows that differ in their last token, and of two documents in one row.
 
     Args:
         module: for its name in errors.
@@ -30,15 +30,15 @@ def check_logits(module: nn.Module, forward: Hidden, params: Tree, vocabulary: i
         longest: longest row.
 
     Raises:
-        ValueError: if the logits are not floats [2, T, V], or those before the last token differ.
+        ValueError: if the module cannot be called so; if the logits are not floats [2, T, V], or those before
+            the last token differ; if `forward` takes packed rows, and a document changes with the one before.
     """
     if not _can_run(params):
         return
     rows = torch.cat([_row(params, vocabulary, longest)] * 2)
     rows[1, -1] = (rows[1, -1] + 1) % vocabulary
-    with torch.no_grad():
-        logits = forward(params, rows)
     name, shape = type(module).__name__, [*rows.shape, vocabulary]
+    logits = _call(name, forward, params, rows)
     if not isinstance(logits, Tensor) or list(logits.shape) != shape or not logits.is_floating_point():
         got = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
@@ -50,6 +50,7 @@ def check_logits(module: nn.Module, forward: Hidden, params: Tree, vocabulary: i
             f"from_module: {name} is not causal: the logits before the last token change with it; give "
             "its attention a causal mask"
         )
+    _check_documents(name, forward, params, rows[:1])
 
 
 def is_same_function(
@@ -99,6 +100,41 @@ def result_width(hidden: Hidden, params: Tree, vocabulary: int) -> int:
         return vocabulary
     with torch.no_grad():
         return hidden(params, _row(params, vocabulary, 1)).shape[-1]
+
+
+def _call(name: str, forward: Hidden, params: Tree, rows: Tensor) -> Tensor:
+    """Calls the module, and says what to do if it fails."""
+    try:
+        with torch.no_grad():
+            return forward(params, rows)
+    except (RuntimeError, TypeError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"from_module: {name} fails on tokens {list(rows.shape)} as `forward` calls it ({first[:160]}); a "
+            "recurrent model of transformers takes the default, not hugging_face"
+        ) from error
+
+
+def _check_documents(name: str, forward: Hidden, params: Tree, row: Tensor) -> None:
+    """Compares the second document of a packed row with the document alone, if `forward` takes packed rows."""
+    length, half = row.shape[1], row.shape[1] // 2
+    index = torch.arange(length, device=row.device)
+    second = (index >= half).long()
+    positions, segments = (index - half * second)[None], second[None]
+    try:
+        with torch.no_grad():
+            packed = forward(params, row, positions=positions, segment_ids=segments)[:, half:]
+    except ValueError:  # refused, as by the default
+        return
+    if packed.isnan().all():  # the default's refusal on a GPU
+        return
+    alone = _call(name, forward, params, row[:, half:])
+    if _distance(alone, packed) > _tolerance(alone):
+        raise ValueError(
+            f"from_module: in a packed row a document of {name} changes with the document before it, or is "
+            "counted on from it: `forward` does not pass positions and segment_ids on, or the module is "
+            "recurrent; give the default forward, or one that raises a ValueError for them"
+        )
 
 
 def _row(params: Tree, vocabulary: int, longest: int) -> Tensor:

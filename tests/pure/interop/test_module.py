@@ -313,6 +313,30 @@ def test_modules_that_are_no_causal_language_model_are_refused() -> None:
         recurrent(head="lm_head")
     with pytest.raises(ValueError, match="logits are not the result of the output layer `head`: something"):
         recurrent(bound=30.0, head="output")
+    for length in (1, 2, 7):
+        assert from_module(Bigram(), vocab_size=7, max_length=length).config.max_position_embeddings == length
+    with pytest.raises(ValueError, match=r"Recurrent fails on tokens \[2, 8\] as `forward` calls it"):
+        recurrent(forward=hugging_face)
+
+
+def test_a_forward_that_ignores_segments_is_refused() -> None:
+    """So are recurrent models of transformers that take a mask and drop it."""
+
+    def ignoring(call: Any, tokens: torch.Tensor, **options: Any) -> torch.Tensor:
+        return call(tokens)
+
+    def refusing(call: Any, tokens: torch.Tensor, *, segment_ids: Any, **options: Any) -> torch.Tensor:
+        if segment_ids is not None:
+            raise ValueError("no packed rows")
+        return call(tokens)
+
+    with pytest.raises(ValueError, match="a document of Recurrent changes with the document before it"):
+        recurrent(forward=ignoring)
+    assert recurrent(forward=refusing).config.hidden_size == 61
+    assert from_module(Bigram(), vocab_size=7, max_length=8, forward=ignoring).config.hidden_size == 7
+
+
+def test_a_module_without_values_is_not_tried() -> None:
     assert from_module(Recurrent().to("meta"), vocab_size=61, max_length=8).config.hidden_size == 61
 
 
