@@ -110,13 +110,13 @@ def _call(name: str, forward: Hidden, params: Tree, rows: Tensor) -> Tensor:
     except (RuntimeError, TypeError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise ValueError(
-            f"from_module: {name} fails on tokens {list(rows.shape)} as `forward` calls it ({first[:160]}); a "
-            "recurrent model of transformers takes the default, not hugging_face"
+            f"from_module: {name} fails on tokens {list(rows.shape)} as `forward` calls it ({first[:160]}); "
+            "a recurrent model of transformers takes the default, not hugging_face"
         ) from error
 
 
 def _check_documents(name: str, forward: Hidden, params: Tree, row: Tensor) -> None:
-    """Compares the second document of a packed row with the document alone, if `forward` takes packed rows."""
+    """Compares the second document of a packed row with the same alone, if `forward` takes packed rows."""
     length, half = row.shape[1], row.shape[1] // 2
     index = torch.arange(length, device=row.device)
     second = (index >= half).long()

@@ -150,8 +150,8 @@ def test_per_sample_gradients_by_vmap_equal_single_ones() -> None:
 
 
 class Unusual(nn.Module):
-    """Layers that hooks for per-sample gradients refuse: a parameter of its own, as in ConvNeXt, a norm that is
-    applied twice, a reparametrised weight, and a table that is also the head."""
+    """Layers that hooks for per-sample gradients refuse: a parameter of its own, as in ConvNeXt, a norm that
+    is applied twice, a reparametrised weight, and a table that is also the head."""
 
     def __init__(self) -> None:
         super().__init__()
