@@ -1,10 +1,11 @@
 """Print the table of parts and transforms: how far each derivative is from one that other code computes.
 
-    python benchmarks/transforms.py
+    python benchmarks/transforms.py [--write]
 
 Parts and transforms are those of `tests/laws/test_transforms.py`, in float64. A cell is the relative distance
 to the gradient by autograd (first group), to its inner product with a direction (second group), or to the
-first of the four Hessian products (third group); "0" is below 1e-16.
+first of the four Hessian products (third group); "0" is below 1e-16. `--write` puts the table in
+`docs/transforms.md`, and its largest distances by kind of part in `README.md`.
 """
 
 from __future__ import annotations
@@ -20,25 +21,102 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pure import tree
-from tests.laws.test_transforms import DIRECTIONAL, FIRST, HESSIAN, PARTS, built, direction, gradient, inner
+from tests.laws.test_transforms import (
+    DIRECTIONAL,
+    FIRST,
+    HESSIAN,
+    OPTIMIZERS,
+    PARTS,
+    built,
+    direction,
+    gradient,
+    inner,
+)
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = (*FIRST, *DIRECTIONAL, *HESSIAN)
+KINDS = ("forward passes and decoding", "losses", "adapters", "optimizers", "steps", "tools")
+PAGE, START, END = ROOT / "docs" / "transforms.md", "<!-- transforms -->", "<!-- end of transforms -->"
+
+Row = Mapping[str, float]
 
 
 def main() -> int:
-    """Print one row a part, in Markdown.
+    """Print one row a part, in Markdown, and one a kind of part.
 
     Returns:
         1 if a cell is above 1e-8.
     """
     warnings.simplefilter("ignore")
-    columns = [*FIRST, *DIRECTIONAL, *HESSIAN]
-    print(f"| part | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
-    worst = 0.0
+    rows: dict[str, Row] = {}
+    print(heading("part"))
     for name in PARTS:
-        distances = dict(_distances(name))
-        worst = max(worst, *distances.values())
-        print(f"| {name} | {' | '.join(_text(distances[column]) for column in columns)} |", flush=True)
-    print(f"\n{len(PARTS)} parts, {len(PARTS) * len(columns)} cells, largest distance {worst:.0e}")
-    return int(worst > 1e-8)
+        rows[name] = dict(_distances(name))
+        print(line(name, rows[name]), flush=True)
+    print("\n" + summary(rows))
+    if "--write" in sys.argv[1:]:
+        for path, table in ((PAGE, detail(rows)), (ROOT / "README.md", summary(rows))):
+            replace(path, table)
+            print(f"written: {path.relative_to(ROOT)}")
+    return int(max(max(row.values()) for row in rows.values()) > 1e-8)
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a part, one of KINDS, by its name."""
+    if name in OPTIMIZERS:
+        return "optimizers"
+    if "step of" in name or "steps of sft" in name:
+        return "steps"
+    first = name.replace(",", " ").split()[0]
+    if first in ("forward", "decode"):
+        return "forward passes and decoding"
+    if first in ("LoRA", "DoRA", "QLoRA"):
+        return "adapters"
+    if first in ("pretrain", "sft", "reward", "dpo", "orpo", "kto", "grpo", "ppo", "kl"):
+        return "losses"
+    return "tools"
+
+
+def heading(first: str) -> str:
+    """Return the first two lines of a table."""
+    return f"| {first} | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}"
+
+
+def line(name: str, row: Row) -> str:
+    """Return one line of a table."""
+    return f"| {name} | {' | '.join(_text(row[column]) for column in COLUMNS)} |"
+
+
+def detail(rows: Mapping[str, Row]) -> str:
+    """Return the whole table, and what it counts."""
+    lines = [heading("part"), *(line(name, row) for name, row in rows.items()), "", counts(rows)]
+    return "\n".join(lines)
+
+
+def summary(rows: Mapping[str, Row]) -> str:
+    """Return the table of the largest distance of each kind of part, and what it counts."""
+    lines = [heading("parts, largest distance")]
+    for kind in KINDS:
+        of_kind = [row for name, row in rows.items() if kind_of(name) == kind]
+        largest = {column: max(row[column] for row in of_kind) for column in COLUMNS}
+        lines.append(line(f"{len(of_kind)} {kind}", largest))
+    return "\n".join([*lines, "", counts(rows)])
+
+
+def counts(rows: Mapping[str, Row]) -> str:
+    """Return the sentence below a table."""
+    worst = max(max(row.values()) for row in rows.values())
+    return (
+        f"{len(rows)} parts, {len(rows) * len(COLUMNS)} cells in float64, no blank; the largest distance is "
+        f"{worst:.0e}."
+    )
+
+
+def replace(path: Path, table: str) -> None:
+    """Put a table between the two marks of a file."""
+    text = path.read_text()
+    before, rest = text.split(START)
+    path.write_text(before + START + "\n" + table + "\n" + END + rest.split(END)[1])
 
 
 def _distances(name: str) -> Iterator[tuple[str, float]]:

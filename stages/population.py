@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
-from pure.transform.accumulate import Loss
 from pure.transform.modes import has_values
 from pure.types import Tree
 from stages.online import Online, completion_weights, generate_and_score
@@ -118,10 +117,7 @@ def loss(params: Tree, batch: Tree, key: Tensor | None, *, stage: Stage, shared_
         (sum [P], count [P], metrics), as of the stage's loss, with a leading axis.
     """
     assert stage.loss is not None, "checked by population"
-    shared = (1,) if shared_batch else ()
-    if key is None:
-        return map_members(partial(_validated, stage.loss), params, batch, shared=shared)
-    return map_members(stage.loss, params, batch, key, shared=shared)
+    return map_members(stage.loss, params, batch, key, shared=(1,) if shared_batch else ())
 
 
 def sample_members(
@@ -174,11 +170,6 @@ def map_members(function: Callable[..., Tree], *trees: Tree, shared: tuple[int, 
     in_dims = tuple(None if i in shared else 0 for i in range(len(trees)))
     values = torch.func.vmap(member, in_dims=in_dims)(*(values for values, _ in flat))
     return tree.unflatten(specs[-1], values)
-
-
-def _validated(loss: Loss, params: Tree, batch: Tree) -> tuple:
-    """A member's loss without a key."""
-    return loss(params, batch, None)
 
 
 def _check_distinct(params: Tree) -> None:

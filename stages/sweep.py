@@ -78,11 +78,13 @@ def sweep(
     keys_from = None if seeds is None else _to_tensors({"seeds": seeds})["seeds"]
     members = _count_members(given, keys_from)
     _check_make(make, given, members)
-    parts = make(**_member(given, 0)).parts
-    step_fn = step if parts is None or parts.score is None else online_step
+    first = make(**_member(given, 0))
+    step_fn = step if first.parts is None or first.parts.score is None else online_step
+    loss_fn = partial(loss, make=make, values=given, shared_batch=shared_batch)
     return Stage(
         init=partial(init, make=make, values=given, seeds=keys_from),
         step=partial(step_fn, make=make, values=given, members=members, shared_batch=shared_batch),
+        loss=None if first.loss is None else loss_fn,
     )
 
 
@@ -193,6 +195,37 @@ def online_step(
         return parts.update(member, *round_)
 
     return map_members(update, on_device, state, rounds)
+
+
+def loss(
+    params: Tree,
+    batch: Tree,
+    key: Tensor | None,
+    *,
+    make: Make,
+    values: Mapping[str, Tensor],
+    shared_batch: bool,
+) -> tuple:
+    """Compute the loss of every member, under its own values.
+
+    Args:
+        params: stacked, [P, ...].
+        batch: as a step takes it, with "batch_position".
+        key: [P, 2], the members' keys, or None for validation.
+        make, values, shared_batch: bound by `sweep`.
+
+    Returns:
+        (sum [P], count [P], metrics), as of a member's loss, with a leading axis.
+    """
+
+    def member_loss(value: dict[str, Tensor], params: Tree, batch: Tree, key: Tensor | None) -> tuple:
+        made = make(**value)
+        assert made.loss is not None, "checked by sweep"
+        return made.loss(params, batch, key)
+
+    device = tree.leaves(params)[0].device
+    on_device = {name: x.to(device) for name, x in values.items()}
+    return map_members(member_loss, on_device, params, batch, key, shared=(2,) if shared_batch else ())
 
 
 def _to_tensors(values: Mapping[str, Tensor | Sequence[float]]) -> dict[str, Tensor]:

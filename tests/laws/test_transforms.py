@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -492,6 +493,15 @@ def test_a_stage_is_built_and_stepped_under_vmap_over_a_hyperparameter(
     for i, value in enumerate(values.tolist()):
         for one, alone in zip(together, step_with(value), strict=True):
             torch.testing.assert_close(one[i], alone, rtol=1e-5, atol=1e-7)
+
+
+def test_the_page_of_the_documentation_has_every_cell() -> None:
+    """`python benchmarks/transforms.py --write` makes it; a new part or transform needs it made again."""
+    page = (Path(__file__).parents[2] / "docs" / "transforms.md").read_text().splitlines()
+    table = [[cell.strip() for cell in row.strip("|").split("|")] for row in page if row.startswith("| ")]
+    assert table[0] == ["part", *FIRST, *DIRECTIONAL, *HESSIAN]
+    assert [row[0] for row in table[1:]] == list(PARTS)
+    assert all(len(row) == len(table[0]) and all(float(x) < 1e-8 for x in row[1:]) for row in table[1:])
 
 
 def test_fused_attention_refuses_forward_mode_and_names_the_backends_that_have_it() -> None:

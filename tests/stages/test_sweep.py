@@ -22,7 +22,7 @@ from stages.run import loop
 from stages.run.log import read_lines
 from stages.run.loop import RunOptions, run
 from stages.sft import sft
-from stages.stage import Stage, stage
+from stages.stage import Stage, loss_of, stage
 from stages.sweep import grid, sweep
 from tests.laws.test_stages import make_own, pair_batch, regression, regression_batch, small, text_batch
 from tests.stages.test_online import even_share, prompt_batch
@@ -176,3 +176,15 @@ def test_members_of_another_structure_or_number_are_refused() -> None:
         sweep(own, {"rate": [0.1, 0.2]}).step(own(0.1).init(KEY), regression_batch(0))
     with pytest.raises(ValueError, match="stacked state of 2 members"):
         sweep(own, {"rate": [0.1, 0.2]}).step(sweep(own, {"rate": [0.1] * 3}).init(KEY), regression_batch(0))
+
+
+def test_the_loss_of_a_sweep_is_that_of_each_member() -> None:
+    made, batch = sweep(by_beta, {"beta": [0.1, 0.5]}), {"batch_position": torch.arange(8), **pair_batch(0)}
+    state = made.step(made.init(KEY), pair_batch(1))
+    for keys in (state.key, None):
+        together = tree.unstack(loss_of(made)(state.params, batch, keys))
+        for beta, member, found in zip((0.1, 0.5), tree.unstack(state), together, strict=True):
+            key = None if keys is None else member.key
+            expected = loss_of(by_beta(beta))(member.params, batch, key)
+            torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
+            assert found[1] == expected[1] == 7
