@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import resource
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from _timing import make_parser
+from _timing import least_cpu_seconds, make_parser
 
 from pure import optim, random, tree
 from pure.config import ModelConfig
@@ -98,7 +97,8 @@ def compare_size(size: Size, pairs: int, compiled: bool) -> float:
     for name, (together, last) in sides.items():
         in_turn, single_seconds = build(alone, batch, MEMBERS, compiled)
         at_once, seconds = build(together, batch, 1, compiled)
-        ours, peer = minima(at_once, in_turn, pairs)
+        least = least_cpu_seconds({"ours": at_once, "peer": in_turn}, pairs)
+        ours, peer = least["ours"], least["peer"]
         apart = distance(together, last, batch)
         worst = max(worst, apart)
         label = f"{size.rows:>3}x{size.length:<3} {name}{', compiled' if compiled else ''}"
@@ -125,17 +125,6 @@ def build(stage: Stage, batch: Tree, runs: int, compiled: bool) -> tuple[Callabl
 
     take_steps()
     return take_steps, seconds
-
-
-def minima(ours: Callable[[], None], peer: Callable[[], None], pairs: int) -> tuple[float, float]:
-    """Return the smallest CPU seconds of each, called alternately."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(pairs):
-        for function, measured in zip((ours, peer), times, strict=True):
-            start = time.process_time()
-            function()
-            measured.append(time.process_time() - start)
-    return min(times[0]), min(times[1])
 
 
 def distance(together: Stage, last_alone: Stage, batch: Tree) -> float:
