@@ -34,7 +34,12 @@ if TYPE_CHECKING:
 
 StageOptions = TypedDict(  # noqa: UP013 (here, classes are NamedTuples, dataclasses or Protocols)
     "StageOptions",
-    {"accumulation": int, "gradient": Gradient | None, "ema": float | None, "loss_scale": float | None},
+    {
+        "accumulation": int,
+        "gradient": Gradient | None,
+        "ema": float | Tensor | None,
+        "loss_scale": float | None,
+    },
     total=False,
 )
 """Arguments of `stage` that every built-in stage takes and passes on."""
@@ -82,7 +87,7 @@ def stage(
     metrics: tuple[str, ...] = (),
     accumulation: int = 1,
     gradient: Gradient | None = None,
-    ema: float | None = None,
+    ema: float | Tensor | None = None,
     compute: torch.dtype | None = None,
     loss_scale: float | None = None,
 ) -> Stage:
@@ -121,7 +126,7 @@ def stage(
             "micro-batches to the former, such as noise_scale(parts=4)"
         )
     gradient = gradient or gradients.accumulation(accumulation)
-    if ema is not None and not 0 < ema < 1:
+    if ema is not None and not isinstance(ema, Tensor) and not 0 < ema < 1:
         raise ValueError(f"stage: ema is a decay in (0, 1), such as 0.999, got {ema}")
     if compute is not None:
         loss = precision.mixed(loss, compute)
@@ -205,7 +210,7 @@ def init_state(
     optimizer: GradientTransformation,
     gradient: Gradient,
     metrics: tuple[str, ...],
-    ema: float | None,
+    ema: float | Tensor | None,
     loss_scale: float | None,
 ) -> TrainState:
     """Return the state before the first step; no two leaves share storage.

@@ -108,7 +108,7 @@ def update(
     extra: dict[str, Tensor],
     *,
     optimizer: GradientTransformation,
-    ema: float | None,
+    ema: float | Tensor | None,
 ) -> Tree:
     """Update params, optimizer state and average.
 

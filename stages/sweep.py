@@ -51,10 +51,10 @@ def sweep(
 
     Returns:
         A Stage: `init(key)` draws the initial params, `init(key, params)` starts all members from the same
-        params; `step` takes the stacked state. `pure.tree.unstack(state)` gives the members' own states,
-        which `make(...)` of their values continues alone. Compile it with `jit(step, donate=True)`: the
-        regions of `jit(step, regions=True)` do not exist under vmap. The members of an online stage sample
-        and are scored one after the other.
+        params; `step` takes the stacked state; `loss` has a leading axis too. `pure.tree.unstack(state)`
+        gives the members' own states, which `make(...)` of their values continues alone. Compile it with
+        `jit(step, donate=True)`: the regions of `jit(step, regions=True)` do not exist under vmap. The
+        members of an online stage sample and are scored one after the other.
 
     Edge cases: a member whose loss diverges does not affect the others. `values` may be empty with seeds.
 

@@ -89,6 +89,26 @@ def mean_loss(stage: Stage, batches: Pipe | None, names: tuple[str, ...] = ()) -
     return partial(_mean_loss, loss=stage.loss, batches=batches, names=names)
 
 
+def member_validation(validate: Validate) -> Validate:
+    """Makes the function that validates each member of a population or sweep.
+
+    Args:
+        validate: for the params of one member, such as `mean_loss(stage, batches)` of the stage that the
+            members share.
+
+    Returns:
+        params with a leading axis [P, ...] -> {"NAME", "NAME/0", ..., "NAME/lowest"} for each NAME that
+        `validate` reports: the mean, each member's, and that of the lowest, NaN left out.
+        `RunOptions(watch="val_loss/lowest")` stops a run when no member improves, and keeps the checkpoint
+        with the best one.
+
+    Example:
+        >>> member_validation(lambda params: {"val_loss": float(params)})(torch.tensor([3.0, 1.0]))
+        {'val_loss': 2.0, 'val_loss/0': 3.0, 'val_loss/1': 1.0, 'val_loss/lowest': 1.0}
+    """
+    return partial(_validate_members, validate=validate)
+
+
 def mean_reward(
     model: Model,
     batches: Pipe,
@@ -153,7 +173,7 @@ def _mean_loss(params: Tree, *, loss: Loss, batches: Pipe, names: tuple[str, ...
             if total.ndim:
                 raise ValueError(
                     f"mean_loss: a population has {len(total)} losses; validate each member, with the stage "
-                    "that the population was made from"
+                    "that the population was made from (member_validation)"
                 )
             terms = [total, count]
             for name in names:
@@ -203,3 +223,15 @@ def _bits_per_byte(
             sums += torch.stack(cross_entropy(logits, batch["labels"]))
     nats, tokens = sums.tolist()
     return {"val_loss": nats / tokens, "val_bpb": nats / (nbytes * math.log(2))}
+
+
+def _validate_members(params: Tree, *, validate: Validate) -> dict[str, float]:
+    """Validates the members one after the other."""
+    rows = [validate(member) for member in tree.unstack(params)]
+    values: dict[str, float] = {}
+    for name in rows[0]:
+        own = [row[name] for row in rows]
+        values[name] = sum(own) / len(own)
+        values |= {f"{name}/{i}": value for i, value in enumerate(own)}
+        values[f"{name}/lowest"] = min((value for value in own if not math.isnan(value)), default=math.nan)
+    return values

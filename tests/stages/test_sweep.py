@@ -21,6 +21,7 @@ from stages.grpo import grpo
 from stages.run import loop
 from stages.run.log import read_lines
 from stages.run.loop import RunOptions, run
+from stages.run.validation import member_validation
 from stages.sft import sft
 from stages.stage import Stage, loss_of, stage
 from stages.sweep import grid, sweep
@@ -55,9 +56,15 @@ def own(rate: Any) -> Stage:
     return stage(regression, optim.sgd(rate), init=init, metrics=("error",))
 
 
+def by_ema(ema: Any) -> Stage:
+    init = lambda key: {"w": random.normal(key, (3,))}  # noqa: E731
+    return stage(regression, optim.sgd(0.1), init=init, metrics=("error",), ema=ema)
+
+
 ROWS: dict[str, tuple[Callable, dict, Callable]] = {
     "learning rate": (by_rate, {"rate": [0.1, 0.01, 0.001]}, text_batch),
     "weight decay and b2": (by_decay, {"decay": [0.0, 0.3], "b2": torch.tensor([0.9, 0.99])}, text_batch),
+    "decay of the average": (by_ema, {"ema": [0.5, 0.9]}, regression_batch),
     "beta": (by_beta, {"beta": [0.05, 0.5]}, pair_batch),
     "temperature, online": (by_temperature, {"temperature": [0.5, 2.0]}, prompt_batch),
     "a loss of one's own": (own, {"rate": [0.1, 0.2]}, regression_batch),
@@ -128,9 +135,12 @@ def test_a_sweep_is_logged_by_member_and_one_that_diverges_does_not_end_the_run(
     monkeypatch.setattr("stages.run.metrics.MAX_CONSECUTIVE_SKIPS", 2)
     swept = sweep(own, {"rate": [0.1, 1e25]})
     batches = [regression_batch(i) for i in range(8)]
-    found = run(swept, batches, tmp_path, key=KEY, options=RunOptions(compile=False, quiet=True))
+    validate = member_validation(lambda params: {"val_loss": float(params["w"].sub(1).square().sum())})
+    options = RunOptions(compile=False, quiet=True, eval_every=1, watch="val_loss/lowest")
+    found = run(swept, batches, tmp_path, key=KEY, validate=validate, options=options)
     lines = list(read_lines(tmp_path / "metrics.jsonl"))
     assert found.status == "complete"
+    assert found.best.best == min(line["val_loss/0"] for line in lines)
     assert lines[-1]["loss/0"] < lines[0]["loss/0"]
     assert lines[-1]["nonfinite_leaf/0"] == -1
     assert lines[-2]["nonfinite_leaf/1"] >= 0
