@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from stages.models import language_model
 from tests.stages.evaluate.small_model import small_model
 
+pytestmark = pytest.mark.usefixtures("quick_xla")
 FOLDER = Path(__file__).parents[2] / "examples"
 
 
@@ -142,7 +143,12 @@ def test_optax_in_grpo_equals_our_optimizer(tmp_path: Path) -> None:
 def test_eight_devices_give_the_numbers_of_one(tmp_path: Path) -> None:
     """In a process of its own: JAX counts its devices once."""
     command = [sys.executable, str(FOLDER / "18_eight_devices.py"), "2", str(tmp_path / "picture.png")]
-    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(FOLDER.parent),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_cpu_use_fusion_emitters=false",
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     found = re.search(r"in the first 2 steps: (\S+)", done.stdout)
     assert found is not None

@@ -37,8 +37,7 @@ from tests.laws.test_losses import LOSSES
 from tests.laws.test_optimizers import TABLE, extra_arguments, random_arrays, tensors
 from tests.laws.test_stages import STAGES, Row, small, text_batch, with_momentum
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-"""Compiler options with which XLA compiles small operations several times as fast."""
+pytestmark = pytest.mark.usefixtures("quick_xla")
 OWN_OPTIMIZER = ("own", "own-optax", "pretrain", "pretrain-muon-ema", "pretrain-lion-chunk-remat")
 """Rows of stages that keep their optimizer."""
 BATCH = text_batch(0)
@@ -51,7 +50,7 @@ def narrow(values: Tree) -> Tree:
 
 def run(function: Callable, *args: Tree) -> Tree:
     """Compiles a function of JAX and calls it."""
-    return jax.jit(function).lower(*args).compile(QUICK)(*args)
+    return jax.jit(function)(*args)
 
 
 def lowered(function: Callable, *args: Tree) -> Tree:
@@ -87,7 +86,7 @@ def prepare() -> Callable[[str], tuple]:
             made = row.make()
         state, batch = made.step(made.init(random.key(0)), row.batch(0)), row.batch(1)
         step = jax.jit(lower(made.step, state, batch)).lower(narrow(state), narrow(batch))
-        return made, state, step.compile(QUICK)
+        return made, state, step.compile()
 
     return prepare
 
@@ -309,7 +308,11 @@ print(json.dumps({"expected": float(expected.metrics["loss"]), "data": data, "bo
 
 def test_a_mesh_of_eight_devices() -> None:
     """Data parallel; 4 x 2 with sharded matrices; `to_optax` of these; shard_map of a loss lowered for one row."""
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     done = subprocess.run(
         [sys.executable, "-c", MESH],
         env={**os.environ, **flags, "PYTHONPATH": str(Path(__file__).parents[2])},
