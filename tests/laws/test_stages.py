@@ -73,7 +73,7 @@ def regression_batch(number: int) -> Tree:
 def regression(params: Tree, batch: Tree, key: Tensor) -> tuple[Tensor, Tensor, dict]:
     """A user's own loss: linear regression, with noise that depends on the row's number only."""
     bits = torch.func.vmap(lambda row: random.fold_in(key, row))(batch["batch_position"])[:, 0]
-    error = batch["x"] @ params["w"] + 0.02 * (bits.long() / 2**32 - 0.5) - batch["y"]
+    error = batch["x"] @ params["w"] + 0.02 * (bits.float() / 2**32 - 0.5) - batch["y"]
     count = torch.tensor(float(len(error)))
     return error.square().sum(), count, {"error": (error.abs().sum(), count)}
 
