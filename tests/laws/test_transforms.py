@@ -23,6 +23,7 @@ from pure.adapt.lora import lora
 from pure.adapt.qlora import quantize_layers
 from pure.nn.transformer import transformer
 from pure.transform.curvature import cg, ggnvp, hvp
+from pure.transform.ghost import per_sample_norms
 from pure.transform.grad import grad
 from pure.transform.per_sample import per_sample_grad
 from pure.transform.remat import remat
@@ -243,6 +244,14 @@ def projections() -> Part:
     return part_of(lambda p: compute(p, rows, random.key(0)), model.init(random.key(0)))
 
 
+def ghost_norms() -> Part:
+    """The norms of the gradients of all rows, as a function of the params."""
+    model = model_of({"hidden_size": 4, "num_attention_heads": 1, "num_key_value_heads": 1})
+    loss = loss_of(pretrain(model, optim.sgd(0.1)))
+    batch = {name: x[:2] for name, x in text_batch(0).items()}
+    return part_of(lambda p: per_sample_norms(loss)(p, batch, random.key(0)), model.init(random.key(0)))
+
+
 ONLINE = ROLLOUT_OPTIONS | {"beta": 0.04}
 PARTS: dict[str, Callable[[], Part]] = {
     "forward": forward,
@@ -265,6 +274,7 @@ PARTS: dict[str, Callable[[], Part]] = {
     "DoRA, dropout": partial(adapted_loss, use_dora=True, dropout=0.2),
     "QLoRA": partial(adapted_loss, four_bits=True),
     "per_sample_grad": per_sample,
+    "ghost norms": ghost_norms,
     "projected": projections,
     "hvp": partial(curvature, lambda outputs, head, p, v: hvp(lambda q: head(outputs(q)))(p, v)),
     "ggnvp, two steps of cg": partial(
