@@ -24,6 +24,7 @@ from torch import Tensor
 from torch._inductor.utils import run_and_get_code
 
 from pure import optim, tree
+from pure.optim.newton_schulz import DION
 from pure.serial import serial
 from pure.types import GradientTransformation, Tree
 
@@ -94,7 +95,8 @@ def muon_for_all(library: Any) -> Any:
     axes = library.MuonDimensionNumbers(reduction_axis=(1,), output_axis=(0,))
     return library.muon(
         base_library(library).linear_schedule(0.02, 0.0, STEPS),
-        ns_coeffs="dion",
+        ns_coeffs=DION[-2:],
+        ns_steps=2,
         nesterov=False,
         adaptive=True,
         preconditioning="schatten",
