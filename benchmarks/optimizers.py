@@ -1,6 +1,6 @@
 """Compare optimizers by the steps to a target loss of a small language model, over seeds, with p-values.
 
-    OMP_NUM_THREADS=1 python benchmarks/optimizers.py [--steps 200] [--seeds 8] [--only adamw,soap]
+    OMP_NUM_THREADS=1 python benchmarks/optimizers.py [--steps 150] [--seeds 8] [--only adamw,soap]
 
 The model (2 layers of width 64) predicts Python's own library, in tokens of a vocabulary of 512. All optimizers
 get the same treatment: a linear warm-up over a tenth of the steps and a constant rate, weight decay 0.1 of the
@@ -279,7 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=200, help="steps of each run (default 200)")
+    parser.add_argument("--steps", type=int, default=150, help="steps of each run (default 150)")
     parser.add_argument("--seeds", type=int, default=8, help="seeds of each optimizer (default 8)")
     parser.add_argument("--only", default=",".join(CANDIDATES), help="names, separated by commas")
     arguments = parser.parse_args()
