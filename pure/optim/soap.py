@@ -89,9 +89,9 @@ def soap(
     Raises:
         ValueError: for arguments out of range; at the update, if params are missing.
 
-    Edge cases: the first update only chooses the bases: apart from the weight decay nothing moves. Where first
-    gradients have a low rank, rounding chooses among the eigenvectors of eigenvalue 0: the same run, compiled
-    and eager, or with another number of threads, may then differ as two seeds do.
+    Edge cases: the first update only chooses the bases: apart from the weight decay nothing moves. Where
+    first gradients have a low rank, rounding chooses among the eigenvectors of eigenvalue 0: the same run,
+    compiled and eager, or with another number of threads, may then differ as two seeds do.
 
     Example:
         Two equal gradients along (3, 4): the second update is Adam's step, 1, along that direction.
