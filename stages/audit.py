@@ -23,7 +23,7 @@ from pure.loss.check import upcast
 from pure.loss.grpo import CLIPS
 from pure.loss.kl import ESTIMATORS, exact_kl, kl
 from pure.loss.log_probability import LogProbs
-from pure.transform.accumulate import Loss, row_count
+from pure.transform.accumulate import Loss, divisor, row_count
 from pure.transform.frozen import frozen
 from pure.transform.grad import value_and_grad
 from pure.types import Model, Tree
@@ -78,7 +78,8 @@ def audit_losses(losses: Mapping[str, Loss], params: Tree, batch: Tree, key: Ten
     """
     if not losses:
         raise ValueError("audit_losses: expected at least one loss, got none")
-    batch = {"batch_position": torch.arange(row_count("audit_losses", batch)), **batch}
+    device = tree.leaves(params)[0].device
+    batch = {"batch_position": torch.arange(row_count("audit_losses", batch), device=device), **batch}
     results = [_mean_and_gradient(loss, params, batch, key) for loss in losses.values()]
     gradients = [gradient for _, gradient in results]
     products = torch.stack([torch.stack([_inner(a, b) for b in gradients]) for a in gradients])
@@ -221,7 +222,7 @@ def _mean_and_gradient(loss: Loss, params: Tree, batch: Tree, key: Tensor | None
         return total, count
 
     (total, count), gradient = value_and_grad(summed, has_aux=True)(params)
-    scale = 1.0 / count.clamp(min=1)
+    scale = 1.0 / divisor(count)
     return total * scale, tree.map(lambda g: g * scale.to(g.dtype), gradient)
 
 

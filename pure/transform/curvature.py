@@ -67,8 +67,8 @@ def hvp(function: Callable[..., Tensor]) -> Callable[..., Tree]:
     Edge cases: a leaf that the gradient does not depend on has product 0.
 
     Raises:
-        ValueError: on the call, if v has another structure than the params, or torch has no second derivative
-            of an operation (fused attention).
+        ValueError: if the function's result is not [], v has not the structure and shapes of the params (on
+            the call), or torch has no second derivative of an operation (fused attention).
 
     Example:
         The Hessian of x² y at (1, 2) is [[4, 2], [2, 0]].
@@ -97,6 +97,9 @@ def hessian_product(function: Callable[..., Tensor], params: Tree, *rest: Any) -
         v -> H v, trees like params. It keeps the graph of one gradient in memory, and a product is one pass
         backward through it, about 1.4 times the time of a gradient.
 
+    Raises:
+        ValueError: as `hvp`; at once, or for v in the product.
+
     Example:
         >>> product = hessian_product(lambda p: (p**3).sum(), torch.tensor([1.0, 2.0]))
         >>> product(torch.tensor([1.0, 1.0]))
@@ -109,7 +112,7 @@ def hessian_product(function: Callable[..., Tensor], params: Tree, *rest: Any) -
     values, spec = tree.flatten(params)
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in values]
-        value = function(tree.unflatten(spec, leaves), *rest)
+        value = _check_scalar("hvp", function(tree.unflatten(spec, leaves), *rest))
         grads = _vjp([value], leaves, [torch.ones_like(value)], create_graph=True)
     has_outer = torch.is_grad_enabled() and reaches_others([value], leaves)
 
@@ -138,6 +141,9 @@ def ggnvp(outputs: Callable[..., Tree], loss: Callable[..., Tensor]) -> Callable
     Returns:
         (params, v, *rest) -> G v, like params. About 1.9 times the time of a gradient; for many products at
         the same params, `gauss_newton_product`.
+
+    Raises:
+        ValueError: if the loss is not [], or v has not the structure and shapes of params.
 
     Example:
         Outputs (a², a b) with the loss ‖z‖²/2: G = Jᵀ J, and J = [[2, 0], [3, 1]] at a = 1, b = 3.
@@ -178,7 +184,7 @@ def gauss_newton_product(
         dual = [torch.zeros_like(x, requires_grad=True) for x in z]
         pulled = _vjp(z, leaves, dual, create_graph=True)
         head = [x.detach().requires_grad_() for x in z]
-        value = loss(tree.unflatten(z_spec, head), *rest)
+        value = _check_scalar("ggnvp", loss(tree.unflatten(z_spec, head), *rest))
         head_grads = _vjp([value], head, [torch.ones_like(value)], create_graph=True)
     has_outer = torch.is_grad_enabled() and reaches_others([*z, value], [*leaves, *head])
 
@@ -244,7 +250,8 @@ def _hvp_by_grad(function: Callable, params: Tree, v: Tree, *rest: Any) -> Tree:
     vectors = _leaves_like(params, v)
 
     def along(p: Tree) -> Tensor:
-        return _inner(tree.leaves(grad(function)(p, *rest)), vectors, tree.shared_dtype(p))
+        gradient = grad(lambda q: _check_scalar("hvp", function(q, *rest)))(p)
+        return _inner(tree.leaves(gradient), vectors, tree.shared_dtype(p))
 
     with second_derivatives("curvature"):
         return grad(along)(params)
@@ -261,7 +268,7 @@ def _ggnvp_by_func(outputs: Callable, loss: Callable, params: Tree, v: Tree, *re
         return z
 
     def head(z: list[Tensor]) -> Tensor:
-        return loss(tree.unflatten(structures[0], z), *rest)
+        return _check_scalar("ggnvp", loss(tree.unflatten(structures[0], z), *rest))
 
     with second_derivatives("curvature"):
         z, pull = torch.func.vjp(flat, values)[:2]
@@ -293,7 +300,26 @@ def _leaves_like(params: Tree, v: Tree) -> list[Tensor]:
             f"curvature: the vector must have the structure of the params ({', '.join(tree.paths(params))}), "
             f"got {', '.join(tree.paths(v))}"
         )
-    return [x.to(p.dtype) for p, x in zip(tree.leaves(params), tree.leaves(v), strict=True)]
+    pairs = list(zip(tree.leaves(params), tree.leaves(v), strict=True))
+    for path, (p, x) in zip(tree.paths(params), pairs, strict=True):
+        if x.shape != p.shape:
+            raise ValueError(
+                f"curvature: the vector must have the shapes of the params, {list(p.shape)}"
+                f"{' at ' + repr(path) if path else ''}, got {list(x.shape)}; map several vectors with "
+                "torch.func.vmap"
+            )
+    return [x.to(p.dtype) for p, x in pairs]
+
+
+def _check_scalar(caller: str, value: Any) -> Tensor:
+    """Refuses a function whose result is no number: the products would be those of its sum."""
+    if isinstance(value, Tensor) and not value.ndim:
+        return value
+    got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    raise ValueError(
+        f"{caller}: expected a function that returns one number [], got {got}; of a stage's loss take the "
+        "sum: lambda params: loss(params, batch, key)[0]"
+    )
 
 
 def _inner(a: list[Tensor], b: list[Tensor], dtype: torch.dtype) -> Tensor:

@@ -40,14 +40,14 @@ def per_sample_norms(loss: Loss) -> Callable[..., Tensor]:
 
     Edge cases: an example without gradient has norm 0. `remat` and the chunks of a loss save no memory here.
         Params that are used otherwise than in products (`x @ W.T`, `linear`), lookups, norms and elementwise
-        operations with the model's states, a model whose rows are no multiple of B, and a call under a
-        compiler, a transform or an outer gradient: computed from the gradients themselves, which takes longer
-        (by `pure.transform.per_sample`).
+        operations with the model's states, a model whose rows are no multiple of B or in an order of their
+        own (all tokens on one axis, as in a mixture of experts), and a call under a compiler, a transform or
+        an outer gradient: computed from the gradients themselves, which takes longer (by
+        `pure.transform.per_sample`).
 
     Raises:
         ValueError: if the batch has no rows, or its leaves differ in their number of rows; in a first call on
-            values, if an example's gradient in the batch differs from its gradient alone, as the loss mixes
-            examples.
+            values, if the examples' gradients do not add up to that of the batch, as the loss mixes examples.
 
     Example:
         The loss is w · x; the gradient of each example is x.

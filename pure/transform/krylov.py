@@ -155,7 +155,8 @@ def cg(
         it: after the last step x may not be the solution yet.
 
     Steps:
-        1. x = 0, residual and direction b.
+        1. x = 0, residual and direction b, divided by its largest number, as the square of a small gradient
+           may be 0 in its precision.
         2. Curvature of the direction. If it is not above rounding (eps times the largest so far), the matrix
            is not positive definite.
         3. Step along the direction, new residual, next direction.
@@ -179,6 +180,8 @@ def cg(
     _check_cg(damping, steps, tol)
     # 1. Start.
     right = ravel(b)
+    size = _largest(right)
+    right = right / size
     eps = torch.finfo(right.dtype).eps
 
     def multiply(v: Tensor) -> Tensor:
@@ -213,7 +216,7 @@ def cg(
     # 4. Residual.
     error = torch.linalg.vector_norm(right - multiply(x)) / _not_zero(torch.linalg.vector_norm(right))
     nan = torch.where(indefinite, torch.nan, 0.0).to(right.dtype)
-    return Solved(unravel(x + nan, b), error + nan, count, indefinite)
+    return Solved(unravel(size * x + nan, b), error + nan, count, indefinite)
 
 
 def ravel(vector: Tree) -> Tensor:
@@ -281,6 +284,11 @@ def _check_cg(damping: float | Tensor, steps: int, tol: float) -> None:
         raise ValueError(f"cg: expected at least 1 step, got {steps}")
     if tol < 0:
         raise ValueError(f"cg: tol is relative to the norm of b and at least 0, such as 1e-5, got {tol}")
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The largest absolute number of a vector, a constant for derivatives; 1 if it is 0."""
+    return _not_zero(x.detach().abs().amax())
 
 
 def _not_zero(x: Tensor) -> Tensor:

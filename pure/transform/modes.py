@@ -62,7 +62,8 @@ def may_be_differentiated(values: Tree) -> bool:
     """Reports if what is computed from these values may be differentiated: in plain code of a step it is not.
 
     Under a compiler or tracer, whose program may be differentiated later, it is assumed. A gradient inside is
-    then one of torch.func: autograd cuts its result off by `detach`, tangents of dual numbers too.
+    then one of torch.func: autograd cuts its result off by `detach`, tangents of dual numbers too. So is one
+    under `torch.inference_mode`, where autograd records nothing: its gradients would be 0.
 
     Example:
         >>> x = torch.ones(2)
@@ -71,6 +72,7 @@ def may_be_differentiated(values: Tree) -> bool:
     """
     return (
         torch.compiler.is_compiling()
+        or torch.is_inference_mode_enabled()
         or get_proxy_mode() is not None
         or torch._C._are_functorch_transforms_active()
         or is_forward_mode()

@@ -183,8 +183,13 @@ def _accumulate_and_compare(
     deviations = squares - 2 / n * _inner(total.grads, by_count) + norms * (squared_counts / n.square())
     # 3. Variance.
     variance = (parts / (parts - 1) * deviations / n.square()).clamp(min=0)
-    rows = batch["weights"].sum() if "weights" in batch else row_count("noise_scale", batch)
+    rows = _row_sum(batch["weights"]) if "weights" in batch else row_count("noise_scale", batch)
     return total, GradientNoise(rows * variance, norms / n.square() - variance)
+
+
+def _row_sum(weights: Tensor) -> Tensor:
+    """The sum of the rows' weights: [B], or [B, G] for those of a group's answers, whose mean is the row's."""
+    return weights.reshape(len(weights), -1).mean(1).sum()
 
 
 def _inner(a: Tree, b: Tree) -> Tensor:

@@ -217,6 +217,7 @@ class Recorder(TorchFunctionMode):
             y.register_hook(partial(self._receive, number))
         else:
             self.taps[number] = y.requires_grad_()
+            y = y.clone()  # a leaf of autograd refuses operations in place, such as h *= scale
         return y
 
     def _receive(self, number: int, d: Tensor) -> None:

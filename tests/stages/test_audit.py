@@ -145,6 +145,15 @@ def test_the_rows_of_an_audit_may_be_single_completions() -> None:
     torch.testing.assert_close(audit.norms, whole.norms)
 
 
+def test_values_are_means_for_weights_below_one_too() -> None:
+    def loss(params: Tensor, batch: Tree, key: Tensor | None) -> tuple[Tensor, Tensor, dict]:
+        return (params * batch["weights"]).sum(), batch["weights"].sum(), {}
+
+    audit = audit_losses({"mean": loss}, torch.tensor(3.0), {"weights": torch.tensor([0.25, 0.25])})
+    torch.testing.assert_close(audit.values, torch.tensor([3.0]))
+    torch.testing.assert_close(audit.norms, torch.tensor([1.0], dtype=torch.float64))
+
+
 def test_nothing_to_audit_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one loss"):
         audit_losses({}, POLICY, BATCH)

@@ -168,6 +168,14 @@ def test_influence_is_the_inner_product_of_the_gradients_of_rows(name: str) -> N
     )
 
 
+def test_dropout_of_a_row_does_not_depend_on_the_chunk() -> None:
+    dropped = transformer(small(num_hidden_layers=1, hidden_dropout=0.5))
+    loss = loss_of(sft(dropped, optim.sgd(0.1)))
+    rows, key = text_batch(0), random.key(5)
+    whole, parts = (influence(loss, PARAMS, key=key, chunk=chunk)(rows, rows) for chunk in (None, 1))
+    torch.testing.assert_close(whole, parts, rtol=1e-9, atol=1e-12)
+
+
 def advance(made: Stage, state: TrainState, batch: Any) -> TrainState:
     return made.step(state, batch) if made.parts is None else offline_step(state, batch, parts=made.parts)
 
@@ -256,6 +264,8 @@ def test_bad_arguments_are_refused() -> None:
     scales = torch.linspace(1, 9, 30).double()
     with pytest.raises(ValueError, match="left a residual of"):
         inverse_product(lambda v: scales * v, damping=0.1, steps=2)(torch.ones(30).double())
+    with pytest.raises(ValueError, match="chunk must be at least 1 example, got 0"):
+        influence(query_loss, PARAMS, chunk=0)
     with pytest.raises(ValueError, match=r"rank_rows: expected count in \[1, 4\]"):
         rank_rows(torch.zeros(4, 2), 5)
     with pytest.raises(ValueError, match="rank_rows: a score is NaN"):

@@ -161,6 +161,17 @@ def test_bad_arguments_are_refused() -> None:
         hvp(loss)(PARAMS, {"w": PARAMS["w"]})
     with pytest.raises(ValueError, match="hutchinson: expected at least 2 samples"):
         hutchinson(lambda v: v, KEY, PARAMS, 1)
+    with pytest.raises(ValueError, match=r"hvp: expected a function that returns one number \[\], got \[3\]"):
+        hvp(torch.square)(torch.ones(3), torch.ones(3))
+    with pytest.raises(ValueError, match=r"ggnvp: expected a function that returns one number \[\], got tup"):
+        ggnvp(torch.square, lambda z: (z.sum(), 3))(torch.ones(3), torch.ones(3))
+    one, several = (
+        partial(hvp(torch.sum), torch.ones(3)),
+        torch.func.vmap(partial(hvp(torch.sum), torch.ones(3))),
+    )
+    for call in (one, several):
+        with pytest.raises(ValueError, match=r"the vector must have the shapes of the params, \[3\], got"):
+            call(torch.ones(2, 1))
 
 
 def test_fused_attention_is_refused_with_the_backends_that_have_second_derivatives() -> None:

@@ -259,6 +259,39 @@ def test_params_that_are_used_in_unknown_ways_fall_back_to_their_gradients(name:
         torch.testing.assert_close(total, grad(lambda w: loss(w, batch, KEY)[0])(w))
 
 
+def test_an_operation_in_place_on_a_lookup_is_recorded() -> None:
+    def loss(params: Tree, batch: Tree, key: Tensor) -> tuple[Tensor, Tensor, dict]:
+        x = F.embedding(batch["tokens"], params)
+        x *= 3.0
+        return x.square().sum(), torch.ones(()), {}
+
+    table, batch = torch.randn(7, 4, dtype=torch.float64), {"tokens": torch.tensor([[1, 2, 1], [3, 3, 3]])}
+    record(loss, table, batch, KEY, lambda number, uses, d: None)
+    expected = flat_gradients(loss, table, batch).norm(dim=1)
+    torch.testing.assert_close(per_sample_norms(loss)(table, batch, KEY), expected)
+
+
+ORDERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "tokens on one axis": lambda w, x: (x.flatten(0, 1) @ w.T).unflatten(0, x.shape[:2]),
+    "tokens before rows": lambda w, x: (x.transpose(0, 1) @ w.T).transpose(0, 1),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_rows_in_an_order_of_their_own_fall_back_to_their_gradients(name: str) -> None:
+    def loss(params: Tree, batch: Tree, key: Tensor) -> tuple[Tensor, Tensor, dict]:
+        return ORDERS[name](params, batch["x"]).square().sum(), torch.ones(()), {}
+
+    w, batch = torch.randn(4, 3, dtype=torch.float64), {"x": torch.randn(3, 6, 3, dtype=torch.float64)}
+    record(loss, w, batch, KEY, lambda number, uses, d: None)  # no use is unknown, but the order is
+    expected = flat_gradients(loss, w, batch)
+    measure = clipped_sum(loss, float("inf"))
+    for _ in range(2):
+        total, norms = measure(w, batch, KEY)
+        torch.testing.assert_close(norms, expected.norm(dim=1))
+        torch.testing.assert_close(total.flatten(), expected.sum(0))
+
+
 @pytest.mark.parametrize("mix", [
     lambda y: y - y.mean(0),  # a norm over the batch
     lambda y: y.flip(0) * torch.arange(1.0, 4.0)[:, None, None],  # other rows than the examples

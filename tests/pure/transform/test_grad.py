@@ -102,3 +102,11 @@ def test_an_outer_gradient_flows_to_arguments_and_closures(outer: Callable) -> N
 
 def test_a_value_that_depends_on_no_leaf_has_gradient_zero() -> None:
     assert grad(lambda p: torch.tensor(1.0))({"x": torch.ones(2)})["x"].tolist() == [0.0, 0.0]
+
+
+def test_gradients_under_inference_mode_are_not_zero() -> None:
+    params, x = make_params_and_input()
+    expected = grad(loss)(params, x)
+    with torch.inference_mode():
+        found = grad(loss)(params, x)
+    assert all(torch.equal(a, b) for a, b in zip(tree.leaves(found), tree.leaves(expected), strict=True))

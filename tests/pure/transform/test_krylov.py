@@ -105,6 +105,14 @@ def test_cg_of_a_zero_right_hand_side_is_zero() -> None:
     assert found.steps == 0
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e-15, 1e15, 1e25])
+def test_cg_solves_for_a_right_hand_side_whose_square_is_no_number_of_float32(size: float) -> None:
+    diagonal = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    found = cg(lambda v: diagonal * v, size * torch.ones(4))
+    torch.testing.assert_close(found.x / size, 1 / diagonal)
+    assert found.residual < 1e-5
+
+
 def test_cg_under_vmap_over_right_hand_sides_equals_a_loop() -> None:
     def solve(b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         found = cg(product_with(POSITIVE), unravel(b, LIKE), steps=40, tol=1e-10)

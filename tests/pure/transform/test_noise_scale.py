@@ -19,11 +19,20 @@ from pure.transform.noise_scale import (
 )
 from pure.transform.per_sample import per_sample_grad
 from pure.types import Tree
+from stages.grpo import grpo
 from stages.population import population
 from stages.pretrain import pretrain
 from stages.stage import Stage, loss_of, stage
-from tests.laws.test_stages import assert_close, same_bits, small, text_batch
+from tests.laws.test_stages import (
+    ROLLOUT_OPTIONS,
+    assert_close,
+    rollout_batch,
+    same_bits,
+    small,
+    text_batch,
+)
 
+GIVEN = ROLLOUT_OPTIONS | {"reference": None}
 WIDTH, NOISE = 3, 0.7
 
 
@@ -129,11 +138,20 @@ def test_the_gradient_is_that_of_accumulation() -> None:
     assert all(x.shape == () for x in ratios.values())
 
 
+def test_weights_of_one_change_nothing_in_groups_either() -> None:
+    made = grpo(transformer(small()), optim.sgd(0.1), gradient=noise_scale(2), **GIVEN)
+    state, batch = made.init(random.key(0)), rollout_batch(0)
+    weighted = {**batch, "weights": torch.ones(len(batch["rewards"]))}
+    memories = [made.step(state, each).extra["gradient"] for each in (batch, weighted)]
+    assert_close(memories[0], memories[1], rtol=1e-5)
+
+
 def test_the_estimate_vmaps_and_compiles() -> None:
     made, batch = fit(gradient=noise_scale(2)), rows(random.key(3), 8, dtype=torch.float32)
     many = population(made, 2, shared_batch=False)
     both = tree.stack([batch, rows(random.key(4), 8, dtype=torch.float32)])
-    together = tree.unstack(many.step(many.init(random.key(0)), both))
+    params = tree.stack([made.init(random.key(0)).params] * 2)
+    together = tree.unstack(many.step(many.init(random.key(0), params), both))
     compiled = jit(made.step, backend="aot_eager")
     for i, member in enumerate(together):
         alone = made.init(random.split(random.key(0), 2)[i])
