@@ -317,7 +317,7 @@ def _find_difference(
     """Compares the norms of a few examples, spread over the batch, with those of their own gradients.
 
     Returns:
-        The difference, in words, or None.
+        A description of the difference, or None.
     """
     norms, tolerance = examined.norms, torch.finfo(examined.precision).eps ** 0.5
     count = len(norms)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.transform.modes import may_be_differentiated
+from pure.transform.modes import may_be_differentiated, second_derivatives
 from pure.types import Tree
 
 
@@ -33,6 +33,10 @@ def value_and_grad(function: Callable, *, has_aux: bool = False) -> Callable:
 
     Edge cases: a leaf that the value does not depend on has gradient 0. An outer gradient flows through the
     result to everything that it depends on: params, further arguments, and the function's closure.
+
+    Raises:
+        ValueError: for a gradient of a gradient through an operation whose second derivative torch does not
+            have (fused attention).
 
     Example:
         >>> value_and_grad(lambda p: (p["x"] ** 2).sum())({"x": torch.tensor([3.0])})
@@ -60,7 +64,10 @@ def _grad(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
 def _value_and_grad(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
     """Computes value and gradient by torch.func where it is needed, else by autograd."""
     compute = _by_func if may_be_differentiated(params) else _by_autograd
-    return compute(function, has_aux, params, *rest)
+    if torch.compiler.is_compiling():
+        return compute(function, has_aux, params, *rest)
+    with second_derivatives("grad"):
+        return compute(function, has_aux, params, *rest)
 
 
 def _by_func(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:

@@ -109,8 +109,8 @@ def second_derivatives(caller: str) -> Iterator[None]:
         ...     raise RuntimeError("derivative for aten::fused_backward is not implemented")
         Traceback (most recent call last):
         ValueError: hvp: torch has no second derivative of aten::fused_backward; build a model with fused
-            attention (backend 'sdpa', and 'auto' on a GPU) with backend='naive' or 'flash', also for the run
-            that is studied
+            attention (backend 'sdpa', and 'auto' on a GPU) with backend='naive' or 'flash', one of
+            transformers with attn_implementation='eager', also for the run that is studied
     """
     try:
         yield
@@ -120,6 +120,6 @@ def second_derivatives(caller: str) -> Iterator[None]:
             raise
         raise ValueError(
             f"{caller}: torch has no second derivative of {missing[1]}; build a model with fused attention "
-            "(backend 'sdpa', and 'auto' on a GPU) with backend='naive' or 'flash', also for the run that is "
-            "studied"
+            "(backend 'sdpa', and 'auto' on a GPU) with backend='naive' or 'flash', one of transformers with "
+            "attn_implementation='eager', also for the run that is studied"
         ) from error

@@ -188,7 +188,7 @@ def _accumulate_and_compare(
 
 
 def _row_sum(weights: Tensor) -> Tensor:
-    """The sum of the rows' weights: [B], or [B, G] for those of a group's answers, whose mean is the row's."""
+    """The sum of the weights [B] of rows; of a group's answers [B, G], their mean is the row's."""
     return weights.reshape(len(weights), -1).mean(1).sum()
 
 

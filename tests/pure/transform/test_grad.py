@@ -110,3 +110,15 @@ def test_gradients_under_inference_mode_are_not_zero() -> None:
     with torch.inference_mode():
         found = grad(loss)(params, x)
     assert all(torch.equal(a, b) for a, b in zip(tree.leaves(found), tree.leaves(expected), strict=True))
+
+
+def test_a_gradient_of_a_gradient_through_fused_attention_says_what_to_take() -> None:
+    q = random.normal(random.key(0), (1, 1, 4, 8))
+
+    def attend(q: Tensor) -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(q, q, q).square().sum()
+
+    with pytest.raises(
+        ValueError, match=r"grad: torch has no second derivative .* attn_implementation='eager'"
+    ):
+        grad(lambda q: grad(attend)(q).square().sum())(q)
