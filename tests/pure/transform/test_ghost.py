@@ -282,7 +282,8 @@ def test_rows_in_an_order_of_their_own_fall_back_to_their_gradients(name: str) -
     def loss(params: Tree, batch: Tree, key: Tensor) -> tuple[Tensor, Tensor, dict]:
         return ORDERS[name](params, batch["x"]).square().sum(), torch.ones(()), {}
 
-    w, batch = torch.randn(4, 3, dtype=torch.float64), {"x": torch.randn(3, 6, 3, dtype=torch.float64)}
+    w = torch.randn(4, 3, dtype=torch.float64)
+    batch = {"x": torch.randn(3, 6, 3, dtype=torch.float64), "unused": torch.zeros(3, 2)}
     record(loss, w, batch, KEY, lambda number, uses, d: None)  # no use is unknown, but the order is
     expected = flat_gradients(loss, w, batch)
     measure = clipped_sum(loss, float("inf"))
