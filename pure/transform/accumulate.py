@@ -144,6 +144,34 @@ def row_count(caller: str, batch: Tree) -> int:
     return sizes[0]
 
 
+def check_sums(result: Any) -> tuple[Tensor, Tensor, dict[str, Metric]]:
+    """Checks what a loss returned, and returns it.
+
+    Args:
+        result: of a Loss.
+
+    Returns:
+        (sum [], count [], metrics).
+
+    Raises:
+        TypeError: if it is no triple whose first part is a number [].
+
+    Example:
+        >>> check_sums((torch.tensor(6.0), torch.tensor(2.0), {}))
+        (tensor(6.), tensor(2.), {})
+    """
+    if isinstance(result, tuple | list) and len(result) == 3:
+        total, count, metrics = result
+        if isinstance(total, Tensor) and not total.ndim:
+            return total, count, metrics
+        result = total
+    got = f"a tensor {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+    raise TypeError(
+        f"loss: expected (sum [], count [], metrics), got {got}; return losses.sum(), the number that the sum "
+        "is divided by as a tensor, and {} for no metrics"
+    )
+
+
 def divisor(count: Tensor) -> Tensor:
     """Return the count that a sum is divided by: 1 where it is 0, as in a batch without labels.
 
@@ -164,7 +192,7 @@ def _micro_batch(loss: Callable, params: Tree, batch: Tree, key: Tensor, scale: 
     """Loss and gradient of one micro-batch; the gradients are divided by the scale."""
 
     def scaled_loss(params: Tree) -> tuple[Tensor, Any]:
-        total, count, metrics = loss(params, batch, key)
+        total, count, metrics = check_sums(loss(params, batch, key))
         if scale is None:
             return total, (total, count, metrics)
         return total * (scale / divisor(count)), (total, count, metrics)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.transform.accumulate import Loss, Metric
+from pure.transform.accumulate import Loss, Metric, check_sums
 from pure.transform.example_rows import UnknownUseError, rows_of
 from pure.transform.grad import reaches_others
 from pure.transform.jit import outside
@@ -78,7 +78,7 @@ def record(
     with torch.enable_grad():
         mode = Recorder(leaves, rows_of(batch), receive)
         with activations_kept(), mode:
-            total, count, metrics = outside(loss, tree.unflatten(spec, leaves), batch, key)
+            total, count, metrics = check_sums(outside(loss, tree.unflatten(spec, leaves), batch, key))
         weights = [batch["weights"]] if "weights" in batch else []
         inputs = [*mode.taps.values(), *(copies.copies for copies in mode.copies)]
         if reaches_others([total], [*weights, *inputs]):

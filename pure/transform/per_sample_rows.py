@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.transform.accumulate import Loss, row_count
+from pure.transform.accumulate import Loss, check_sums, row_count
 from pure.transform.grad import value_and_grad
 from pure.transform.modes import has_values
 from pure.types import Tree
@@ -139,4 +139,4 @@ def _partition(rows: RowLoss, params: Tree) -> tuple[Tree, Tree]:
 def _summed(loss: Loss, rest: Tree, trained: Tree, batch: Tree, key: Tensor) -> Tensor:
     """The loss, without count and metrics."""
     params = trained if rest is None else tree.combine(trained, rest)
-    return loss(params, batch, key)[0]
+    return check_sums(loss(params, batch, key))[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +14,8 @@ from pure.config import ModelConfig
 from pure.loss.cross_entropy import cross_entropy
 from pure.nn.transformer import transformer
 from pure.transform.accumulate import accumulate, row_count, split
+from pure.transform.ghost import per_sample_norms
+from pure.transform.per_sample import per_sample_grad
 from pure.types import Tree
 
 PARAMS = {"w": torch.tensor([0.5, -1.0])}
@@ -100,3 +105,19 @@ def test_dropout_masks_do_not_depend_on_the_number_of_parts(parts: int) -> None:
     leaf_pairs = zip(tree.leaves(in_parts.grads), tree.leaves(whole.grads), strict=True)
     for path, (a, b) in zip(tree.paths(whole.grads), leaf_pairs, strict=True):
         assert (a - b).abs().max() <= 1e-6 * largest, path
+
+
+@pytest.mark.parametrize("returns", [
+    lambda losses: losses.sum(),
+    lambda losses: losses,
+    lambda losses: (losses.sum(), torch.ones(())),
+    lambda losses: (losses, torch.ones(()), {}),
+])  # fmt: skip
+def test_a_loss_that_returns_something_else_is_refused(returns: Callable) -> None:
+    def loss(params: Tensor, batch: Tree, key: Tensor | None) -> Any:
+        return returns(params * batch["x"])
+
+    batch = {"x": torch.ones(3, 2)}
+    for call in (accumulate(loss), per_sample_grad(loss), per_sample_norms(loss)):
+        with pytest.raises(TypeError, match=r"loss: expected \(sum \[\], count \[\], metrics\), got"):
+            call(torch.ones(2), batch, None)
