@@ -167,8 +167,8 @@ def check_sums(result: Any) -> tuple[Tensor, Tensor, dict[str, Metric]]:
         result = total
     got = f"a tensor {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
     raise TypeError(
-        f"loss: expected (sum [], count [], metrics), got {got}; return losses.sum(), the number that the sum "
-        "is divided by as a tensor, and {} for no metrics"
+        f"loss: expected (sum [], count [], metrics), got {got}; return losses.sum(), the number that it is "
+        "divided by as a tensor, and {} for no metrics"
     )
 
 

@@ -287,6 +287,7 @@ def test_rows_in_an_order_of_their_own_fall_back_to_their_gradients(name: str) -
     record(loss, w, batch, KEY, lambda number, uses, d: None)  # no use is unknown, but the order is
     expected = flat_gradients(loss, w, batch)
     measure = clipped_sum(loss, float("inf"))
+    measure(0 * w, batch, KEY)  # gradients of 0 show no order
     for _ in range(2):
         total, norms = measure(w, batch, KEY)
         torch.testing.assert_close(norms, expected.norm(dim=1))
