@@ -1,5 +1,4 @@
-"""Refuse arrays and models of other libraries where tensors and a Model are expected, with the line to
-write."""
+"""Refuse arrays, models and losses of another kind than expected, with the line to write."""
 
 from __future__ import annotations
 
@@ -68,6 +67,29 @@ def check_model(name: str, model: Any) -> None:
     elif "flax" in bases:
         fix = "write from_flax(model, params, vocab_size=..., max_length=...) (pure.interop.jax)"
     raise TypeError(f"{name}: expected a Model, got a {type(model).__name__}; {fix}")
+
+
+def check_loss(name: str, loss: Any) -> None:
+    """Refuses a Stage, or anything else that cannot be called, in the place of a loss.
+
+    Args:
+        name: the function that expects a loss.
+        loss: (params, batch, key) -> (sum, count, metrics).
+
+    Raises:
+        TypeError: with the line to write.
+
+    Example:
+        >>> check_loss("sharpness", 0.5)
+        Traceback (most recent call last):
+        TypeError: sharpness: expected a loss, (params, batch, key) -> (sum [], count [], metrics), got a
+            float; of a stage write loss_of(stage) (stages.stage)
+    """
+    if not callable(loss):
+        raise TypeError(
+            f"{name}: expected a loss, (params, batch, key) -> (sum [], count [], metrics), got a "
+            f"{type(loss).__name__}; of a stage write loss_of(stage) (stages.stage)"
+        )
 
 
 def _library(x: Any) -> str:

@@ -30,6 +30,7 @@ from pure.types import GradientTransformation, Tree
 from stages.online import offline_step
 from stages.stage import Stage
 from stages.state import TrainState
+from stages.weights import check_weights_read
 
 QueryLoss = Callable[[Tree], Tensor]
 """Loss of interest after training: params -> [] float, such as the loss of validation rows."""
@@ -69,7 +70,7 @@ def influence(
 
     Args:
         loss: (params, batch, key) -> (sum, count, metrics), such as `stages.stage.loss_of(stage)`.
-        params: the trained params; for LoRA the adapters.
+        params: the trained params, `state.params`; for LoRA the adapters.
         product: v -> P v, symmetric, on trees like params; None: the identity. It is applied to queries only.
         key: [2] uint32 for dropout; None: no dropout.
         chunk: rows whose gradients are in memory at a time, C times the params; None: all. With 1,
@@ -197,15 +198,16 @@ def through_step(stage: Stage, state: TrainState) -> Callable[[Tree, QueryLoss],
         state: before the step.
 
     Returns:
-        (batch, query_loss) -> [B] float. At the batch's "weights", or 1. The batch of an online stage has the
-        fields of Rollouts and "rewards" (`stages.online.offline_step`).
+        (batch, query_loss) -> [B] float. At the batch's "weights", or 1. `query_loss` takes params and gives
+        a scalar, such as `lambda p: loss_of(stage)(p, rows, None)[0]`, a sum over query rows. The batch of an
+        online stage has the fields of Rollouts and "rewards" (`stages.online.offline_step`).
 
     Edge cases: with a mean over tokens, a row of more tokens has more influence. The derivatives times
     the weights add up to 0: twice the weights give the same mean, and the same step.
 
     Raises:
-        ValueError: if the step was skipped (loss or gradient not finite), the query loss is not a scalar, or
-            torch has no second derivative of an operation (fused attention).
+        ValueError: if the step was skipped (loss or gradient not finite), the query loss is no scalar, a loss
+            does not read "weights", or torch has no second derivative of an operation (fused attention).
 
     Example:
         Mean of (p - x)² over rows 1 and 3 at p = 0, one step of gradient descent to p = 1, query loss p. More
@@ -366,8 +368,9 @@ def _differentiate(
             last = take(stage, last, {**batch, "weights": w})
             skipped.append(last.metrics["nonfinite_leaf"])
         value = query_loss(last.params)
-        if value.ndim:
-            raise ValueError(f"through_step: the query loss must be a scalar [], got {list(value.shape)}")
+        if not isinstance(value, Tensor) or value.ndim:
+            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"through_step: the query loss must be a scalar [], got {got}; take its sum [0]")
         return value, torch.stack(skipped)
 
     with second_derivatives("through_step"):
@@ -377,6 +380,10 @@ def _differentiate(
             "through_step: a step was skipped, as its loss or gradient is not finite (metric nonfinite_leaf "
             f"{skipped.max():g}), so that no row had an influence"
         )
+    for batch, g in zip(batches, grads, strict=True):  # 0 throughout: one row, or weights that are not read
+        if stage.loss is not None and stage.parts is None and has_values(g) and not g.any():
+            weighted = {**batch, "weights": _weights(state, batch)}
+            check_weights_read("through_step", stage.loss, state.params, weighted)
     return grads
 
 

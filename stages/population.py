@@ -85,7 +85,12 @@ def init(
 
 
 def step(state: TrainState, batch: Tree, *, stage: Stage, shared_batch: bool) -> TrainState:
-    """Take one step of every member; equal to a loop over them (1e-5 in float32)."""
+    """Take one step of every member; equal to a loop over them (1e-5 in float32).
+
+    Raises:
+        ValueError: for a batch without a leading axis over the members that is not shared.
+    """
+    check_leading_axis("population", batch, len(state.step), shared_batch)
     return map_members(stage.step, state, batch, shared=(1,) if shared_batch else ())
 
 
@@ -141,6 +146,32 @@ def sample_members(
         rollouts, rewards = generate_and_score(member, prompts, parts=own)
         rounds.append((rollouts, rewards, *completion_weights(prompts, rollouts)))
     return tree.stack(rounds)
+
+
+def check_leading_axis(caller: str, batch: Tree, members: int, shared_batch: bool) -> None:
+    """Check that a batch which is not shared has a leading axis over the members.
+
+    Args:
+        caller: the caller's name in an error.
+        batch: tree of tensors.
+        members: P.
+        shared_batch: members see the same batch, which is then not checked.
+
+    Raises:
+        ValueError: naming a leaf without the axis.
+
+    Example:
+        >>> check_leading_axis("sweep", {"x": torch.zeros(3, 8)}, 3, False)
+    """
+    if shared_batch:
+        return
+    for path, x in zip(tree.paths(batch), tree.leaves(batch), strict=True):
+        if x.ndim < 1 or len(x) != members:
+            raise ValueError(
+                f"{caller}: with shared_batch=False each leaf of a batch is [P, ...] with P = {members} "
+                f"members, got {path} {list(x.shape)}; write tree.stack([batch of each member]), or build the "
+                f"{caller} with shared_batch=True"
+            )
 
 
 def map_members(function: Callable[..., Tree], *trees: Tree, shared: tuple[int, ...] = ()) -> Tree:

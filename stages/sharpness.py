@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pure.transform.accumulate import Loss
+from pure.foreign import check_loss
+from pure.transform.accumulate import Loss, check_sums
 from pure.transform.curvature import Lanczos, hessian_product, lanczos
 from pure.types import Tree
 
@@ -65,8 +66,10 @@ def spectrum(loss: Loss, params: Tree, batch: Tree, key: Tensor, *, steps: int =
         ValueError: as `sharpness`.
     """
 
+    check_loss("sharpness", loss)
+
     def mean_loss(params: Tree) -> Tensor:
-        total, count, _ = loss(params, batch, None)
+        total, count, _ = check_sums(loss(params, batch, None))
         return total / count.to(total.dtype)
 
     return lanczos(hessian_product(mean_loss, params), key, params, steps)

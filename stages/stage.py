@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
-from pure.foreign import check_tensors
+from pure.foreign import check_loss, check_tensors
 from pure.optim.extra import with_extra
 from pure.optim.leafwise import is_leafwise
 from pure.transform import gradient as gradients
@@ -95,7 +95,8 @@ def stage(
 
     Args:
         loss: (params, batch, key) -> (sum [], count [], metrics), in float32, or float64 with params in
-            float64; see Loss.
+            float64; see `pure.transform.accumulate.Loss`. It reads the leaf "weights" [B] itself, if batches
+            have one, and weights of tokens under a name of its own.
         optimizer: a GradientTransformation.
         init: key -> params, such as `model.init`; None if params are always given.
         metrics: names of the metrics that the loss reports, without "loss".
@@ -119,7 +120,14 @@ def stage(
 
     Raises:
         ValueError: if ema or accumulation is out of range, or both accumulation and gradient are given.
+        TypeError: for a loss, optimizer or gradient of another kind; in a step, for a loss that returns
+            another thing than sum, count and metrics.
     """
+    check_loss("stage", loss)
+    if gradient is not None and not isinstance(gradient, Gradient):
+        raise TypeError(
+            f"stage: expected gradient to be a Gradient, such as noise_scale(parts=4), got {gradient!r}"
+        )
     if gradient is not None and accumulation != 1:
         raise ValueError(
             f"stage: gradient= takes the place of accumulation={accumulation}; give the number of "

@@ -10,6 +10,7 @@ Jaderberg et al., "Population Based Training of Neural Networks", 2017, whose se
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.types import Tree
-from stages.population import map_members, sample_members
+from stages.population import check_leading_axis, map_members, sample_members
 from stages.stage import Stage
 from stages.state import TrainState
 
@@ -41,11 +42,13 @@ def sweep(
 
     Args:
         make: (name=value, ...) -> Stage, such as `lambda beta: dpo(model, optim.adam(1e-5), reference=params,
-            beta=beta)`. It receives tensors [], and must not read them (no `if beta > 0`, no `float(beta)`).
+            beta=beta)`, whose arguments have the names of `values`. It receives tensors [], and must not read
+            them (no `if beta > 0`, no `float(beta)`).
         values: name -> P numbers, a tensor [P, ...] or a list; floats of a list become float32.
             `grid` makes all combinations.
         seeds: P integers, >= 0, folded into the key. Members of one seed have the same initial params,
-            dropout and samples, so that they differ by their values only. None: all have the key itself.
+            dropout and samples, so that they differ by their values only. None: all have the key itself. With
+            `values = grid(beta=[0.1, 0.5], seed=[0, 1])` give `seeds=values.pop("seed")`.
         shared_batch: all members see the same batch; False: every leaf of the batch has a leading axis [P,
             ...], such as batches of P pipes in their own orders, stacked by `pure.tree.stack`.
 
@@ -59,9 +62,10 @@ def sweep(
     Edge cases: a member whose loss diverges does not affect the others. `values` may be empty with seeds.
 
     Raises:
-        TypeError: for values that are not numbers.
+        TypeError: for values that are not numbers, or that `make` has no arguments for.
         ValueError: for no values, different numbers of values, a seed below 0, a value that `make` refuses,
-            or a `make` that reads its tensors; in `init`, for members whose states differ in structure.
+            or a `make` that reads its tensors; in `init`, for members whose states differ in structure; in a
+            step, for a batch without a leading axis [P] that is not shared.
 
     Example:
         >>> from pure import optim
@@ -161,6 +165,7 @@ def step(
     def member_step(value: dict[str, Tensor], member: TrainState, batch: Tree) -> TrainState:
         return make(**value).step(member, batch)
 
+    check_leading_axis("sweep", batch, members, shared_batch)
     inputs = (_on_device(values, state), state, batch)
     return map_members(member_step, *inputs, shared=(2,) if shared_batch else ())
 
@@ -185,6 +190,7 @@ def online_step(
         ValueError: for a state of another number of members.
     """
     _check_members(state, members)
+    check_leading_axis("sweep", batch, members, shared_batch)
     on_device = _on_device(values, state)
     parts = [make(**_member(on_device, i)).parts for i in range(members)]
     rounds = sample_members(state, batch, parts, shared_batch=shared_batch)
@@ -223,7 +229,9 @@ def loss(
         assert made.loss is not None, "checked by sweep"
         return made.loss(params, batch, key)
 
-    device = tree.leaves(params)[0].device
+    first = tree.leaves(params)[0]
+    check_leading_axis("sweep", batch, len(first), shared_batch)
+    device = first.device
     on_device = {name: x.to(device) for name, x in values.items()}
     return map_members(member_loss, on_device, params, batch, key, shared=(2,) if shared_batch else ())
 
@@ -262,6 +270,13 @@ def _count_members(values: Mapping[str, Tensor], seeds: Tensor | None) -> int:
 
 def _check_make(make: Make, values: Mapping[str, Tensor], members: int) -> None:
     """Build every member from plain numbers, which are range-checked, and all of them under vmap."""
+    try:
+        inspect.signature(make).bind(**dict.fromkeys(values))
+    except TypeError as error:
+        raise TypeError(
+            f"sweep: make does not take the values {', '.join(values) or '(none)'} as its arguments: {error}; "
+            'seeds of a grid are given apart, seeds=values.pop("seed")'
+        ) from error
     for i in range(members):
         numbers = {name: _to_number(x) for name, x in _member(values, i).items()}
         with suppress(TypeError, AttributeError):  # of a `make` that needs tensors, as in value.exp()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
+from pure.transform.accumulate import Loss
 from pure.types import Tree
 
 
@@ -43,7 +44,8 @@ def row_weights(batch: Tree) -> Tensor | None:
         raise TypeError(f"batch: weights must be float, got {weights.dtype}; convert them with .float()")
     if weights.shape != (rows,):
         raise ValueError(
-            f"batch: expected weights [B] with B = {rows}, one for each row, got {list(weights.shape)}"
+            f"batch: expected weights [B] with B = {rows}, one for each row, got {list(weights.shape)}; "
+            "weights of tokens are read by a loss of your own, with cross_entropy(logits, labels, weights)"
         )
     return weights
 
@@ -64,6 +66,33 @@ def counted_rows(batch: Tree, real: Tensor) -> Tensor:
     """
     weights = row_weights(batch)
     return real.float() if weights is None else torch.where(real, weights, 0.0)
+
+
+def check_weights_read(caller: str, loss: Loss, params: Tree, batch: Tree) -> None:
+    """Check that the loss of a batch is another one under other weights of its rows.
+
+    Args:
+        caller: the caller's name in an error.
+        loss: (params, batch, key) -> (sum, count, metrics).
+        params: of the loss.
+        batch: dict of tensors [B, ...] with "weights" [B].
+
+    Raises:
+        ValueError: if twice the weights give the same sum, and it is not 0: the loss does not read them.
+
+    Example:
+        >>> def square(params, batch, key):
+        ...     return (batch["weights"] * params.square()).sum(), batch["weights"].sum(), {}
+        >>> check_weights_read("influence", square, torch.tensor(3.0), {"weights": torch.ones(2)})
+    """
+    batch = {"batch_position": torch.arange(len(batch["weights"]), device=batch["weights"].device), **batch}
+    with torch.no_grad():
+        once, twice = (loss(params, {**batch, "weights": n * batch["weights"]}, None)[0] for n in (1, 2))
+    if (once == twice) & (once != 0):
+        raise ValueError(
+            f'{caller}: the loss does not read batch["weights"] [B], so that no row has an influence; multiply '
+            "the parts of each row in sum and count by its weight"
+        )
 
 
 def sum_rows(function: Callable[..., Tree], weights: Tensor | None, *rows: Tree) -> Tree:

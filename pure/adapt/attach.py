@@ -38,6 +38,9 @@ def attach(
 
     Returns:
         Params of the base model.
+
+    Raises:
+        TypeError: for the params of a base in the place of adapters.
     """
     if not adapters:
         return base
@@ -93,6 +96,11 @@ def _map_adapted(
         pairs = enumerate(zip(base, adapters, strict=True))
         return [_map_adapted(x, part, make_node, f"{path}/{i}") for i, (x, part) in pairs]
     if not isinstance(base, dict):
+        if not isinstance(adapters, dict):
+            raise TypeError(
+                f"lora: expected adapters, such as {{'a', 'b'}} for each matrix, and {path!r} is a tensor; the "
+                "params of an adapted model are those of its own init, not the base's"
+            )
         return make_node(path, base, adapters)
     params = dict(base)
     for name, part in adapters.items():

@@ -24,7 +24,7 @@ def with_extra(transform: GradientTransformation) -> GradientTransformation:
 
     Raises:
         TypeError: for an optimizer of optax, whose functions take JAX arrays; the message has the line to
-            write.
+            write. For anything else without the two functions, such as an optimizer of torch.
 
     Example:
         >>> import torch
@@ -37,6 +37,11 @@ def with_extra(transform: GradientTransformation) -> GradientTransformation:
         raise TypeError(
             "expected an optimizer of pure.optim, got one of optax; write from_optax(optax....), with "
             "`from pure.interop.jax import from_optax`"
+        )
+    if not all(callable(getattr(transform, name, None)) for name in ("init", "update")):
+        raise TypeError(
+            f"expected an optimizer of pure.optim, a pair (init, update), got {type(transform).__name__}; "
+            "write optim.adamw(1e-3) and the like, with `from pure import optim`: they hold no params"
         )
     kinds = {parameter.kind for parameter in inspect.signature(transform.update).parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in kinds:

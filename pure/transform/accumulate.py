@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
+from pure.foreign import check_loss
 from pure.transform.grad import value_and_grad
 from pure.types import Tree
 
@@ -34,6 +35,9 @@ class Loss(Protocol):
     The losses of this library do so, and ∂sum/∂weights [B] is then the loss of each row, ∂count/∂weights its
     count. Metrics are {name: (sum [], count [])} for a mean and {name: sum []} for a sum, such as the tokens
     of the batch. Without a key (None), dropout is off, for validation.
+
+    A loss of one's own that does not read "weights" ignores them without a word, where a row counts once.
+    Weights of tokens are leaves [B, T] under a name of its own choice, which only that loss reads.
     """
 
     def __call__(
@@ -77,7 +81,9 @@ def accumulate(loss: Loss, parts: int = 1) -> Callable[..., Accumulated]:
 
     Raises:
         ValueError: if `parts` < 1 (at once), or B is not divisible by `parts` (on the call).
+        TypeError: if the loss is none, or returns something else (`check_sums`).
     """
+    check_loss("accumulate", loss)
     if parts < 1:
         raise ValueError(f"accumulate: parts must be at least 1, got {parts}")
     return partial(_accumulate, loss, parts)
@@ -154,19 +160,37 @@ def check_sums(result: Any) -> tuple[Tensor, Tensor, dict[str, Metric]]:
         (sum [], count [], metrics).
 
     Raises:
-        TypeError: if it is no triple whose first part is a number [].
+        TypeError: if it is no triple whose first part is a number [], or if the count or a metric is no
+            tensor.
 
     Example:
         >>> check_sums((torch.tensor(6.0), torch.tensor(2.0), {}))
         (tensor(6.), tensor(2.), {})
     """
-    if isinstance(result, tuple | list) and len(result) == 3:
-        total, count, metrics = result
-        if isinstance(total, Tensor) and not total.ndim:
-            return total, count, metrics
-        result = total
+    if not isinstance(result, tuple | list) or len(result) != 3:
+        raise _not_sums(result)
+    total, count, metrics = result
+    if not isinstance(total, Tensor) or total.ndim:
+        raise _not_sums(total)
+    if not isinstance(count, Tensor):
+        raise TypeError(
+            f"loss: expected the count to be a tensor [], got {type(count).__name__}; write "
+            "torch.tensor(float(count))"
+        )
+    for name, metric in metrics.items():
+        parts = metric if isinstance(metric, tuple) and len(metric) == 2 else (metric,)
+        if not all(isinstance(x, Tensor) for x in parts):
+            raise TypeError(
+                f"loss: expected the metric {name!r} to be a sum [], or (sum [], count []) for a mean, of "
+                f"tensors, got {metric!r}"
+            )
+    return total, count, metrics
+
+
+def _not_sums(result: Any) -> TypeError:
+    """The error for a loss that does not return three things, or whose first is no number."""
     got = f"a tensor {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
-    raise TypeError(
+    return TypeError(
         f"loss: expected (sum [], count [], metrics), got {got}; return losses.sum(), the number that it is "
         "divided by as a tensor, and {} for no metrics"
     )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
-from pure.transform.grad import grad, reaches_others
+from pure.transform.grad import check_floating, grad, reaches_others
 from pure.transform.krylov import Lanczos, Product, Solved, cg, lanczos, ravel, unravel
 from pure.transform.modes import may_be_differentiated, second_derivatives
 from pure.types import Tree
@@ -107,6 +107,7 @@ def hessian_product(function: Callable[..., Tensor], params: Tree, *rest: Any) -
 
     Source: as `hvp`.
     """
+    check_floating("curvature", params)
     if may_be_differentiated(params):
         return lambda v: _hvp_by_grad(function, params, v, *rest)
     values, spec = tree.flatten(params)

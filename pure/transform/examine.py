@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
+from pure.foreign import check_loss
 from pure.transform.accumulate import Loss, Metric, row_count
 from pure.transform.book_keeping import Recorded, record
 from pure.transform.example_rows import Rows, UnknownUseError, rows_of
@@ -95,6 +96,7 @@ def examine(
     Raises:
         ValueError: on the call, as `per_sample_norms`; with `counted`, for a loss that ignores weights.
     """
+    check_loss("per_sample_norms", loss)
     return partial(_examine, loss, keep, counted, checks or Checks(set(), set()), name or loss)
 
 

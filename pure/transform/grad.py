@@ -37,6 +37,7 @@ def value_and_grad(function: Callable, *, has_aux: bool = False) -> Callable:
     Raises:
         ValueError: for a gradient of a gradient through an operation whose second derivative torch does not
             have (fused attention).
+        TypeError: on the call, for params with a leaf that is not of a float dtype.
 
     Example:
         >>> value_and_grad(lambda p: (p["x"] ** 2).sum())({"x": torch.tensor([3.0])})
@@ -63,6 +64,7 @@ def _grad(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
 
 def _value_and_grad(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
     """Computes value and gradient by torch.func where it is needed, else by autograd."""
+    check_floating("grad", params)
     compute = _by_func if may_be_differentiated(params) else _by_autograd
     if torch.compiler.is_compiling():
         return compute(function, has_aux, params, *rest)
@@ -99,6 +101,32 @@ def _by_autograd(function: Callable, has_aux: bool, params: Tree, *rest: Any) ->
             return tree.detach(out), tree.map(torch.zeros_like, params)
         grads = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
     return tree.detach(out), tree.unflatten(spec, list(grads))
+
+
+def check_floating(caller: str, params: Tree) -> None:
+    """Refuses params with a leaf that has no derivative, such as a TrainState in the place of its params.
+
+    Args:
+        caller: the caller's name in an error.
+        params: tree of tensors.
+
+    Raises:
+        TypeError: naming the leaf.
+
+    Example:
+        >>> check_floating("grad", {"step": torch.tensor(3)})
+        Traceback (most recent call last):
+        TypeError: grad: expected params of float tensors, and leaf 'step' is torch.int64; of a TrainState
+            give state.params, and pass integers as further arguments
+    """
+    if all(x.is_floating_point() or x.is_complex() for x in tree.leaves(params)):
+        return
+    for path, x in zip(tree.paths(params), tree.leaves(params), strict=True):
+        if not (x.is_floating_point() or x.is_complex()):
+            raise TypeError(
+                f"{caller}: expected params of float tensors, and leaf {path!r} is {x.dtype}; of a TrainState "
+                "give state.params, and pass integers as further arguments"
+            )
 
 
 def reaches_others(outputs: list, leaves: list[Tensor]) -> bool:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
+from pure.foreign import check_loss
 from pure.transform.accumulate import Accumulated, Loss, accumulate, row_count, split
 from pure.transform.gradient import Gradient
 from pure.types import Tree
@@ -89,6 +90,7 @@ def gradient_noise(
 
     Source: McCandlish et al. 2018, appendix A.1, with the ratio estimator's variance for counts that differ.
     """
+    check_loss("gradient_noise", loss)
     _check_parts(2 if parts is None else parts)
     return partial(_gradient_noise, loss, parts)
 
@@ -101,7 +103,8 @@ def noise_scale(parts: int = 4, *, decay: float = 0.95) -> Gradient:
     Numerator and denominator are averaged apart, as a mean of their ratios is dominated by steps whose signal
     is near 0. The interval is Fieller's, for a ratio of two means, from the variances between steps. Where
     the signal is not above 0 by as many standard errors, there is no interval, and all three metrics are NaN:
-    more steps, or rows, are needed.
+    more steps, or rows, are needed. It is an interval of these means: in a run whose noise scale rises, that
+    of the current params is above them and may be outside. `gradient_noise` measures the current params.
 
     Args:
         parts: M >= 2, micro-batches of a step; must divide B.
@@ -131,11 +134,11 @@ def noise_scale(parts: int = 4, *, decay: float = 0.95) -> Gradient:
     return Gradient(_init, partial(_compute, parts, decay), METRICS)
 
 
-def signal_to_noise(memory: NoiseMemory, params: Tree) -> dict[str, Tensor]:
+def signal_to_noise(memory: NoiseMemory | GradientNoise, params: Tree) -> dict[str, Tensor]:
     """Return each leaf's ratio of signal to noise, for one row: |g|² / Σ.
 
     Args:
-        memory: `state.extra["gradient"]` of a stage with `gradient=noise_scale(...)`.
+        memory: `state.extra["gradient"]` of a stage with `gradient=noise_scale(...)`; or a GradientNoise.
         params: the state's params, for the paths.
 
     Returns:

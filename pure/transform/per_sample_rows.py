@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
+from pure.foreign import check_loss
 from pure.transform.accumulate import Loss, check_sums, row_count
 from pure.transform.grad import value_and_grad
 from pure.transform.modes import has_values
@@ -97,6 +98,7 @@ def row_gradient(rows: RowLoss, params: Tree, batch: Tree, key: Tensor) -> tuple
 
 def first_call_check(rows: RowLoss) -> Check:
     """Makes a function that checks a loss in its first call on values of two rows, and does nothing later."""
+    check_loss(rows.caller, rows.loss)
     checked: set[bool] = set()
 
     def check(params: Tree, batch: dict[str, Tensor], key: Tensor) -> None:

@@ -18,13 +18,18 @@ from pure.config import ModelConfig
 from pure.foreign import check_model, check_tensors
 from pure.generation.sampling import Sampling
 from pure.nn.transformer import transformer
+from pure.transform.ghost import per_sample_norms
+from pure.transform.noise_scale import gradient_noise, noise_scale
+from pure.transform.per_sample import per_sample_grad
 from stages.dpo import dpo
 from stages.grpo import grpo
+from stages.influence import influence
 from stages.kto import kto
 from stages.ppo import ppo
 from stages.pretrain import pretrain
 from stages.reward import reward
 from stages.sft import sft
+from stages.sharpness import sharpness
 from stages.stage import stage
 
 
@@ -88,3 +93,51 @@ def test_each_stage_says_how_to_convert_a_module(build: Callable) -> None:
 def test_our_own_pass() -> None:
     check_model("pretrain", transformer(ModelConfig()))
     check_tensors("params", {"a": [torch.ones(1)], "b": None})
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda given: stage(given, optim.sgd(0.1)),
+        per_sample_grad,
+        per_sample_norms,
+        gradient_noise,
+        lambda given: influence(given, W),
+        lambda given: sharpness(given, W, {}, random.key(0)),
+    ],
+)
+def test_a_stage_in_the_place_of_its_loss_is_refused(use: Callable) -> None:
+    with pytest.raises(TypeError, match=r"expected a loss.*got a Stage; of a stage write loss_of\(stage\)"):
+        use(FIT)
+
+
+def test_an_optimizer_of_torch_and_a_gradient_that_is_not_called_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"a pair \(init, update\), got AdamW; write optim.adamw"):
+        stage(square_error, torch.optim.AdamW([torch.ones(1, requires_grad=True)]))  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"expected gradient to be a Gradient, such as noise_scale\(parts=4\)"
+    ):
+        stage(square_error, optim.sgd(0.1), gradient=noise_scale)  # type: ignore[arg-type]
+
+
+def test_a_state_in_the_place_of_its_params_is_refused() -> None:
+    batch = {"x": torch.ones(2, 3), "y": torch.ones(2)}
+    state = FIT.init(random.key(0), W)
+    with pytest.raises(TypeError, match=r"grad: .* leaf '.*' is torch.*give state.params"):
+        influence(square_error, state)(batch, batch)
+    with pytest.raises(TypeError, match=r"curvature: .* leaf '.*' is torch.*give state.params"):
+        sharpness(square_error, state, batch, random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ((torch.tensor(1.0), 2, {}), r"the count to be a tensor \[\], got int; write torch.tensor"),
+        ((torch.tensor(1.0), torch.tensor(2.0), {"a": 0.5}), r"the metric 'a' to be .* got 0.5"),
+        ((torch.tensor(1.0), torch.tensor(2.0), {"a": (0.5, 1)}), r"the metric 'a' to be .* got \(0.5, 1\)"),
+    ],
+)
+def test_the_count_and_the_metrics_of_a_loss_are_tensors(result: object, words: str) -> None:
+    own = stage(lambda *_: result, optim.sgd(0.1), metrics=("a",))  # type: ignore[arg-type, return-value]
+    with pytest.raises(TypeError, match=words):
+        own.step(own.init(random.key(0), W), {"x": torch.ones(2, 3)})

@@ -33,7 +33,7 @@ from stages.online import offline_step
 from stages.ppo import ppo
 from stages.rollout import Rollouts
 from stages.sft import sft
-from stages.stage import Stage, examples_of, loss_of
+from stages.stage import Stage, examples_of, loss_of, stage
 from stages.state import TrainState
 from tests.laws.test_stages import ROLLOUT_OPTIONS, pair_batch, rollout_batch, small, text_batch
 
@@ -279,3 +279,34 @@ def test_bad_arguments_are_refused() -> None:
     broken = state._replace(params=tree.map(lambda x: x * torch.nan, PARAMS))
     with pytest.raises(ValueError, match="through_step: a step was skipped"):
         through_step(made, broken)(text_batch(0), query_loss)
+
+
+def test_a_loss_that_ignores_weights_is_refused_and_one_row_is_not() -> None:
+    def own(params: Any, batch: Any, key: Tensor | None) -> tuple[Tensor, Tensor, dict]:
+        del key
+        return (params - batch["x"]).square().sum(), torch.tensor(float(len(batch["x"]))), {}
+
+    def weighted(params: Any, batch: Any, key: Tensor | None) -> tuple[Tensor, Tensor, dict]:
+        del key
+        return (batch["weights"] * (params - batch["x"]).square()).sum(), batch["weights"].sum(), {}
+
+    batch, start = {"x": torch.tensor([1.0, 3.0])}, torch.tensor(0.0)
+    for loss, size in ((own, 2), (own, 1), (weighted, 1)):
+        fit = stage(loss, optim.sgd(0.25))
+        rows = {"x": batch["x"][:size]}
+        effect = through_step(fit, fit.init(random.key(0), start))
+        if loss is own:
+            with pytest.raises(ValueError, match=r"does not read batch\[\"weights\"\] \[B\]"):
+                effect(rows, lambda p: p)
+        else:  # the weight of a row alone cancels
+            assert effect(rows, lambda p: p).tolist() == [0.0]
+
+
+def test_a_query_loss_of_three_results_is_refused() -> None:
+    fit = sft(MODEL, optim.sgd(0.1))
+    loss = loss_of(fit)
+    with pytest.raises(ValueError, match=r"must be a scalar \[\], got tuple; take its sum"):
+        through_step(fit, fit.init(random.key(0), PARAMS))(
+            text_batch(0),
+            lambda p: loss(p, text_batch(1), None),  # type: ignore[arg-type, return-value]
+        )

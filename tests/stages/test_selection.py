@@ -77,3 +77,21 @@ def test_other_scores_are_refused() -> None:
         exploit(state, "loss", fraction=0.6)
     with pytest.raises(ValueError, match="one score for each member"):
         rank(torch.zeros(2, 2))
+
+
+def test_lists_are_scores_and_values() -> None:
+    state = trained()
+    assert rank([0.3, 0.1]).tolist() == [1, 0]
+    assert torch.equal(select(state, [4.0, 3.0, 1.0, 2.0]).params["w"], state.params["w"][2])
+    bars = error_bars([[1, 3], [2, 2]])
+    assert bars.mean.tolist() == [2.0, 2.0]
+    assert bars.error.tolist() == [1.0, 0.0]
+
+
+def test_the_quantiles_of_few_seeds() -> None:
+    for count, quantile in ((2, 12.7), (3, 4.3), (5, 2.8), (10, 2.3)):
+        assert f"{quantile} " in (error_bars.__doc__ or "")
+        means = random.normal(random.key(count), (200_000, count), dtype=torch.float64)
+        bars = error_bars(means)
+        inside = (bars.mean.abs() < quantile * bars.error).double().mean()
+        assert abs(inside - 0.95) < 0.005

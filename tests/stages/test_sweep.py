@@ -198,3 +198,17 @@ def test_the_loss_of_a_sweep_is_that_of_each_member() -> None:
             expected = loss_of(by_beta(beta))(member.params, batch, key)
             torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
             assert found[1] == expected[1] == 7
+
+
+def test_names_that_make_does_not_take_and_batches_without_the_axis_are_refused() -> None:
+    values = grid(rate=[0.1, 0.2], seed=[0, 1])
+    with pytest.raises(TypeError, match=r"does not take the values rate, seed.*seeds=values.pop"):
+        sweep(own, values)
+    seeds = values.pop("seed")
+    apart = sweep(own, values, seeds=seeds, shared_batch=False)
+    state = apart.init(KEY)
+    with pytest.raises(ValueError, match=r"each leaf of a batch is \[P, ...\] with P = 4 members, got x"):
+        apart.step(state, regression_batch(0))
+    with pytest.raises(ValueError, match=r"with P = 4 members"):
+        loss_of(apart)(state.params, regression_batch(0), None)
+    assert apart.step(state, tree.stack([regression_batch(i) for i in range(4)])).step.tolist() == [1] * 4

@@ -227,3 +227,9 @@ def test_outputs_and_merged_matrices_have_the_dtype_of_the_base() -> None:
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         lora(*small_model(), **options)
+
+
+def test_the_params_of_the_base_in_the_place_of_adapters_are_refused() -> None:
+    plain, base = small_model()
+    with pytest.raises(TypeError, match=r"expected adapters.*'embedding' is a tensor.*its own init"):
+        lora(plain, base, rank=2).forward(base, torch.tensor([[1, 2]]))
