@@ -30,7 +30,7 @@ from pure.types import GradientTransformation, Tree
 from stages.online import offline_step
 from stages.stage import Stage
 from stages.state import TrainState
-from stages.weights import check_weights_read
+from stages.weights import check_weights_read, weights_or_ones
 
 QueryLoss = Callable[[Tree], Tensor]
 """Loss of interest after training: params -> [] float, such as the loss of validation rows."""
@@ -374,26 +374,19 @@ def _differentiate(
         return value, torch.stack(skipped)
 
     with second_derivatives("through_step"):
-        grads, skipped = grad(after, has_aux=True)([_weights(state, batch) for batch in batches])
+        given = [weights_or_ones("through_step", batch, state.params) for batch in batches]
+        grads, skipped = grad(after, has_aux=True)(given)
     if has_values(skipped) and (skipped >= 0).any():
         raise ValueError(
             "through_step: a step was skipped, as its loss or gradient is not finite (metric nonfinite_leaf "
             f"{skipped.max():g}), so that no row had an influence"
         )
-    for batch, g in zip(batches, grads, strict=True):  # 0 throughout: one row, or weights that are not read
+    for batch, w, g in zip(
+        batches, given, grads, strict=True
+    ):  # 0 throughout: one row, or weights that are not read
         if stage.loss is not None and stage.parts is None and has_values(g) and not g.any():
-            weighted = {**batch, "weights": _weights(state, batch)}
-            check_weights_read("through_step", stage.loss, state.params, weighted)
+            check_weights_read("through_step", stage.loss, state.params, {**batch, "weights": w})
     return grads
-
-
-def _weights(state: TrainState, batch: Tree) -> Tensor:
-    """The batch's weights [B], or 1, in the precision of the params."""
-    if "weights" in batch:
-        return batch["weights"]
-    leaf = tree.leaves(state.params)[0]
-    rows = row_count("through_step", batch)
-    return torch.ones(rows, dtype=tree.shared_dtype(state.params), device=leaf.device)
 
 
 def _take_step(stage: Stage, state: TrainState, batch: Tree) -> TrainState:

@@ -169,8 +169,8 @@ def check_leading_axis(caller: str, batch: Tree, members: int, shared_batch: boo
         if x.ndim < 1 or len(x) != members:
             raise ValueError(
                 f"{caller}: with shared_batch=False each leaf of a batch is [P, ...] with P = {members} "
-                f"members, got {path} {list(x.shape)}; write tree.stack([batch of each member]), or build the "
-                f"{caller} with shared_batch=True"
+                f"members, got {path} {list(x.shape)}; write tree.stack([batch of each member]), or build "
+                f"the {caller} with shared_batch=True"
             )
 
 

@@ -274,7 +274,7 @@ def _check_make(make: Make, values: Mapping[str, Tensor], members: int) -> None:
         inspect.signature(make).bind(**dict.fromkeys(values))
     except TypeError as error:
         raise TypeError(
-            f"sweep: make does not take the values {', '.join(values) or '(none)'} as its arguments: {error}; "
+            f"sweep: make does not take the values {', '.join(values) or '(none)'} as arguments: {error}; "
             'seeds of a grid are given apart, seeds=values.pop("seed")'
         ) from error
     for i in range(members):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.transform.accumulate import Loss
+from pure.transform.accumulate import Loss, row_count
 from pure.types import Tree
 
 
@@ -68,6 +68,30 @@ def counted_rows(batch: Tree, real: Tensor) -> Tensor:
     return real.float() if weights is None else torch.where(real, weights, 0.0)
 
 
+def weights_or_ones(caller: str, batch: Tree, params: Tree) -> Tensor:
+    """Return the weights of a batch's rows, or 1 in the precision of the params, for derivatives.
+
+    Args:
+        caller: the caller's name in an error.
+        batch: dict of tensors [B, ...], with "weights" [B] or without.
+        params: tree of tensors.
+
+    Returns:
+        [B] float.
+
+    Raises:
+        ValueError: for a batch without rows, or whose leaves differ in their number of rows.
+
+    Example:
+        >>> weights_or_ones("influence", {"x": torch.zeros(2, 3)}, {"w": torch.zeros(4)})
+        tensor([1., 1.])
+    """
+    if "weights" in batch:
+        return batch["weights"]
+    dtype, device = tree.shared_dtype(params), tree.leaves(params)[0].device
+    return torch.ones(row_count(caller, batch), dtype=dtype, device=device)
+
+
 def check_weights_read(caller: str, loss: Loss, params: Tree, batch: Tree) -> None:
     """Check that the loss of a batch is another one under other weights of its rows.
 
@@ -90,8 +114,8 @@ def check_weights_read(caller: str, loss: Loss, params: Tree, batch: Tree) -> No
         once, twice = (loss(params, {**batch, "weights": n * batch["weights"]}, None)[0] for n in (1, 2))
     if (once == twice) & (once != 0):
         raise ValueError(
-            f'{caller}: the loss does not read batch["weights"] [B], so that no row has an influence; multiply '
-            "the parts of each row in sum and count by its weight"
+            f'{caller}: the loss does not read batch["weights"] [B], so that no row has an influence; '
+            "multiply the parts of each row in sum and count by its weight"
         )
 
 

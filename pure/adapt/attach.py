@@ -98,8 +98,8 @@ def _map_adapted(
     if not isinstance(base, dict):
         if not isinstance(adapters, dict):
             raise TypeError(
-                f"lora: expected adapters, such as {{'a', 'b'}} for each matrix, and {path!r} is a tensor; the "
-                "params of an adapted model are those of its own init, not the base's"
+                f"lora: expected adapters, such as {{'a', 'b'}} for each matrix, and {path!r} is a tensor; "
+                "the params of an adapted model are those of its own init, not the base's"
             )
         return make_node(path, base, adapters)
     params = dict(base)

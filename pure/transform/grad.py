@@ -124,8 +124,8 @@ def check_floating(caller: str, params: Tree) -> None:
     for path, x in zip(tree.paths(params), tree.leaves(params), strict=True):
         if not (x.is_floating_point() or x.is_complex()):
             raise TypeError(
-                f"{caller}: expected params of float tensors, and leaf {path!r} is {x.dtype}; of a TrainState "
-                "give state.params, and pass integers as further arguments"
+                f"{caller}: expected params of float tensors, and leaf {path!r} is {x.dtype}; of a "
+                "TrainState give state.params, and pass integers as further arguments"
             )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from pure import tree
 from pure.foreign import check_loss
 from pure.transform.accumulate import Loss, check_sums, row_count
-from pure.transform.grad import value_and_grad
+from pure.transform.grad import check_floating, value_and_grad
 from pure.transform.modes import has_values
 from pure.types import Tree
 
@@ -111,6 +111,7 @@ def first_call_check(rows: RowLoss) -> Check:
 
 def _check_separate(rows: RowLoss, params: Tree, batch: dict[str, Tensor], key: Tensor) -> None:
     """Checks that the loss of the first two examples is the sum of their losses, within rounding."""
+    check_floating(rows.caller, _partition(rows, params)[0])
     loss = partial(_summed, rows.loss, None)
     with torch.no_grad():
         both = loss(params, rows_from(batch, 0, 2), key).double()

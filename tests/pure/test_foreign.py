@@ -123,7 +123,7 @@ def test_an_optimizer_of_torch_and_a_gradient_that_is_not_called_are_refused() -
 def test_a_state_in_the_place_of_its_params_is_refused() -> None:
     batch = {"x": torch.ones(2, 3), "y": torch.ones(2)}
     state = FIT.init(random.key(0), W)
-    with pytest.raises(TypeError, match=r"grad: .* leaf '.*' is torch.*give state.params"):
+    with pytest.raises(TypeError, match=r"per_sample_grad: .* leaf '.*' is torch.*give state.params"):
         influence(square_error, state)(batch, batch)
     with pytest.raises(TypeError, match=r"curvature: .* leaf '.*' is torch.*give state.params"):
         sharpness(square_error, state, batch, random.key(0))

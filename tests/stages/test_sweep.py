@@ -202,7 +202,9 @@ def test_the_loss_of_a_sweep_is_that_of_each_member() -> None:
 
 def test_names_that_make_does_not_take_and_batches_without_the_axis_are_refused() -> None:
     values = grid(rate=[0.1, 0.2], seed=[0, 1])
-    with pytest.raises(TypeError, match=r"does not take the values rate, seed.*seeds=values.pop"):
+    with pytest.raises(
+        TypeError, match=r"does not take the values rate, seed as arguments.*seeds=values.pop"
+    ):
         sweep(own, values)
     seeds = values.pop("seed")
     apart = sweep(own, values, seeds=seeds, shared_batch=False)
