@@ -122,6 +122,28 @@ def stage(
         ValueError: if ema or accumulation is out of range, or both accumulation and gradient are given.
         TypeError: for a loss, optimizer or gradient of another kind; in a step, for a loss that returns
             another thing than sum, count and metrics.
+
+    Example:
+        A cross-entropy with a weight for each token, and for each row where the batch has "weights".
+
+        >>> from pure import optim
+        >>> from pure.config import ModelConfig
+        >>> from pure.loss.cross_entropy import cross_entropy
+        >>> from pure.nn.transformer import transformer
+        >>> sizes = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1}
+        >>> model = transformer(ModelConfig(**sizes))
+        >>> def weighted(params, batch, key):
+        ...     weights = batch["token_weights"]  # [B, T]
+        ...     if "weights" in batch:
+        ...         weights = weights * batch["weights"][:, None]
+        ...     logits = model.forward(params, batch["tokens"], key=key)
+        ...     total, count = cross_entropy(logits, batch["labels"], weights)
+        ...     return total, count, {"weight": count}
+        >>> fit = stage(weighted, optim.adamw(1e-3), init=model.init, metrics=("weight",))
+        >>> batch = {"tokens": torch.tensor([[1, 2]]), "labels": torch.tensor([[2, 3]])}
+        >>> batch["token_weights"] = torch.tensor([[0.5, 2.0]])
+        >>> fit.step(fit.init(random.key(0)), batch).metrics["weight"]
+        tensor(2.5000)
     """
     check_loss("stage", loss)
     if gradient is not None and not isinstance(gradient, Gradient):

@@ -253,5 +253,5 @@ def _ratio_and_interval(memory: NoiseMemory) -> tuple[Tensor, Tensor, Tensor]:
 
 def _check_parts(parts: int) -> None:
     """Checks that there are parts to compare."""
-    if parts < 2:
+    if not isinstance(parts, int) or parts < 2:
         raise ValueError(f"noise_scale: expected at least 2 micro-batches to compare, got {parts}")

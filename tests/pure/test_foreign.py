@@ -141,3 +141,20 @@ def test_the_count_and_the_metrics_of_a_loss_are_tensors(result: object, words: 
     own = stage(lambda *_: result, optim.sgd(0.1), metrics=("a",))  # type: ignore[arg-type, return-value]
     with pytest.raises(TypeError, match=words):
         own.step(own.init(random.key(0), W), {"x": torch.ones(2, 3)})
+
+
+def test_adapters_and_states_are_no_params_of_a_transformer() -> None:
+    model = transformer(
+        ModelConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, num_key_value_heads=1)
+    )
+    state = pretrain(model, optim.sgd(0.1)).init(random.key(0))
+    for given in ({"layers": []}, state):
+        with pytest.raises(
+            ValueError, match=r"need an embedding and layers, got .* of a TrainState give state.p"
+        ):
+            model.forward(given, torch.tensor([[1, 2]]))
+
+
+def test_a_loss_in_the_place_of_parts_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected at least 2 micro-batches to compare, got <function"):
+        noise_scale(square_error)  # type: ignore[arg-type]
