@@ -260,8 +260,8 @@ def _check_params(params: Tree, config: ModelConfig) -> None:
     if not isinstance(params, dict) or not {"embedding", "layers"} <= params.keys():
         keys = sorted(params) if isinstance(params, dict) else type(params).__name__
         raise ValueError(
-            f"transformer: params need an embedding and layers, got {keys}; of a TrainState give state.params, "
-            "of adapters the model of lora(model, base)"
+            f"transformer: params need an embedding and layers, got {keys}; of a TrainState give "
+            "state.params, of adapters the model of lora(model, base)"
         )
     table, layers = params["embedding"], len(params["layers"])
     expected = (config.vocab_size, config.hidden_size)
