@@ -72,8 +72,8 @@ class OptimizerFlags:
     """Clip the gradient of each row's mean loss (each pair's, each group's) to this norm before they are
     added, as in DP-SGD; 0 disables it."""
     dp_noise: Annotated[float, AtLeast(0)] = 0.0
-    """Standard deviation of the noise of DP-SGD, in units of --clip_per_sample. The privacy that a run
-    spends is pure.transform.dp_sgd.epsilon."""
+    """Standard deviation of the noise of DP-SGD, as a factor of the norm --clip_per_sample. The privacy that
+    a run spends is pure.transform.dp_sgd.epsilon."""
     ema: Decay = None
     """Decay of an exponential moving average of the weights, such as 0.999; final_model is then the
     average."""
