@@ -24,6 +24,7 @@ from pure.loss.kto import kto_loss, mismatched_divergence
 from pure.loss.log_probability import linear_log_probabilities
 from pure.transform.frozen import frozen
 from pure.transform.jit import region
+from pure.transform.modes import may_be_differentiated
 from pure.transform.precision import cast_params
 from pure.types import GradientTransformation, Model, Tree
 from stages.dpo import answer_log_probabilities
@@ -169,6 +170,9 @@ def answers_loss(
         2. z₀, of the whole batch.
         3. The loss of each answer; padding does not count.
         4. Metrics.
+
+    Raises:
+        ValueError: if one answer alone, without "divergence", is differentiated, as in gradients per sample.
     """
     tokens, labels, desirable = batch["tokens"], batch["labels"], batch["desirable"]
     # 1. Log-probabilities.
@@ -180,6 +184,12 @@ def answers_loss(
     if reference_logps is None:
         reference_logps = frozen(logps_fn)(reference, tokens, labels)
     # 2. z₀, the same number for every answer.
+    if "divergence" not in batch and len(tokens) == 1 and _is_differentiated(params):
+        raise ValueError(
+            "kto: an answer alone has no other prompt to estimate z₀ from; give the rows z₀ of the whole batch: "
+            "total, count = loss(params, batch, None)[2]['kl'], and "
+            "batch['divergence'] = (total / count).expand(rows)"
+        )
     estimate = batch["divergence"][0] if "divergence" in batch else divergence_fn(params, batch)
     # 3. Loss.
     weights: dict[str, Any] = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
@@ -250,3 +260,8 @@ def mismatched(tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         torch.where(positions <= last, tokens, torch.where(answer, answers, 0)),
         torch.where(inside & (positions >= last), answer_labels, IGNORE),
     )
+
+
+def _is_differentiated(params: Tree) -> bool:
+    """Reports if a derivative with respect to the params is being computed, outside a compiler."""
+    return not torch.compiler.is_compiling() and may_be_differentiated(params)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from pure import optim, random
+from pure import optim, random, tree
 from pure.nn.transformer import transformer
+from pure.transform.ghost import per_sample_norms
+from pure.transform.per_sample import per_sample_grad
 from pure.types import Tree
 from stages.kto import kto, mismatched
 from stages.run.validation import mean_loss
+from stages.stage import loss_of
 from tests.laws.test_stages import ROWS, answers, same_bits, small
 
 MODEL = transformer(small())
@@ -124,3 +128,20 @@ def test_a_batch_of_one_kind_has_no_margin(desirable: bool) -> None:
     metrics = a_stage.step(a_stage.init(random.key(0)), one_kind).metrics
     assert metrics["rewards/margins"].isnan()
     assert metrics["loss"].isfinite()
+
+
+@pytest.mark.parametrize("measure", [per_sample_grad, per_sample_norms])
+def test_gradients_of_single_answers_need_the_divergence_of_the_batch(measure: Callable) -> None:
+    """Alone, each answer would estimate z₀ from itself."""
+    model = transformer(small(num_hidden_layers=1))
+    made = kto(model, optim.sgd(0.1), reference=model.init(random.key(7)), beta=1.0)
+    params, batch, key = model.init(random.key(1)), answers(0), random.key(0)
+    loss = loss_of(made)
+    with pytest.raises(
+        ValueError, match="an answer alone has no other prompt to estimate z₀ from; give the rows"
+    ):
+        measure(loss)(params, batch, key)
+    total, count = loss(params, {"batch_position": torch.arange(8), **batch}, None)[2]["kl"]
+    batch["divergence"] = (total / count).expand(8)
+    found = measure(loss)(params, batch, key)
+    assert all(len(x) == 8 for x in tree.leaves(found))
