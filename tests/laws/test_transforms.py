@@ -519,5 +519,7 @@ def test_fused_attention_refuses_forward_mode_and_names_the_backends_that_have_i
     params = model.init(random.key(0))
     with pytest.raises(ValueError, match="no forward-mode derivative; use backend='naive' or 'flash'"):
         torch.func.jvp(lambda p: model.forward(p, tokens), (params,), (params,))
-    with pytest.raises(ValueError, match=r"no second derivative of .*attention.*; build .*='naive' or 'flash'"):
+    with pytest.raises(
+        ValueError, match=r"no second derivative of .*attention.*; build .*='naive' or 'flash'"
+    ):
         grad(lambda p: grad(lambda p: model.forward(p, tokens).sum())(p)["embedding"].sum())(params)
