@@ -186,8 +186,8 @@ def answers_loss(
     # 2. z₀, the same number for every answer.
     if "divergence" not in batch and len(tokens) == 1 and _is_differentiated(params):
         raise ValueError(
-            "kto: an answer alone has no other prompt to estimate z₀ from; give the rows z₀ of the whole batch: "
-            "total, count = loss(params, batch, None)[2]['kl'], and "
+            "kto: an answer alone has no other prompt to estimate z₀ from; give the rows z₀ of the whole "
+            "batch: total, count = loss(params, batch, None)[2]['kl'], and "
             "batch['divergence'] = (total / count).expand(rows)"
         )
     estimate = batch["divergence"][0] if "divergence" in batch else divergence_fn(params, batch)
