@@ -233,8 +233,33 @@ def norm(tree: Tree) -> Tensor:
         >>> norm({"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}).item()
         5.0
     """
-    dtype = shared_dtype(tree)
-    return torch.stack([x.to(dtype).square().sum() for x in leaves(tree)]).sum().sqrt()
+    return inner(tree, tree).sqrt()
+
+
+def inner(a: Tree, b: Tree, dtype: torch.dtype | None = None) -> Tensor:
+    """Returns the inner product of two trees of one structure, [] float.
+
+    Args:
+        a, b: trees of float tensors.
+        dtype: that products are computed and added in; None: float32, or float64 if a leaf of `a` is.
+
+    Example:
+        >>> inner({"x": torch.tensor([1.0, 2.0])}, {"x": torch.tensor([3.0, 4.0])}).item()
+        11.0
+    """
+    return leaf_inner(a, b, dtype).sum()
+
+
+def leaf_inner(a: Tree, b: Tree, dtype: torch.dtype | None = None) -> Tensor:
+    """Returns the inner product of each leaf of one tree with that of another, [leaves]; see `inner`.
+
+    Example:
+        >>> leaf_inner([torch.ones(2), torch.ones(3)], [torch.ones(2), 2 * torch.ones(3)]).tolist()
+        [2.0, 6.0]
+    """
+    exact = shared_dtype(a) if dtype is None else dtype
+    pairs = zip(leaves(a), leaves(b), strict=True)
+    return torch.stack([(x.to(exact) * y.to(exact)).sum() for x, y in pairs])
 
 
 def shared_dtype(tree: Tree) -> torch.dtype:

@@ -23,7 +23,7 @@ from pure.loss.check import upcast
 from pure.loss.grpo import CLIPS
 from pure.loss.kl import ESTIMATORS, exact_kl, kl
 from pure.loss.log_probability import LogProbs
-from pure.transform.accumulate import Loss, divisor, row_count
+from pure.transform.accumulate import Loss, divisor, number_rows
 from pure.transform.frozen import frozen
 from pure.transform.grad import value_and_grad
 from pure.types import Model, Tree
@@ -78,11 +78,12 @@ def audit_losses(losses: Mapping[str, Loss], params: Tree, batch: Tree, key: Ten
     """
     if not losses:
         raise ValueError("audit_losses: expected at least one loss, got none")
-    device = tree.leaves(params)[0].device
-    batch = {"batch_position": torch.arange(row_count("audit_losses", batch), device=device), **batch}
+    batch = number_rows("audit_losses", batch)
     results = [_mean_and_gradient(loss, params, batch, key) for loss in losses.values()]
     gradients = [gradient for _, gradient in results]
-    products = torch.stack([torch.stack([_inner(a, b) for b in gradients]) for a in gradients])
+    products = torch.stack(
+        [torch.stack([tree.inner(a, b, torch.float64) for b in gradients]) for a in gradients]
+    )
     norms = products.diagonal().sqrt()
     cosines = products / (norms[:, None] * norms)
     return Audit(tuple(losses), torch.stack([value for value, _ in results]), norms, cosines)
@@ -224,13 +225,6 @@ def _mean_and_gradient(loss: Loss, params: Tree, batch: Tree, key: Tensor | None
     (total, count), gradient = value_and_grad(summed, has_aux=True)(params)
     scale = 1.0 / divisor(count)
     return total * scale, tree.map(lambda g: g * scale.to(g.dtype), gradient)
-
-
-def _inner(a: Tree, b: Tree) -> Tensor:
-    """Inner product of two trees, in float64."""
-    return torch.stack(
-        [(x.double() * y.double()).sum() for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True)]
-    ).sum()
 
 
 def _rollouts_of(batch: Tree) -> Rollouts:

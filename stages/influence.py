@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.transform.accumulate import Loss, row_count
+from pure.transform.accumulate import Loss, number_rows
 from pure.transform.curvature import Product, cg
 from pure.transform.grad import grad
 from pure.transform.modes import has_values, second_derivatives
 from pure.transform.per_sample import per_sample_grad
+from pure.transform.per_sample_rows import rows_from
 from pure.transform.remat import remat
 from pure.types import GradientTransformation, Tree
 from stages.online import offline_step
@@ -278,11 +279,10 @@ def _influence(
     queries: Tree,
 ) -> Tensor:
     """Inner products, chunk by chunk of the rows, which are numbered over all chunks."""
-    count = row_count("influence", rows)
-    rows = {"batch_position": torch.arange(count, device=tree.leaves(rows)[0].device), **rows}
-    parts = [
-        tree.map(lambda x, i=i: x[i : i + (chunk or count)], rows) for i in range(0, count, chunk or count)
-    ]
+    rows = number_rows("influence", rows)
+    count = len(rows["batch_position"])
+    size = chunk or count
+    parts = [rows_from(rows, start, size) for start in range(0, count, size)]
     directions = tree.leaves(_query_directions(gradients, params, product, key, queries))
     return torch.cat([_inner(gradients(params, part, key), directions) for part in parts])
 
@@ -329,8 +329,7 @@ def _precondition(
 
     def along(gradient: list[Tensor]) -> Tensor:
         updates, _ = optimizer.update(tree.unflatten(spec, gradient), opt_state, params)
-        pairs = zip(tree.leaves(updates), tree.leaves(v), strict=True)
-        return -torch.stack([(u * x).sum() for u, x in pairs]).sum()
+        return -tree.inner(updates, v)
 
     product = tree.unflatten(spec, grad(along)(values))
     if has_values(product) and not all(x.isfinite().all() for x in tree.leaves(product)):
@@ -381,9 +380,8 @@ def _differentiate(
             "through_step: a step was skipped, as its loss or gradient is not finite (metric nonfinite_leaf "
             f"{skipped.max():g}), so that no row had an influence"
         )
-    for batch, w, g in zip(
-        batches, given, grads, strict=True
-    ):  # 0 throughout: one row, or weights that are not read
+    # 0 throughout: one row, or weights that are not read.
+    for batch, w, g in zip(batches, given, grads, strict=True):
         if stage.loss is not None and stage.parts is None and has_values(g) and not g.any():
             check_weights_read("through_step", stage.loss, state.params, {**batch, "weights": w})
     return grads

@@ -184,7 +184,8 @@ def answers_loss(
     if reference_logps is None:
         reference_logps = frozen(logps_fn)(reference, tokens, labels)
     # 2. z₀, the same number for every answer.
-    if "divergence" not in batch and len(tokens) == 1 and _is_differentiated(params):
+    alone = "divergence" not in batch and len(tokens) == 1
+    if alone and not torch.compiler.is_compiling() and may_be_differentiated(params):
         raise ValueError(
             "kto: an answer alone has no other prompt to estimate z₀ from; give the rows z₀ of the whole "
             "batch: total, count = loss(params, batch, None)[2]['kl'], and "
@@ -260,8 +261,3 @@ def mismatched(tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         torch.where(positions <= last, tokens, torch.where(answer, answers, 0)),
         torch.where(inside & (positions >= last), answer_labels, IGNORE),
     )
-
-
-def _is_differentiated(params: Tree) -> bool:
-    """Reports if a derivative with respect to the params is being computed, outside a compiler."""
-    return not torch.compiler.is_compiling() and may_be_differentiated(params)

@@ -16,7 +16,7 @@ from pure.foreign import check_tensors
 from pure.optim.base import increment
 from pure.optim.ema import warmed_decay
 from pure.transform import precision
-from pure.transform.accumulate import Loss, Metric, divisor, row_count
+from pure.transform.accumulate import Loss, Metric, divisor, number_rows
 from pure.transform.by_layer import leaf_norms
 from pure.transform.gradient import Gradient
 from pure.types import GradientTransformation, Tree
@@ -71,7 +71,7 @@ def step(
     # 1. Key and places.
     check_tensors("stage: the batch", batch)
     key = random.fold_in(random.fold_in(state.key, state.step), LOSS_KEY)
-    batch = {"batch_position": torch.arange(row_count("stage", batch), device=state.key.device), **batch}
+    batch = number_rows("stage", batch)
     # 2. Gradient.
     scaling = state.extra.get("loss_scale")
     rest = {name: x for name, x in state.extra.items() if name != "gradient"}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.transform.accumulate import Loss, row_count
+from pure.transform.accumulate import Loss, number_rows, row_count
 from pure.types import Tree
 
 
@@ -109,7 +109,7 @@ def check_weights_read(caller: str, loss: Loss, params: Tree, batch: Tree) -> No
         ...     return (batch["weights"] * params.square()).sum(), batch["weights"].sum(), {}
         >>> check_weights_read("influence", square, torch.tensor(3.0), {"weights": torch.ones(2)})
     """
-    batch = {"batch_position": torch.arange(len(batch["weights"]), device=batch["weights"].device), **batch}
+    batch = number_rows(caller, batch)
     with torch.no_grad():
         once, twice = (loss(params, {**batch, "weights": n * batch["weights"]}, None)[0] for n in (1, 2))
     if (once == twice) & (once != 0):

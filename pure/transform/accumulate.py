@@ -150,6 +150,24 @@ def row_count(caller: str, batch: Tree) -> int:
     return sizes[0]
 
 
+def number_rows(caller: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Adds "batch_position" [B], each row's index in the batch, where it is missing; see `Loss`.
+
+    Args:
+        caller: the caller's name in an error.
+        batch: dict of tensors [B, ...].
+
+    Raises:
+        ValueError: as `row_count`.
+
+    Example:
+        >>> number_rows("stage", {"x": torch.zeros(3)})["batch_position"]
+        tensor([0, 1, 2])
+    """
+    rows = row_count(caller, batch)
+    return {"batch_position": torch.arange(rows, device=tree.leaves(batch)[0].device), **batch}
+
+
 def check_sums(result: Any) -> tuple[Tensor, Tensor, dict[str, Metric]]:
     """Checks what a loss returned, and returns it.
 

@@ -68,20 +68,13 @@ def _compute(
         part = compute(params, micro_batch, key, scale)
         units = tree.map(torch.add, units, _scaled(part.grads))
         total = tree.map(torch.add, total, part)
-    metrics = {PREVIOUS: _inner(_scaled(total.grads), _scaled(memory))}
+    metrics = {PREVIOUS: tree.inner(_scaled(total.grads), _scaled(memory))}
     if units is not None:
-        metrics[PARTS] = (_inner(units, units) - parts) / (parts * (parts - 1))
+        metrics[PARTS] = (tree.inner(units, units) - parts) / (parts * (parts - 1))
     return total._replace(metrics={**total.metrics, **metrics}), total.grads
 
 
 def _scaled(grads: Tree) -> Tree:
     """A tree divided by its norm; NaN for a tree of zeros."""
-    norm = _inner(grads, grads).sqrt()
+    norm = tree.inner(grads, grads).sqrt()
     return tree.map(lambda g: g / norm.to(g.dtype), grads)
-
-
-def _inner(a: Tree, b: Tree) -> Tensor:
-    """Inner product of two trees: [], at least float32."""
-    dtype = tree.shared_dtype(a)
-    products = zip(tree.leaves(a), tree.leaves(b), strict=True)
-    return torch.stack([(x * y).sum(dtype=dtype) for x, y in products]).sum()

@@ -252,7 +252,7 @@ def _hvp_by_grad(function: Callable, params: Tree, v: Tree, *rest: Any) -> Tree:
 
     def along(p: Tree) -> Tensor:
         gradient = grad(lambda q: _check_scalar("hvp", function(q, *rest)))(p)
-        return _inner(tree.leaves(gradient), vectors, tree.shared_dtype(p))
+        return tree.inner(gradient, vectors)
 
     with second_derivatives("curvature"):
         return grad(along)(params)
@@ -275,7 +275,7 @@ def _ggnvp_by_func(outputs: Callable, loss: Callable, params: Tree, v: Tree, *re
         z, pull = torch.func.vjp(flat, values)[:2]
         zeros = [torch.zeros_like(x) for x in z]
         (along,) = torch.func.vjp(lambda u: pull(u)[0], zeros)[1](_leaves_like(params, v))
-        curved = torch.func.grad(lambda y: _inner(torch.func.grad(head)(y), along, tree.shared_dtype(z)))(z)
+        curved = torch.func.grad(lambda y: tree.inner(torch.func.grad(head)(y), along))(z)
         return tree.unflatten(spec, pull(curved)[0])
 
 
@@ -321,8 +321,3 @@ def _check_scalar(caller: str, value: Any) -> Tensor:
         f"{caller}: expected a function that returns one number [], got {got}; of a stage's loss take the "
         "sum: lambda params: loss(params, batch, key)[0]"
     )
-
-
-def _inner(a: list[Tensor], b: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """The inner product of two lists of leaves, []."""
-    return torch.stack([(x.to(dtype) * y.to(dtype)).sum() for x, y in zip(a, b, strict=True)]).sum()

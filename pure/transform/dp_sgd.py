@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.loss.check import check_range, may_be_nonzero
-from pure.transform.accumulate import Accumulated, Loss, Metric, row_count, split
+from pure.transform.accumulate import Accumulated, Loss, Metric, number_rows, split
 from pure.transform.examine import Checks, examine
 from pure.transform.ghost import check_bound, clip_factors
 from pure.transform.gradient import Gradient
@@ -185,8 +185,7 @@ def _compute(
     scale: Tensor | None,
 ) -> tuple[Accumulated, Tree]:
     """Adds the clipped gradients of the micro-batches, and draws the noise once."""
-    rows = row_count("clipped", batch)
-    batch = {"batch_position": torch.arange(rows, device=tree.leaves(batch)[0].device), **batch}
+    batch = number_rows("clipped", batch)
     clip_part = partial(_clip, loss, max_norm, keep, checks, params)
     first, *rest = [batch] if parts == 1 else split(batch, parts)
     total = clip_part(first, key, scale)

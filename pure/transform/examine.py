@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.foreign import check_loss
-from pure.transform.accumulate import Loss, Metric, row_count
+from pure.transform.accumulate import Loss, Metric, number_rows
 from pure.transform.book_keeping import Recorded, record
 from pure.transform.example_rows import Rows, UnknownUseError, rows_of
 from pure.transform.ghost_norm import Term, input_gram, squared_norms, term_of, weighted_sum
@@ -120,9 +120,8 @@ def _examine(
            If they differ: the gradients one after the other, whose sum must be that of the batch.
     """
     # 1. Rows.
-    rows = row_count("per_sample_norms", batch)
-    device = tree.leaves(batch)[0].device
-    batch = {"batch_position": torch.arange(rows, device=device), **batch}
+    batch = number_rows("per_sample_norms", batch)
+    rows, device = len(batch["batch_position"]), batch["batch_position"].device
     if counted:
         batch["weights"] = batch.get("weights", torch.ones(rows, device=device)).to(tree.shared_dtype(params))
     # 2. Transforms.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.foreign import check_loss
-from pure.transform.accumulate import Accumulated, Loss, accumulate, row_count, split
+from pure.transform.accumulate import Accumulated, Loss, accumulate, number_rows, row_count, split
 from pure.transform.gradient import Gradient
 from pure.types import Tree
 
@@ -152,9 +152,9 @@ def _gradient_noise(
     loss: Loss, parts: int | None, params: Tree, batch: Tree, key: Tensor | None
 ) -> GradientNoise:
     """Measures a batch."""
-    rows = row_count("gradient_noise", batch)
+    batch = number_rows("gradient_noise", batch)
+    rows = len(batch["batch_position"])
     _check_parts(parts or rows)
-    batch = {"batch_position": torch.arange(rows, device=tree.leaves(batch)[0].device), **batch}
     return _accumulate_and_compare(loss, parts or rows, params, batch, key, None)[1]
 
 
@@ -173,17 +173,19 @@ def _accumulate_and_compare(
     batches = split(batch, parts)
     total = compute(params, batches[0], key, scale)
     by_count = tree.map(lambda g: g * total.count, total.grads)
-    squares, squared_counts = _inner(total.grads, total.grads), total.count.square()
+    squares, squared_counts = tree.leaf_inner(total.grads, total.grads), total.count.square()
     for micro_batch in batches[1:]:
         part = compute(params, micro_batch, key, scale)
         by_count = tree.map(lambda t, g, n=part.count: t + g * n, by_count, part.grads)
-        squares = squares + _inner(part.grads, part.grads)
+        squares = squares + tree.leaf_inner(part.grads, part.grads)
         squared_counts = squared_counts + part.count.square()
         total = tree.map(torch.add, total, part)
     # 2. Deviations.
-    norms = _inner(total.grads, total.grads)
+    norms = tree.leaf_inner(total.grads, total.grads)
     n = total.count.to(norms.dtype)
-    deviations = squares - 2 / n * _inner(total.grads, by_count) + norms * (squared_counts / n.square())
+    deviations = (
+        squares - 2 / n * tree.leaf_inner(total.grads, by_count) + norms * (squared_counts / n.square())
+    )
     # 3. Variance.
     variance = (parts / (parts - 1) * deviations / n.square()).clamp(min=0)
     rows = _row_sum(batch["weights"]) if "weights" in batch else row_count("noise_scale", batch)
@@ -193,13 +195,6 @@ def _accumulate_and_compare(
 def _row_sum(weights: Tensor) -> Tensor:
     """The sum of the weights [B] of rows; of a group's answers [B, G], their mean is the row's."""
     return weights.reshape(len(weights), -1).mean(1).sum()
-
-
-def _inner(a: Tree, b: Tree) -> Tensor:
-    """Inner products of the leaves of two trees: [L], at least float32."""
-    dtype = tree.shared_dtype(a)
-    products = zip(tree.leaves(a), tree.leaves(b), strict=True)
-    return torch.stack([(x * y).sum(dtype=dtype) for x, y in products])
 
 
 def _init(params: Tree) -> NoiseMemory:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from pure import tree
-from pure.transform.accumulate import Loss
+from pure.transform.accumulate import Loss, number_rows
 from pure.transform.memory import RowBytes, fit_rows, measure_rows
 from pure.transform.modes import has_values
 from pure.transform.per_sample_rows import (
@@ -24,7 +24,6 @@ from pure.transform.per_sample_rows import (
     first_call_check,
     gradients_of_one,
     gradients_of_several,
-    number_rows,
     row_gradient,
     rows_from,
 )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.foreign import check_loss
-from pure.transform.accumulate import Loss, check_sums, row_count
+from pure.transform.accumulate import Loss, check_sums
 from pure.transform.grad import check_floating, value_and_grad
 from pure.transform.modes import has_values
 from pure.types import Tree
@@ -37,12 +37,6 @@ class RowLoss(NamedTuple):
     caller: str
     loss: Loss
     where: Where | None
-
-
-def number_rows(caller: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Adds "batch_position", the index of each example, where it is missing."""
-    rows = row_count(caller, batch)
-    return {"batch_position": torch.arange(rows, device=tree.leaves(batch)[0].device), **batch}
 
 
 def rows_from(rows: Tree, start: int, size: int) -> Tree:

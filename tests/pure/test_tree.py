@@ -180,3 +180,17 @@ def dict_of_arrays(nested: dict) -> Any:
     """The same dict, of numpy arrays."""
     arrays = {k: x.numpy() for k, x in nested.items()}
     return defaultdict(int, arrays) if isinstance(nested, defaultdict) else type(nested)(arrays)
+
+
+def test_inner_products_are_those_of_the_flattened_trees() -> None:
+    a = {"x": torch.arange(6.0).view(2, 3), "y": [torch.tensor(2.0)]}
+    b = {"x": torch.ones(2, 3), "y": [torch.tensor(-4.0)]}
+    assert tree.inner(a, b) == 15 - 8
+    assert tree.leaf_inner(a, b).tolist() == [15, -8]
+    assert tree.inner(a, a).sqrt() == tree.norm(a)
+    assert tree.inner(tree.cast(a, torch.bfloat16), b).dtype == torch.float32
+    assert (
+        tree.inner(a, b, torch.float64).dtype
+        == tree.inner(tree.cast(a, torch.float64), b).dtype
+        == torch.float64
+    )
