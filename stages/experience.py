@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pure.loss.log_probability import LogProbs
 from pure.loss.ppo import gae, whiten
+from pure.parallel.collect import by_rows
 from pure.transform.frozen import frozen
 from pure.transform.precision import cast_params
 from pure.types import Tree
@@ -73,11 +74,11 @@ def experience(
         total = torch.where(rollouts.ended, total, torch.nan)
     scored = total.isfinite()
     mask = rollouts.mask & scored[:, None]
-    old = rollouts.logps if offline else frozen(logps_fn)(policy, rollouts).logps
-    old_values = torch.where(mask, frozen(values_fn)(value, rollouts), 0.0)
+    old = rollouts.logps if offline else by_rows(frozen(logps_fn))(policy, rollouts).logps
+    old_values = torch.where(mask, by_rows(frozen(values_fn))(value, rollouts), 0.0)
     distance = torch.zeros_like(old)
     if reference is not None:
-        distance = old - frozen(logps_fn)(reference, rollouts).logps
+        distance = old - by_rows(frozen(logps_fn))(reference, rollouts).logps
     last = mask & (mask.cumsum(1) == mask.sum(1, keepdim=True))
     per_token = torch.where(last, total[:, None], 0.0) - coefficient * torch.where(mask, distance, 0.0)
     advantages, returns = gae(per_token, old_values, mask, gamma=gamma, lam=lam)

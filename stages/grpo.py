@@ -24,6 +24,7 @@ from pure.loss.check import may_be_nonzero
 from pure.loss.grpo import clip_bounds, grpo_loss, policy_metrics
 from pure.loss.kl import kl as divergence
 from pure.loss.log_probability import LogProbabilities, LogProbs
+from pure.parallel.collect import by_rows
 from pure.transform.frozen import frozen
 from pure.transform.precision import cast_params
 from pure.types import GradientTransformation, Model, Tree
@@ -269,11 +270,12 @@ def examples(
     scored = groups.isfinite().flatten() & answers.mask.any(1)
     inputs = {"advantages": advantages.flatten(), "scored": scored.any().expand(len(rewards))}
     if reference is not None:
-        inputs["reference_logps"] = frozen(logps_fn)(reference, answers).logps
+        inputs["reference_logps"] = by_rows(frozen(logps_fn))(reference, answers).logps
     if behaviour == "rollouts":
         inputs["old_logps"] = answers.logps
     elif behaviour == "params":
-        inputs["old_logps"] = frozen(logps_fn)(cast_params(state.params, compute), answers).logps
+        policy = cast_params(state.params, compute)
+        inputs["old_logps"] = by_rows(frozen(logps_fn))(policy, answers).logps
     return tree.map(lambda x: x[:, None], {**answers._asdict(), **inputs})
 
 

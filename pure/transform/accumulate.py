@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.foreign import check_loss
+from pure.parallel.collect import own, total
 from pure.transform.grad import value_and_grad
 from pure.types import Tree
 
@@ -92,12 +93,13 @@ def accumulate(loss: Loss, parts: int = 1) -> Callable[..., Accumulated]:
 def _accumulate(
     loss: Loss, parts: int, params: Tree, batch: Tree, key: Tensor, scale: Tensor | None = None
 ) -> Accumulated:
-    """Sums over the micro-batches, in order."""
+    """Sums over the micro-batches, in order, of this process's rows, and over all processes."""
+    batch = own(batch)
     batches = [batch] if parts == 1 else split(batch, parts)
-    total = _micro_batch(loss, params, batches[0], key, scale)
+    sums = _micro_batch(loss, params, batches[0], key, scale)
     for micro_batch in batches[1:]:
-        total = tree.map(torch.add, total, _micro_batch(loss, params, micro_batch, key, scale))
-    return total
+        sums = tree.map(torch.add, sums, _micro_batch(loss, params, micro_batch, key, scale))
+    return total(sums)
 
 
 def split(batch: Tree, parts: int) -> list[Tree]:

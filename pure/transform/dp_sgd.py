@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.loss.check import check_range, may_be_nonzero
+from pure.parallel.collect import own, total
 from pure.transform.accumulate import Accumulated, Loss, Metric, number_rows, split
 from pure.transform.examine import Checks, examine
 from pure.transform.ghost import check_bound, clip_factors
@@ -184,18 +185,19 @@ def _compute(
     memory: Tree,
     scale: Tensor | None,
 ) -> tuple[Accumulated, Tree]:
-    """Adds the clipped gradients of the micro-batches, and draws the noise once."""
-    batch = number_rows("clipped", batch)
+    """Adds the clipped gradients of the micro-batches, and of all processes, and draws the noise once."""
+    batch = own(number_rows("clipped", batch))
     clip_part = partial(_clip, loss, max_norm, keep, checks, params)
     first, *rest = [batch] if parts == 1 else split(batch, parts)
-    total = clip_part(first, key, scale)
+    sums = clip_part(first, key, scale)
     for part in rest:
-        total = tree.map(torch.add, total, clip_part(part, key, scale))
+        sums = tree.map(torch.add, sums, clip_part(part, key, scale))
+    sums = total(sums)
     if may_be_nonzero(noise):
         if key is None:
             raise ValueError("clipped: noise needs a key, got None; give that of the step")
-        total = total._replace(grads=add_noise(total.grads, key, noise * max_norm, add=add))
-    return total, memory
+        sums = sums._replace(grads=add_noise(sums.grads, key, noise * max_norm, add=add))
+    return sums, memory
 
 
 def _clip(

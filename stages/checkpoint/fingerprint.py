@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from data_pipes.digest import hash_bytes, short_digest
+from pure.parallel.group import Group
 from pure.serial.writer import memory, name_of
 from stages.stage import Stage
 
@@ -82,7 +83,8 @@ def describe(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str, s
             sha256; up to four numbers are written out.
         module-level function or class: its qualified name. Another function: its name, a lambda's code, and
             the variables in its closure. A partial: the function and its arguments, by parameter names.
-            An argument named `compile` is left out: compiled or not, the run is the same.
+            An argument named `compile` is left out: compiled or not, the run is the same. A function that is
+        computed by a group of processes is described as the function alone.
         NamedTuple, dataclass: type and fields; of a Stage only init and step, as the other fields bind the
             same objects. Fields that are functions (a pair such as init and update) share one name space, so
             that an argument of both is one entry; where they differ, each has an entry under its field's
@@ -201,6 +203,11 @@ def _partial(thing: functools.partial, child: Callable[[str, Any], Flat], path: 
     names += [f"argument{i}" for i in range(len(names), len(thing.args))]
     bound = {**dict(zip(names, thing.args, strict=False)), **thing.keywords}
     bound.pop(COMPILE, None)
+    groups = [name for name, value in bound.items() if isinstance(value, Group)]
+    if groups and thing.args and callable(thing.args[0]):  # computed by a group: the same function
+        return child("", thing.args[0])
+    for name in groups:
+        del bound[name]
     flat = child("", thing.func)
     for name, value in bound.items():
         flat = {k: v for k, v in flat.items() if k.split(".")[0] != name} | child(name, value)

@@ -64,6 +64,7 @@ IN_PLACE: Mapping[str, str] = {
 STATE: Mapping[str, str] = {
     "pure.interop.jax.opaque.NUMBERS": "torch's operators take numbers, not functions; a number is used once",
     "pure.interop.jax.opaque.FUNCTIONS": "maps a number to its function as long as a reference to that function exists",
+    "pure.parallel.group._DATA": "the groups in force; torch.compile guards a list, and cannot trace a ContextVar",
     "data_pipes.embedded.tasks.vocabulary": "a memo: Python's library stays the same while a process runs",
     "data_pipes.embedded.tuning_rows.read_summaries": "a memo: Python's library stays the same while a process runs",
     "stages.cli.flags._with_help": "a memo of a pure function of a class",
@@ -135,6 +136,9 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "pure/interop/jax/aten/threefry.py": "tests/pure/interop/jax/test_hashing.py",
     "pure/interop/jax/opaque.py": "tests/pure/interop/jax/test_functions.py",
     "pure/interop/jax/callback.py": "tests/pure/interop/jax/test_functions.py",
+    "pure/parallel/group.py": "tests/laws/test_processes.py",
+    "pure/parallel/collect.py": "tests/laws/test_processes.py",
+    "stages/data_parallel.py": "tests/laws/test_processes.py",
     "pure/interop/peft.py": "tests/stages/models/test_adapter.py",
     "pure/interop/peft_apply.py": "tests/outside/adapters.py",
     "pure/interop/peft_config.py": "tests/outside/adapters.py",

@@ -1,0 +1,123 @@
+"""A crew: processes joined by torch.distributed, which call functions together for a test module.
+
+They come from a fork server that has torch loaded, so that starting one takes a fraction of a second, and they
+stay for all tests of a module.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+SECONDS = 120.0
+"""Longest wait for the answers of one call."""
+
+
+class Crew(NamedTuple):
+    """Processes that wait for calls.
+
+    Fields:
+        run: (function, *args, seconds=SECONDS) -> [its result on each process]; the function is picklable (of
+            a module), and calls torch.distributed as any of torchrun's processes may. If it raises on one,
+            AssertionError with all tracebacks.
+        processes: the processes, by rank, for tests that end one.
+    """
+
+    run: Callable[..., list[Any]]
+    processes: list[Any]
+
+
+@contextmanager
+def crew(size: int) -> Iterator[Crew]:
+    """Starts `size` processes joined by gloo, and ends them with the block."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.stages.preloaded"])
+    port = _free_port()
+    ends, processes = [], []
+    for rank in range(size):
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there, rank, size, port), daemon=True)
+        process.start()
+        there.close()
+        ends.append(here)
+        processes.append(process)
+    try:
+        yield Crew(lambda function, *args, seconds=SECONDS: _call(ends, function, args, seconds), processes)
+    finally:
+        for end in ends:
+            end.close()
+        for process in processes:
+            process.join(5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _call(ends: list[Connection], function: Callable, args: tuple, seconds: float) -> list[Any]:
+    """Sends a call to all, and returns the results in order of rank."""
+    for end in ends:
+        end.send_bytes(_pack((function, args)))
+    until = time.monotonic() + seconds
+    answers = []
+    for rank, end in enumerate(ends):
+        assert end.poll(max(until - time.monotonic(), 0.0)), f"process {rank} gave no answer in {seconds} s"
+        answers.append(_unpack(end.recv_bytes()))
+    failed = [f"process {rank}:\n{text}" for rank, (text, _) in enumerate(answers) if text]
+    assert not failed, "\n".join(failed)
+    return [result for _, result in answers]
+
+
+def _serve(end: Connection, rank: int, size: int, port: int) -> None:
+    """Body of a process: joins the others, then answers calls until its pipe closes."""
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=60),
+    )
+    while True:
+        try:
+            function, args = _unpack(end.recv_bytes())
+        except EOFError:
+            break
+        try:
+            answer = (None, function(*args))
+        except BaseException:
+            answer = (traceback.format_exc(), None)
+        end.send_bytes(_pack(answer))
+    dist.destroy_process_group()
+
+
+def _pack(thing: Any) -> bytes:
+    """Pickles; tensors as bytes, not as shared memory."""
+    import torch
+
+    torch.save(thing, buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def _unpack(data: bytes) -> Any:
+    """Inverse of `_pack`."""
+    import torch
+
+    return torch.load(io.BytesIO(data), weights_only=False)
+
+
+def _free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
