@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pure.loss.importance import importance_metrics, importance_weights
 from pure.loss.log_probability import LogProbs
 from pure.loss.ppo import gae, whiten
 from pure.parallel.collect import by_rows
@@ -51,6 +52,7 @@ def experience(
     compute: torch.dtype,
     offline: bool,
     mask_truncated: bool,
+    importance_cap: float | None = None,
 ) -> tuple[Tree, dict[str, Tensor]]:
     """Compute the advantage and the return of every token of a round of answers, before any update.
 
@@ -61,20 +63,21 @@ def experience(
         coefficient: [] β.
         logps_fn: (params, rollouts) -> LogProbabilities.
         values_fn: (params, rollouts) -> [B, M].
-        gamma, lam, reference, compute, mask_truncated: see `ppo`.
+        gamma, lam, reference, compute, mask_truncated, importance_cap: see `ppo`.
         offline: whether the answers are ready-made: the behaviour policy's log-probabilities are then the
-            rollouts' own.
+            rollouts' own, unless importance weights compare these with the policy's.
 
     Returns:
-        (a batch of rows: the fields of Rollouts, old_logps, old_values, advantages and returns [B, M];
-        metrics).
+        (a batch of rows: the fields of Rollouts, old_logps, old_values, advantages and returns [B, M], and
+        token_weights [B, M] if there is an importance_cap; metrics).
     """
     policy, value = (cast_params(params[name], compute) for name in ("policy", "value"))
     if mask_truncated:
         total = torch.where(rollouts.ended, total, torch.nan)
     scored = total.isfinite()
     mask = rollouts.mask & scored[:, None]
-    old = rollouts.logps if offline else by_rows(frozen(logps_fn))(policy, rollouts).logps
+    own = offline and importance_cap is None
+    old = rollouts.logps if own else by_rows(frozen(logps_fn))(policy, rollouts).logps
     old_values = torch.where(mask, by_rows(frozen(values_fn))(value, rollouts), 0.0)
     distance = torch.zeros_like(old)
     if reference is not None:
@@ -99,6 +102,11 @@ def experience(
         "advantages": whiten(advantages, mask),
         "returns": returns,
     }
+    if importance_cap is not None:
+        weights = importance_weights(old, rollouts.logps, mask, cap=importance_cap)
+        batch["token_weights"] = weights
+        for name, (x, count) in importance_metrics(weights, mask, cap=importance_cap).items():
+            metrics[name] = x / count.clamp(min=1)
     return batch, {name: x.float() for name, x in metrics.items()}
 
 

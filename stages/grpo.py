@@ -22,14 +22,15 @@ from pure.generation.stepper import Stepper
 from pure.loss.advantages import group_advantages, leave_one_out
 from pure.loss.check import may_be_nonzero
 from pure.loss.grpo import clip_bounds, grpo_loss, policy_metrics
+from pure.loss.importance import IMPORTANCE_METRICS, importance_metrics, importance_weights
 from pure.loss.kl import kl as divergence
 from pure.loss.log_probability import LogProbabilities, LogProbs
 from pure.parallel.collect import by_rows
 from pure.transform.frozen import frozen
 from pure.transform.precision import cast_params
 from pure.types import GradientTransformation, Model, Tree
-from stages.online import Examples, Online, Score, online, reward_metrics, weighted_sum
-from stages.rollout import Rollouts, mask_truncated_rows, policy_log_probabilities, rollout
+from stages.online import Examples, Online, Rollout, Score, online, reward_metrics, weighted_sum
+from stages.rollout import Rollouts, choose_rollout, mask_truncated_rows, policy_log_probabilities
 from stages.stage import Stage, stage
 from stages.state import TrainState
 from stages.weights import row_weights
@@ -79,6 +80,8 @@ def grpo(
     scale: str = "group",
     iterations: int = 1,
     mask_truncated: bool = False,
+    rollout: Rollout | None = None,
+    importance_cap: float | None = None,
     compute: torch.dtype = torch.float32,
     chunk: int | None = None,
     compile: bool | Stepper = False,
@@ -104,6 +107,11 @@ def grpo(
             matters.
         mask_truncated: leave answers that were cut off at M tokens out of the loss; their rewards still count
             in their group's mean and deviation, as in TRL (overlong filtering, Yu et al. 2025, section 3.4).
+        rollout: another sampler of the same policy, (params, batch, key) -> Rollouts of B rows, such as
+            `stages.run.vllm_rollout.vllm_rollout`; None samples with `stages.rollout.rollout`.
+        importance_cap: largest importance weight between trainer and sampler, > 0: the loss of each token is
+            multiplied by `pure.loss.importance.importance_weights` (one weight per answer for gspo and rloo).
+            The ratio stays that to the trainer's own log-probabilities before the update. None: no weights.
         compute: dtype of sampling and of the loss; params keep theirs.
         chunk: rows whose logits are computed at a time, to bound memory; None computes all at once.
         compile: as in `pure.generation.generate.generate`, for sampling.
@@ -135,6 +143,7 @@ def grpo(
     logps_fn = policy_log_probabilities(model, temperature=sampling.temperature, chunk=chunk)
     group_loss_fn = partial(
         group_loss,
+        importance_cap=importance_cap,
         variant=variant,
         clip_low=clip_low,
         clip_high=clip_high,
@@ -144,8 +153,11 @@ def grpo(
         dual_clip=dual_clip,
     )
     loss = partial(batch_loss, logps_fn=logps_fn, group_loss_fn=group_loss_fn)
-    inner = stage(loss, optimizer, init=model.init, metrics=METRICS, compute=compute, **options)
-    rollout_fn = partial(rollout, model, samples=samples, sampling=sampling, dtype=compute, compile=compile)
+    metrics = METRICS if importance_cap is None else METRICS + IMPORTANCE_METRICS
+    inner = stage(loss, optimizer, init=model.init, metrics=metrics, compute=compute, **options)
+    rollout_fn = choose_rollout(
+        rollout, model, sampling, samples=samples, dtype=compute, compile=compile, cap=importance_cap
+    )
     examples_fn = partial(
         examples,
         logps_fn=logps_fn,
@@ -154,7 +166,7 @@ def grpo(
         scale=scale,
         reference=cast_params(reference, compute),
         compute=compute,
-        behaviour=_behaviour(score, iterations),
+        behaviour=_behaviour(score, iterations, importance_cap),
         mask_truncated=mask_truncated,
     )
     update_fn = partial(
@@ -279,10 +291,10 @@ def examples(
     return tree.map(lambda x: x[:, None], {**answers._asdict(), **inputs})
 
 
-def _behaviour(score: Score | None, iterations: int) -> str | None:
+def _behaviour(score: Score | None, iterations: int, importance_cap: float | None) -> str | None:
     """Choose the source of the behaviour policy's log-probabilities; see `examples`."""
     if score is None:
-        return "rollouts"
+        return "rollouts" if importance_cap is None else "params"
     return "params" if iterations > 1 else None
 
 
@@ -344,6 +356,7 @@ def group_loss(
     advantages: Tensor,
     mask: Tensor,
     reference: Tensor | None = None,
+    importance_cap: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor, dict]:
     """Compute the loss of one group of answers to one prompt.
@@ -351,16 +364,22 @@ def group_loss(
     Args:
         policy: LogProbabilities(logps, entropy) [G, M] under the policy that is trained.
         old: [G, M] nats, under the behaviour policy.
-        sampled: [G, M] nats, as the sampler computed them; only for a metric.
+        sampled: [G, M] nats, as the sampler computed them; for a metric, and for importance weights.
         advantages: [G].
         mask: [G, M] bool.
         reference: [G, M] nats, under the frozen policy, or None.
+        importance_cap: see `grpo`.
         options: of `pure.loss.grpo.grpo_loss`.
 
     Returns:
         (sum [], count [], metrics {name: (sum [], tokens [])}).
     """
-    total, count = grpo_loss(policy.logps, old, reference, advantages, mask, **options)
+    weights = importance = None
+    if importance_cap is not None:
+        level = "sequence" if options["variant"] in ("gspo", "rloo") else "token"
+        weights = importance_weights(old, sampled, mask, cap=importance_cap, level=level)
+        importance = importance_metrics(weights, mask, cap=importance_cap)
+    losses = grpo_loss(policy.logps, old, reference, advantages, mask, token_weights=weights, **options)
     low, high = clip_bounds(options["variant"], options["clip_low"], options["clip_high"])
     tokens = mask.sum().float()
     logps = policy.logps.detach()
@@ -375,4 +394,5 @@ def group_loss(
         "sampling/sampling_logp_difference/mean": torch.where(mask, (old - sampled).abs(), 0.0).sum(),
     }
     clipped = policy_metrics(policy.logps, old, advantages, mask, clip_low=low, clip_high=high)
-    return total, count, {**clipped, **{name: (x, tokens) for name, x in sums.items()}}
+    metrics = {name: (x, tokens) for name, x in sums.items()}
+    return losses.sum, losses.count, {**clipped, **metrics, **(importance or {})}

@@ -24,6 +24,7 @@ from pure.foreign import check_model
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.loss.grpo import policy_metrics
+from pure.loss.importance import IMPORTANCE_METRICS
 from pure.loss.kl import adaptive_coefficient
 from pure.loss.log_probability import LogProbabilities, LogProbs
 from pure.loss.ppo import ppo_policy_loss, ppo_value_loss
@@ -31,8 +32,8 @@ from pure.nn.scalar import ScalarModel, scalar_model
 from pure.transform.precision import cast_params
 from pure.types import GradientTransformation, Model, Tree
 from stages.experience import Experience, Values, experience
-from stages.online import Online, Score, online, reward_metrics, weighted_sum
-from stages.rollout import Rollouts, completion_states, policy_log_probabilities, rollout
+from stages.online import Online, Rollout, Score, online, reward_metrics, weighted_sum
+from stages.rollout import Rollouts, choose_rollout, completion_states, policy_log_probabilities
 from stages.stage import Stage, fold_in_name, stage
 from stages.state import TrainState
 from stages.weights import row_weights, sum_rows
@@ -83,6 +84,8 @@ def ppo(
     epochs: int = 2,
     minibatches: int = 1,
     mask_truncated: bool = False,
+    rollout: Rollout | None = None,
+    importance_cap: float | None = None,
     compute: torch.dtype = torch.float32,
     compile: bool | Stepper = False,
     **options: Unpack[StageOptions],
@@ -111,6 +114,11 @@ def ppo(
         minibatches: number of parts of each epoch, shuffled in every epoch; must divide B.
         mask_truncated: leave answers that were cut off at M tokens out of the losses of policy and value
             function; their rewards are still reported.
+        rollout: another sampler of the same policy, as in `stages.grpo.grpo`; None samples with
+            `stages.rollout.rollout`.
+        importance_cap: largest importance weight between trainer and sampler, > 0: the policy loss of each
+            token is multiplied by `pure.loss.importance.importance_weights`; the value loss is not. None: no
+            weights.
         compute: dtype of the forward and backward pass; params keep theirs.
         compile: as in `pure.generation.generate.generate`, for sampling.
         options: of `stages.stage.stage`; `accumulation` counts answers.
@@ -145,7 +153,9 @@ def ppo(
     )
     new_params = partial(_new_params, model=model, critic=critic)
     inner = stage(loss, optimizer, init=new_params, metrics=METRICS, compute=compute, **options)
-    rollout_fn = partial(rollout, model, samples=samples, sampling=sampling, dtype=compute, compile=compile)
+    rollout_fn = choose_rollout(
+        rollout, model, sampling, samples=samples, dtype=compute, compile=compile, cap=importance_cap
+    )
     experience_fn = partial(
         experience,
         logps_fn=logps_fn,
@@ -156,22 +166,22 @@ def ppo(
         compute=compute,
         offline=score is None,
         mask_truncated=mask_truncated,
+        importance_cap=importance_cap,
     )
-    kl_controller = None
-    if target_kl is not None:
-        kl_controller = partial(adaptive_coefficient, target=target_kl, horizon=horizon)
+    adapt = partial(adaptive_coefficient, target=target_kl, horizon=horizon)
     update_fn = partial(
         update,
         inner=inner,
         experience_fn=experience_fn,
-        kl_controller=kl_controller,
+        kl_controller=None if target_kl is None else adapt,
         samples=samples,
         names=rewards,
         weights=weights,
         epochs=epochs,
         minibatches=minibatches,
     )
-    init = partial(_init, inner=inner, critic=critic, beta=beta)
+    round_metrics = ROUND_METRICS if importance_cap is None else ROUND_METRICS + IMPORTANCE_METRICS
+    init = partial(_init, inner=inner, critic=critic, beta=beta, round_metrics=round_metrics)
     examples_fn = partial(examples, experience_fn=experience_fn, weights=weights)
     return online(Online(init, rollout_fn, score, update_fn, examples_fn), rewards, loss=inner.loss)
 
@@ -295,7 +305,10 @@ def answers_loss(
 
     def sums(current: LogProbabilities, values: Tensor, batch: Tree) -> tuple[Tensor, Tensor, dict]:
         mask, old, advantages = batch["mask"], batch["old_logps"], batch["advantages"]
-        policy, tokens = ppo_policy_loss(current.logps, old, advantages, mask, clip=clip)
+        weights = batch.get("token_weights")
+        policy, tokens = ppo_policy_loss(
+            current.logps, old, advantages, mask, clip=clip, token_weights=weights
+        )
         value, _ = ppo_value_loss(values, batch["old_values"], batch["returns"], mask, clip=clip_value)
         entropy = torch.where(mask, current.entropy, 0.0).sum()
         loss = policy + value_weight * value - entropy_weight * entropy
@@ -313,12 +326,18 @@ def _new_params(key: Tensor, *, model: Model, critic: ScalarModel) -> Tree:
 
 
 def _init(
-    key: Tensor, params: Tree | None = None, *, inner: Stage, critic: ScalarModel, beta: float
+    key: Tensor,
+    params: Tree | None = None,
+    *,
+    inner: Stage,
+    critic: ScalarModel,
+    beta: float,
+    round_metrics: tuple[str, ...],
 ) -> TrainState:
     """The initial state; the value function starts from a copy of the policy if only that is given."""
     if params is not None and set(params) != {"policy", "value"}:
         params = {"policy": params, "value": critic.init(fold_in_name(key, "init"), params)}
     state = inner.init(key, params)
     extra = {**state.extra, "kl_coefficient": torch.tensor(float(beta), device=key.device)}
-    round_metrics = {name: torch.full((), torch.nan, device=key.device) for name in ROUND_METRICS}
-    return state._replace(extra=extra, metrics=state.metrics | round_metrics)
+    metrics = {name: torch.full((), torch.nan, device=key.device) for name in round_metrics}
+    return state._replace(extra=extra, metrics=state.metrics | metrics)

@@ -16,10 +16,14 @@ from pure import random, tree
 from pure.generation.generate import generate
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
+from pure.loss.check import check_range
 from pure.loss.cross_entropy import IGNORE
 from pure.loss.log_probability import Head, LogProbabilities, LogProbs, linear_log_probabilities
 from pure.transform.jit import region
 from pure.types import Model, Tree
+
+ALTERING = ("top_k", "top_p", "min_p", "repetition_penalty")
+"""Fields of Sampling that change which tokens are sampled, but not the log-probabilities in the losses."""
 
 
 class Rollouts(NamedTuple):
@@ -79,25 +83,89 @@ def rollout(
     Raises:
         ValueError: as `generate`, for a prompt that is too long.
     """
-    prompts, lengths, row = (
-        batch[name].repeat_interleave(samples, 0) for name in ("prompts", "lengths", "row")
-    )
-    sample_index = torch.arange(samples, device=key.device).repeat(len(batch["row"]))
-    fold = torch.func.vmap(random.fold_in)
-    keys = fold(torch.func.vmap(random.fold_in, (None, 0))(key, row), sample_index)
+    prompts, lengths, row = repeat_prompts(batch, samples)
     generated = generate(
         model,
         params if dtype is None else tree.cast(params, dtype),
         prompts,
         sampling,
         lengths=lengths,
-        key=keys,
-        shape=prompts.shape,
+        key=completion_keys(key, row, samples),
+        shape=(len(prompts), prompts.shape[1]),
         compact=False,
         compile=compile,
     )
     completions = (generated.tokens, generated.lengths, generated.logprobs)
     return arrange(prompts, lengths, *completions, row, sampling.stop_tokens)
+
+
+def repeat_prompts(batch: Tree, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Repeat each prompt for its G completions.
+
+    Args:
+        batch: "prompts" [N, P], "lengths" [N] and "row" [N].
+        samples: G.
+
+    Returns:
+        (prompts [B, P], lengths [B], row [B]); row n G + g is sample g of prompt n.
+    """
+    prompts, lengths, row = (
+        batch[name].repeat_interleave(samples, 0) for name in ("prompts", "lengths", "row")
+    )
+    return prompts, lengths, row
+
+
+def completion_keys(key: Tensor, row: Tensor, samples: int) -> Tensor:
+    """Make the key of each completion, fold_in(fold_in(key, row), sample).
+
+    Args:
+        key: [2] uint32, the key of a step's rollouts.
+        row: [B] integers, the prompts' rows in the data set, each repeated G times.
+        samples: G.
+
+    Returns:
+        [B, 2] uint32.
+    """
+    sample_index = torch.arange(samples, device=key.device).repeat(len(row) // samples)
+    row_keys = torch.func.vmap(random.fold_in, (None, 0))(key, row)
+    return torch.func.vmap(random.fold_in)(row_keys, sample_index)
+
+
+def choose_rollout(
+    given: Callable[[Tree, Tree, Tensor], Rollouts] | None,
+    model: Model,
+    sampling: Sampling,
+    *,
+    samples: int,
+    dtype: torch.dtype | None = None,
+    compile: bool | Stepper = False,
+    cap: float | None = None,
+) -> Callable[[Tree, Tree, Tensor], Rollouts]:
+    """Return the sampler of a stage: the given one, or `stages.rollout.rollout` with its options bound.
+
+    Args:
+        given: another sampler, or None.
+        model, sampling, samples, dtype, compile: of `rollout`.
+        cap: largest importance weight between trainer and sampler, or None for no weights.
+
+    Returns:
+        (params, batch, key) -> Rollouts.
+
+    Raises:
+        ValueError: if the cap is not above 0; or if another sampler truncates its distribution, and its
+            log-probabilities are to be compared with those of the whole one.
+    """
+    check_range("importance_cap", "above 0", optional=True, importance_cap=cap)
+    if given is None:
+        return partial(rollout, model, samples=samples, sampling=sampling, dtype=dtype, compile=compile)
+    altered = [name for name in ALTERING if getattr(sampling, name) is not None]
+    if cap is not None and altered:
+        raise ValueError(
+            f"importance_cap {cap} compares the log-probabilities of a sampler elsewhere, those of its "
+            f"truncated distribution, with the trainer's, of the whole one; leave out {', '.join(altered)}, or "
+            "importance_cap"
+        )
+    return given
 
 
 def arrange(

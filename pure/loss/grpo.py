@@ -55,6 +55,7 @@ def grpo_loss(
     kl: str = "k3",
     max_length: int | Tensor | None = None,
     dual_clip: float | Tensor | None = None,
+    token_weights: Tensor | None = None,
 ) -> PolicyLoss:
     """Sums the clipped policy loss over completions, with a KL penalty to the reference.
 
@@ -87,6 +88,8 @@ def grpo_loss(
         max_length: longest possible completion, tokens; dr_grpo needs it.
         dual_clip: c > 1: where A < 0 the loss is at most -c A, so that one token with a large ratio cannot
             dominate; None sets no bound. Not for cispo.
+        token_weights: [B, T], by which the losses of tokens are multiplied, before the KL penalty and without
+            gradient, such as `pure.loss.importance.importance_weights`; None: 1.
 
     Returns:
         PolicyLoss(sum [], count []).
@@ -94,7 +97,7 @@ def grpo_loss(
     Steps:
         1. Set masked positions to ratio 1, before anything can overflow.
         2. Ratio, by token or by completion; clamped to e^±20.
-        3. Clipped objective.
+        3. Clipped objective, weighted.
         4. KL penalty.
         5. Sums and counts.
 
@@ -119,7 +122,7 @@ def grpo_loss(
     Differs from them: the clamp.
     """
     low, high = clip_bounds(variant, clip_low, clip_high)
-    _check_shapes(logps, old_logps, reference_logps, advantages, mask)
+    _check_shapes(logps, old_logps, reference_logps, advantages, mask, token_weights)
     check_range("grpo_loss", "at least 0", beta=beta)
     check_range("grpo_loss", "at least 1", optional=True, max_length=max_length)
     check_range("grpo_loss", "above 1", optional=True, dual_clip=dual_clip)
@@ -152,6 +155,8 @@ def grpo_loss(
             losses = torch.where(a < 0, losses.clamp(max=-dual_clip * a), losses)
     if variant == "rloo":
         losses = losses / tokens  # one loss per completion, spread over its tokens, which are summed below
+    if token_weights is not None:
+        losses = losses * upcast(token_weights).detach()
     # 4. KL penalty.
     if reference_logps is not None:
         losses = losses + beta * divergence(logps, torch.where(mask, reference_logps, 0.0), kl)
@@ -238,7 +243,12 @@ def policy_metrics(
 
 
 def _check_shapes(
-    logps: Tensor, old_logps: Tensor, reference_logps: Tensor | None, advantages: Tensor, mask: Tensor
+    logps: Tensor,
+    old_logps: Tensor,
+    reference_logps: Tensor | None,
+    advantages: Tensor,
+    mask: Tensor,
+    token_weights: Tensor | None,
 ) -> None:
     """Checks the shapes and dtypes of the tensors of `grpo_loss`."""
     expect(
@@ -248,6 +258,7 @@ def _check_shapes(
         reference_logps=(reference_logps, "B T", "float?"),
         advantages=(advantages, "B", "float"),
         mask=(mask, "B T", "bool"),
+        token_weights=(token_weights, "B T", "float?"),
     )
 
 

@@ -130,7 +130,13 @@ def whiten(x: Tensor, mask: Tensor, *, keep_mean: bool = False, eps: float = 1e-
 
 
 def ppo_policy_loss(
-    logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, *, clip: float | Tensor = 0.2
+    logps: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip: float | Tensor = 0.2,
+    token_weights: Tensor | None = None,
 ) -> PolicyLoss:
     """Sums the clipped policy loss over tokens.
 
@@ -145,6 +151,8 @@ def ppo_policy_loss(
         advantages: [B, T], usually whitened.
         mask: [B, T] bool.
         clip: above 0; 0.2 in the paper.
+        token_weights: [B, T], by which the losses of tokens are multiplied, without gradient, such as
+            `pure.loss.importance.importance_weights`; None: 1.
 
     Returns:
         PolicyLoss(sum [], count [] tokens).
@@ -168,11 +176,14 @@ def ppo_policy_loss(
         old_logps=(old_logps, "B T", "float"),
         advantages=(advantages, "B T", "float"),
         mask=(mask, "B T", "bool"),
+        token_weights=(token_weights, "B T", "float?"),
     )
     check_range("ppo_policy_loss", "above 0", clip=clip)
     ratio = torch.where(mask, upcast(logps) - upcast(old_logps), 0.0).clamp(-LIMIT, LIMIT).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)  # type: ignore[arg-type]
     losses = -torch.minimum(ratio * advantages, clipped * advantages)
+    if token_weights is not None:
+        losses = losses * upcast(token_weights).detach()
     return PolicyLoss(torch.where(mask, losses, 0.0).sum(), mask.sum().float())
 
 

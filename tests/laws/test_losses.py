@@ -20,6 +20,7 @@ from pure.loss.advantages import equal_rewards, group_advantages, leave_one_out
 from pure.loss.cross_entropy import cross_entropy, linear_cross_entropy
 from pure.loss.dpo import VARIANTS, dpo_loss
 from pure.loss.grpo import CLIPS, grpo_loss, policy_metrics
+from pure.loss.importance import LEVELS, importance_metrics, importance_weights
 from pure.loss.kl import ESTIMATORS, adaptive_coefficient, exact_kl, kl
 from pure.loss.kto import kto_loss, mismatched_divergence
 from pure.loss.log_probability import linear_log_probabilities, log_probabilities
@@ -161,6 +162,32 @@ LOSSES = (
         for name in CLIPS
     ),
     Row(
+        "grpo_loss-weighted",
+        partial(grpo_loss, beta=0.1),
+        {
+            **POLICY,
+            "reference_logps": random_matrix(2),
+            "advantages": random_vector(3),
+            "mask": MASK,
+            "token_weights": -random_matrix(4),
+        },
+    ),
+    *(
+        Row(
+            f"importance_weights-{level}",
+            partial(importance_weights, level=level, cap=2.0),
+            {"logps": random_matrix(0), "sampler_logps": random_matrix(1), "mask": MASK},
+            {"cap": NOT_POSITIVE},
+        )
+        for level in LEVELS
+    ),
+    Row(
+        "importance_metrics",
+        partial(importance_metrics, cap=0.5),
+        {"weights": -random_matrix(0), "mask": MASK},
+        {"cap": NOT_POSITIVE},
+    ),
+    Row(
         "policy_metrics",
         partial(policy_metrics, clip_low=0.2, clip_high=0.2),
         {**POLICY, "advantages": random_vector(3), "mask": MASK},
@@ -178,6 +205,11 @@ LOSSES = (
         ppo_policy_loss,
         {**POLICY, "advantages": random_matrix(2), "mask": MASK},
         {"clip": NOT_POSITIVE},
+    ),
+    Row(
+        "ppo_policy_loss-weighted",
+        ppo_policy_loss,
+        {**POLICY, "advantages": random_matrix(2), "mask": MASK, "token_weights": -random_matrix(4)},
     ),
     Row(
         "ppo_value_loss",
@@ -304,6 +336,8 @@ def test_none_for_a_tensor_is_refused_by_name(loss: Row) -> None:
     for name in loss.arguments:
         if name in ("chosen_tokens", "rejected_tokens") and "dpo" in loss.name:
             continue  # needed only by variants that divide by them; `tests/pure/loss/test_dpo.py` tests those
+        if name == "token_weights":
+            continue  # None: every token has weight 1
         with pytest.raises((TypeError, ValueError)) as refused:
             call_loss(loss, **{name: None})
         assert any(

@@ -11,6 +11,8 @@ import torch
 
 from pure import optim, random, tree
 from pure.generation.sampling import Sampling
+from pure.loss.grpo import CLIPS
+from pure.loss.importance import IMPORTANCE_METRICS
 from pure.loss.log_probability import linear_log_probabilities
 from pure.nn.transformer import transformer
 from pure.serial import serial
@@ -20,7 +22,7 @@ from stages.grpo import grpo
 from stages.online import Online, generate_and_score, policy_of, reward_metrics, weighted_sum
 from stages.population import population
 from stages.ppo import ppo
-from stages.rollout import Rollouts, completion_log_probabilities
+from stages.rollout import Rollouts, completion_log_probabilities, rollout
 from stages.stage import Stage
 from tests.laws.test_stages import VOCABULARY, make_own, same_bits, small
 
@@ -198,6 +200,75 @@ def test_top_p_top_k_and_min_p_leave_the_first_ratio_at_one(kind: object) -> Non
         assert metrics["approx_kl"].abs() < 1e-6
         assert metrics["clip_ratio/region_mean"] == 0
         assert metrics["sampling/sampling_logp_difference/mean"] < 1e-5
+
+
+def sample_elsewhere(params: Tree, batch: Tree, key: torch.Tensor, *, factor: float) -> Rollouts:
+    """Sample as the stages do, by a sampler that reports `factor` times the probability of each token."""
+    rollouts = rollout(MODEL, params, batch, key, **OPTIONS)
+    return rollouts._replace(logps=torch.where(rollouts.mask, rollouts.logps + math.log(factor), 0.0))
+
+
+@KINDS
+def test_another_sampler_takes_the_place_of_ours(kind: object) -> None:
+    ours, given = make_stage(kind), make_stage(kind, rollout=partial(sample_elsewhere, factor=1.0))
+    state = ours.init(random.key(0))
+    assert given.parts.rollout.func is sample_elsewhere
+    assert same_bits(ours.step(state, prompt_batch(0)), given.step(state, prompt_batch(0)))
+
+
+SAMPLERS = ((grpo, {"variant": variant}) for variant in CLIPS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [*SAMPLERS, (grpo, {"iterations": 2}), (ppo, {"epochs": 1, "value_weight": 0.0})],
+    ids=str,
+)
+def test_importance_weights_multiply_the_gradient_of_the_policy(kind: object, options: dict) -> None:
+    """Every token is reported half as likely as it is, so that its weight is the cap of 1.5, or 2."""
+    options = {"clip_low": 0.2, "clip_high": 0.2} | options if kind is grpo else options
+    half = partial(sample_elsewhere, factor=0.5)
+    make = partial(kind, MODEL, optim.sgd(1e-3), score=even_share, **OPTIONS, **options)
+    start = make(rollout=half).init(random.key(0))
+    plain, capped, uncapped = (
+        make(rollout=half, importance_cap=cap).step(make(rollout=half).init(random.key(0)), prompt_batch(0))
+        for cap in (None, 1.5, 2.5)
+    )
+    mean, share = (capped.metrics[name] for name in IMPORTANCE_METRICS)
+    torch.testing.assert_close((mean, share), (torch.tensor(1.5), torch.tensor(1.0)))
+    if options.get("variant") not in ("gspo", "rloo"):
+        torch.testing.assert_close(uncapped.metrics[IMPORTANCE_METRICS[0]], torch.tensor(2.0))
+        assert uncapped.metrics[IMPORTANCE_METRICS[1]] == 0
+    assert not set(IMPORTANCE_METRICS) & set(plain.metrics)
+    trees = (policy_of(x.params) for x in (start, plain, capped))
+    for before, x, y in zip(*map(tree.leaves, trees), strict=True):
+        torch.testing.assert_close(y - before, 1.5 * (x - before), rtol=2e-2, atol=2e-7)
+
+
+@KINDS
+def test_recorded_rollouts_with_importance_weights_repeat_the_step(kind: object) -> None:
+    """The ratio is to the policy before the update, as it was online, not to the sampler."""
+    options = {"importance_cap": 2.0, "rollout": partial(sample_elsewhere, factor=0.7)}
+    online = make_stage(kind, **options)
+    state = online.init(random.key(0))
+    rollouts, rewards = generate_and_score(state, prompt_batch(0), parts=online.parts)
+    again = make_stage(kind, score=None, **options).step(state, {**rollouts._asdict(), "rewards": rewards})
+    after = online.step(state, prompt_batch(0))
+    assert after.metrics[IMPORTANCE_METRICS[0]] > 1.4
+    for x, y in zip(tree.leaves(after.params), tree.leaves(again.params), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
+
+
+@KINDS
+def test_importance_weights_of_a_truncated_sampler_are_refused(kind: object) -> None:
+    elsewhere = partial(sample_elsewhere, factor=1.0)
+    sampling = SAMPLING._replace(top_k=3, min_p=0.1)
+    with pytest.raises(ValueError, match="leave out top_k, min_p, or importance_cap"):
+        make_stage(kind, rollout=elsewhere, importance_cap=2.0, sampling=sampling)
+    make_stage(kind, rollout=elsewhere, sampling=sampling)
+    make_stage(kind, importance_cap=2.0, sampling=sampling)
+    with pytest.raises(ValueError, match="importance_cap must be above 0, got 0"):
+        make_stage(kind, importance_cap=0.0)
 
 
 def test_the_number_of_weights_must_be_that_of_the_rewards() -> None:

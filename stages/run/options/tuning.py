@@ -172,6 +172,9 @@ class OnlineOptions(CompletionFlags, RewardFlags, SamplingFlags, TuningOptions):
     mask_truncated: bool = False
     """Leave completions that reach --max_new_tokens out of the loss; their rewards still count in the
     group."""
+    importance_cap: Annotated[float | None, Above(0)] = None
+    """Largest importance weight, a factor on the loss of a token: its probability in training over that in
+    sampling; None sets no weights. 2 is usual where another program samples."""
     table_every: Annotated[int, AtLeast(0)] = 10
     """Steps between tables of completions with their rewards, printed and written to completions.jsonl; 0
     disables the tables."""

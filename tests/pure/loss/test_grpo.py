@@ -90,8 +90,8 @@ def test_the_dual_clip_bounds_the_loss_of_negative_advantages(variant: str) -> N
     assert compute_loss(variant, dual_clip=1.05).sum <= compute_loss(variant).sum
 
 
-def trl_loss(trainer: str, loss_type: str, level: str, logps: Tensor) -> Tensor:
-    """Compute TRL's loss for these log-probabilities of the policy."""
+def trl_loss(trainer: str, loss_type: str, level: str, logps: Tensor, ratio: Tensor | None = None) -> Tensor:
+    """Compute TRL's loss for these log-probabilities of the policy, and importance ratios of its sampler."""
     import trl
 
     high = 1.3 if loss_type == "cispo" else 0.3  # TRL's bound for CISPO is the ratio itself
@@ -103,7 +103,8 @@ def trl_loss(trainer: str, loss_type: str, level: str, logps: Tensor) -> Tensor:
         epsilon_high=high,
         top_entropy_quantile=1.0,
         off_policy_mask_threshold=None,
-        use_vllm=False,
+        use_vllm=ratio is not None,
+        vllm_importance_sampling_correction=True,
         max_completion_length=TOKENS,
         _entropy_bonus_enabled=False,
         args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
@@ -120,6 +121,7 @@ def trl_loss(trainer: str, loss_type: str, level: str, logps: Tensor) -> Tensor:
         "ref_per_token_logps": REFERENCE,
         "old_logps": (OLD * MASK).sum(1),
         "num_items_in_batch": MASK.sum(),
+        "importance_sampling_ratio": ratio,
     }
     return getattr(trl, trainer)._compute_loss(fake, None, inputs)
 
