@@ -168,12 +168,11 @@ def ppo(
         mask_truncated=mask_truncated,
         importance_cap=importance_cap,
     )
-    adapt = partial(adaptive_coefficient, target=target_kl, horizon=horizon)
     update_fn = partial(
         update,
         inner=inner,
         experience_fn=experience_fn,
-        kl_controller=None if target_kl is None else adapt,
+        kl_controller=_kl_controller(target_kl, horizon),
         samples=samples,
         names=rewards,
         weights=weights,
@@ -317,6 +316,11 @@ def answers_loss(
         return loss, tokens, {**{name: (x.detach(), tokens) for name, x in parts.items()}, **clipped}
 
     return sum_rows(sums, row_weights(batch), current, values, batch)
+
+
+def _kl_controller(target: float | None, horizon: float) -> Callable[..., Tensor] | None:
+    """The function that adapts β to a target; None keeps β."""
+    return None if target is None else partial(adaptive_coefficient, target=target, horizon=horizon)
 
 
 def _new_params(key: Tensor, *, model: Model, critic: ScalarModel) -> Tree:
