@@ -162,8 +162,8 @@ def choose_rollout(
     if cap is not None and altered:
         raise ValueError(
             f"importance_cap {cap} compares the log-probabilities of a sampler elsewhere, those of its "
-            f"truncated distribution, with the trainer's, of the whole one; leave out {', '.join(altered)}, or "
-            "importance_cap"
+            "truncated distribution, with the trainer's, of the whole one; leave out "
+            f"{', '.join(altered)}, or importance_cap"
         )
     return given
 
