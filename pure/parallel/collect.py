@@ -171,8 +171,12 @@ def exchange(value: Any, group: Group) -> list[Any]:
     return values
 
 
-def buckets(leaves: Sequence[Tensor]) -> Iterator[list[int]]:
+def buckets(leaves: Sequence[Tensor], counts: Sequence[int] | None = None) -> Iterator[list[int]]:
     """Yield the indices of the leaves that one collective takes: of one dtype, and about BUCKET bytes.
+
+    Args:
+        leaves: tensors.
+        counts: elements of each, the same on all processes; None: those of the leaves.
 
     Example:
         >>> list(buckets([torch.zeros(2), torch.zeros(2, dtype=torch.int64), torch.zeros(3)]))
@@ -184,11 +188,12 @@ def buckets(leaves: Sequence[Tensor]) -> Iterator[list[int]]:
         for i, x in enumerate(leaves):
             if x.dtype != dtype:
                 continue
-            if indices and size + x.numel() * x.element_size() > BUCKET:
+            nbytes = x.element_size() * (x.numel() if counts is None else counts[i])
+            if indices and size + nbytes > BUCKET:
                 yield indices
                 indices, size = [], 0
             indices.append(i)
-            size += x.numel() * x.element_size()
+            size += nbytes
         if indices:
             yield indices
 
