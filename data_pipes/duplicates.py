@@ -39,12 +39,14 @@ def exact_duplicates() -> Fold:
     """Drops documents with the same text as an earlier one; a hash of 32 bytes per document is stored.
 
     Example:
-        >>> fold = exact_duplicates()
-        >>> memory = fold.init()
-        >>> [fold.step(memory, Document(text, name)) for text, name in (("x", "a"), ("y", "b"), ("x", "c"))]
-        [None, None, 'exact duplicate: the same text as a']
+        >>> from data_pipes.filter import apply_filters
+        >>> documents, drops = [Document("x", "a"), Document("y", "b"), Document("x", "c")], []
+        >>> [d.name for d in apply_filters(documents, [exact_duplicates()], on_drop=drops.append)]
+        ['a', 'b']
+        >>> drops[0].reason
+        'exact duplicate: the same text as a'
     """
-    return Fold(init=dict, step=_check_exact)
+    return Fold(init=dict, prepare=_hash_text, step=_check_exact)
 
 
 def near_duplicates(similarity: float = 0.8, *, shingle: int = 5, bands: int = 32, rows: int = 4) -> Fold:
@@ -77,13 +79,14 @@ def near_duplicates(similarity: float = 0.8, *, shingle: int = 5, bands: int = 3
         200 words have 196 shingles; one more word in front adds one: J = 196/197. In reverse order the text
         shares none.
 
-        >>> fold = near_duplicates()
-        >>> memory = fold.init()
-        >>> words = [f"word{i}" for i in range(200)]
-        >>> fold.step(memory, Document(" ".join(words), "a"))
-        >>> fold.step(memory, Document(" ".join(["New"] + words), "b"))
+        >>> from data_pipes.filter import apply_filters
+        >>> words, drops = [f"word{i}" for i in range(200)], []
+        >>> texts = {"a": words, "b": ["New", *words], "c": words[::-1]}
+        >>> documents = [Document(" ".join(text), name) for name, text in texts.items()]
+        >>> [d.name for d in apply_filters(documents, [near_duplicates()], on_drop=drops.append)]
+        ['a', 'c']
+        >>> drops[0].reason
         'near duplicate: 1.00 like a, at least 0.8'
-        >>> fold.step(memory, Document(" ".join(words[::-1]), "c"))
 
     Source: Broder 1997. Differs from it: one hash of each shingle, sent through K multiply-shift functions.
     """
@@ -92,8 +95,11 @@ def near_duplicates(similarity: float = 0.8, *, shingle: int = 5, bands: int = 3
             f"near_duplicates: similarity must be in (0, 1] and shingle, bands, rows at least 1, "
             f"got {similarity}, {shingle}, {bands}, {rows}"
         )
-    step = partial(_check_near, similarity=similarity, shingle=shingle, bands=bands, rows=rows)
-    return Fold(init=partial(_empty_memory, bands), step=step)
+    return Fold(
+        init=partial(_empty_memory, bands),
+        prepare=partial(_sign, shingle=shingle, size=bands * rows),
+        step=partial(_check_near, similarity=similarity),
+    )
 
 
 def signature(text: str, *, shingle: int = 5, size: int = 128) -> np.ndarray | None:
@@ -129,13 +135,22 @@ def signature(text: str, *, shingle: int = 5, size: int = 128) -> np.ndarray | N
     return lowest
 
 
-def _check_exact(seen: dict[bytes, str], document: Document) -> str | None:
+def _hash_text(document: Document) -> bytes:
+    """sha256 of a document's text."""
+    return hashlib.sha256(document.text.encode("utf8", "surrogatepass")).digest()
+
+
+def _check_exact(seen: dict[bytes, str], name: str, digest: bytes) -> str | None:
     """Reports a text that was seen before; stores the hash of a new one."""
-    digest = hashlib.sha256(document.text.encode("utf8", "surrogatepass")).digest()
     if digest in seen:
         return f"exact duplicate: the same text as {seen[digest]}"
-    seen[digest] = document.name
+    seen[digest] = name
     return None
+
+
+def _sign(document: Document, *, shingle: int, size: int) -> np.ndarray | None:
+    """`signature` of a document's text."""
+    return signature(document.text, shingle=shingle, size=size)
 
 
 def _empty_memory(bands: int) -> MinHashIndex:
@@ -143,14 +158,11 @@ def _empty_memory(bands: int) -> MinHashIndex:
     return MinHashIndex([], [], [{} for _ in range(bands)])
 
 
-def _check_near(
-    seen: MinHashIndex, document: Document, *, similarity: float, shingle: int, bands: int, rows: int
-) -> str | None:
+def _check_near(seen: MinHashIndex, name: str, own: np.ndarray | None, *, similarity: float) -> str | None:
     """Compares a document with the stored ones that share a bucket, and stores it if it is kept."""
-    own = signature(document.text, shingle=shingle, size=bands * rows)
     if own is None:
         return None
-    keys = [part.tobytes() for part in own.reshape(bands, rows)]
+    keys = [part.tobytes() for part in own.reshape(len(seen.buckets), -1)]
     candidates: set[int] = set()
     for bucket, key in zip(seen.buckets, keys, strict=True):
         candidates.update(bucket.get(key, ()))
@@ -160,7 +172,7 @@ def _check_near(
         if estimates.max() >= similarity:
             nearest = seen.names[others[int(estimates.argmax())]]
             return f"near duplicate: {estimates.max():.2f} like {nearest}, at least {similarity}"
-    _remember(seen, document.name, own, keys)
+    _remember(seen, name, own, keys)
     return None
 
 

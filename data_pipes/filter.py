@@ -1,8 +1,9 @@
 """Filters for documents, and a report of the documents that they dropped and why.
 
 A filter is a pure function of a document that returns None to keep it, else the reason, "filter: finding". A
-filter that compares documents with each other is a fold instead, a pair (init, step); see `duplicates`.
-`apply_filters` runs both kinds.
+filter that compares documents with each other is a fold instead: a pure function of each document, and a step
+that compares its results in order; see `duplicates`. `apply_filters` runs both kinds, the pure functions in
+several processes.
 
 Rae et al., "Scaling Language Models: Methods, Analysis & Insights from Training Gopher", 2021, appendix A.1
 (rules on quality and repetition, and their limits).
@@ -19,12 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipes.ngram import hash_ngrams, hash_words
-from data_pipes.types import Document
+from data_pipes.types import Document, text_length
+from data_pipes.workers import group, map_in_order
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\x80-\x9f\ufffd]")
 _STOP_WORDS = frozenset(["the", "be", "to", "of", "and", "that", "have", "with"])
 
 Filter = Callable[[Document], str | None]
+
+BATCH_CHARACTERS = 1 << 20
+"""Characters that a worker process filters at once."""
 
 
 class Fold(NamedTuple):
@@ -32,11 +37,13 @@ class Fold(NamedTuple):
 
     Fields:
         init: () -> an empty memory.
-        step: (memory, document) -> reason or None; updates the memory in place.
+        prepare: document -> all that is compared of it, such as a hash; a pure function, the costly part.
+        step: (memory, name of the document, prepared) -> reason or None; updates the memory in place.
     """
 
     init: Callable[[], Any]
-    step: Callable[[Any, Document], str | None]
+    prepare: Callable[[Document], Any]
+    step: Callable[[Any, str, Any], str | None]
 
 
 class Drop(NamedTuple):
@@ -60,19 +67,28 @@ class Report(NamedTuple):
 
 
 def apply_filters(
-    documents: Iterable[Document], filters: Sequence[Filter | Fold], *, on_drop: Callable[[Drop], Any]
+    documents: Iterable[Document],
+    filters: Sequence[Filter | Fold],
+    *,
+    on_drop: Callable[[Drop], Any],
+    workers: int | None = 1,
 ) -> Iterator[Document]:
     """Yields the documents that every filter keeps, and reports each of the others to `on_drop`.
 
     Args:
         documents: the documents, read once, in order.
         filters: applied in order, until one returns a reason. Put the cheap ones first, and those that
-            compare documents last, so that they store only kept documents.
-        on_drop: called with a Drop for each dropped document; `drops.append` of a list collects them for
-            `report`.
+            compare documents last, so that they store only kept documents. Picklable, unless workers is 1.
+        on_drop: called with a Drop for each dropped document, in this process; `drops.append` of a list
+            collects them for `report`.
+        workers: processes that run the filters and the `prepare` of folds, see `map_in_order`; the result
+            does not depend on it. None takes all cores, or 1 for at most 4 Mi characters.
 
     Returns:
         An iterator over the documents kept, unchanged.
+
+    Raises:
+        ValueError, TypeError, ChildProcessError: as `map_in_order`.
 
     Example:
         >>> drops = []
@@ -80,10 +96,9 @@ def apply_filters(
         >>> [d.name for d in apply_filters(stream, [length(minimum=10)], on_drop=drops.append)], drops
         (['b'], [Drop(name='a', reason='length: 5 characters, fewer than 10', characters=5)])
     """
-    steps = [partial(f.step, f.init()) if isinstance(f, Fold) else f for f in filters]
-    for document in documents:
-        findings = (step(document) for step in steps)
-        reason = next((finding for finding in findings if finding is not None), None)
+    steps = [partial(f.step, f.init()) if isinstance(f, Fold) else None for f in filters]
+    for document, findings in _map_filters(documents, filters, workers):
+        reason = _first_reason(document.name, findings, steps)
         if reason is None:
             yield document
         else:
@@ -211,6 +226,43 @@ def repetition(scale: float = 1.0) -> Filter:
     Source: Rae et al. 2021, table A1.
     """
     return partial(_repetition, scale=scale)
+
+
+def _map_filters(
+    documents: Iterable[Document], filters: Sequence[Filter | Fold], workers: int | None
+) -> Iterator[tuple[Document, Iterable[Any]]]:
+    """Yields documents with their findings: computed on demand with workers=1, else in batches."""
+    if workers == 1:
+        yield from ((document, _find(document, filters)) for document in documents)
+        return
+    batches = group(documents, BATCH_CHARACTERS, text_length)
+    for batch, findings in map_in_order(partial(_find_all, filters=filters), batches, workers):
+        yield from zip(batch, findings, strict=True)
+
+
+def _find_all(documents: list[Document], filters: Sequence[Filter | Fold]) -> list[list[Any]]:
+    """The findings of each document of a batch."""
+    return [list(_find(document, filters)) for document in documents]
+
+
+def _find(document: Document, filters: Sequence[Filter | Fold]) -> Iterator[Any]:
+    """Yields a filter's reason or None, and what a fold prepares; ends after the first reason."""
+    for rule in filters:
+        finding = rule.prepare(document) if isinstance(rule, Fold) else rule(document)
+        yield finding
+        if finding is not None and not isinstance(rule, Fold):
+            return
+
+
+def _first_reason(
+    name: str, findings: Iterable[Any], steps: Sequence[Callable[[str, Any], str | None] | None]
+) -> str | None:
+    """Returns the first reason to drop a document: a filter's own, or that of a fold's step."""
+    for finding, step in zip(findings, steps, strict=False):
+        reason = finding if step is None else step(name, finding)
+        if reason is not None:
+            return reason
+    return None
 
 
 def _length(document: Document, *, minimum: int, maximum: int | None) -> str | None:

@@ -13,6 +13,11 @@ class Document(NamedTuple):
     name: str
 
 
+def text_length(document: Document) -> int:
+    """Returns the number of characters of a document."""
+    return len(document.text)
+
+
 class Row(NamedTuple):
     """One record of a data set: the values of its columns, and its location for messages."""
 

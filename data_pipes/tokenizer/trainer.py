@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,10 +22,12 @@ from data_pipes.tokenizer.byte_level import ALPHABET, BYTES, utf8
 from data_pipes.tokenizer.encoder import from_spec
 from data_pipes.tokenizer.normalizer import normalizer
 from data_pipes.tokenizer.spec import KINDS, AddedToken, Tokenizer, TokenizerSpec
-from data_pipes.tokenizer.split import chunker, split_words, splitter
+from data_pipes.tokenizer.split import check_pattern, chunker, split_words, splitter
 from data_pipes.tokenizer.step import NFC
+from data_pipes.workers import group, map_in_order
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
+BATCH_CHARACTERS = 1 << 22  # of the texts whose words are counted at once
 NOTHING = -1  # a place where no token begins: between words, and inside tokens
 MASK = (1 << 32) - 1  # the second id in the key of a pair
 
@@ -66,6 +69,7 @@ def train(
     special_tokens: Sequence[str] = SPECIAL_TOKENS,
     min_frequency: int = 2,
     nfc: bool = False,
+    workers: int | None = 1,
 ) -> Tokenizer:
     """Trains a BPE tokenizer on texts.
 
@@ -79,6 +83,8 @@ def train(
         min_frequency: minimum number of occurrences of a pair that is merged, >= 1. With 2, a pair that
             occurs once is never merged.
         nfc: normalise text to form C, here and in the tokenizer; decode then returns the normal form.
+        workers: processes that split texts into words, see `map_in_order`; the tokenizer does not depend on
+            it. None takes all cores, or 1 for at most 16 Mi characters.
 
     Returns:
         A Tokenizer. Its vocabulary is smaller than `vocab_size` if no pair occurs `min_frequency` times any
@@ -88,6 +94,7 @@ def train(
         TypeError: if `texts` is one string or contains anything but strings.
         ValueError: if there is no text, if the vocabulary is smaller than special tokens and alphabet, or
             if a special token is given twice or is a character of the alphabet.
+        ChildProcessError: if a worker process was ended.
 
     Example:
         >>> tokenizer = train(["low lower lowest"], 262, special_tokens=["<|end|>"])
@@ -102,7 +109,7 @@ def train(
         raise ValueError(f"train: kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if min_frequency < 1:
         raise ValueError(f"train: min_frequency must be at least 1 (occurrences), got {min_frequency}")
-    word_counts = count_words(texts, pattern, nfc=nfc)
+    word_counts = count_words(texts, pattern, nfc=nfc, workers=workers)
     if not word_counts:
         raise ValueError("train: there is no text to train on; give at least one string that is not empty")
     alphabet = ALPHABET if kind == "byte_level" else tuple(sorted(set().union(*word_counts)))
@@ -128,12 +135,15 @@ def train(
     )
 
 
-def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Counter[str]:
-    """Counts the words of texts.
+def count_words(
+    texts: Iterable[str], pattern: str, *, nfc: bool = False, workers: int | None = 1
+) -> Counter[str]:
+    """Counts the words of texts, in several processes if `workers` says so (see `train`).
 
     Raises:
         TypeError: if `texts` is one string, or contains anything but strings.
         ValueError: if a text has half of a surrogate pair.
+        ChildProcessError: if a worker process was ended.
 
     Example:
         >>> count_words(["a a b"], "gpt2")
@@ -141,21 +151,11 @@ def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Cou
     """
     if isinstance(texts, str | bytes):
         raise TypeError("train: texts must be several strings, got one; write [text] instead of text")
-    cutter = splitter(pattern)
-    chunks = chunker(cutter)
-    normalise = normalizer(NFC if nfc else ())
+    check_pattern(pattern)
+    batches = group(enumerate(texts), BATCH_CHARACTERS, _text_length)
     counts: Counter[str] = Counter()
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(
-                f"train: texts must hold strings, got {type(text).__name__} at {i}; decode it first"
-            )
-        try:
-            text.isascii() or utf8(text)
-        except ValueError as error:
-            raise ValueError(f"train: {error} (text {i})") from None
-        for chunk in chunks(normalise(text)):
-            counts.update(split_words(cutter, chunk))
+    for _, found in map_in_order(partial(_count_batch, pattern=pattern, nfc=nfc), batches, workers):
+        counts.update(found)
     return counts
 
 
@@ -220,6 +220,31 @@ def learn_merges(
         # 4. and 5. The row and its statistics.
         _merge_places(symbols, pairs, (a, b, new), lengths)
     return vocab, merges
+
+
+def _text_length(numbered: tuple[int, object]) -> int:
+    """Characters of a numbered text; 0 for anything else, which `_count_batch` refuses."""
+    return len(numbered[1]) if isinstance(numbered[1], str) else 0
+
+
+def _count_batch(numbered: list[tuple[int, str]], *, pattern: str, nfc: bool) -> Counter[str]:
+    """Counts the words of a batch of numbered texts."""
+    cutter = splitter(pattern)
+    chunks = chunker(cutter)
+    normalise = normalizer(NFC if nfc else ())
+    counts: Counter[str] = Counter()
+    for i, text in numbered:
+        if not isinstance(text, str):
+            raise TypeError(
+                f"train: texts must hold strings, got {type(text).__name__} at {i}; decode it first"
+            )
+        try:
+            text.isascii() or utf8(text)
+        except ValueError as error:
+            raise ValueError(f"train: {error} (text {i})") from None
+        for chunk in chunks(normalise(text)):
+            counts.update(split_words(cutter, chunk))
+    return counts
 
 
 def _symbol_row(word_counts: Mapping[str, int], ids: Mapping[str, int], kind: str) -> Symbols:

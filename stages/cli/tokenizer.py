@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from stages.run.options.groups import TextSourceFlags
+from stages.run.options.groups import TextSourceFlags, WorkerFlags
 from stages.run.options.ranges import AtLeast
 
 SAMPLE = "def fibonacci(n): return n if n < 2 else fibonacci(n - 1)"
@@ -14,7 +14,7 @@ SAMPLE = "def fibonacci(n): return n if n < 2 else fibonacci(n - 1)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerOptions(TextSourceFlags):
+class TokenizerOptions(TextSourceFlags, WorkerFlags):
     """Train a byte-level BPE tokenizer."""
 
     data_path: str = "embedded"
@@ -50,6 +50,7 @@ def run(options: TokenizerOptions) -> int:
         options.vocab_size,
         pattern=options.pattern,
         min_frequency=options.min_frequency,
+        workers=options.workers,
     )
     path = tokenizers.save(tokenizer, options.output_dir)
     ids = tokenizer.encode(SAMPLE)

@@ -32,6 +32,7 @@ WITHOUT_EFFECT = (
     "resume",
     "wandb",
     "tensorboard",
+    "workers",
 )
 """Flags that a resumed run may change: no step's result depends on them."""
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipes.duplicates import exact_duplicates, near_duplicates, signature
-from data_pipes.filter import Fold, apply_filters
+from data_pipes.filter import Drop, Fold, apply_filters
 from data_pipes.ngram import hash_ngrams, hash_words, split_words
 from data_pipes.types import Document
 
@@ -42,10 +42,10 @@ def test_a_filter_starts_each_use_with_empty_memory() -> None:
 
 
 def test_documents_with_the_same_name_are_distinguished_by_text() -> None:
-    fold = exact_duplicates()
-    memory = fold.init()
-    assert fold.step(memory, Document("x", "same")) is None
-    assert fold.step(memory, Document("x", "same")) == "exact duplicate: the same text as same"
+    drops: list[Drop] = []
+    documents = [Document("x", "same")] * 2
+    assert len(list(apply_filters(documents, [exact_duplicates()], on_drop=drops.append))) == 1
+    assert drops[0].reason == "exact duplicate: the same text as same"
 
 
 def test_signatures_estimate_the_jaccard_similarity() -> None:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from data_pipes.duplicates import exact_duplicates
+from data_pipes import filter as module
+from data_pipes.duplicates import exact_duplicates, near_duplicates
 from data_pipes.filter import (
     Drop,
     Filter,
@@ -151,3 +152,28 @@ def test_a_report_counts_drops_by_filter_with_examples() -> None:
 def test_a_maximum_below_the_minimum_is_refused() -> None:
     with pytest.raises(ValueError, match="maximum must be at least minimum, got 3 and 2; swap"):
         length(3, 2)
+
+
+def test_the_number_of_workers_changes_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents that each rule drops, and copies and near copies of kept and of dropped ones, in many batches."""
+    monkeypatch.setattr(module, "BATCH_CHARACTERS", 2000)
+    texts = ["short", "a" * 99 + "\x01" * 9, "bb\n" * 50]
+    for number in range(30):
+        words = [f"w{number * (i % 40 + 3) % 997}x{i}" for i in range(120)]
+        texts += [" ".join(words), " ".join([*words[:-1], f"other{number}"]), " ".join(words)]
+    documents = [Document(text, str(number)) for number, text in enumerate(texts * 2)]
+    rules = (length(50), binary(), repetition(), exact_duplicates(), near_duplicates())
+    outcomes = []
+    for workers in (1, 2, 3, None):
+        drops: list[Drop] = []
+        kept = list(apply_filters(documents, rules, on_drop=drops.append, workers=workers))
+        outcomes.append((kept, drops))
+    assert outcomes == [outcomes[0]] * 4
+    assert set(report(outcomes[0][1]).dropped) == {
+        "length",
+        "binary",
+        "repetition",
+        "exact duplicate",
+        "near duplicate",
+    }
+    assert len(outcomes[0][0]) == 30

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from data_pipes.tokenize import Progress, tokenize
+from data_pipes import tokenizer as tokenizers
+from data_pipes.tokenize import Progress, encode_documents, tokenize
 from data_pipes.types import Document
 
 
@@ -77,3 +78,59 @@ def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
 def test_an_id_outside_the_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match="vocab_size is 98"):
         tokenize(as_documents("abc"), ByteTokenizer(), vocab_size=98, separator_id=0)
+
+
+def test_the_number_of_workers_does_not_change_the_store(tmp_path: Path) -> None:
+    texts = [f"def f{n}(x):\n    return {n} * 'é{'ab' * (n % 7)}'\n" * (n % 5) for n in range(60)]
+    tokenizer = tokenizers.train(texts, 300)
+    digests, reports = set(), []
+    for workers in (1, 2, 3, None):
+        progress: list[Progress] = []
+        store = tokenize(
+            as_documents(*texts),
+            tokenizer,
+            tmp_path / str(workers),
+            vocab_size=300,
+            separator_id=0,
+            batch_characters=200,
+            workers=workers,
+            on_progress=progress.append,
+        )
+        digests.add(store.digest)
+        reports.append(progress)
+    assert len(digests) == 1
+    assert len(reports[0]) > 10
+    assert reports == [reports[0]] * 4
+    assert reports[0][-1] == Progress(60, sum(map(len, texts)), len(store.tokens))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_text_that_the_tokenizer_refuses_is_named(tmp_path: Path, workers: int) -> None:
+    texts = ["ab"] * 7 + ["a\ud800"] + ["ab"] * 7 + ["\ud800"]
+    tokenizer = tokenizers.train(["ab"], 262)
+    with pytest.raises(ValueError, match=r"^7: encode: .*surrogate"):
+        tokenize(
+            as_documents(*texts),
+            tokenizer,
+            tmp_path / "s",
+            vocab_size=262,
+            separator_id=0,
+            batch_characters=10,
+            workers=workers,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ids_keep_their_values_in_the_narrowest_dtype() -> None:
+    class Wide(NamedTuple):
+        """A tokenizer whose ids need two and four bytes."""
+
+        def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+            return [np.array([255, 256, 65535, 65536][: len(text)], np.int32) for text in texts]
+
+    for length, size in ((1, 1), (2, 2), (3, 2), (4, 4)):
+        ids, ends = encode_documents(as_documents("a" * length, ""), tokenizer=Wide(), separator_id=None)
+        assert (ids.tolist(), ids.itemsize) == ([255, 256, 65535, 65536][:length], size)
+        assert ends.tolist() == [length, length]
+    with pytest.raises(ValueError, match="ids from 255 to 65536, but vocab_size is 300"):
+        tokenize(as_documents("aaaa"), Wide(), vocab_size=300, separator_id=None)

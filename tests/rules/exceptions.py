@@ -15,6 +15,7 @@ EFFECTS_ALLOWED = (
     "data_pipes.embedded.python_library",
     "data_pipes.files",
     "data_pipes.store",
+    "data_pipes.workers",
     "data_pipes.tokenizer.files",
 )
 """The only packages and modules that touch files, the clock, the network and processes."""

@@ -62,7 +62,8 @@ def prepare(flags: CorpusFlags, vocab_size: int, say: Say = print) -> Corpus:
     The tokenizer is trained on the training split, unless one is given.
 
     Args:
-        flags: text, split and tokenizer, and the run's folder.
+        flags: text, split and tokenizer, the run's folder, and the number of worker processes, which does not
+            change the data.
         vocab_size: number of ids of the tokenizer, if one is trained.
         say: prints a message to the user.
 
@@ -103,12 +104,15 @@ def prepare(flags: CorpusFlags, vocab_size: int, say: Say = print) -> Corpus:
         tokenizer = tokenizers.load(given)
     else:
         say(f"tokenizer: training one of {vocab_size:,} tokens on {root}")
-        texts = (document.text for part, document in split(read(flags)) if part == "train")
-        tokenizer = tokenizers.train(_take_characters(texts, TOKENIZER_CHARACTERS), vocab_size)
+        parts = split(read(flags, workers=flags.workers))
+        texts = (document.text for part, document in parts if part == "train")
+        limited = _take_characters(texts, TOKENIZER_CHARACTERS)
+        tokenizer = tokenizers.train(limited, vocab_size, workers=flags.workers)
     tokenizers.save(tokenizer, folder / "tokenizer.json")
     # 4. Tokens.
     documents.delete_reports(folder)
-    held_out_bytes = _write_stores(folder / "data", tokenizer, split(read(flags, folder)), say)
+    parts = split(read(flags, folder, workers=flags.workers))
+    held_out_bytes = _write_stores(folder / "data", tokenizer, parts, flags.workers, say)
     # 5. Complete.
     files.write_json(corpus_file, {"made_from": made_from, "split": rule, "held_out_bytes": held_out_bytes})
     corpus = reopen(folder, say)
@@ -220,7 +224,11 @@ def _take_characters(texts: Iterable[str], limit: int) -> Iterator[str]:
 
 
 def _write_stores(
-    data: Path, tokenizer: tokenizers.Tokenizer, split: Iterator[tuple[str, Document]], say: Say
+    data: Path,
+    tokenizer: tokenizers.Tokenizer,
+    split: Iterator[tuple[str, Document]],
+    workers: int | None,
+    say: Say,
 ) -> int:
     """Writes both stores and the held-out text, and returns the bytes of the text."""
     validation: list[Document] = []
@@ -238,6 +246,7 @@ def _write_stores(
         vocab_size=tokenizers.vocabulary_size(tokenizer),
         separator_id=separator_id(tokenizer),
         fingerprint=tokenizers.fingerprint(tokenizer),
+        workers=workers,
     )
     store(training(), store_path=data / "train", on_progress=_report_progress(say))
     store(iter(validation), store_path=data / "held_out")

@@ -25,12 +25,15 @@ BAD = Path("data") / "bad_rows.jsonl"
 DROPPED = Path("data") / "dropped.txt"
 
 
-def read_documents(flags: CorpusFlags, folder: Path | None = None) -> Iterator[Document]:
+def read_documents(
+    flags: CorpusFlags, folder: Path | None = None, *, workers: int | None = 1
+) -> Iterator[Document]:
     """Reads all documents.
 
     Args:
         flags: data_path, and how it is read and filtered.
         folder: the run's folder, for the reports of what was left out; None writes no reports.
+        workers: processes that filter, see `data_pipes.workers.map_in_order`; 1 reads nothing ahead.
 
     Returns:
         An iterator, in a fixed order.
@@ -41,7 +44,7 @@ def read_documents(flags: CorpusFlags, folder: Path | None = None) -> Iterator[D
     """
     on_bad = bad_rows.handler(flags.on_bad, folder / BAD if folder else None)
     documents = read_text(flags.data_path, flags, on_bad)
-    return _filter_documents(documents, folder) if flags.filter else documents
+    return _filter_documents(documents, folder, workers) if flags.filter else documents
 
 
 def read_text(data_path: str, flags: TextSourceFlags, on_bad: OnBad) -> Iterator[Document]:
@@ -88,7 +91,9 @@ def summarize_reports(folder: Path) -> str:
     return summary
 
 
-def _filter_documents(documents: Iterable[Document], folder: Path | None) -> Iterator[Document]:
+def _filter_documents(
+    documents: Iterable[Document], folder: Path | None, workers: int | None
+) -> Iterator[Document]:
     """Applies the default filters, and reports what they dropped."""
     drops: list[Any] = []
     rules = (
@@ -98,7 +103,7 @@ def _filter_documents(documents: Iterable[Document], folder: Path | None) -> Ite
         exact_duplicates(),
         near_duplicates(),
     )
-    yield from filters.apply_filters(documents, rules, on_drop=drops.append)
+    yield from filters.apply_filters(documents, rules, on_drop=drops.append, workers=workers)
     if folder is not None:
         table = filters.render_report(filters.report(drops))
         with writing(folder / DROPPED):

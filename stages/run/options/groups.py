@@ -114,6 +114,15 @@ class TextSourceFlags(TextFlags, DatasetFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorkerFlags:
+    """Processes that prepare text."""
+
+    workers: Annotated[int | None, AtLeast(1, "leave it out for one a core")] = None
+    """Number of processes that filter and tokenize text, which do not change the result; None takes one a
+    core, or one in all for a few megabytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceFlags:
     """Device and random seed."""
 

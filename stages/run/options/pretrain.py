@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from stages.run.options.base import CrossEntropyFlags, PathFlags, TrainOptions, check_training_flags
-from stages.run.options.groups import RowFlags, TextFlags, TextSourceFlags, defaults
+from stages.run.options.groups import RowFlags, TextFlags, TextSourceFlags, WorkerFlags, defaults
 from stages.run.options.ranges import AtLeast, Within, check_values
 
 
@@ -35,7 +35,7 @@ class ObjectiveFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusFlags(TextSourceFlags, RowFlags, PathFlags, StartFlags):
+class CorpusFlags(TextSourceFlags, RowFlags, PathFlags, StartFlags, WorkerFlags):
     """Text, its split and its tokenizer."""
 
     held_out: Annotated[float, Within("(0, 0.5]", "a share", "0.05 holds out a twentieth")] = 0.05

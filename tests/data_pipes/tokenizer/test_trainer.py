@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-from data_pipes.tokenizer import Tokenizer, bpe, byte_level, special_tokens, train, vocabulary_size
+from data_pipes.tokenizer import Tokenizer, bpe, byte_level, special_tokens, train, trainer, vocabulary_size
 from data_pipes.tokenizer.spec import token_ids
 from data_pipes.tokenizer.split import PATTERNS
 from data_pipes.tokenizer.trainer import SPECIAL_TOKENS, count_words, learn_merges
@@ -148,3 +148,27 @@ def test_bad_input_is_refused(arguments: dict, error: type[Exception], message: 
     with pytest.raises(error) as raised:
         train(**{"texts": ["ab c"], "vocab_size": 300, **arguments})
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "character"])
+def test_the_number_of_workers_changes_nothing(
+    kind: str, library: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the order in which words are found."""
+    monkeypatch.setattr(trainer, "BATCH_CHARACTERS", 1 << 14)
+    texts = [*library[-1].splitlines(keepends=True), *SAMPLES]
+    counts = [list(count_words(texts, "qwen2", nfc=True, workers=n).items()) for n in (1, 2, 3)]
+    assert counts[0] == counts[1] == counts[2]
+    specs = [train(texts, 2000, kind=kind, workers=n).spec for n in (1, 2, None)]
+    assert specs[0] == specs[1] == specs[2]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_text_in_a_later_batch_is_refused_by_its_number(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "BATCH_CHARACTERS", 4)
+    with pytest.raises(TypeError, match="texts must hold strings, got int at 9; decode it first"):
+        train([*["low"] * 9, 7], 300, workers=workers)  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"surrogate.*\(text 5\)"):
+        train([*["low"] * 5, "\ud800", "low"], 300, workers=workers)

@@ -34,6 +34,7 @@ def test_a_trained_tokenizer_encodes_as_hugging_face_s_library_does(
     [
         (["--vocab_size", "100"], "vocab_size is 100, but the alphabet"),
         (["--min_frequency", "0"], "--min_frequency: expected at least 1, got 0"),
+        (["--workers", "0"], "--workers: expected at least 1, got 0; leave it out for one a core"),
         (["--data_path", "none.txt"], "there is no file or folder none.txt"),
         (["--data_path", ""], "--data_path: expected text, got an empty one"),
         (["--data_path", "/dev/null"], "/dev/null must be a regular file or a folder"),

@@ -75,10 +75,10 @@ def test_a_run_of_another_stage_is_refused_by_its_name(tmp_path: Path) -> None:
     config_file.refuse_other_stage(tmp_path / "nothing", "dpo")
 
 
-def test_flags_of_saving_validation_and_logging_may_change(tmp_path: Path) -> None:
+def test_flags_of_saving_validation_logging_and_workers_may_change(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     changed = PretrainOptions(
-        output_dir="moved", save_every=7, eval_every=0, patience=3, tensorboard=True, resume=False
+        output_dir="moved", save_every=7, eval_every=0, patience=3, tensorboard=True, resume=False, workers=3
     )
     assert config_file.refuse_other_flags(folder, changed) == []
 

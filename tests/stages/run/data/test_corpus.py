@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from data_pipes import filter as filter_module
 from data_pipes import tokenizer as tokenizers
+from data_pipes.tokenizer import trainer
 from stages.run.data import corpus
 from stages.run.data.corpus import prepare, reopen
 from stages.run.options.pretrain import PretrainOptions
@@ -162,6 +165,30 @@ def test_the_filter_reports_the_dropped_documents(tmp_path: Path) -> None:
     assert "twice.txt" in report
 
 
+def test_the_number_of_workers_changes_no_file_and_is_no_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    names = [name for name in dir(builtins) if name.isalpha()]
+    texts = [" ".join(names[i % 60 : i % 60 + 60 - i % 9]) + f"\n{i}\n" for i in range(400)]
+    lines = [json.dumps({"text": text}) for text in [*texts, "short", texts[0]]]
+    path.write_text("\n".join([*lines[:50], "{broken", *lines[50:]]) + "\n")
+    for module in (filter_module, trainer):
+        monkeypatch.setattr(module, "BATCH_CHARACTERS", 1 << 13)
+    contents = []
+    for workers in (1, 2):
+        flags: dict[str, Any] = {"workers": workers, "on_bad": "skip", "filter": True}
+        run = tmp_path / str(workers)
+        options = make_options(tmp_path, data_path=str(path), output_dir=str(run), **flags)
+        prepare(options, 300, say_nothing)
+        messages: list[str] = []
+        prepare(dataclasses.replace(options, workers=3), 300, messages.append)  # opens what is there
+        assert messages == []
+        contents.append({p.relative_to(run): p.read_bytes() for p in run.rglob("*") if p.is_file()})
+    assert contents[0] == contents[1]
+    assert {"dropped.txt", "bad_rows.jsonl", "tokens.bin"} <= {file.name for file in contents[0]}
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
@@ -215,7 +242,7 @@ def test_the_tokenizer_is_trained_on_a_bounded_number_of_characters(
 ) -> None:
     training_texts: list[str] = []
 
-    def train(texts: Any, size: int) -> tokenizers.Tokenizer:
+    def train(texts: Any, size: int, workers: int | None) -> tokenizers.Tokenizer:
         training_texts.extend(texts)
         return original(["low lower"], 262)
 
