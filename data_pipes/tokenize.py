@@ -73,8 +73,8 @@ def tokenize(
         A TokenStore. A document without a token is skipped, without a separator.
 
     Raises:
-        ValueError: if no document has a token, an id is not below vocab_size, or the tokenizer refuses a text;
-            the message names the document.
+        ValueError: if no document has a token, an id is not below vocab_size, or the tokenizer refuses a
+            text; the message names the document.
         ChildProcessError: if a worker process was ended.
         FileExistsError, OSError: as `write_store`.
 

@@ -155,7 +155,7 @@ def test_a_maximum_below_the_minimum_is_refused() -> None:
 
 
 def test_the_number_of_workers_changes_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Documents that each rule drops, and copies and near copies of kept and of dropped ones, in many batches."""
+    """Documents that each rule drops, copies and near copies of kept and of dropped ones, in many batches."""
     monkeypatch.setattr(module, "BATCH_CHARACTERS", 2000)
     texts = ["short", "a" * 99 + "\x01" * 9, "bb\n" * 50]
     for number in range(30):

@@ -1,4 +1,4 @@
-"""`data_pipes.workers`: results and errors are those of one process, and no process outlives the iteration."""
+"""`data_pipes.workers`: results and errors are those of one process; no process outlives it."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_killed_worker_is_one_clear_error() -> None:
     found: list[tuple[int, object]] = []
     with pytest.raises(
         ChildProcessError,
-        match=r"^worker process \d+ was ended by signal 9 \(Killed\), as the system does when memory runs out",
+        match=r"^worker process \d+ was ended by signal 9 \(Killed\), as the system does when memory runs",
     ):
         found.extend(map_in_order(end_at_three, range(100), 2))
     assert found == [(0, 0), (1, 1), (2, 2)]
