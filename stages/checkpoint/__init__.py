@@ -1,6 +1,8 @@
 """A training state on disk, whole or not at all, and verified on load. Read in this order:
 
 - `checkpoint`: save, load, and list a run's checkpoints;
+- `loading`: one checkpoint's folder, verified;
+- `agreement`: many processes save and load the same one;
 - `directories`: their folders' names, and how a folder gets and loses one;
 - `manifest`: the record of every leaf's checksum, and of the run that wrote it;
 - `state_file`: the bytes of the state, hashed while they move;

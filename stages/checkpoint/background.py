@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from pure import tree
+from pure.parallel.group import Group
 from pure.types import Tree
 from stages.checkpoint import checkpoint
+from stages.checkpoint.agreement import agree, is_first
 
 
 class Saver(NamedTuple):
@@ -27,13 +29,16 @@ class Saver(NamedTuple):
             is not lost as well.
         wait: () -> Path | None. Waits for the running save and raises its error; returns the folder of the
             last save that succeeded.
+        close: () -> None. Waits for this process's part of the running save, and raises nothing: for a
+            process that ends by an error, which the others may not have met.
     """
 
     save: Callable[..., None]
     wait: Callable[[], Path | None]
+    close: Callable[[], None]
 
 
-def make_saver(folder: str | os.PathLike[str], **arguments: Any) -> Saver:
+def make_saver(folder: str | os.PathLike[str], *, group: Group | None = None, **arguments: Any) -> Saver:
     """Makes a Saver for a run's folder.
 
     Writing and fsyncing gigabytes takes seconds in which a step could be computed. Copying them in memory
@@ -42,11 +47,13 @@ def make_saver(folder: str | os.PathLike[str], **arguments: Any) -> Saver:
 
     Args:
         folder: the run's folder.
+        group: the processes that hold the state. All of them make the same calls of `save` and `wait`, which
+            agree on errors: one that failed on any process is raised on all. None is this process alone.
         arguments: those of every `checkpoint.save`, such as keep_last and fingerprint.
 
     Returns:
-        Saver(save, wait). Call `wait` at the end: it raises the error of the last save, if it failed. (A
-        process that ends without it still finishes the save, unless it is killed.)
+        Saver(save, wait, close). Call `wait` at the end: it raises the error of the last save, if it failed.
+        (A process that ends without it still finishes the save, unless it is killed.)
 
     Edge cases: memory holds one copy of the state from `save` until the disk has it; a tensor on a GPU is
     copied to the host.
@@ -59,22 +66,26 @@ def make_saver(folder: str | os.PathLike[str], **arguments: Any) -> Saver:
         ...     print(background.wait().name)
         step-00000001
     """
-    running: list[Future] = []  # at most one
+    running: list[Future] = []  # at most one; on other processes than the first, a part without work
     last: list[Path] = []  # folder of the last save that succeeded
 
     def finish() -> BaseException | None:
-        """Waits for the running save; returns its error."""
-        error = running[0].exception() if running else None
-        if running and error is None:
-            last[:] = [running[0].result()]
+        """Waits for the running save on all processes; returns its error."""
+        if not running:
+            return None
+        error, path = running[0].exception(), None
+        if error is None:
+            path = running[0].result()
         running.clear()
-        return error
+        try:
+            last[:] = agree(group, error, path)[:1]
+        except BaseException as raised:
+            return raised
+        return None
 
     def save(state: Tree, **overrides: Any) -> None:
         error = finish()
-        running.append(
-            _start(partial(checkpoint.save, folder, snapshot(state), **{**arguments, **overrides}))
-        )
+        running.append(_begin(folder, state, group, {**arguments, **overrides}))
         if error is not None:
             raise error
 
@@ -83,7 +94,27 @@ def make_saver(folder: str | os.PathLike[str], **arguments: Any) -> Saver:
             raise error
         return last[0] if last else None
 
-    return Saver(save, wait)
+    def close() -> None:
+        for future in running:
+            future.exception()
+
+    return Saver(save, wait, close)
+
+
+def _begin(
+    folder: str | os.PathLike[str], state: Tree, group: Group | None, arguments: dict[str, Any]
+) -> Future:
+    """Starts this process's part of a save; that of others than the first is to wait for the first."""
+    if group is not None:
+        arguments = arguments | {"processes": group.size}
+    done: Future = Future()
+    try:
+        if is_first(group):
+            return _start(partial(checkpoint.save, folder, snapshot(state), **arguments))
+        done.set_result(None)
+    except Exception as error:  # no memory for the copy, or no thread: all hear of it at the next call
+        done.set_exception(error)
+    return done
 
 
 def snapshot(state: Tree) -> Tree:

@@ -15,48 +15,23 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from data_pipes.files import sync_folder, write_new
-from pure.serial.writer import SerialError
+from pure.parallel.group import Group
 from pure.types import Tree
 from stages.checkpoint import directories, manifest, state_file
+from stages.checkpoint.agreement import agree, is_first, size_of
 from stages.checkpoint.directories import step_of
-from stages.checkpoint.fingerprint import NAMES
-from stages.checkpoint.manifest import MANIFEST, STATE, Damage, Manifest
+from stages.checkpoint.loading import Loaded, Skipped, load_one, reason_of
+from stages.checkpoint.manifest import MANIFEST, STATE, Damage
 
 Warn = Callable[[str], Any]
 """Takes a warning, one line."""
-
-
-class Skipped(NamedTuple):
-    """A damaged checkpoint, which `load` skipped."""
-
-    path: Path
-    file: str  # "state.msgpack" or "manifest.json"
-    leaves: tuple[str, ...]  # paths of the damaged leaves; () if unknown
-    reason: str
-
-
-class Loaded(NamedTuple):
-    """Result of `load`.
-
-    Fields:
-        state: a tree like the target.
-        step: the checkpoint's step.
-        path: its folder.
-        manifest: its metadata, score, fingerprint, ...
-        skipped: newer checkpoints that are damaged, the newest first.
-    """
-
-    state: Tree
-    step: int
-    path: Path
-    manifest: Manifest
-    skipped: tuple[Skipped, ...]
 
 
 def save(
@@ -70,6 +45,8 @@ def save(
     keep_last: int | None = None,
     keep_best: int = 0,
     warn: Warn = warnings.warn,
+    group: Group | None = None,
+    processes: int = 1,
 ) -> Path:
     """Saves a state; when this returns, it is on the disk. Older checkpoints are kept until then.
 
@@ -89,6 +66,9 @@ def save(
         keep_best: number of checkpoints with the lowest scores to keep as well; they may be among the newest.
         warn: is called with a line if an old checkpoint could not be deleted; the save has succeeded
             nevertheless.
+        group: the processes that hold this state, all of which make this call; the first writes, and `warn`s.
+            None is this process alone.
+        processes: number of processes that compute the state, for the manifest; with `group`, its size.
 
     Returns:
         The folder of the checkpoint.
@@ -103,18 +83,24 @@ def save(
         5. Only now delete old checkpoints and the replaced one.
 
     Raises:
-        OSError: if writing fails (a full disk, missing permission); earlier checkpoints are untouched.
+        OSError: if writing fails (a full disk, missing permission); earlier checkpoints are untouched. Every
+            error is raised on all processes of the group.
         ValueError: if the step is unknown or negative, keep_last is below 1, or keep_best is negative.
         TypeError: if the metadata is not JSON.
         SerialError: if a leaf cannot be written.
     """
+    if group is not None:
+        names = ("step", "score", "metadata", "fingerprint", "keep_last", "keep_best", "warn")
+        values = (step, score, metadata, fingerprint, keep_last, keep_best, warn)
+        options = dict(zip(names, values, strict=True))
+        return _save_by_first(group, partial(save, folder, state, processes=group.size, **options))
     step = _state_step(state) if step is None else step
     if step < 0 or (keep_last is not None and keep_last < 1) or keep_best < 0:
         raise ValueError(
             f"checkpoint.save: expected step >= 0, keep_last >= 1 (or None) and keep_best >= 0, got {step=}, "
             f"{keep_last=}, {keep_best=}"
         )
-    record = manifest.make_manifest(step, score, metadata, fingerprint)
+    record = manifest.make_manifest(step, score, metadata, fingerprint, processes)
     final = directories.folder_of(Path(folder).absolute(), step)
     with _explain_errors(final):
         # 1. Temporary folder.
@@ -135,6 +121,17 @@ def save(
     return final
 
 
+def _save_by_first(group: Group, save_alone: Callable[[], Path]) -> Path:
+    """Saves on the first process, and agrees on the outcome."""
+    path, error = None, None
+    if is_first(group):
+        try:
+            path = save_alone()
+        except Exception as raised:
+            error = raised
+    return agree(group, error, path)[0]
+
+
 def load(
     folder: str | os.PathLike[str],
     target: Tree,
@@ -143,6 +140,7 @@ def load(
     fingerprint: Mapping[str, str] | None = None,
     subset: bool = False,
     warn: Warn = warnings.warn,
+    group: Group | None = None,
 ) -> Loaded:
     """Loads the newest undamaged checkpoint of a run; every byte is verified before the state is returned.
 
@@ -156,7 +154,9 @@ def load(
             not compare.
         subset: True lets dicts of the checkpoint have keys that the target lacks.
         warn: is called with a line for each damaged checkpoint that is skipped, and if torch, the machine or
-            the number of threads differs (the run resumes, though perhaps not bit for bit).
+            the number of threads or processes differs (the run resumes, though perhaps not bit for bit).
+        group: the processes that load, all of which make this call: the first chooses the checkpoint, a
+            damaged one is skipped by all, and the first `warn`s. None is this process alone.
 
     Returns:
         Loaded(state, step, path, manifest, skipped).
@@ -185,24 +185,18 @@ def load(
         (7, {'w': tensor([1., 1.])})
     """
     # 1. The newest first.
-    paths = directories.list_complete(Path(folder), step)
-    if not paths:
-        of_step = "" if step is None else f" of step {step}"
-        raise FileNotFoundError(
-            f"checkpoint.load: no checkpoint{of_step} in {folder}; expected a run's folder, with "
-            f"{directories.FOLDER}/step-*"
-        )
+    paths = _list_together(Path(folder), step, group)
     skipped: list[Skipped] = []
     for path in paths:
         # 2. and 3. Manifest and state.
-        result = _load_one(path, target, fingerprint, subset)
+        result = _load_together(path, target, fingerprint, subset, group)
         if isinstance(result, Loaded):
-            for difference in manifest.differences(result.manifest.environment, manifest.environment()):
-                if not difference.startswith("python "):
-                    warn(f"checkpoint.load: {path.name}: {difference}; the run may not resume bit for bit")
+            if is_first(group):
+                _warn_of_environment(result, group, warn)
             return result._replace(skipped=tuple(skipped))
         skipped.append(Skipped(path, *result))
-        warn(f"checkpoint.load: skipped a damaged checkpoint: {_describe(skipped[-1])}")
+        if is_first(group):
+            warn(f"checkpoint.load: skipped a damaged checkpoint: {_describe(skipped[-1])}")
     damage = "; ".join(map(_describe, skipped))
     raise ValueError(
         f"checkpoint.load: no undamaged checkpoint: {damage}; restore one from a copy, or choose another "
@@ -227,71 +221,48 @@ def best(folder: str | os.PathLike[str]) -> Path | None:
     return next(iter(directories.sort_by_score(directories.list_complete(Path(folder)))), None)
 
 
-def _load_one(
-    path: Path, target: Tree, fingerprint: Mapping[str, str] | None, subset: bool
+def _list_together(folder: Path, step: int | None, group: Group | None) -> list[Path]:
+    """Lists the checkpoints that the first process sees, the newest first; all processes must see them."""
+    paths = agree(group, None, directories.list_complete(folder, step))[0]
+    if not paths:
+        of_step = "" if step is None else f" of step {step}"
+        raise FileNotFoundError(
+            f"checkpoint.load: no checkpoint{of_step} in {folder}; expected a run's folder, with "
+            f"{directories.FOLDER}/step-*"
+        )
+    error = None
+    if group is not None and not is_first(group) and not paths[0].is_dir():
+        error = ValueError(
+            f"checkpoint.load: process {group.rank} does not see {paths[0]}, which the first process sees; "
+            "choose a folder on a file system that all share"
+        )
+    agree(group, error)
+    return paths
+
+
+def _load_together(
+    path: Path, target: Tree, fingerprint: Mapping[str, str] | None, subset: bool, group: Group | None
 ) -> Loaded | Damage:
-    """Loads one checkpoint; returns its damage if it has any."""
+    """Loads one checkpoint on all processes; returns its damage if any process finds some."""
+    result, error = None, None
     try:
-        with open(path / MANIFEST, "rb") as file:
-            record = manifest.read(file)
-    except (OSError, ValueError) as error:
-        return Damage(MANIFEST, (), _reason(error))
-    if step_of(path) not in (-1, record.step):  # -1: a copy under another name
-        return Damage(MANIFEST, (), f"it is the manifest of step {record.step}, not {step_of(path)}")
-    _check_fingerprint(path, record, fingerprint)
-    try:
-        size = (path / STATE).stat().st_size
-        if size != record.bytes:
-            damage = _find_damage(path / STATE, record)
-            return damage or Damage(STATE, (), "its length changes while it is read")
-        state, damaged_leaves = state_file.read(path / STATE, target, record.leaves, size, subset=subset)
-    except OSError as error:
-        return _damage_of_file(record, error)
-    except SerialError as error:
-        damage = _find_damage(path / STATE, record)
-        if damage is None:  # every byte is right
-            raise SerialError(f"checkpoint.load: {path} does not fit the target: {error}") from None
-        return damage
-    if damaged_leaves:
-        return manifest.damage_of_leaves(damaged_leaves)
-    return Loaded(state, record.step, path, record, ())
+        result = load_one(path, target, fingerprint, subset)
+    except Exception as raised:
+        error = raised
+    damages = agree(group, error, result if isinstance(result, Damage) else None)
+    first = next((damage for damage in damages if damage is not None), None)
+    if first is None:
+        return result  # type: ignore[return-value]
+    leaves = dict.fromkeys(leaf for damage in damages if damage is not None for leaf in damage.leaves)
+    return first._replace(leaves=tuple(leaves))
 
 
-def _find_damage(path: Path, record: Manifest) -> Damage | None:
-    """The damaged leaves of a state's file, or None."""
-    try:
-        with open(path, "rb") as file:
-            return manifest.find_damage(file, os.fstat(file.fileno()).st_size, record)
-    except OSError as error:
-        return _damage_of_file(record, error)
-
-
-def _damage_of_file(record: Manifest, error: OSError) -> Damage:
-    """The damage of a state's file that is missing or unreadable: no leaf can be trusted."""
-    return Damage(STATE, tuple(leaf.path for leaf in record.leaves), _reason(error))
-
-
-def _check_fingerprint(path: Path, record: Manifest, fingerprint: Mapping[str, str] | None) -> None:
-    """Raises if a checkpoint belongs to another run, or to a version in which functions have other names."""
-    if fingerprint is None:
-        return
-    if record.fingerprint is None:
-        raise ValueError(
-            f"checkpoint.load: {path} has no fingerprint; in Python, fingerprint=None loads it unchecked"
-        )
-    if record.fingerprint.get(NAMES) != fingerprint.get(NAMES):
-        raise ValueError(
-            f"checkpoint.load: {path} was written by another version, in which a run's functions have other "
-            "names. Nothing in it is lost: that version finishes the run, and --model_path takes a "
-            "final_model of any version (in Python, fingerprint=None loads the state). To train with this "
-            "version, choose another --output_dir"
-        )
-    if lines := manifest.differences(record.fingerprint, fingerprint):
-        more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
-        raise ValueError(
-            f"checkpoint.load: {path} was saved by another run: {'; '.join(lines[:8])}{more}. Set these "
-            "back, or choose another folder"
-        )
+def _warn_of_environment(loaded: Loaded, group: Group | None, warn: Warn) -> None:
+    """Warns of what differs from the machine and the processes that saved a checkpoint."""
+    was = {"processes": 1, **loaded.manifest.environment}
+    for difference in manifest.differences(was, manifest.environment() | {"processes": size_of(group)}):
+        if not difference.startswith("python "):
+            warn(f"checkpoint.load: {loaded.path.name}: {difference}; the run may not resume bit for bit")
 
 
 def _state_step(state: Tree) -> int:
@@ -310,15 +281,8 @@ def _describe(damaged: Skipped) -> str:
     return f"{text} and {len(damaged.leaves) - 4} more" if len(damaged.leaves) > 4 else text
 
 
-def _reason(error: Exception) -> str:
-    """An error's message; of an OSError, without the number and the path."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error)
-
-
 def _delete_old(final: Path, keep_last: int | None, keep_best: int, warn: Warn) -> None:
-    """Deletes the checkpoint that `final` replaced, and all but the newest, the best and `final` itself."""
+    """Deletes the checkpoint that `final` replaced, and all but the newest, the best and `final`."""
     run = final.parent.parent
     try:
         old = [path for path in directories.list_complete(run, step_of(final)) if path != final]
@@ -330,8 +294,8 @@ def _delete_old(final: Path, keep_last: int | None, keep_best: int, warn: Warn) 
             directories.delete(path)
     except OSError as error:
         warn(
-            f"checkpoint.save: saved {final}, but could not delete older ones: {_reason(error)}; delete them "
-            "by hand"
+            f"checkpoint.save: saved {final}, but could not delete older ones: {reason_of(error)}; delete "
+            "them by hand"
         )
 
 

@@ -89,12 +89,16 @@ class Damage(NamedTuple):
 
 
 def make_manifest(
-    step: int, score: float | None, metadata: Mapping[str, Any] | None, fingerprint: Mapping[str, str] | None
+    step: int,
+    score: float | None,
+    metadata: Mapping[str, Any] | None,
+    fingerprint: Mapping[str, str] | None,
+    processes: int = 1,
 ) -> Manifest:
     """Makes the manifest of a state that is not written yet.
 
     Args:
-        step, score, metadata, fingerprint: as in `checkpoint.save`.
+        step, score, metadata, fingerprint, processes: as in `checkpoint.save`.
 
     Returns:
         A Manifest without leaves.
@@ -114,7 +118,7 @@ def make_manifest(
         score=None if score is None else float(score),
         metadata=plain,
         fingerprint=texts,
-        environment=environment(),
+        environment=environment() | {"processes": processes},
         bytes=0,
         leaves=(),
     )

@@ -145,6 +145,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "pure/interop/peft_config.py": "tests/outside/adapters.py",
     "pure/interop/peft_targets.py": "tests/outside/adapters.py",
     "pure/interop/peft_weights.py": "tests/outside/adapters.py",
+    "stages/checkpoint/loading.py": "tests/stages/checkpoint/test_checkpoint.py",
     "stages/checkpoint/orbax_folder.py": "tests/stages/checkpoint/test_orbax.py",
     "pure/interop/torch_optim_build.py": "tests/pure/interop/test_torch_optim.py",
     "pure/interop/torch_optim_read.py": "tests/pure/interop/test_torch_optim.py",
