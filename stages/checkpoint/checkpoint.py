@@ -92,7 +92,7 @@ def save(
     if group is not None:
         names = ("step", "score", "metadata", "fingerprint", "keep_last", "keep_best", "warn")
         values = (step, score, metadata, fingerprint, keep_last, keep_best, warn)
-        options = dict(zip(names, values, strict=True))
+        options: dict[str, Any] = dict(zip(names, values, strict=True))
         return _save_by_first(group, partial(save, folder, state, processes=group.size, **options))
     step = _state_step(state) if step is None else step
     if step < 0 or (keep_last is not None and keep_last < 1) or keep_best < 0:
