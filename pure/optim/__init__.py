@@ -19,7 +19,7 @@ from pure.optim.finite import ApplyIfFiniteState, all_finite, apply_if_finite
 from pure.optim.freeze import freeze, selective_transform, set_to_zero
 from pure.optim.inject import InjectStatefulHyperparamsState, WrappedScheduleState, inject_hyperparams
 from pure.optim.lamb import lamb, scale_by_trust_ratio
-from pure.optim.leafwise import is_leafwise, leafwise
+from pure.optim.leafwise import elementwise, is_elementwise, is_leafwise, leafwise
 from pure.optim.lion import ScaleByLionState, lion, scale_by_lion
 from pure.optim.mask import (
     MaskedNode,
@@ -139,6 +139,7 @@ __all__ = [
     "cosine_decay_schedule",
     "decay_mask",
     "decay_rate_pow",
+    "elementwise",
     "ema",
     "freeze",
     "half_life_schedule",
@@ -147,6 +148,7 @@ __all__ = [
     "identity",
     "incremental_update",
     "inject_hyperparams",
+    "is_elementwise",
     "is_leafwise",
     "join_schedules",
     "lamb",

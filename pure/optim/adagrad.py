@@ -16,7 +16,7 @@ from torch import Tensor
 from pure import tree
 from pure.optim.base import Scalar, ScalarOrSchedule, chain, map_unzip, upcast
 from pure.optim.check import check_not_negative
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.optim.scale import scale_by_learning_rate
 from pure.types import GradientTransformation, Tree
 
@@ -71,7 +71,7 @@ def scale_by_rss(initial_accumulator_value: Scalar = 0.1, eps: Scalar = 1e-7) ->
     check_not_negative("scale_by_rss", initial_accumulator_value=initial_accumulator_value, eps=eps)
     return GradientTransformation(
         partial(rss_init, initial_accumulator_value=initial_accumulator_value),
-        leafwise(partial(rss_update, eps=eps)),
+        elementwise(partial(rss_update, eps=eps)),
     )
 
 

@@ -25,7 +25,7 @@ from pure.optim.base import (
     upcast,
 )
 from pure.optim.check import check_fraction, check_not_negative
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.optim.mask import Mask
 from pure.optim.scale import scale_by_learning_rate
 from pure.optim.weight_decay import add_decayed_weights
@@ -91,7 +91,7 @@ def scale_by_adamax(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8) ->
     """
     check_fraction("scale_by_adamax", b1=b1, b2=b2)
     check_not_negative("scale_by_adamax", eps=eps)
-    return GradientTransformation(adam_init, leafwise(partial(adamax_update, b1=b1, b2=b2, eps=eps)))
+    return GradientTransformation(adam_init, elementwise(partial(adamax_update, b1=b1, b2=b2, eps=eps)))
 
 
 def adamax_update(

@@ -30,7 +30,7 @@ from pure.optim.base import (
     zero_count,
 )
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.optim.mask import Mask
 from pure.optim.scale import scale_by_learning_rate
 from pure.optim.weight_decay import add_decayed_weights
@@ -167,7 +167,7 @@ def scale_by_adam(
     check_dtype("scale_by_adam", mu_dtype=mu_dtype)
     return GradientTransformation(
         partial(adam_init, mu_dtype=mu_dtype),
-        leafwise(partial(adam_update, b1=b1, b2=b2, eps=eps, eps_root=eps_root, nesterov=nesterov)),
+        elementwise(partial(adam_update, b1=b1, b2=b2, eps=eps, eps_root=eps_root, nesterov=nesterov)),
     )
 
 

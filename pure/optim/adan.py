@@ -26,7 +26,7 @@ from pure.optim.base import (
     zero_count,
 )
 from pure.optim.check import check_fraction, check_not_negative
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.optim.mask import Mask
 from pure.optim.scale import scale_by_learning_rate
 from pure.optim.weight_decay import add_decayed_weights
@@ -103,7 +103,7 @@ def scale_by_adan(
     check_fraction("scale_by_adan", b1=b1, b2=b2, b3=b3)
     check_not_negative("scale_by_adan", eps=eps, eps_root=eps_root)
     update = partial(adan_update, b1=b1, b2=b2, b3=b3, eps=eps, eps_root=eps_root)
-    return GradientTransformation(adan_init, leafwise(update))
+    return GradientTransformation(adan_init, elementwise(update))
 
 
 def adan_init(params: Tree) -> ScaleByAdanState:

@@ -28,7 +28,7 @@ from pure.optim.base import (
     zero_count,
 )
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.optim.mask import Mask
 from pure.optim.scale import scale_by_learning_rate, schedule_value
 from pure.optim.weight_decay import add_decayed_weights
@@ -127,7 +127,7 @@ def scale_by_ademamix(
     check_not_negative("scale_by_ademamix", alpha=alpha, eps=eps, eps_root=eps_root)
     check_dtype("scale_by_ademamix", mu_dtype=mu_dtype)
     update = partial(ademamix_update, b1=b1, b2=b2, b3=b3, alpha=alpha, eps=eps, eps_root=eps_root)
-    return GradientTransformation(partial(ademamix_init, mu_dtype=mu_dtype), leafwise(update))
+    return GradientTransformation(partial(ademamix_init, mu_dtype=mu_dtype), elementwise(update))
 
 
 def half_life_schedule(b1: float, b3: float, steps: int) -> Schedule:

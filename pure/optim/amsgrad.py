@@ -26,7 +26,7 @@ from pure.optim.base import (
     zero_count,
 )
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.optim.scale import scale_by_learning_rate
 from pure.types import GradientTransformation, Tree
 
@@ -110,7 +110,7 @@ def scale_by_amsgrad(
         bias_correction_mu=bias_correction_mu,
         bias_correction_nu=bias_correction_nu,
     )
-    return GradientTransformation(partial(amsgrad_init, mu_dtype=mu_dtype), leafwise(update))
+    return GradientTransformation(partial(amsgrad_init, mu_dtype=mu_dtype), elementwise(update))
 
 
 def amsgrad_init(params: Tree, *, mu_dtype: torch.dtype | None = None) -> ScaleByAmsgradState:

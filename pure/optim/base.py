@@ -12,8 +12,9 @@ field names and leaf order.
 
 **Leafwise.** Given `extra`, most transformations act on each leaf by itself: updating a sub-tree (with the
 sub-trees of its state; missing leaves are `None`) gives that part of the whole update, so a step may compile
-the update of one layer and use it for all. `leafwise` marks such updates. Values that depend on the whole
-tree are passed in `extra`, computed once by the caller:
+the update of one layer and use it for all. `leafwise` marks such updates. `elementwise` marks those that act
+on each element by itself, so that a process may update the rows of a leaf that it holds. Values that depend
+on the whole tree are passed in `extra`, computed once by the caller:
 
     grad_norm  [] float32, the global norm of the gradients, for `clip_by_global_norm`
     finite     [] bool, whether all gradients are finite, for `apply_if_finite`
@@ -39,7 +40,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.optim.extra import with_extra
-from pure.optim.leafwise import is_leafwise_function, leafwise
+from pure.optim.leafwise import Check, elementwise, mark_by_parts
 from pure.optim.same_shapes import check_same_shapes
 from pure.transform.modes import may_be_differentiated
 from pure.types import GradientTransformation, Schedule, Tree
@@ -71,7 +72,7 @@ def empty_init(params: Tree) -> EmptyState:
     return EmptyState()
 
 
-@leafwise
+@elementwise
 def identity_update(
     updates: Tree, state: EmptyState, params: Tree | None = None, **extra: Any
 ) -> tuple[Tree, EmptyState]:
@@ -116,7 +117,7 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
     transforms = tuple(with_extra(t) for t in transforms)
     return GradientTransformation(
         partial(chain_init, transforms=transforms),
-        leafwise(partial(chain_update, transforms=transforms), partial(_links_are_leafwise, transforms)),
+        mark_by_parts(partial(chain_update, transforms=transforms), partial(_links_pass, transforms)),
     )
 
 
@@ -176,10 +177,10 @@ def _same_leaves(first: Tree, second: Tree) -> bool:
     return len(left) == len(right) and all(x is y for x, y in zip(left, right, strict=True))
 
 
-def _links_are_leafwise(transforms: tuple[GradientTransformation, ...], raw: bool) -> bool:
-    """Decides if all links are leafwise; raw gradients reach the links up to the first non-identity."""
+def _links_pass(transforms: tuple[GradientTransformation, ...], check: Check, raw: bool) -> bool:
+    """Checks all links; raw gradients reach the links up to the first non-identity."""
     first = next((i for i, t in enumerate(transforms) if t.update is not identity_update), 0)
-    return all(is_leafwise_function(t.update, raw and i <= first) for i, t in enumerate(transforms))
+    return all(check(t.update, raw and i <= first) for i, t in enumerate(transforms))
 
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:

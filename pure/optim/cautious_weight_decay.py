@@ -17,7 +17,7 @@ from pure import tree
 from pure.optim.adamw import scale_by_adam
 from pure.optim.base import EmptyState, Scalar, ScalarOrSchedule, chain, empty_init, increment, upcast
 from pure.optim.check import check_not_negative
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.optim.mask import Mask, masked
 from pure.optim.same_shapes import check_same_shapes, require_params
 from pure.optim.scale import scale_by_learning_rate, schedule_value
@@ -96,7 +96,9 @@ def add_cautious_decayed_weights(
     """
     check_not_negative("add_cautious_decayed_weights", weight_decay=weight_decay)
     init = decay_schedule_init if callable(weight_decay) else empty_init
-    decay = GradientTransformation(init, leafwise(partial(cautious_decay_update, weight_decay=weight_decay)))
+    decay = GradientTransformation(
+        init, elementwise(partial(cautious_decay_update, weight_decay=weight_decay))
+    )
     return decay if mask is None else masked(decay, mask)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pure import tree
 from pure.optim.base import EmptyState, Scalar, empty_init, safe_sqrt, store_once, upcast
 from pure.optim.check import check_not_negative
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.types import GradientTransformation, Tree
 
 
@@ -44,7 +44,7 @@ def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
     """
     check_not_negative("clip_by_global_norm", max_norm=max_norm)
     update = partial(clip_by_global_norm_update, max_norm=max_norm)
-    return GradientTransformation(empty_init, leafwise(update, _norm_is_known))
+    return GradientTransformation(empty_init, elementwise(update, _norm_is_known))
 
 
 def clip_by_global_norm_update(
@@ -83,7 +83,7 @@ def _global_norm(updates: Tree) -> Tensor:
 
 
 def _norm_is_known(raw: bool) -> bool:
-    """Decides if clipping by norm is leafwise: only of raw gradients, whose norm is given as `grad_norm`."""
+    """Decides if clipping by norm is elementwise: only of raw gradients, whose norm is `grad_norm`."""
     return raw
 
 
@@ -104,7 +104,7 @@ def clip(max_delta: Scalar) -> GradientTransformation:
         tensor([-1.0000,  0.5000])
     """
     check_not_negative("clip", max_delta=max_delta)
-    return GradientTransformation(empty_init, leafwise(partial(clip_update, max_delta=max_delta)))
+    return GradientTransformation(empty_init, elementwise(partial(clip_update, max_delta=max_delta)))
 
 
 def clip_update(

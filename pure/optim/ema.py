@@ -22,7 +22,7 @@ from pure.optim.base import (
     zero_count,
 )
 from pure.optim.check import check_dtype, check_fraction
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.optim.same_shapes import check_same_shapes
 from pure.types import GradientTransformation, Tree
 
@@ -64,7 +64,7 @@ def ema(
     check_dtype("ema", accumulator_dtype=accumulator_dtype)
     return GradientTransformation(
         partial(ema_init, accumulator_dtype=accumulator_dtype),
-        leafwise(partial(ema_update, decay=decay, debias=debias)),
+        elementwise(partial(ema_update, decay=decay, debias=debias)),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from pure.optim.leafwise import is_leafwise_function, leafwise
+from pure.optim.leafwise import mark_as_inner
 from pure.types import GradientTransformation, Tree
 
 
@@ -46,7 +46,7 @@ def with_extra(transform: GradientTransformation) -> GradientTransformation:
     kinds = {parameter.kind for parameter in inspect.signature(transform.update).parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in kinds:
         return transform
-    update = leafwise(partial(_drop_extra, transform.update), partial(is_leafwise_function, transform.update))
+    update = mark_as_inner(partial(_drop_extra, transform.update), transform)
     return GradientTransformation(transform.init, update)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.optim.base import increment
-from pure.optim.leafwise import is_leafwise_function, leafwise
+from pure.optim.leafwise import mark_as_inner
 from pure.types import GradientTransformation, Tree
 
 
@@ -54,9 +54,8 @@ def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) 
         )
     return GradientTransformation(
         partial(finite_init, inner=inner),
-        leafwise(
-            partial(finite_update, inner=inner, max_consecutive_errors=max_consecutive_errors),
-            partial(is_leafwise_function, inner.update),
+        mark_as_inner(
+            partial(finite_update, inner=inner, max_consecutive_errors=max_consecutive_errors), inner
         ),
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pure import tree
 from pure.optim.base import EmptyState, empty_init
-from pure.optim.leafwise import is_leafwise_function, leafwise
+from pure.optim.leafwise import Check, elementwise, mark_by_parts
 from pure.optim.mask import Mask, masked
 from pure.optim.partition import partition
 from pure.optim.same_shapes import check_same_shapes
@@ -26,7 +26,7 @@ def set_to_zero() -> GradientTransformation:
     return GradientTransformation(empty_init, set_to_zero_update)
 
 
-@leafwise
+@elementwise
 def set_to_zero_update(
     updates: Tree, state: EmptyState, params: Tree | None = None, **extra: Any
 ) -> tuple[Tree, EmptyState]:
@@ -77,12 +77,15 @@ def selective_transform(optimizer: GradientTransformation, *, freeze_mask: Mask)
         >>> opt.update(grads, opt.init(grads))[0]
         {'a': tensor([0.]), 'b': tensor([-1.])}
     """
-    labels = partial(freeze_labels, mask=freeze_mask)
-    if is_leafwise_function(freeze_mask):
-        labels = leafwise(labels)
+    labels = mark_by_parts(partial(freeze_labels, mask=freeze_mask), partial(_mask_passes, freeze_mask))
     return partition({"train": optimizer, "freeze": set_to_zero()}, labels)
 
 
 def freeze_labels(params: Tree, *, mask: Mask) -> Tree:
     """Computes a tree of labels from a mask: "freeze" where it is True, else "train"."""
     return tree.map(lambda frozen: "freeze" if frozen else "train", mask(params) if callable(mask) else mask)
+
+
+def _mask_passes(mask: Mask, check: Check, raw: bool) -> bool:
+    """Checks the mask: labels are as it is."""
+    return check(mask, raw)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.optim.base import increment, zero_count
-from pure.optim.leafwise import is_leafwise_function, leafwise
+from pure.optim.leafwise import mark_as_inner
 from pure.types import GradientTransformation, Schedule, Tree
 
 
@@ -126,7 +126,7 @@ def build_injected(
         "schedules": schedules,
         "dtype": hyperparam_dtype,
     }
-    update = leafwise(partial(inject_update, **settings), partial(is_leafwise_function, inner.update))
+    update = mark_as_inner(partial(inject_update, **settings), inner)
     return GradientTransformation(partial(inject_init, numbers=numbers, **settings), update)
 
 

@@ -1,21 +1,26 @@
-"""Mark functions as leafwise: they may be applied to one sub-tree at a time. (base.py explains why.)"""
+"""Mark functions as leafwise, which may be applied to one sub-tree at a time, or as elementwise, which may be
+applied to some rows of each leaf. (base.py explains why.)"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
 from pure.types import GradientTransformation
 
-MARK = "leafwise_rule"
-"""Attribute that holds the rule of a function."""
+LEAFWISE = "leafwise_rule"
+ELEMENTWISE = "elementwise_rule"
+"""Attributes that hold the rules of a function."""
 
 Rule = Callable[[bool], bool]
-"""Decides if a function is leafwise, given `raw`: True if its updates are the gradients, not yet transformed.
+"""Decides if a function is leafwise (elementwise), given `raw`: True if its updates are the gradients, not
+yet transformed. The global norm of those is known (`grad_norm` in `extra`)."""
 
-The global norm of those is known (`grad_norm` in `extra`)."""
+Check = Callable[[Any, bool], bool]
+"""`is_leafwise_function` or `is_elementwise_function`: (function, raw) -> bool."""
 
 F = TypeVar("F", bound=Callable)
 
@@ -43,9 +48,58 @@ def leafwise(function: F, rule: Rule = always) -> F:
         >>> is_leafwise(GradientTransformation(lambda params: (), leafwise(halve)))
         True
     """
-    if not torch.compiler.is_compiling():  # a compiler cannot trace it, and asks for no mark
-        setattr(function, MARK, rule)
-    return function
+    return _mark(function, LEAFWISE, rule)
+
+
+def elementwise(function: F, rule: Rule = always) -> F:
+    """Marks an update, or a function that makes a mask or labels, as elementwise, and so as leafwise.
+
+    A function without a mark counts as not elementwise: its update is computed from whole leaves, which is
+    right, and costs more memory where the leaves are cut over processes.
+
+    Args:
+        function: an update each of whose elements, given base.py's `extra`, depends on that element of the
+            gradient, of the params and of the state only, where leaves [] of the state are the same for all
+            elements, and the others have the shapes of the params; or a function from params to a mask or
+            labels that reads paths, not shapes.
+        rule: as in `leafwise`.
+
+    Returns:
+        The same function, marked.
+
+    Example:
+        >>> halve = lambda updates, state, params=None, **extra: ([g / 2 for g in updates], state)
+        >>> is_elementwise(GradientTransformation(lambda params: (), elementwise(halve)))
+        True
+    """
+    return _mark(leafwise(function, rule), ELEMENTWISE, rule)
+
+
+def elementwise_only(function: F) -> F:
+    """Marks a function that makes a mask or labels as elementwise, and not as leafwise: it selects layers."""
+    return _mark(function, ELEMENTWISE, always)
+
+
+def mark_by_parts(function: F, rule: Callable[[Check, bool], bool]) -> F:
+    """Marks an update that is made of others as what they are.
+
+    Args:
+        function: an update, or a function that makes a mask or labels.
+        rule: (check, raw) -> bool, which applies the check to each of the parts, with their own `raw`.
+
+    Returns:
+        The same function, marked.
+    """
+    return _mark(
+        leafwise(function, partial(rule, is_leafwise_function)),
+        ELEMENTWISE,
+        partial(rule, is_elementwise_function),
+    )
+
+
+def mark_as_inner(function: F, inner: GradientTransformation) -> F:
+    """Marks the update of a wrapper as that of `inner`, to which it gives its own updates and `extra`."""
+    return mark_by_parts(function, partial(_inner_passes, inner))
 
 
 def is_leafwise(transform: GradientTransformation) -> bool:
@@ -73,11 +127,46 @@ def is_leafwise(transform: GradientTransformation) -> bool:
     return is_leafwise_function(transform.update, True)
 
 
-def is_leafwise_function(function: Any, raw: bool = False) -> bool:
-    """Evaluates the rule of a function; a function without one is not leafwise.
+def is_elementwise(transform: GradientTransformation) -> bool:
+    """Checks if a transformation updates some rows of each leaf the same alone as inside the whole leaves.
 
-    `partial(is_leafwise_function, inner.update)` is the rule of a transformation that is leafwise if `inner`
-    is.
+    Args:
+        transform: any transformation; one that is not from this package must be marked to be elementwise.
+
+    Returns:
+        True for sgd, Adam and its relatives, Lion, schedules, decay and clips of single elements, and chains,
+        masks and groups of them; clip_by_global_norm only where it is leafwise. False for those that read the
+        shape or a norm of a leaf (Muon, SOAP, Adafactor, LAMB, `cautious`), for masks by unmarked functions,
+        and for MultiSteps.
+
+    Example:
+        >>> from pure.optim.adamw import adamw
+        >>> from pure.optim.muon import muon
+        >>> is_elementwise(adamw(1e-3)), is_elementwise(muon(1e-3))
+        (True, False)
     """
-    rule = getattr(function, MARK, None)
+    return is_elementwise_function(transform.update, True)
+
+
+def is_leafwise_function(function: Any, raw: bool = False) -> bool:
+    """Evaluates the rule of a function; a function without one is not leafwise."""
+    rule = getattr(function, LEAFWISE, None)
     return rule is not None and rule(raw)
+
+
+def is_elementwise_function(function: Any, raw: bool = False) -> bool:
+    """Evaluates the rule of a function; one without is not elementwise, a mask or labels as a tree are."""
+    rule = getattr(function, ELEMENTWISE, None)
+    return not callable(function) if rule is None else rule(raw)
+
+
+def _mark(function: F, name: str, rule: Rule) -> F:
+    """Sets the attribute; a compiler cannot trace that, and asks for no mark."""
+    if not torch.compiler.is_compiling():
+        setattr(function, name, rule)
+    return function
+
+
+def _inner_passes(inner: GradientTransformation, check: Check, raw: bool) -> bool:
+    """The rule of a wrapper: that of what it wraps."""
+    return check(inner.update, raw)

@@ -16,7 +16,7 @@ from torch import Tensor
 from pure import tree
 from pure.optim.base import Scalar, ScalarOrSchedule, chain, increment, map_unzip, upcast, zero_count
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.optim.mask import Mask
 from pure.optim.scale import scale_by_learning_rate
 from pure.optim.weight_decay import add_decayed_weights
@@ -108,7 +108,7 @@ def scale_by_lion(
         raise ValueError(f"scale_by_lion: mode must be one of {', '.join(MODES)}, got {mode!r}")
     return GradientTransformation(
         partial(lion_init, mu_dtype=mu_dtype),
-        leafwise(partial(lion_update, b1=b1, b2=b2, mode=mode, smooth_beta=smooth_beta)),
+        elementwise(partial(lion_update, b1=b1, b2=b2, mode=mode, smooth_beta=smooth_beta)),
     )
 
 

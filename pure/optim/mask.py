@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pure import tree
-from pure.optim.leafwise import is_leafwise_function, leafwise
+from pure.optim.leafwise import Check, elementwise, elementwise_only, mark_by_parts
 from pure.types import GradientTransformation, Tree
 
 Mask = Tree | Callable[[Tree], Tree]
@@ -35,7 +35,7 @@ class MaskedState(NamedTuple):
     inner_state: Tree
 
 
-@leafwise
+@elementwise
 def decay_mask(params: Tree) -> Tree:
     """Masks weight decay: True for all leaves except norms, biases and embeddings.
 
@@ -84,7 +84,7 @@ def path_mask(*include: str, exclude: tuple[str, ...] = ()) -> Callable[[Tree], 
         )
     mask = partial(match_paths, include=include, exclude=tuple(exclude))
     selects_layers = any(letter.isdigit() for text in (*include, *exclude) for letter in text)
-    return mask if selects_layers else leafwise(mask)
+    return elementwise_only(mask) if selects_layers else elementwise(mask)
 
 
 def match_paths(params: Tree, *, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> Tree:
@@ -129,7 +129,7 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
     update = partial(masked_update, inner=inner, mask=mask)
     return GradientTransformation(
         partial(masked_init, inner=inner, mask=mask),
-        leafwise(update, partial(_part_is_leafwise, inner, mask)),
+        mark_by_parts(update, partial(_part_passes, inner, mask)),
     )
 
 
@@ -178,9 +178,9 @@ def masked_update(
     return _choose(flags, new, updates), MaskedState(inner_state=_restore_masked_nodes(old, inner_state))
 
 
-def _part_is_leafwise(inner: GradientTransformation, mask: Mask, raw: bool) -> bool:
-    """Decides if `masked` is leafwise: mask and `inner` must be, without the global norm (`raw` is False)."""
-    return is_leafwise_function(mask) and is_leafwise_function(inner.update, False)
+def _part_passes(inner: GradientTransformation, mask: Mask, check: Check, raw: bool) -> bool:
+    """Checks mask and `inner`, the latter without the global norm, which is that of all leaves."""
+    return check(mask, raw) and check(inner.update, False)
 
 
 def _flags(mask: Mask, like: Tree) -> Tree:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pure import tree
-from pure.optim.leafwise import is_leafwise_function, leafwise
+from pure.optim.leafwise import Check, mark_by_parts
 from pure.optim.mask import masked
 from pure.types import GradientTransformation, Tree
 
@@ -44,7 +44,7 @@ def partition(
     update = partial(partition_update, transforms=transforms, param_labels=param_labels)
     return GradientTransformation(
         partial(partition_init, transforms=transforms, param_labels=param_labels),
-        leafwise(update, partial(_groups_are_leafwise, transforms, param_labels)),
+        mark_by_parts(update, partial(_groups_pass, transforms, param_labels)),
     )
 
 
@@ -103,13 +103,14 @@ def partition_update(
     return updates, PartitionState(states)
 
 
-def _groups_are_leafwise(
-    transforms: dict[str, GradientTransformation], param_labels: Tree | Callable[[Tree], Tree], raw: bool
+def _groups_pass(
+    transforms: dict[str, GradientTransformation],
+    param_labels: Tree | Callable[[Tree], Tree],
+    check: Check,
+    raw: bool,
 ) -> bool:
-    """The rule of `partition`. Groups must be leafwise without `grad_norm`, which is that of all groups."""
-    return is_leafwise_function(param_labels) and all(
-        is_leafwise_function(t.update, False) for t in transforms.values()
-    )
+    """Checks the labels, and the groups without `grad_norm`, which is that of all groups."""
+    return check(param_labels, raw) and all(check(t.update, False) for t in transforms.values())
 
 
 def _has_label(labels: Tree, label: str) -> Tree:

@@ -31,7 +31,7 @@ from pure.optim.base import (
     upcast,
 )
 from pure.optim.check import check_fraction, check_not_negative
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.optim.scale import scale_by_learning_rate
 from pure.types import GradientTransformation, Tree
 
@@ -102,7 +102,7 @@ def scale_by_radam(
     update = partial(
         radam_update, b1=b1, b2=b2, eps=eps, eps_root=eps_root, threshold=threshold, nesterov=nesterov
     )
-    return GradientTransformation(adam_init, leafwise(update))
+    return GradientTransformation(adam_init, elementwise(update))
 
 
 def radam_update(

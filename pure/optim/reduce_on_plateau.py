@@ -14,7 +14,7 @@ from torch import Tensor
 from pure import tree
 from pure.optim.base import Scalar, increment, upcast, zero_count
 from pure.optim.check import check_number
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.types import GradientTransformation, Tree
 
 
@@ -73,7 +73,7 @@ def reduce_on_plateau(
     _check_ranges(factor, patience, rtol, atol, cooldown, accumulation_size)
     return GradientTransformation(
         plateau_init,
-        leafwise(
+        elementwise(
             partial(
                 plateau_update,
                 factor=factor,

@@ -28,7 +28,7 @@ from pure.optim.base import (
     zero_count,
 )
 from pure.optim.check import check_fraction, check_not_negative
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.optim.scale import scale_by_learning_rate
 from pure.optim.sgd import trace
 from pure.types import GradientTransformation, Tree
@@ -250,7 +250,7 @@ def _build(
     check_not_negative(caller, eps=eps, initial_scale=initial_scale)
     return GradientTransformation(
         partial(rms_init, centered=centered, initial_scale=initial_scale, with_count=with_count),
-        leafwise(partial(rms_update, decay=decay, eps=eps, eps_in_sqrt=eps_in_sqrt)),
+        elementwise(partial(rms_update, decay=decay, eps=eps, eps_in_sqrt=eps_in_sqrt)),
     )
 
 

@@ -23,7 +23,7 @@ from pure.optim.base import (
     zero_count,
 )
 from pure.optim.check import check_not_negative, check_number
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.optim.same_shapes import check_same_shapes
 from pure.types import GradientTransformation, Schedule, Tree
 
@@ -49,7 +49,7 @@ def scale(step_size: Scalar) -> GradientTransformation:
         tensor(6.)
     """
     check_number("scale", step_size=step_size)
-    return GradientTransformation(empty_init, leafwise(partial(scale_update, step_size=step_size)))
+    return GradientTransformation(empty_init, elementwise(partial(scale_update, step_size=step_size)))
 
 
 def scale_update(
@@ -75,7 +75,7 @@ def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformation:
         (tensor(2.), ScaleByScheduleState(count=tensor(2, dtype=torch.int32)))
     """
     return GradientTransformation(
-        schedule_init, leafwise(partial(schedule_update, step_size_fn=step_size_fn))
+        schedule_init, elementwise(partial(schedule_update, step_size_fn=step_size_fn))
     )
 
 
@@ -139,9 +139,9 @@ def scale_by_learning_rate(
         return identity()
     if callable(learning_rate):
         by_schedule = partial(schedule_update, step_size_fn=learning_rate, flip_sign=flip_sign)
-        return GradientTransformation(schedule_init, leafwise(by_schedule))
+        return GradientTransformation(schedule_init, elementwise(by_schedule))
     by_number = partial(learning_rate_update, learning_rate=learning_rate, flip_sign=flip_sign)
-    return GradientTransformation(empty_init, leafwise(by_number))
+    return GradientTransformation(empty_init, elementwise(by_number))
 
 
 def learning_rate_update(

@@ -26,7 +26,7 @@ from pure.optim.base import (
 )
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
 from pure.optim.extra import with_extra
-from pure.optim.leafwise import is_leafwise_function, leafwise
+from pure.optim.leafwise import mark_as_inner
 from pure.optim.rmsprop import scale_by_rms
 from pure.optim.same_shapes import require_params
 from pure.optim.scale import scale_by_learning_rate
@@ -70,7 +70,7 @@ def schedule_free(
         state_dtype: storage of z; None stores it like the params.
 
     Returns:
-        GradientTransformation with state ScheduleFreeState; leafwise if base_optimizer is.
+        GradientTransformation with state ScheduleFreeState; leafwise and elementwise if base_optimizer is.
 
     Raises:
         ValueError: for b1 outside (0, 1), or a negative number; at the update, if params are missing.
@@ -97,7 +97,7 @@ def schedule_free(
     )
     return GradientTransformation(
         partial(schedule_free_init, base=base, b1=b1, state_dtype=state_dtype),
-        leafwise(update, partial(is_leafwise_function, base.update)),
+        mark_as_inner(update, base),
     )
 
 

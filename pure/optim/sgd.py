@@ -18,7 +18,7 @@ from torch import Tensor
 from pure import tree
 from pure.optim.base import Scalar, ScalarOrSchedule, chain, identity, map_unzip, upcast
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.optim.scale import scale_by_learning_rate
 from pure.types import GradientTransformation, Tree
 
@@ -76,7 +76,7 @@ def trace(
     check_dtype("trace", accumulator_dtype=accumulator_dtype)
     return GradientTransformation(
         partial(trace_init, accumulator_dtype=accumulator_dtype),
-        leafwise(partial(trace_update, decay=decay, nesterov=nesterov)),
+        elementwise(partial(trace_update, decay=decay, nesterov=nesterov)),
     )
 
 

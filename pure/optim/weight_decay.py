@@ -14,7 +14,7 @@ from torch import Tensor
 from pure import tree
 from pure.optim.base import EmptyState, ScalarOrSchedule, empty_init, increment, upcast, zero_count
 from pure.optim.check import check_not_negative
-from pure.optim.leafwise import leafwise
+from pure.optim.leafwise import elementwise
 from pure.optim.mask import Mask, masked
 from pure.optim.same_shapes import check_same_shapes
 from pure.optim.scale import schedule_value
@@ -54,7 +54,7 @@ def add_decayed_weights(
     """
     check_not_negative("add_decayed_weights", weight_decay=weight_decay)
     init = decay_schedule_init if callable(weight_decay) else empty_init
-    decay = GradientTransformation(init, leafwise(partial(decay_update, weight_decay=weight_decay)))
+    decay = GradientTransformation(init, elementwise(partial(decay_update, weight_decay=weight_decay)))
     return decay if mask is None else masked(decay, mask)
 
 

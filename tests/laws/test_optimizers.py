@@ -25,6 +25,8 @@ from torch._inductor.utils import run_and_get_code
 
 from pure import optim, tree
 from pure.optim.newton_schulz import DION
+from pure.parallel.group import Group
+from pure.parallel.rows import own_rows
 from pure.serial import serial
 from pure.types import GradientTransformation, Tree
 
@@ -519,6 +521,57 @@ def test_leafwise_updates_of_some_leaves_equal_those_in_the_whole_tree(row: Row)
     ):
         select = partial(select_leaves, kept=kept, names=names)
         assert close(opt.update(select(grads), select(state), select(params), **extra), select(whole), 0)
+
+
+NOT_ELEMENTWISE = {
+    "clip the update": "reads the norm of all updates",
+    "muon": "multiplies matrices",
+    "muon for all": "multiplies matrices",
+    "adafactor": "keeps means of rows and columns",
+    "factored rms": "keeps means of rows and columns, and reads the mean square of a leaf",
+    "lamb": "reads the norm of a leaf",
+    "cautious lion": "counts signs in a leaf",
+    "normuon": "multiplies matrices",
+    "soap": "multiplies matrices",
+    "freeze": "its mask is a function without a mark",
+    "zero_nans": "keeps a flag of each leaf",
+    "MultiSteps": "may skip a mini-step for the norm of all gradients",
+    "MultiSteps sum": "may skip a mini-step for a gradient that is not finite",
+}
+"""Why an optimizer must see whole leaves; every other one is marked as elementwise, see the next law."""
+
+
+@for_every_row
+def test_elementwise_updates_of_some_rows_equal_those_of_whole_leaves(row: Row) -> None:
+    """Bit for bit, for leaves of 5, 1 and 3 rows on 2 and 4 processes; and `is_elementwise` knows for which."""
+    opt = row.ours()
+    assert optim.is_elementwise(opt) is (row.name not in NOT_ELEMENTWISE)
+    if row.name in NOT_ELEMENTWISE:
+        return
+    params, *grads = [odd_rows(seed) for seed in range(4)]
+    state = opt.init(params)
+    for g in grads[:2]:
+        steps, state = opt.update(g, state, params, **extra_arguments(g))
+        params = optim.apply_updates(params, steps)
+    extra = extra_arguments(grads[2])
+    whole = (*opt.update(grads[2], state, params, **extra),)
+    for size in (2, 4):
+        for rank in range(size):
+            cut = partial(cut_leaves, group=Group(rank, size, None))
+            assert close(opt.update(cut(grads[2]), cut(state), cut(params), **extra), cut(whole), 0)
+            assert close(opt.init(cut(params)), cut(opt.init(params)), 0)
+
+
+def odd_rows(seed: int) -> Tree:
+    """A tree like `random_arrays`, of leaves with 5, 1 and 3 rows, in float32."""
+    rng = np.random.default_rng(seed)
+    layer = {"norm": rng.normal(size=(1,)), "q": rng.normal(size=(3, 2))}
+    return tensors({"embedding": rng.normal(size=(5, 4)), "layers": [layer]})
+
+
+def cut_leaves(whole: Tree, *, group: Group) -> Tree:
+    """One process's rows of each leaf; leaves [] stay."""
+    return tree.map(lambda x: x[slice(*own_rows(x.shape[0], group))] if x.ndim else x, whole)
 
 
 def select_leaves(whole: Tree, *, kept: set[str], names: list[str]) -> Tree:

@@ -1,4 +1,4 @@
-"""`is_leafwise`: which optimizers are marked as safe to update layer by layer.
+"""Marks of optimizers that may update layer by layer (`is_leafwise`) or by rows (`is_elementwise`).
 
 That such updates equal those of the whole tree is a law in `tests/laws/test_optimizers.py`.
 """
@@ -66,3 +66,45 @@ def test_unmarked_optimizers_and_those_that_depend_on_the_whole_tree_are_not_lea
     opt: GradientTransformation,
 ) -> None:
     assert not optim.is_leafwise(opt)
+
+
+@pytest.mark.parametrize(
+    "opt",
+    [
+        optim.adamw(0.1, mask=optim.decay_mask),
+        optim.adamw(0.1, mask={"a": True}),
+        optim.adamw(0.1, mask=optim.path_mask("/layers/3/")),
+        optim.chain(CLIP, optim.adamw(0.1)),
+        optim.partition({"a": optim.sgd(0.1), "b": optim.adam(0.1)}, {"w": "a"}),
+        optim.selective_transform(optim.lion(0.1), freeze_mask=optim.decay_mask),
+        optim.inject_hyperparams(optim.adamw)(0.1),
+        optim.chain(optim.clip(1.0), FINITE),
+        optim.schedule_free_adamw(),
+        GradientTransformation(lambda params: (), optim.elementwise(partial(plain_update))),
+    ],
+    ids=lambda opt: getattr(opt.update, "func", opt.update).__name__,
+)
+def test_elementwise_optimizers_and_what_is_made_of_them(opt: GradientTransformation) -> None:
+    assert optim.is_elementwise(opt)
+
+
+@pytest.mark.parametrize(
+    "opt",
+    [
+        optim.chain(optim.scale(2.0), CLIP),
+        optim.masked(CLIP, optim.decay_mask),
+        optim.adamw(0.1, mask=lambda params: {"w": params["w"].shape[0] > 4}),
+        optim.partition({"a": optim.sgd(0.1), "b": optim.muon(0.1)}, {"w": "a"}),
+        optim.partition({"a": optim.sgd(0.1)}, lambda params: {"w": "a"}),
+        optim.chain(optim.adam(0.1), optim.scale_by_shape()),
+        optim.cautious(optim.adam(0.1)),
+        optim.schedule_free(optim.lamb(0.1), 0.1),
+        optim.apply_if_finite(optim.soap(0.1), 3),
+        PLAIN,
+        MARKED,
+        optim.chain(PLAIN, optim.adam(0.1)),
+    ],
+    ids=lambda opt: getattr(opt.update, "func", opt.update).__name__,
+)
+def test_optimizers_that_see_whole_leaves_are_not_elementwise(opt: GradientTransformation) -> None:
+    assert not optim.is_elementwise(opt)
