@@ -10,21 +10,33 @@ Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Train
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pure import tree
-from pure.parallel.collect import every, exchange, own, together
-from pure.parallel.group import Group, group_of, run_within, within
+from pure.parallel.checksum import checksums
+from pure.parallel.collect import every, exchange, own, refuse_transforms, together
+from pure.parallel.group import Group, group_of, is_grouped, run_within, within
 from pure.types import Tree
-from stages import population, sweep
-from stages.online import Online, Rollout, Score
+from stages import online, population, sweep
+from stages.online import Rollout, Score
 from stages.rollout import Rollouts
 from stages.stage import Init, Stage
 from stages.state import TrainState
+
+
+class FirstStep(NamedTuple):
+    """Memo of the check before the first step, which is made once; it changes no result.
+
+    Fields:
+        checked: has an element once states and batches have been compared.
+    """
+
+    checked: set
 
 
 def data_parallel(stage: Stage, mesh: Any) -> Stage:
@@ -34,24 +46,37 @@ def data_parallel(stage: Stage, mesh: Any) -> Stage:
 
     The numbers are those of one process, up to the order of summation (1e-6 in float32); those of two
     processes are those of `accumulation=2`, bit for bit. All processes must be given the same states and the
-    same whole batches, and take the same steps in the same order.
+    same whole batches (no DistributedSampler: a batch is not cut beforehand), and take the same number of
+    steps in the same order. Compile after: `jit(data_parallel(stage, mesh).step, donate=True, regions=True)`.
 
     Args:
         stage: of `stages.stage.stage`, or a built-in one. With `accumulation`, or another `gradient=`, each
-            of its micro-batches is cut.
+            of its micro-batches is cut, so that measures of gradients are those of one process.
         mesh: the processes: a DeviceMesh with one dimension, or a ProcessGroup.
 
     Returns:
         Stage. `step` takes the whole batch and uses B/n rows of it. Online, each process samples and scores
         the completions of its own prompts; all processes then update on all of them. `loss` is the plain
-        stage's.
+        stage's, a function of one process: gradients per sample, influence, curvature, audits and validation
+        take it as ever. The functions in `parts` must be called by all processes, as `step` must.
 
-    Edge cases: B need not be a multiple of n. An error of a reward function on one process is raised on all.
-    A fingerprint is that of the plain stage, so that a run resumes with another number of processes.
+    Edge cases: B need not be a multiple of n. An error of a loss (on a CPU) or a reward function on one
+    process is raised on all. A fingerprint is that of the plain stage, so that a run resumes with another
+    number of processes. `stages.branch` works; what differentiates or vmaps steps (`unroll`, `population`,
+    `sweep`, torch.func) is refused: collectives have no derivative here.
+
+    What is checked: in `init` and before the first step that is not compiled, that all processes have the
+    same state and the same batch, leaf by leaf; in each step that they have the same batch, by 8 bytes. On a
+    GPU, or compiled as a whole, a step with different batches is skipped (its loss is NaN) in the place of an
+    error. Not checked: that states stay the same, as they are computed from the same bits; that processes
+    take as many steps. One that stops early leaves the others waiting for torch's timeout of the group, after
+    which they raise an error that says so.
 
     Raises:
-        ValueError: for a population or sweep; before torch.distributed is initialised; in a step, for fewer
-            rows than processes; in `init`, if processes start from different params.
+        ValueError: for a population or sweep, a stage that is data parallel already, or an online stage whose
+            step is compiled; before torch.distributed is initialised; in a step, for fewer rows than
+            processes, or different batches; in `init` and the first step, for different states.
+        RuntimeError: in a step, under a transform of torch.func; if another process ended.
 
     Example:
         >>> import torch.distributed as dist
@@ -77,19 +102,59 @@ def stage_within(stage: Stage, group: Group) -> Stage:
 
     Returns:
         Stage.
+
+    Raises:
+        ValueError: for an online stage whose step is not that of `stages.online`, as a compiled one.
     """
-    init = partial(init_together, stage.init, group)
+    init, first = partial(init_together, stage.init, group), FirstStep(set())
     if stage.parts is None:
-        return stage._replace(init=init, step=partial(run_within, stage.step, group))
-    parts = Online(
-        init=stage.parts.init,
+        return stage._replace(init=init, step=partial(step_together, stage.step, group, first))
+    kind = getattr(stage.step, "func", None)
+    if kind not in (online.step, online.offline_step):
+        raise ValueError(
+            "data_parallel: the step of this online stage is compiled, or not that of stages.online; give "
+            "the plain stage, and compile afterwards: jit(data_parallel(stage, mesh).step, ...)"
+        )
+    parts = stage.parts._replace(
         rollout=partial(sample_own, stage.parts.rollout, group),
-        score=None if stage.parts.score is None else partial(score_own, stage.parts.score, group),
+        score=None
+        if stage.parts.score is None
+        else partial(score_own, stage.parts.score, group, stage.parts.samples),
         update=partial(run_within, stage.parts.update, group),
         examples=partial(run_within, stage.parts.examples, group),
     )
-    step = partial(stage.step.func, **{**stage.step.keywords, "parts": parts})  # type: ignore[attr-defined]
+    step = partial(step_together, partial(kind, parts=parts), group, first)
     return stage._replace(init=init, step=step, parts=parts)
+
+
+def step_together(
+    step: Callable[[TrainState, Tree], TrainState],
+    group: Group,
+    first: FirstStep,
+    state: TrainState,
+    batch: Tree,
+) -> TrainState:
+    """Take a step together; before the first one, check that all processes have the same state and batch.
+
+    Args:
+        step: of the plain stage.
+        group: the processes.
+        first: memo of the check.
+        state: the same on all processes.
+        batch: the whole batch, the same on all processes.
+
+    Returns:
+        The next state.
+
+    Raises:
+        ValueError: naming a leaf that differs between processes.
+    """
+    if group.size > 1 and not torch.compiler.is_compiling() and not first.checked:
+        refuse_transforms("data_parallel", tree.leaves((state, batch)))
+        check_same("data_parallel: the state", state, group)
+        check_same("data_parallel: the batch", batch, group)
+        first.checked.add(True)
+    return run_within(step, group, state, batch)
 
 
 def init_together(init: Init, group: Group, key: Tensor, params: Tree | None = None) -> TrainState:
@@ -109,7 +174,7 @@ def init_together(init: Init, group: Group, key: Tensor, params: Tree | None = N
     """
     with within(group):
         state = together(init, key, params)
-    check_same("data_parallel", state, group)
+    check_same("data_parallel: the initial state", state, group)
     return state
 
 
@@ -126,20 +191,24 @@ def sample_own(rollout: Rollout, group: Group, params: Tree, batch: Tree, key: T
 
     Returns:
         Rollouts of all prompts.
+
+    Raises:
+        Exception: of the rollout, on whichever process.
     """
+    check_same("data_parallel: the prompts", batch, group)
     with within(group):
         prompts = own(batch)
-        with within(None):
-            sampled = rollout(params, prompts, key)
+        sampled = together(partial(run_within, rollout, None), params, prompts, key)
         return every(sampled, len(batch["row"]))
 
 
-def score_own(score: Score, group: Group, rollouts: Rollouts, /) -> Tensor:
-    """Score this process's completions, and gather the rewards of all; each is scored once.
+def score_own(score: Score, group: Group, samples: int, rollouts: Rollouts, /) -> Tensor:
+    """Score the completions of this process's prompts, and gather the rewards of all; each is scored once.
 
     Args:
         score: of the plain stage.
         group: the processes.
+        samples: G, completions of a prompt, which are scored by one process.
         rollouts: B rows, the same on all processes.
 
     Returns:
@@ -149,11 +218,12 @@ def score_own(score: Score, group: Group, rollouts: Rollouts, /) -> Tensor:
         Exception: of a reward function, on whichever process.
     """
     with within(group):
-        return every(together(score, own(rollouts)), len(rollouts.row))
+        rewards = together(partial(run_within, score, None), own(rollouts, samples))
+        return every(rewards, len(rollouts.row) // samples)
 
 
 def refuse_members(caller: str, stage: Stage) -> None:
-    """Refuse a population or sweep, whose steps are vmapped.
+    """Refuse a population or sweep, whose steps are vmapped, and a stage of several processes already.
 
     Args:
         caller: the caller's name in an error.
@@ -162,11 +232,13 @@ def refuse_members(caller: str, stage: Stage) -> None:
     Raises:
         ValueError: for one.
     """
-    if getattr(stage.step, "func", None) in (population.step, sweep.step):
+    if getattr(stage.init, "func", None) in (population.init, sweep.init):
         raise ValueError(
             f"{caller}: a population or sweep has an axis of members in the place of rows; run its members "
             "on one process each, or train one stage on all processes"
         )
+    if is_grouped(stage.init):
+        raise ValueError(f"{caller}: this stage is computed by several processes already; give the plain one")
 
 
 def check_same(caller: str, values: Tree, group: Group) -> None:
@@ -180,23 +252,28 @@ def check_same(caller: str, values: Tree, group: Group) -> None:
     Raises:
         ValueError: naming the first leaf that differs, and the processes; on all of them.
     """
-    own_sums = {path: _checksum(x) for path, x in zip(tree.paths(values), tree.leaves(values), strict=True)}
-    all_sums = exchange(own_sums, group)
-    for path in sorted({path for sums in all_sums for path in sums}):
-        different = [rank for rank, sums in enumerate(all_sums) if sums.get(path) != all_sums[0].get(path)]
+    all_facts = exchange(_describe(values), group)
+    for path in sorted({path for facts in all_facts for path in facts}):
+        different = [
+            rank for rank, facts in enumerate(all_facts) if facts.get(path) != all_facts[0].get(path)
+        ]
         if different:
             raise ValueError(
-                f"{caller}: {path} of process {different[0]} differs from that of process 0; start all "
-                "processes with the same key and the same params"
+                f"{caller}: {path} of process {different[0]} differs from that of process 0; give all "
+                "processes the same key, the same params and the same whole batches (no slice by rank, no "
+                "DistributedSampler)"
             )
 
 
-def _checksum(x: Tensor) -> tuple:
-    """Shape, dtype and two sums of the bytes of a tensor, one of them weighted by position."""
-    data = x.detach().contiguous().reshape(-1).view(torch.uint8)
-    sums = [0, 0]
-    for start in range(0, len(data), 1 << 22):
-        block = data[start : start + (1 << 22)].long()
-        place = torch.arange(len(block), device=x.device) % 65521 + 1
-        sums = [sums[0] + int(block.sum()), sums[1] + (start + 1) * int((block * place).sum())]
-    return tuple(x.shape), str(x.dtype), *sums
+def _describe(values: Tree) -> dict[str, tuple]:
+    """Shape, dtype and checksum of each leaf; one copy to the host for all leaves of a device."""
+    facts = {}
+    paths, leaves = tree.paths(values), tree.leaves(values)
+    for device in {x.device for x in leaves}:
+        chosen = [i for i, x in enumerate(leaves) if x.device == device]
+        sums = [0] * len(chosen)
+        if device.type != "meta":
+            sums = checksums([leaves[i] for i in chosen]).tolist()
+        for i, value in zip(chosen, sums, strict=True):
+            facts[paths[i]] = (tuple(leaves[i].shape), str(leaves[i].dtype), value)
+    return facts

@@ -178,7 +178,7 @@ def grpo(
         weights=weights,
         iterations=iterations,
     )
-    parts = Online(inner.init, rollout_fn, score, update_fn, examples_fn)
+    parts = Online(inner.init, rollout_fn, score, update_fn, examples_fn, samples)
     return online(parts, rewards, loss=inner.loss)
 
 
@@ -282,12 +282,12 @@ def examples(
     scored = groups.isfinite().flatten() & answers.mask.any(1)
     inputs = {"advantages": advantages.flatten(), "scored": scored.any().expand(len(rewards))}
     if reference is not None:
-        inputs["reference_logps"] = by_rows(frozen(logps_fn))(reference, answers).logps
+        inputs["reference_logps"] = by_rows(frozen(logps_fn), samples)(reference, answers).logps
     if behaviour == "rollouts":
         inputs["old_logps"] = answers.logps
     elif behaviour == "params":
         policy = cast_params(state.params, compute)
-        inputs["old_logps"] = by_rows(frozen(logps_fn))(policy, answers).logps
+        inputs["old_logps"] = by_rows(frozen(logps_fn), samples)(policy, answers).logps
     return tree.map(lambda x: x[:, None], {**answers._asdict(), **inputs})
 
 

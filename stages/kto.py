@@ -22,6 +22,8 @@ from pure.loss.check import check_range
 from pure.loss.cross_entropy import IGNORE
 from pure.loss.kto import kto_loss, mismatched_divergence
 from pure.loss.log_probability import linear_log_probabilities
+from pure.parallel.collect import by_rows
+from pure.parallel.group import run_within
 from pure.transform.frozen import frozen
 from pure.transform.jit import region
 from pure.transform.modes import may_be_differentiated
@@ -191,7 +193,9 @@ def answers_loss(
             "batch: total, count = loss(params, batch, None)[2]['kl'], and "
             "batch['divergence'] = (total / count).expand(rows)"
         )
-    estimate = batch["divergence"][0] if "divergence" in batch else divergence_fn(params, batch)
+    estimate = (
+        batch["divergence"][0] if "divergence" in batch else run_within(divergence_fn, None, params, batch)
+    )
     # 3. Loss.
     weights: dict[str, Any] = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
     losses, rewards = kto_loss(logps, reference_logps, desirable, estimate, beta=beta, **weights)
@@ -219,7 +223,8 @@ def divergence(params: Tree, batch: Tree, *, logps_fn: Callable[..., Tensor], re
         [] nats, >= 0, without gradient.
     """
     tokens, labels = mismatched(batch["tokens"], batch["labels"])
-    policy_logps, reference_logps = (frozen(logps_fn)(x, tokens, labels) for x in (params, reference))
+    compute = by_rows(lambda params, batch: frozen(logps_fn)(params, *batch))
+    policy_logps, reference_logps = (compute(x, (tokens, labels)) for x in (params, reference))
     answers = (labels != IGNORE).any(1).sum().clamp(min=1)
     # The mean without padding.
     return mismatched_divergence(policy_logps, reference_logps) * (len(tokens) / answers)

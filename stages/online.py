@@ -76,6 +76,7 @@ class Online(NamedTuple):
         score: Rollouts -> rewards [B, K]; None where batches come with their rewards.
         update: (state, rollouts, rewards) -> TrainState.
         examples: (state, rollouts, rewards) -> the batch of the stage's loss, one row a completion.
+        samples: G, completions of each prompt, adjacent in the rollouts.
     """
 
     init: Init
@@ -83,6 +84,7 @@ class Online(NamedTuple):
     score: Score | None
     update: Update
     examples: Examples
+    samples: int = 1
 
 
 def online(parts: Online, rewards: tuple[str, ...], *, loss: Loss | None = None) -> Stage:

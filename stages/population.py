@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.parallel.group import is_grouped
 from pure.transform.modes import has_values
 from pure.types import Tree
 from stages.online import Online, completion_weights, generate_and_score
@@ -39,12 +40,14 @@ def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stag
         `loss` has a leading axis too; for gradients of rows, vmap `per_sample_grad` of the stage's own loss.
 
     Raises:
-        ValueError: if members < 1; in `init`, if members that see the same batch all start with equal params.
+        ValueError: if members < 1, or for a stage that several processes compute; in `init`, if members that
+            see the same batch all start with equal params.
 
     Source: Jaderberg et al., "Population Based Training", 2017, without the selection.
     """
     if members < 1:
         raise ValueError(f"population: expected at least 1 member, got {members}")
+    refuse_grouped("population", stage)
     samples = stage.parts is not None and stage.parts.score is not None
     return Stage(
         init=partial(init, stage=stage, members=members, alike=samples or not shared_batch),
@@ -172,6 +175,23 @@ def check_leading_axis(caller: str, batch: Tree, members: int, shared_batch: boo
                 f"members, got {path} {list(x.shape)}; write tree.stack([batch of each member]), or build "
                 f"the {caller} with shared_batch=True"
             )
+
+
+def refuse_grouped(caller: str, stage: Stage) -> None:
+    """Refuse a stage that several processes compute: their collectives cannot be vmapped or differentiated.
+
+    Args:
+        caller: the caller's name in an error.
+        stage: any stage.
+
+    Raises:
+        ValueError: for one.
+    """
+    if is_grouped(stage.init):
+        raise ValueError(
+            f"{caller}: this stage is computed by several processes together, and a step of theirs cannot be "
+            "vmapped or differentiated; give the plain stage, on each process alone"
+        )
 
 
 def map_members(function: Callable[..., Tree], *trees: Tree, shared: tuple[int, ...] = ()) -> Tree:

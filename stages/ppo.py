@@ -182,7 +182,8 @@ def ppo(
     round_metrics = ROUND_METRICS if importance_cap is None else ROUND_METRICS + IMPORTANCE_METRICS
     init = partial(_init, inner=inner, critic=critic, beta=beta, round_metrics=round_metrics)
     examples_fn = partial(examples, experience_fn=experience_fn, weights=weights)
-    return online(Online(init, rollout_fn, score, update_fn, examples_fn), rewards, loss=inner.loss)
+    parts = Online(init, rollout_fn, score, update_fn, examples_fn, samples)
+    return online(parts, rewards, loss=inner.loss)
 
 
 def update(

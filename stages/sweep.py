@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.types import Tree
-from stages.population import check_leading_axis, map_members, sample_members
+from stages.population import check_leading_axis, map_members, refuse_grouped, sample_members
 from stages.stage import Stage
 from stages.state import TrainState
 
@@ -64,8 +64,9 @@ def sweep(
     Raises:
         TypeError: for values that are not numbers, or that `make` has no arguments for.
         ValueError: for no values, different numbers of values, a seed below 0, a value that `make` refuses,
-            or a `make` that reads its tensors; in `init`, for members whose states differ in structure; in a
-            step, for a batch without a leading axis [P] that is not shared.
+            a `make` that reads its tensors, or one whose stages several processes compute; in `init`, for
+            members whose states differ in structure; in a step, for a batch without a leading axis [P] that
+            is not shared.
 
     Example:
         >>> from pure import optim
@@ -83,6 +84,7 @@ def sweep(
     members = _count_members(given, keys_from)
     _check_make(make, given, members)
     first = make(**_member(given, 0))
+    refuse_grouped("sweep", first)
     step_fn = step if first.parts is None or first.parts.score is None else online_step
     loss_fn = partial(loss, make=make, values=given, shared_batch=shared_batch)
     return Stage(

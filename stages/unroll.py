@@ -22,6 +22,7 @@ from pure.transform.bound import differentiable_parts
 from pure.transform.modes import is_forward_mode
 from pure.transform.remat import remat as rematerialize
 from pure.types import Tree
+from stages.population import refuse_grouped
 from stages.stage import Stage
 from stages.state import TrainState
 
@@ -54,9 +55,9 @@ def unroll(stage: Stage | Callable[..., Stage], steps: int, *, remat: bool = Tru
 
     Raises:
         ValueError: if steps < 1; for a stage that samples (unroll one built with score=None, on rollouts
-            sampled before), or a step compiled with donation, which overwrites its state; on the call, for
-            another number of batches, values without a `make`, or a tensor bound in the stage that is being
-            differentiated, which gets no gradient with `remat`.
+            sampled before), a step compiled with donation, which overwrites its state, or one that several
+            processes compute; on the call, for another number of batches, values without a `make`, or a
+            tensor bound in the stage that is being differentiated, which gets no gradient with `remat`.
 
     Example:
         Each step multiplies the param by 1 - 2 rate, so after two steps its derivative is -4 (1 - 2 rate).
@@ -128,7 +129,8 @@ def _step(
 
 
 def _check_stage(stage: Stage) -> None:
-    """Refuse a step that samples, or that overwrites its state."""
+    """Refuse a step that samples, that overwrites its state, or that several processes compute."""
+    refuse_grouped("unroll", stage)
     if stage.parts is not None and stage.parts.score is not None:
         raise ValueError(
             "unroll: a step that samples has no derivative with respect to its tokens; sample first "

@@ -7,36 +7,40 @@ Shape letters: B rows of the whole batch.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from pure import tree
+from pure.parallel.checksum import tree_checksum
 from pure.parallel.group import Group, data_group
 from pure.types import Tree
 
 BUCKET = 1 << 25
 """Bytes that are summed by one collective; more would hold a second copy of all gradients in memory."""
 
-ERRORS = (
-    ValueError, TypeError, KeyError, IndexError, LookupError, ArithmeticError, FloatingPointError,
-    ImportError, ModuleNotFoundError, OSError, FileNotFoundError, FileExistsError, PermissionError,
-    TimeoutError, MemoryError, RuntimeError,
-)  # fmt: skip
-"""Errors that keep their type when another process raises them; any other becomes a RuntimeError."""
+DIFFERENT_BATCHES = (
+    "data_parallel: the batches of the processes differ; give every process the same whole batch, of which "
+    "each step takes this process's rows by itself (no DistributedSampler, no slice by rank)"
+)
 
 Result = TypeVar("Result")
 
 
-def own(batch: Tree) -> Tree:
+def own(batch: Tree, block: int = 1) -> Tree:
     """Return this process's rows of a batch: B/n of them, one more on the first B mod n processes.
 
     Args:
         batch: tree of tensors [B, ...], the same on all processes.
+        block: rows that stay together, such as the completions of a prompt; must divide B. Blocks are then
+            counted in the place of rows.
 
     Returns:
         A tree of views [about B/n, ...].
@@ -47,13 +51,14 @@ def own(batch: Tree) -> Tree:
     group = data_group()
     if group is None:
         return batch
-    rows = min((x.shape[0] for x in tree.leaves(batch)), default=0)
+    rows = min((x.shape[0] for x in tree.leaves(batch)), default=0) // block
     if rows < group.size:
         raise ValueError(
-            f"data_parallel: a batch of {rows} rows (groups, micro-batches) for {group.size} processes; give "
-            "at least one row a process, or start fewer processes"
+            f"data_parallel: {rows} rows (prompts, groups, or rows of a micro-batch) for {group.size} "
+            "processes; give at least one row a process, or start fewer processes"
         )
-    return tree.map(lambda x: x.tensor_split(group.size)[group.rank], batch)
+    counts = [count * block for count in row_counts(rows, group.size)]
+    return tree.map(lambda x: x.split(counts)[group.rank], batch)
 
 
 def total(values: Tree) -> Tree:
@@ -63,20 +68,21 @@ def total(values: Tree) -> Tree:
         values: tree of tensors of the same structure, shapes and dtypes on all processes.
 
     Returns:
-        A tree like it, the same bits on all processes.
+        A tree like it, the same bits on all processes; no two leaves share storage.
 
     Raises:
-        RuntimeError: under a transform of torch.func, which has no collectives.
+        RuntimeError: under a derivative or a transform of torch.func, which has no collectives; if another
+            process ended or did not take this step, once torch's timeout of the group has passed.
     """
     group = data_group()
     if group is None or group.size == 1:
         return values
-    refuse_transforms("data_parallel")
     leaves, spec = tree.flatten(values)
+    refuse_transforms("data_parallel", leaves)
     sums = list(leaves)
     for indices in buckets(leaves):
         flat = torch.cat([leaves[i].reshape(-1) for i in indices])
-        dist.all_reduce(flat, group=group.handle)
+        _collect("sum of the gradients", group, dist.all_reduce, flat)
         pieces = flat.split([leaves[i].numel() for i in indices])
         for i, piece in zip(indices, pieces, strict=True):
             sums[i] = piece.view(leaves[i].shape).clone()
@@ -88,15 +94,18 @@ def every(rows: Tree, count: int) -> Tree:
 
     Args:
         rows: tree of tensors [own rows, ...], or [own rows · G, ...] with G rows for each, adjacent.
-        count: B, rows of the whole batch that `own` cut.
+        count: B, rows (or blocks) of the whole batch that `own` cut.
 
     Returns:
         A tree of tensors [B, ...], or [B G, ...].
+
+    Raises:
+        RuntimeError: as `total`.
     """
     group = data_group()
     if group is None or group.size == 1:
         return rows
-    refuse_transforms("data_parallel")
+    refuse_transforms("data_parallel", tree.leaves(rows))
     cuts = row_counts(count, group.size)
     return tree.map(partial(_gather_rows, group, cuts), rows)
 
@@ -111,11 +120,12 @@ def row_counts(count: int, size: int) -> list[int]:
     return [count // size + (rank < count % size) for rank in range(size)]
 
 
-def by_rows(function: Callable[..., Tree]) -> Callable[..., Tree]:
+def by_rows(function: Callable[..., Tree], block: int = 1) -> Callable[..., Tree]:
     """Return a function of params and a batch that computes this process's rows, and gathers those of all.
 
     Args:
         function: (params, batch) -> tree of tensors [B, ...], where row b depends on row b only.
+        block: as in `own`.
 
     Returns:
         An equal function.
@@ -124,7 +134,48 @@ def by_rows(function: Callable[..., Tree]) -> Callable[..., Tree]:
         >>> by_rows(lambda w, x: w * x)(2, torch.ones(2))
         tensor([2., 2.])
     """
-    return partial(_by_rows, function)
+    return partial(_by_rows, function, block)
+
+
+def compute_in_group(function: Callable[[Tree], Result], batch: Tree) -> tuple[Result, Tensor]:
+    """Compute this process's part of a step: if it fails on any process, all raise that error.
+
+    All processes also compare their batches, in the same collective of 24 bytes. Errors and differences are
+    raised where reading them is free: in eager code on a CPU. On a GPU or compiled, the second result says
+    if the batches are the same, and an error is raised only on the process that has it.
+
+    Args:
+        function: of the batch; without collectives, unless the group says so (`errors_shared`).
+        batch: tree of tensors, the whole batch.
+
+    Returns:
+        (its result, [] bool: all processes have the same batch).
+
+    Raises:
+        ValueError: for batches that differ.
+        Exception: of the function, on whichever process.
+        RuntimeError: as `total`.
+    """
+    group = data_group()
+    if group is None or group.size == 1:
+        return function(batch), torch.ones((), dtype=torch.bool)
+    refuse_transforms("data_parallel")
+    readable = _is_readable(batch)
+    result, error = None, None
+    if readable and group.errors_shared:
+        result, error = _attempt(function, batch)
+    else:
+        result = function(batch)
+    mark = tree_checksum(batch)
+    largest = torch.stack([mark, -mark, torch.full_like(mark, error is not None)])
+    _collect("comparison of the batches", group, dist.all_reduce, largest, op=dist.ReduceOp.MAX)
+    same = largest[0] == -largest[1]
+    if readable:
+        if not same:
+            raise ValueError(DIFFERENT_BATCHES) from error
+        if largest[2]:
+            raise_first(error, group)
+    return result, same  # type: ignore[return-value]
 
 
 def together(function: Callable[..., Result], *args: Any) -> Result:
@@ -149,17 +200,28 @@ def together(function: Callable[..., Result], *args: Any) -> Result:
     group = data_group()
     if group is None or group.size == 1:
         return function(*args)
-    result, error = None, None
-    try:
-        result = function(*args)
-    except Exception as raised:
-        error = raised
-    errors = [x for x in exchange(_described(error), group) if x is not None]
+    result, error = _attempt(function, *args)
+    raise_first(error, group)
+    return result  # type: ignore[return-value]
+
+
+def raise_first(error: Exception | None, group: Group) -> None:
+    """Raise this process's error, or else that of the lowest rank that has one, on all processes.
+
+    Args:
+        error: of this process, or None.
+        group: the processes; all of them must call this.
+
+    Raises:
+        Exception: of the type that it has where it was raised, if its class is loaded here and takes its
+            arguments, else a RuntimeError with its type's name and its text; its cause names the process.
+    """
+    errors = exchange(None if error is None else _describe(error), group)
     if error is not None:
         raise error
-    if errors:
-        raise _rebuilt(*errors[0])
-    return result  # type: ignore[return-value]
+    for rank, described in enumerate(errors):
+        if described is not None:
+            raise _rebuild(*described) from RuntimeError(f"on process {rank} of {group.size}")
 
 
 def exchange(value: Any, group: Group) -> list[Any]:
@@ -167,7 +229,7 @@ def exchange(value: Any, group: Group) -> list[Any]:
     if group.size == 1:
         return [value]
     values: list[Any] = [None] * group.size
-    dist.all_gather_object(values, value, group=group.handle)
+    _collect("exchange of messages", group, dist.all_gather_object, values, value)
     return values
 
 
@@ -198,22 +260,34 @@ def buckets(leaves: Sequence[Tensor], counts: Sequence[int] | None = None) -> It
             yield indices
 
 
-def refuse_transforms(caller: str) -> None:
-    """Refuse a collective under torch.func, where each process would combine values of other meanings.
+def refuse_transforms(caller: str, values: Sequence[Tensor] = ()) -> None:
+    """Refuse a collective under a derivative, which it does not have, or vmap, which has other members.
+
+    Args:
+        caller: the caller's name in an error.
+        values: tensors that the collective takes, which must not require a gradient.
 
     Raises:
-        RuntimeError: inside vmap, grad or jvp.
+        RuntimeError: inside vmap, grad or jvp; where autograd or forward mode differentiates a step.
     """
-    if torch._C._are_functorch_transforms_active():
+    differentiated = torch._C._are_functorch_transforms_active()
+    if not torch.compiler.is_compiling():
+        differentiated = differentiated or forward_ad._current_level >= 0
+        differentiated = differentiated or (torch.is_grad_enabled() and any(x.requires_grad for x in values))
+    if differentiated:
         raise RuntimeError(
             f"{caller}: a step that is computed by several processes cannot be vmapped or differentiated; "
             "transform the plain stage, or its loss"
         )
 
 
-def _by_rows(function: Callable[..., Tree], params: Tree, batch: Tree) -> Tree:
+def _by_rows(function: Callable[..., Tree], block: int, params: Tree, batch: Tree) -> Tree:
     """Computes own rows, and gathers all."""
-    return every(function(params, own(batch)), tree.leaves(batch)[0].shape[0])
+    group = data_group()
+    if group is None or group.size == 1:
+        return function(params, batch)
+    rows, _ = compute_in_group(lambda batch: function(params, own(batch, block)), batch)
+    return every(rows, tree.leaves(batch)[0].shape[0] // block)
 
 
 def _gather_rows(group: Group, counts: list[int], x: Tensor) -> Tensor:
@@ -223,19 +297,51 @@ def _gather_rows(group: Group, counts: list[int], x: Tensor) -> Tensor:
     padding = x.new_zeros(max(counts) - x.shape[0], *x.shape[1:])
     padded = torch.cat([x, padding])
     parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded, group=group.handle)
+    _collect("gathering of rows", group, dist.all_gather, parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
-def _described(error: Exception | None) -> tuple[str, tuple, str] | None:
-    """An error as its type's name, its arguments if they are literals, and its text."""
-    if error is None:
-        return None
+def _is_readable(batch: Tree) -> bool:
+    """Reports if reading a number waits for nothing: in plain eager code, on a CPU."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return False
+    return all(x.device.type == "cpu" for x in tree.leaves(batch))
+
+
+def _collect(name: str, group: Group, collective: Callable, *args: Any, **options: Any) -> None:
+    """Calls a collective; an error of torch says what was waited for."""
+    if torch.compiler.is_compiling():
+        collective(*args, group=group.handle, **options)
+        return
+    try:
+        collective(*args, group=group.handle, **options)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"data_parallel: the {name} failed: one of the {group.size} processes ended, raised an error or "
+            f"did not take this step; see its own message ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _attempt(function: Callable[..., Result], *args: Any) -> tuple[Result | None, Exception | None]:
+    """Result and error of a call, one of which is None."""
+    try:
+        return function(*args), None
+    except Exception as error:
+        return None, error
+
+
+def _describe(error: Exception) -> tuple[str, str, tuple, str]:
+    """An error's class by module and name, its arguments if they are literals, and its text."""
+    kind = type(error)
     literal = all(isinstance(x, str | int | float | None) for x in error.args)
-    return type(error).__name__, error.args if literal else (), str(error)
+    text = f"{kind.__name__}: {error}"
+    return kind.__module__, kind.__qualname__, error.args if literal else (str(error),), text
 
 
-def _rebuilt(name: str, args: tuple, text: str) -> Exception:
-    """The error from `_described`: a built-in one of the same type, or else a RuntimeError with its text."""
-    kind = next((kind for kind in ERRORS if kind.__name__ == name), None)
-    return RuntimeError(f"{name}: {text}") if kind is None else kind(*(args or (text,)))
+def _rebuild(module: str, name: str, args: tuple, text: str) -> Exception:
+    """The error from `_describe`; a RuntimeError if its class is not loaded, or takes other arguments."""
+    kind = getattr(sys.modules.get(module), name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        with suppress(TypeError, ValueError):
+            return kind(*args)
+    return RuntimeError(text)

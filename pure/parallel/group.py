@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
@@ -25,12 +26,15 @@ class Group(NamedTuple):
         size: their number.
         handle: torch's ProcessGroup.
         scatter: whether summed gradients are left as this process's rows (`pure.parallel.rows`).
+        errors_shared: whether an error of a loss on one process is raised on all. False where the loss has
+            collectives of its own, in which the others would be waiting.
     """
 
     rank: int
     size: int
     handle: Any
     scatter: bool = False
+    errors_shared: bool = True
 
 
 def group_of(caller: str, mesh: DeviceMesh | Group | Any) -> Group:
@@ -43,6 +47,9 @@ def group_of(caller: str, mesh: DeviceMesh | Group | Any) -> Group:
 
     Returns:
         Group.
+
+    Edge cases: a mesh of some of the processes, such as each row of a larger one, is a group of its own, with
+    its own ranks; other groups may train something else meanwhile.
 
     Raises:
         ValueError: for a mesh with more dimensions, a group without this process, or before
@@ -85,9 +92,25 @@ def data_group() -> Group | None:
     return _DATA[-1] if _DATA else None
 
 
+def is_grouped(function: Any) -> bool:
+    """Check if a function is computed by several processes: a partial whose own arguments have a Group.
+
+    Args:
+        function: such as `stage.init` of a stage of `stages.data_parallel`.
+
+    Example:
+        >>> is_grouped(partial(run_within, max, Group(0, 2, None))), is_grouped(max)
+        (True, False)
+    """
+    return isinstance(function, partial) and any(isinstance(x, Group) for x in function.args)
+
+
 @contextmanager
 def within(group: Group | None) -> Iterator[None]:
     """Let the block compute its batches together with a group; None: alone."""
+    if group is None and not _DATA:
+        yield
+        return
     if group is None:
         saved = list(_DATA)
         _DATA.clear()

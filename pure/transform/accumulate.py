@@ -17,7 +17,8 @@ from torch import Tensor
 
 from pure import tree
 from pure.foreign import check_loss
-from pure.parallel.collect import own, total
+from pure.parallel.collect import compute_in_group, own, total
+from pure.parallel.group import data_group
 from pure.transform.grad import value_and_grad
 from pure.types import Tree
 
@@ -90,16 +91,48 @@ def accumulate(loss: Loss, parts: int = 1) -> Callable[..., Accumulated]:
     return partial(_accumulate, loss, parts)
 
 
+def sum_parts(compute: Callable[[Tree], Accumulated], batch: Tree, parts: int = 1) -> Accumulated:
+    """Add the sums of all micro-batches, and of all processes that share the batch (`pure.parallel`).
+
+    Args:
+        compute: rows of a batch -> Accumulated.
+        batch: tree of tensors [B, ...]; the whole batch, the same on all processes, of which each computes
+            its rows of each micro-batch.
+        parts: M, >= 1, must divide B.
+
+    Returns:
+        Accumulated, the same bits on all processes. Where different batches are not refused by an error, the
+        sum is NaN, so that a stage skips the step.
+
+    Raises:
+        Exception: as `pure.parallel.collect.compute_in_group`.
+
+    Example:
+        >>> def count_rows(batch):
+        ...     return Accumulated(batch["x"].sum(), torch.tensor(len(batch["x"])), {}, ())
+        >>> sum_parts(count_rows, {"x": torch.tensor([1.0, 2.0, 3.0, 4.0])}, 2)[:2]
+        (tensor(10.), tensor(4))
+    """
+    if data_group() is None:
+        return _sum_micro_batches(compute, parts, batch)
+    sums, same = compute_in_group(partial(_sum_micro_batches, compute, parts), batch)
+    return total(sums._replace(sum=torch.where(same, sums.sum, torch.nan)))
+
+
+def _sum_micro_batches(compute: Callable[[Tree], Accumulated], parts: int, batch: Tree) -> Accumulated:
+    """Sums over this process's rows of each micro-batch, in order."""
+    first, *rest = [batch] if parts == 1 else split(batch, parts)
+    sums = compute(own(first))
+    for micro_batch in rest:
+        sums = tree.map(torch.add, sums, compute(own(micro_batch)))
+    return sums
+
+
 def _accumulate(
     loss: Loss, parts: int, params: Tree, batch: Tree, key: Tensor, scale: Tensor | None = None
 ) -> Accumulated:
-    """Sums over the micro-batches, in order, of this process's rows, and over all processes."""
-    batch = own(batch)
-    batches = [batch] if parts == 1 else split(batch, parts)
-    sums = _micro_batch(loss, params, batches[0], key, scale)
-    for micro_batch in batches[1:]:
-        sums = tree.map(torch.add, sums, _micro_batch(loss, params, micro_batch, key, scale))
-    return total(sums)
+    """Sums over the micro-batches."""
+    return sum_parts(lambda rows: _micro_batch(loss, params, rows, key, scale), batch, parts)
 
 
 def split(batch: Tree, parts: int) -> list[Tree]:

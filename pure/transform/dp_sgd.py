@@ -20,8 +20,7 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.loss.check import check_range, may_be_nonzero
-from pure.parallel.collect import own, total
-from pure.transform.accumulate import Accumulated, Loss, Metric, number_rows, split
+from pure.transform.accumulate import Accumulated, Loss, Metric, number_rows, sum_parts
 from pure.transform.examine import Checks, examine
 from pure.transform.ghost import check_bound, clip_factors
 from pure.transform.gradient import Gradient
@@ -186,13 +185,9 @@ def _compute(
     scale: Tensor | None,
 ) -> tuple[Accumulated, Tree]:
     """Adds the clipped gradients of the micro-batches, and of all processes, and draws the noise once."""
-    batch = own(number_rows("clipped", batch))
+    batch = number_rows("clipped", batch)
     clip_part = partial(_clip, loss, max_norm, keep, checks, params)
-    first, *rest = [batch] if parts == 1 else split(batch, parts)
-    sums = clip_part(first, key, scale)
-    for part in rest:
-        sums = tree.map(torch.add, sums, clip_part(part, key, scale))
-    sums = total(sums)
+    sums = sum_parts(lambda rows: clip_part(rows, key, scale), batch, parts)
     if may_be_nonzero(noise):
         if key is None:
             raise ValueError("clipped: noise needs a key, got None; give that of the step")

@@ -52,6 +52,7 @@ ALL_FLAGS: Mapping[str, str] = {
 ITEM: Mapping[str, str] = {
     "pure.random.keys._hash_in_numpy": "called for keys with values only, outside compilers and transforms",
     "pure.loss.check.check_labels": "names the label that is refused, where nothing is compiled or transformed",
+    "stages.data_parallel._describe": "sends checksums to the other processes, before the first step",
     "stages.score.completion_ids": "turns ids into text, outside every step that is compiled",
     "stages.score._text_score": "hands text to Python functions, outside every step that is compiled",
 }
