@@ -59,7 +59,7 @@ def naive(loss: Any, params: Tree, batch: Tree, bound: float) -> tuple[Tree, Ten
 def test_each_example_is_clipped_by_the_norm_of_its_mean_loss(keep: bool, weighted: bool) -> None:
     loss, batch = loss_of(pretrain(MODEL, optim.sgd(0.1))), uneven()
     params = tree.cast(MODEL.init(random.key(0)), torch.float64)
-    bound = float(naive(loss, params, batch, 1.0)[2].median())
+    bound = 1.001 * float(naive(loss, params, batch, 1.0)[2].median())  # no norm equals it
     kept = torch.tensor([0.0, *[1.0] * (len(batch["tokens"]) - 1)]) if weighted else None
     given = batch if kept is None else {**batch, "weights": kept}
     result, memory = clipped(bound, keep=keep, parts=1 + keep).compute(loss, params, given, KEY, {}, None)
