@@ -18,7 +18,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain, islice
 from queue import SimpleQueue
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+from data_pipes.worker_process import receive, send
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,9 +30,6 @@ Pending = tuple[Any, "Future[Any] | None"]
 
 FEW = 4
 """With workers=None so many items, or fewer, are computed in this process: starting others takes as long."""
-
-HEADER = 8
-"""Bytes of the length before each message to or from a worker, little-endian."""
 
 
 class Failure(NamedTuple):
@@ -99,17 +98,6 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def serve() -> None:
-    """Runs in a worker process: receives the function, then replies to each item, until the pipe closes."""
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the function prints must not come between the replies
-    with suppress(EOFError, OSError):
-        function = _load(_receive(requests))
-        while True:
-            _send(replies, _reply(function, _receive(requests)))
-    os._exit(0)  # closing `replies` would fail if the parent is gone
 
 
 def _map(
@@ -185,9 +173,9 @@ def _pop(pending: deque[Pending]) -> tuple[Any, Any]:
 def _start_process() -> subprocess.Popen[bytes]:
     """Starts a worker. It has a session of its own, so that Ctrl-C reaches only this process."""
     path = [entry for entry in sys.path if isinstance(entry, str)]
-    code = f"import sys; sys.path[:] = {path!r}; from data_pipes.workers import serve; serve()"
-    command = [sys.executable, "-c", code]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    code = f"import sys; sys.path[:] = {path!r}; from data_pipes.worker_process import serve; serve()"
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, start_new_session=True)
 
 
 def _send_function(
@@ -196,7 +184,7 @@ def _send_function(
     """Sends the function to a worker once it has begun. One that ended is found when it gets an item."""
     try:
         with suppress(OSError):
-            _send(process.stdin, message)
+            send(process.stdin, message)
     finally:
         idle.put(process)
 
@@ -206,8 +194,8 @@ def _compute(idle: SimpleQueue[subprocess.Popen[bytes]], item: Any) -> Any:
     message = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
     process = idle.get()
     try:
-        _send(process.stdin, message)
-        reply = _receive(process.stdout)
+        send(process.stdin, message)
+        reply = receive(process.stdout)
     except (EOFError, OSError):
         raise ChildProcessError(_describe_end(process)) from None
     finally:
@@ -254,51 +242,3 @@ def _pickle_function(function: Callable[..., Any]) -> bytes:
             f"expected a function that can be pickled for worker processes, got {function!r} ({error}); "
             "define it and all that it uses in a module, or pass workers=1"
         ) from None
-
-
-def _load(message: bytes) -> Callable[[Any], Any] | Exception:
-    """Unpickles the function in a worker; returns the error of one that cannot be imported there."""
-    try:
-        return pickle.loads(message)
-    except Exception as error:
-        return TypeError(
-            f"a worker process cannot load the function ({type(error).__name__}: {error}); define it and all "
-            "that it uses in a module that can be imported, or pass workers=1"
-        )
-
-
-def _reply(function: Callable[[Any], Any] | Exception, message: bytes) -> bytes:
-    """Computes a worker's reply to one item: (True, result) or (False, error), pickled."""
-    try:
-        if isinstance(function, Exception):
-            raise function
-        return pickle.dumps((True, function(pickle.loads(message))), pickle.HIGHEST_PROTOCOL)
-    except Exception as error:
-        return _pickle_error(error)
-
-
-def _pickle_error(error: Exception) -> bytes:
-    """Pickles (False, error); an error that cannot be unpickled becomes a RuntimeError with its text."""
-    with suppress(Exception):
-        message = pickle.dumps((False, error))
-        pickle.loads(message)
-        return message
-    return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
-
-
-def _send(pipe: IO[bytes] | None, message: bytes) -> None:
-    """Writes a message with its length before it."""
-    assert pipe is not None
-    pipe.write(len(message).to_bytes(HEADER, "little"))
-    pipe.write(message)
-    pipe.flush()
-
-
-def _receive(pipe: IO[bytes] | None) -> bytes:
-    """Reads a message; raises EOFError if the other side ended."""
-    assert pipe is not None
-    header = pipe.read(HEADER)
-    message = pipe.read(int.from_bytes(header, "little")) if len(header) == HEADER else b""
-    if len(header) < HEADER or len(message) < int.from_bytes(header, "little"):
-        raise EOFError
-    return message

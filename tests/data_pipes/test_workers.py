@@ -1,4 +1,4 @@
-"""`data_pipes.workers`: results and errors are those of one process; no process outlives it."""
+"""`data_pipes.workers` and `worker_process`: results and errors of one process, and none outlives it."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ EFFECTS_ALLOWED = (
     "data_pipes.files",
     "data_pipes.store",
     "data_pipes.workers",
+    "data_pipes.worker_process",
     "data_pipes.tokenizer.files",
 )
 """The only packages and modules that touch files, the clock, the network and processes."""
@@ -172,6 +173,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/run/experiment.py": "tests/stages/run/test_build.py",
     "stages/run/final_model.py": "tests/stages/run/test_train.py",
     "stages/evaluate/programs.py": "tests/stages/evaluate/test_humaneval.py",
+    "data_pipes/worker_process.py": "tests/data_pipes/test_workers.py",
     "stages/run/options/values.py": "tests/stages/run/test_config_file.py",
 }
 """path -> the test that covers it, where that is not `tests/PATH/test_NAME.py`."""

@@ -118,8 +118,8 @@ class WorkerFlags:
     """Processes that prepare text."""
 
     workers: Annotated[int | None, AtLeast(1, "leave it out for one a core")] = None
-    """Number of processes that filter and tokenize text, which do not change the result; None takes one a
-    core, or one in all for a few megabytes."""
+    """Number of processes that tokenize text, and of those that filter it; the result does not depend on it.
+    None takes one a core, or one in all for a few megabytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
