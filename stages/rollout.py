@@ -165,7 +165,38 @@ def choose_rollout(
             "truncated distribution, with the trainer's, of the whole one; leave out "
             f"{', '.join(altered)}, or importance_cap"
         )
-    return given
+    return partial(sample_elsewhere, rollout=given, samples=samples)
+
+
+def sample_elsewhere(
+    params: Tree,
+    batch: Tree,
+    key: Tensor,
+    *,
+    rollout: Callable[[Tree, Tree, Tensor], Rollouts],
+    samples: int,
+) -> Rollouts:
+    """Sample by another sampler, and check the number of its completions.
+
+    Args:
+        params, batch, key: as in `rollout`.
+        rollout: the other sampler.
+        samples: G.
+
+    Returns:
+        Rollouts of B rows.
+
+    Raises:
+        ValueError: if it gives another number of completions, whose groups would be of several prompts.
+    """
+    rollouts = rollout(params, batch, key)
+    expected = samples * len(batch["row"])
+    if len(rollouts.row) != expected:
+        raise ValueError(
+            f"rollout: expected {samples} completions of each of {len(batch['row'])} prompts, {expected} "
+            f"rows, got {len(rollouts.row)}; give the stage and its sampler the same samples"
+        )
+    return rollouts
 
 
 def arrange(

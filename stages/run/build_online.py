@@ -29,6 +29,7 @@ from stages.run.metrics import Observe
 from stages.run.options.base import BatchFlags
 from stages.run.options.tuning import CompletionFlags, GRPOOptions, PPOOptions, TuningOptions
 from stages.run.rewards.scorer import Scorer, scorer
+from stages.run.rollout_server import build_sampler
 from stages.run.validation import Validate, mean_reward, validate_nothing
 from stages.state import TrainState
 
@@ -62,6 +63,7 @@ def build_grpo(options: GRPOOptions, start: Start, data: Data, say: Say) -> Expe
     )
     sampling = _sampling(options, start)
     decode = stepper(start.base.model) if options.compile else False
+    sampler = build_sampler(options, start, sampling, options.samples, Path(options.output_dir), say)
     stage = grpo(
         start.base.model,
         optimization.optimizer,
@@ -77,6 +79,7 @@ def build_grpo(options: GRPOOptions, start: Start, data: Data, say: Say) -> Expe
         scale=options.scale,
         iterations=options.iterations,
         mask_truncated=options.mask_truncated,
+        rollout=sampler,
         importance_cap=options.importance_cap,
         compute=start.dtype,
         compile=decode,
@@ -112,6 +115,7 @@ def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experi
     )
     sampling = _sampling(options, start)
     decode = stepper(start.base.model) if options.compile else False
+    sampler = build_sampler(options, start, sampling, 1, Path(options.output_dir), say)
     stage = ppo(
         start.base.model,
         optimization.optimizer,
@@ -127,6 +131,7 @@ def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experi
         value_weight=options.value_weight,
         entropy_weight=options.entropy_weight,
         mask_truncated=options.mask_truncated,
+        rollout=sampler,
         importance_cap=options.importance_cap,
         compute=start.dtype,
         compile=decode,

@@ -33,8 +33,11 @@ WITHOUT_EFFECT = (
     "wandb",
     "tensorboard",
     "workers",
+    "rollout_server",
+    "rollout_folder",
 )
-"""Flags that a resumed run may change: no step's result depends on them."""
+"""Flags that a resumed run may change: no step's result depends on them. (With a server or without one is a
+matter of the fingerprint.)"""
 
 MACHINE = ("device", "compile", "backend")
 """Flags that a resumed run may change, though results then differ by rounding."""

@@ -168,6 +168,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/experience.py": "tests/stages/test_ppo.py",
     "stages/run/rewards/scorer.py": "tests/stages/cli/test_tune.py",
     "stages/run/build_online.py": "tests/stages/run/test_build.py",
+    "stages/run/vllm_requests.py": "tests/stages/run/test_vllm_rollout.py",
     "stages/run/build_preferences.py": "tests/stages/run/test_build.py",
     "stages/run/build_sft.py": "tests/stages/run/test_build.py",
     "stages/run/experiment.py": "tests/stages/run/test_build.py",

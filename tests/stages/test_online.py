@@ -212,7 +212,6 @@ def sample_elsewhere(params: Tree, batch: Tree, key: torch.Tensor, *, factor: fl
 def test_another_sampler_takes_the_place_of_ours(kind: object) -> None:
     ours, given = make_stage(kind), make_stage(kind, rollout=partial(sample_elsewhere, factor=1.0))
     state = ours.init(random.key(0))
-    assert given.parts.rollout.func is sample_elsewhere
     assert same_bits(ours.step(state, prompt_batch(0)), given.step(state, prompt_batch(0)))
 
 
@@ -257,6 +256,14 @@ def test_recorded_rollouts_with_importance_weights_repeat_the_step(kind: object)
     assert after.metrics[IMPORTANCE_METRICS[0]] > 1.4
     for x, y in zip(tree.leaves(after.params), tree.leaves(again.params), strict=True):
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
+
+
+@KINDS
+def test_a_sampler_with_another_number_of_samples_is_refused(kind: object) -> None:
+    fewer = partial(rollout, MODEL, samples=2, sampling=SAMPLING)
+    stage = make_stage(kind, rollout=fewer)
+    with pytest.raises(ValueError, match="expected 4 completions of each of 6 prompts, 24 rows, got 12"):
+        stage.step(stage.init(random.key(0)), prompt_batch(0))
 
 
 @KINDS

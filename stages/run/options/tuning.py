@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Literal
 
+from stages.run.http_json import parse_address
 from stages.run.options.base import (
     CrossEntropyFlags,
     OptimizerFlags,
@@ -161,8 +162,24 @@ class CompletionFlags(SamplingFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RolloutFlags:
+    """A server that samples the completions."""
+
+    rollout_server: str | None = None
+    """Address of a vLLM server that samples the completions of training, such as http://localhost:8000,
+    started on the model at --model_path with VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs;
+    None samples here, as validation always does."""
+    rollout_folder: str | None = None
+    """Folder through which weights are sent to the server, which sees it under the same path, such as one in
+    /dev/shm; None sends them by NCCL, which needs the package vllm here."""
+    importance_cap: Annotated[float | None, Above(0)] = None
+    """Largest importance weight, a factor on the loss of a token: its probability in training over that in
+    sampling; None sets no weights. 2 is usual with --rollout_server."""
+
+
+@dataclass(frozen=True, kw_only=True)
 @defaults(learning_rate=1e-4)
-class OnlineOptions(CompletionFlags, RewardFlags, SamplingFlags, TuningOptions):
+class OnlineOptions(CompletionFlags, RewardFlags, RolloutFlags, SamplingFlags, TuningOptions):
     """Flags of stages that train on the model's own completions."""
 
     max_length: Annotated[int, AtLeast(1)] = 64
@@ -172,9 +189,6 @@ class OnlineOptions(CompletionFlags, RewardFlags, SamplingFlags, TuningOptions):
     mask_truncated: bool = False
     """Leave completions that reach --max_new_tokens out of the loss; their rewards still count in the
     group."""
-    importance_cap: Annotated[float | None, Above(0)] = None
-    """Largest importance weight, a factor on the loss of a token: its probability in training over that in
-    sampling; None sets no weights. 2 is usual where another program samples."""
     table_every: Annotated[int, AtLeast(0)] = 10
     """Steps between tables of completions with their rewards, printed and written to completions.jsonl; 0
     disables the tables."""
@@ -270,6 +284,7 @@ def check_tuning_flags(options: TuningOptions) -> None:
     if isinstance(options, OnlineOptions):
         _refuse_dropout(options.lora_dropout, "the ratio to the behaviour policy would not be 1")
         _check_rewards(options.reward, options.reward_weights)
+        _check_rollouts(options, options)
     if isinstance(options, GRPOOptions) and options.samples < 2:
         raise ValueError(
             "--samples 1: a group of one answer has nothing to be compared with, so that nothing is learned; "
@@ -335,6 +350,27 @@ def _check_rewards(rewards: Sequence[str], weights: Sequence[float]) -> None:
     if weights and not (all(map(math.isfinite, weights)) and any(weights)):
         raise ValueError(
             f"--reward_weights {' '.join(map(str, weights))}: expected finite numbers, not all of them 0"
+        )
+
+
+def _check_rollouts(flags: RolloutFlags, sampling: CompletionFlags) -> None:
+    """Checks the flags of a server that samples the completions."""
+    if flags.rollout_server is None:
+        if flags.rollout_folder is not None:
+            raise ValueError(
+                f"--rollout_folder {flags.rollout_folder} sends weights to a server, and there is none; add "
+                "--rollout_server, or leave it out"
+            )
+        return
+    try:
+        parse_address(flags.rollout_server)
+    except ValueError as error:
+        raise ValueError(f"--rollout_server: {error}") from None
+    altering = [name for name in ("top_k", "top_p") if getattr(sampling, name) is not None]
+    if flags.importance_cap is not None and altering:
+        raise ValueError(
+            "--importance_cap compares the probabilities of sampler and trainer, and those of the server are "
+            f"of its truncated distribution; leave out --{altering[0]}, or --importance_cap"
         )
 
 
