@@ -66,7 +66,12 @@ def assert_equal(found: Rollouts, expected: Rollouts) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"temperature": 0.6, "vocabulary": 9}, {"stop_tokens": ()}, {"top_k": 3, "temperature": 1.3}],
+    [
+        {},
+        {"temperature": 0.6, "vocabulary": 9},
+        {"stop_tokens": ()},
+        {"top_k": 3, "temperature": 1.3, "stop_tokens": (1, 7)},
+    ],
     ids=str,
 )
 def test_a_server_samples_the_tokens_that_are_sampled_here(
