@@ -266,9 +266,9 @@ def _measure_peak(
         return
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # resets the peak to the memory in use
-    rest = _resident("VmRSS")
+    rest = resident_bytes("VmRSS")
     _finish(function())
-    sender.send((rest, _resident("VmHWM")))
+    sender.send((rest, resident_bytes("VmHWM")))
 
 
 @contextmanager
@@ -286,7 +286,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _resident(field: str) -> int:
+def resident_bytes(field: str) -> int:
     """Read a field of /proc/self/status, in bytes: VmRSS is in use, VmHWM is the peak."""
     with open("/proc/self/status") as file:
         line = next(line for line in file if line.startswith(field + ":"))

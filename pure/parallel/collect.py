@@ -79,14 +79,15 @@ def total(values: Tree) -> Tree:
         return values
     leaves, spec = tree.flatten(values)
     refuse_transforms("data_parallel", leaves)
-    sums = list(leaves)
+    del values  # a leaf that nobody else holds is freed when its sum is there
     for indices in buckets(leaves):
         flat = torch.cat([leaves[i].reshape(-1) for i in indices])
         _collect("sum of the gradients", group, dist.all_reduce, flat)
         pieces = flat.split([leaves[i].numel() for i in indices])
         for i, piece in zip(indices, pieces, strict=True):
-            sums[i] = piece.view(leaves[i].shape).clone()
-    return tree.unflatten(spec, sums)
+            total_leaf = piece.view(leaves[i].shape)
+            leaves[i] = total_leaf if len(indices) == 1 else total_leaf.clone()
+    return tree.unflatten(spec, leaves)
 
 
 def every(rows: Tree, count: int) -> Tree:

@@ -115,8 +115,13 @@ def sum_parts(compute: Callable[[Tree], Accumulated], batch: Tree, parts: int = 
     """
     if data_group() is None:
         return _sum_micro_batches(compute, parts, batch)
-    sums, same = compute_in_group(partial(_sum_micro_batches, compute, parts), batch)
-    return total(sums._replace(sum=torch.where(same, sums.sum, torch.nan)))
+    # No name keeps the gradients of this process: `total` frees each leaf once it is summed.
+    return total(_nan_unless(*compute_in_group(partial(_sum_micro_batches, compute, parts), batch)))
+
+
+def _nan_unless(sums: Accumulated, same: Tensor) -> Accumulated:
+    """The same with a sum of NaN where `same` [] is False."""
+    return sums._replace(sum=torch.where(same, sums.sum, torch.nan))
 
 
 def _sum_micro_batches(compute: Callable[[Tree], Accumulated], parts: int, batch: Tree) -> Accumulated:
