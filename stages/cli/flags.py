@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import inspect
 import itertools
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -28,14 +27,13 @@ def parse(kind: type[Options], name: str, arguments: Sequence[str]) -> Options:
         arguments: the command-line arguments after it.
 
     Raises:
-        SystemExit: with 0 after --help; with 2, and one line on stderr, for a flag that is unknown, missing,
-            or has a wrong value.
-        ValueError: for a number outside the range that its field's annotation gives.
+        SystemExit: with 0 after --help.
+        ValueError: for a flag that is unknown, missing, or has a wrong value, or a number outside the range
+            that its field's annotation gives.
     """
     mistake = find_mistake(kind, arguments)
     if mistake:
-        print(f"intro2llm {name}: {mistake}; intro2llm {name} --help lists the flags", file=sys.stderr)
-        raise SystemExit(2)
+        raise ValueError(f"{mistake}; intro2llm {name} --help lists the flags")
     parsed: Any = tyro.cli(
         _with_help(kind),
         prog=f"intro2llm {name}",

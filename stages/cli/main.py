@@ -9,13 +9,24 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import gettempdir
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 from stages.cli.subcommands import CHECKPOINTS, SUBCOMMANDS, resolve
+from stages.run.world import World, read_world
+
+if TYPE_CHECKING:
+    from stages.run.channel import End
+    from stages.run.processes import Processes
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a full disk."""
@@ -25,6 +36,9 @@ USAGE_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryErr
 
 COMPILER_ERRORS = ("InductorError", "BackendCompilerFailed", "InvalidCxxCompiler", "CppCompileError")
 """Names of the errors of torch.compile and the C++ compiler."""
+
+ANSWERED = ("-h", "--help", "help", "-V", "--version", "version")
+"""Words that are no subcommand, and are answered."""
 
 TRACEBACK = "INTRO2LLM_TRACEBACK"
 """Environment variable: 1 shows the traceback of every error."""
@@ -44,6 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subcommand's own.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        world = read_world(os.environ)
+    except ValueError as error:
+        print(f"intro2llm: {error}", file=sys.stderr)
+        return 2
+    if world is not None and world.rank and (name not in SUBCOMMANDS or not SUBCOMMANDS[name].joins):
+        return 0 if name in ANSWERED else 2  # process 0 answers
     if name in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -55,20 +76,112 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SUBCOMMANDS)}"
         print(f"intro2llm: unknown subcommand {name!r}; {hint}", file=sys.stderr)
         return 2
-    subcommand, folder = SUBCOMMANDS[name], None
-    try:
-        from stages.cli.flags import parse  # tyro takes a moment to import
+    return _run_alone(name, rest) if world is None else _run_joined(world, name, rest)
 
-        options = parse(resolve(subcommand.options), name, rest)
-        folder = Path(options.output_dir) if subcommand.keeps else None
-        return resolve(subcommand.run)(options)
+
+def _run_alone(name: str, arguments: Sequence[str]) -> int:
+    """Runs a subcommand in one process, and returns its exit code."""
+    folder: list[Path] = []
+    try:
+        options = _parse(name, arguments, folder)
+        return resolve(SUBCOMMANDS[name].run)(options)
     except (Exception, KeyboardInterrupt) as error:
-        explained = explain(error, name, folder)
+        explained = explain(error, name, *folder)
         if explained is None or os.environ.get(TRACEBACK) == "1":
             raise
         code, text = explained
-        print(f"intro2llm {name}: {' '.join(text.split())}", file=sys.stderr)
+        _print_error(name, text)
         return code
+
+
+def _run_joined(world: World, name: str, arguments: Sequence[str]) -> int:
+    """Runs a subcommand together with other processes, and returns the exit code, which is that of all."""
+    if not SUBCOMMANDS[name].joins:
+        _print_error(
+            name, f"it runs in one process, and WORLD_SIZE is {world.size}; start it without torchrun"
+        )
+        return 2
+    from stages.run import processes as joining
+    from stages.run.channel import End
+
+    try:
+        with _silent(world.rank > 0), joining.joined(world) as processes:
+            with _ended_by_signals():
+                end = _attempt(processes, name, arguments)
+            end = joining.conclude(processes, end)
+    except (OSError, ValueError) as error:  # not joined
+        end = End(1, str(error))
+    if end.text:
+        _print_error(name, end.text)
+    return end.code
+
+
+def _attempt(processes: Processes, name: str, arguments: Sequence[str]) -> End:
+    """Runs a subcommand; an error that another process caused becomes that process's end."""
+    from stages.run.channel import End, find_cause
+
+    folder: list[Path] = []
+    try:
+        options = _parse(name, arguments, folder)
+        return End(resolve(SUBCOMMANDS[name].run)(options, processes), "")
+    except SystemExit as stop:  # --help, or a signal
+        return End(*stop.args) if isinstance(stop.args, tuple) and len(stop.args) == 2 else End(0, "")
+    except (Exception, KeyboardInterrupt) as error:
+        explained = explain(error, name, *folder)
+        if explained is not None and os.environ.get(TRACEBACK) != "1":
+            return End(*explained)
+        assert processes.channel is not None
+        cause = None if explained else find_cause(processes.channel)
+        if cause is not None:
+            return cause
+        traceback.print_exception(error)
+        return End(1, f"process {processes.rank}: {type(error).__name__}: {error}"[:300])
+
+
+def _parse(name: str, arguments: Sequence[str], folder: list[Path]) -> object:
+    """Parses the flags; the folder that the subcommand keeps files in is appended to `folder`."""
+    from stages.cli.flags import parse  # tyro takes a moment to import
+
+    subcommand = SUBCOMMANDS[name]
+    options = parse(resolve(subcommand.options), name, arguments)
+    if subcommand.keeps:
+        folder.append(Path(options.output_dir))
+    return options
+
+
+@contextmanager
+def _silent(silent: bool) -> Iterator[None]:
+    """Prints nothing while the block runs, and no warning: process 0 says what all would say."""
+    if not silent:
+        yield
+        return
+    with open(os.devnull, "w") as null, redirect_stdout(null), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP end the block, outside the loop, which saves first; then ignores all signals.
+
+    They are ignored as torchrun sends SIGTERM to the processes that are the last to exit.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number, f"{signal.Signals(number).name}: the run ended before its first step")
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _print_error(name: str, text: str) -> None:
+    """Prints an error in one line."""
+    print(f"intro2llm {name}: {' '.join(text.split())}", file=sys.stderr)
 
 
 def overview() -> str:

@@ -24,12 +24,14 @@ class Subcommand(NamedTuple):
         run: "module:function" that takes them and returns the exit code.
         help: its line in the overview.
         keeps: pattern of what an interrupted run keeps in --output_dir; "" for nothing.
+        joins: several processes may run it together; `run` then also takes `stages.run.processes.Processes`.
     """
 
     options: str
     run: str
     help: str
     keeps: str = ""
+    joins: bool = False
 
 
 CHECKPOINTS = "**/checkpoints/step-*"
@@ -43,7 +45,7 @@ def train_subcommand(kind: type[TrainOptions]) -> Subcommand:
     """Makes the row of a training stage; its help is the first line of the flags' docstring."""
     first = (inspect.getdoc(kind) or "").splitlines()[0].rstrip(".")
     address = f"{kind.__module__}:{kind.__name__}"
-    return Subcommand(address, "stages.run.train:run", first[0].lower() + first[1:], CHECKPOINTS)
+    return Subcommand(address, "stages.run.train:run", first[0].lower() + first[1:], CHECKPOINTS, joins=True)
 
 
 SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(

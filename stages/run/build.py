@@ -33,16 +33,20 @@ from stages.run import (
 )
 from stages.run.data import corpus, examples
 from stages.run.experiment import Experiment, Recipe, Say, Start
+from stages.run.options.base import check_rows
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.tuning import (
     STAGES,
     BaseModelFlags,
+    GRPOOptions,
     OnlineOptions,
+    PPOOptions,
     PreferenceOptions,
     TuningOptions,
     check_held_out,
     check_tuning_flags,
 )
+from stages.run.processes import ALONE, Processes, after_first
 from stages.run.rewards.functions import refuse_unknown
 
 Options: TypeAlias = PretrainOptions | TuningOptions
@@ -54,11 +58,12 @@ RECIPES: Mapping[type[TuningOptions], Recipe] = MappingProxyType(
 """Options class -> Recipe, for every stage after pretraining; defined in the files of the builders."""
 
 
-def check(options: Options) -> None:
+def check(options: Options, processes: Processes = ALONE) -> None:
     """Refuses flags that cannot work, before any work.
 
     Args:
         options: of any stage.
+        processes: those that compute the run together.
 
     Raises:
         ValueError: naming the flag, its value and what to type instead.
@@ -66,6 +71,7 @@ def check(options: Options) -> None:
     """
     if isinstance(options, PretrainOptions):
         build_pretrain.check(options)
+        check_rows(options, options.batch_size, f"--batch_size {options.batch_size}", processes.size)
         return
     check_tuning_flags(options)
     new_tokens.check_flags(
@@ -86,14 +92,21 @@ def check(options: Options) -> None:
         raise ValueError(
             f"{flags}: {tokens} tokens exceed the model's max_position_embeddings {context}; take fewer"
         )
+    rows, name = options.batch_size, f"--batch_size {options.batch_size}"
+    if isinstance(options, GRPOOptions) and rows >= processes.size:
+        rows, name = rows * options.samples, f"{name} of --samples {options.samples}"
+    if isinstance(options, PPOOptions) and rows >= processes.size:
+        rows, name = rows // options.minibatches, f"{name} in --minibatches {options.minibatches}"
+    check_rows(options, rows, name, processes.size)
 
 
-def build(options: Options, say: Say = print) -> Experiment:
+def build(options: Options, say: Say = print, processes: Processes = ALONE) -> Experiment:
     """Builds a run.
 
     Args:
         options: of any stage, checked.
         say: prints a message to the user.
+        processes: those that compute the run together; the first prepares the data of pretraining.
 
     Returns:
         Experiment.
@@ -104,7 +117,10 @@ def build(options: Options, say: Say = print) -> Experiment:
     """
     if isinstance(options, PretrainOptions):
         vocab_size = model_config.read_config(options.config, options.model_path).vocab_size
-        return build_pretrain.build(options, corpus.prepare(options, vocab_size, say), say)
+        prepare = partial(corpus.prepare, options, vocab_size, say)
+        prepared = after_first(processes, prepare, waits_for=f"the data in {options.output_dir}")
+        text = prepared or corpus.reopen_shared(Path(options.output_dir))
+        return build_pretrain.build(options, text, say)
     recipe = RECIPES[type(options)]
     device = hardware.pick_device(options.device)
     start = load_start(
@@ -125,7 +141,9 @@ def build(options: Options, say: Say = print) -> Experiment:
         split=options.split,
         on_bad=options.on_bad,
     )
-    data = examples.read(recipe.rows, source, start.base.tokenizer, start.template, say)
+    data = examples.read(
+        recipe.rows, source, start.base.tokenizer, start.template, say, lists_bad=processes.first
+    )
     if not data.held_out:
         check_held_out(options, len(data.train))
     return recipe.builder(options, start, data, say)

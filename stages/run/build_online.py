@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from torch import Tensor
-
 from data_pipes.prompts import prompt_pipe
 from data_pipes.table import TablePipe
 from data_pipes.tokenizer.spec import vocabulary_size
@@ -21,17 +19,14 @@ from stages.models.chat_template import stop_ids
 from stages.ppo import ppo
 from stages.run import optimizer
 from stages.run.data import examples
-from stages.run.data.completions_log import Recorder
 from stages.run.data.examples import Data
 from stages.run.experiment import Experiment, Recipe, Say, Start, from_start
 from stages.run.gradient_options import gradient_options
-from stages.run.metrics import Observe
 from stages.run.options.base import BatchFlags
 from stages.run.options.tuning import CompletionFlags, GRPOOptions, PPOOptions, TuningOptions
 from stages.run.rewards.scorer import Scorer, scorer
 from stages.run.rollout_server import build_sampler
 from stages.run.validation import Validate, mean_reward, validate_nothing
-from stages.state import TrainState
 
 VALIDATION_PROMPTS = 128
 """Largest number of held-out prompts that are answered in each validation."""
@@ -67,7 +62,7 @@ def build_grpo(options: GRPOOptions, start: Start, data: Data, say: Say) -> Expe
     stage = grpo(
         start.base.model,
         optimization.optimizer,
-        score=rewards.recorder.score,
+        score=rewards.score,
         sampling=sampling,
         rewards=rewards.names,
         weights=rewards.weights,
@@ -119,7 +114,7 @@ def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experi
     stage = ppo(
         start.base.model,
         optimization.optimizer,
-        score=rewards.recorder.score,
+        score=rewards.score,
         sampling=sampling,
         rewards=rewards.names,
         weights=rewards.weights,
@@ -197,13 +192,8 @@ def _reference(start: Start, beta: float) -> Tree | None:
 
 def _with_log(experiment: Experiment, rewards: Scorer) -> Experiment:
     """The experiment, with the log of the completions and the digests of the rewards."""
-    observe = partial(_observe, learning_rate=experiment.observe, recorder=rewards.recorder)
-    return experiment._replace(observe=observe, identity={**rewards.digests, **experiment.identity})
-
-
-def _observe(state: TrainState, *, learning_rate: Observe, recorder: Recorder) -> dict[str, Tensor]:
-    """Returns the learning rate and the recorder's metrics; writes the step's completions to their log."""
-    return {**learning_rate(state), **recorder.observe(state)}
+    identity = {**rewards.digests, **experiment.identity}
+    return experiment._replace(recorder=rewards.recorder, identity=identity)
 
 
 RECIPES: Mapping[type[TuningOptions], Recipe] = MappingProxyType(

@@ -16,6 +16,7 @@ from stages.models.adapter import Adapter
 from stages.models.language_model import Pretrained
 from stages.online import Rollout, Update
 from stages.run import optimizer
+from stages.run.data.completions_log import Recorder
 from stages.run.data.examples import Data, Kind
 from stages.run.metrics import Observe
 from stages.run.mfu import ModelFlops
@@ -72,6 +73,7 @@ class Experiment(NamedTuple):
         identity: entries of the fingerprint besides stage, pipe and tokenizer: initial weights, rewards.
         save_model: writes final_model.
         model_flops: FLOPs of a token and peak of the device, for the log; None logs neither.
+        recorder: logs the completions of an online stage; `stages.run.parallel.join` gives them to it.
     """
 
     base: Pretrained
@@ -86,6 +88,7 @@ class Experiment(NamedTuple):
     identity: Mapping[str, str]
     save_model: SaveModel
     model_flops: ModelFlops | None = None
+    recorder: Recorder | None = None
 
 
 class Recipe(NamedTuple):

@@ -13,9 +13,12 @@ from stages.online import policy_of
 from stages.run.config_file import MODEL
 from stages.run.experiment import SaveModel, Say
 from stages.run.loop import Result
+from stages.run.processes import ALONE, Processes
 
 
-def write(folder: Path, result: Result, save_model: SaveModel, say: Say) -> Path:
+def write(
+    folder: Path, result: Result, save_model: SaveModel, say: Say, processes: Processes = ALONE
+) -> Path:
     """Writes final_model: the last weights, or the best of a run that stopped early; with --ema the average.
 
     Args:
@@ -23,10 +26,13 @@ def write(folder: Path, result: Result, save_model: SaveModel, say: Say) -> Path
         result: result of the loop.
         save_model: the experiment's function that writes the model.
         say: prints a message to the user.
+        processes: those that computed the run; the first writes.
 
     Returns:
         The folder of the model.
     """
+    if not processes.first:
+        return folder / MODEL
     state, step, reason = result.state, int(result.state.step), ""
     best = checkpoint.best(folder) if result.status == "early" else None
     if best is not None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from data_pipes.types import Pipe
 from pure import tree
+from pure.parallel.group import within
 from pure.transform.jit import jit
 from pure.types import Tree
 from stages import population, sweep
@@ -25,6 +26,7 @@ from stages.run.allocator import keep_freed_memory
 from stages.run.early_stopping import BestValidation
 from stages.run.jax_step import jax_step
 from stages.run.metrics import Observe, Readings, readings
+from stages.run.processes import ALONE, Processes, agree, share_first
 from stages.run.progress import Progress, progress
 from stages.run.validation import Validate
 from stages.stage import Stage
@@ -95,6 +97,7 @@ def run(
     writers: Sequence[Callable[[int], log.Writer]] = (),
     observe: Observe | None = None,
     model_flops: mfu.ModelFlops | None = None,
+    processes: Processes = ALONE,
     options: RunOptions | None = None,
 ) -> Result:
     """Folds `stage.step` over `pipe`, from the start or from the newest valid checkpoint of the folder.
@@ -114,6 +117,8 @@ def run(
         observe: state -> further numbers for the log, as tensors on the state's device, such as the learning
             rate.
         model_flops: FLOPs per token and peak of the device, for `tflops` and `mfu`; see `stages.run.mfu`.
+        processes: those that take the steps together, with `stage` wrapped by `data_parallel`; only the first
+            writes and prints.
         options: see RunOptions.
 
     Returns:
@@ -136,15 +141,17 @@ def run(
     """
     options = options or RunOptions()
     keep_freed_memory()
-    folder = Path(folder)
+    folder, quiet = Path(folder), options.quiet or not processes.first
     folder.mkdir(parents=True, exist_ok=True)
-    say: Callable[[str], None] = (lambda text: None) if options.quiet else print
+    say: Callable[[str], None] = (lambda text: None) if quiet else print
     # 1. State.
-    state, best = _begin(stage, folder, key, params, fingerprint, options.resume, say)
+    state, best = _begin(stage, folder, key, params, fingerprint, options.resume, say, processes)
     first = step_of(state)
     # 2. Outputs.
-    outputs = [log.json_lines(folder / "metrics.jsonl", first, say), *(writer(first) for writer in writers)]
-    screen = progress(options.label, len(pipe), first, quiet=options.quiet)
+    outputs = []
+    if processes.first:
+        outputs = [log.json_lines(folder / "metrics.jsonl", first, say), *(make(first) for make in writers)]
+    screen = progress(options.label, len(pipe), first, quiet=quiet)
     saver = background.make_saver(folder, fingerprint=fingerprint, keep_last=options.keep_last, keep_best=1)
     parts = _Parts(
         step=build_step(stage, folder, fingerprint, backend=options.backend, compile=options.compile),
@@ -155,18 +162,18 @@ def run(
             observe=observe or (lambda state: {}),
             paths=tree.paths(state.params),
             every=READ_EVERY if key.device.type == "cuda" else 1,
-            model_flops=model_flops,
+            model_flops=mfu.share_of(model_flops, processes.size),
             compiling=_is_compiled(options.backend, options.compile),
         ),
         screen=screen,
         saver=saver,
         validate=validate,
+        processes=processes,
         options=options,
     )
     # 3. and 4. Steps; `_closing` waits and closes.
     with signals.catch_signals() as signals_received, _closing(outputs, screen, saver):
-        state, status, best = _fold(parts, state, first, best, signals_received)
-    signal = signals_received[0] if status == "interrupted" else None
+        state, status, best, signal = _fold(parts, state, first, best, signals_received)
     return Result(state, status, best, step_of(state) - first, signal)
 
 
@@ -184,6 +191,7 @@ class _Parts(NamedTuple):
     screen: Progress
     saver: background.Saver
     validate: Validate | None
+    processes: Processes
     options: RunOptions
 
 
@@ -195,14 +203,22 @@ def _begin(
     fingerprint: Mapping | None,
     resume: bool,
     say: Callable[[str], None],
+    processes: Processes,
 ) -> tuple[TrainState, BestValidation]:
-    """Loads the newest valid checkpoint, or makes a new state."""
+    """Loads the newest valid checkpoint, which process 0 chooses, or makes a new state."""
     state = stage.init(key, params)
-    if not directories.list_complete(folder):
+    loaded = None
+    if processes.first and directories.list_complete(folder):
+        if not resume:
+            raise ValueError(
+                f"{folder} holds checkpoints of an earlier run; resume it, or choose another folder"
+            )
+        loaded = checkpoint.load(folder, state, fingerprint=fingerprint, warn=say)
+    step = share_first(processes, None if loaded is None else loaded.step, about="the checkpoint's step")
+    if step is None:
         return state, BestValidation()
-    if not resume:
-        raise ValueError(f"{folder} holds checkpoints of an earlier run; resume it, or choose another folder")
-    loaded = checkpoint.load(folder, state, fingerprint=fingerprint, warn=say)
+    if loaded is None:
+        loaded = checkpoint.load(folder, state, step=step, fingerprint=fingerprint, warn=say)
     return loaded.state, early_stopping.from_json(loaded.manifest.metadata.get("early_stopping"))
 
 
@@ -232,15 +248,15 @@ def build_step(
 
 def _fold(
     parts: _Parts, state: TrainState, first: int, best: BestValidation, signals_received: list[int]
-) -> tuple[TrainState, str, BestValidation]:
-    """Takes steps until the pipe ends, validation stops improving, or a signal arrives."""
+) -> tuple[TrainState, str, BestValidation, int | None]:
+    """Takes steps until the pipe ends, validation stops improving, or a signal arrives at any process."""
     total, options, device = len(parts.pipe), parts.options, state.key.device
     if first:
         parts.screen.say(
             f"resuming from step {first}" if first < total else f"all {total} steps are already done"
         )
     if _is_out_of_patience(options.patience, best):
-        return state, "early", best
+        return state, "early", best, None
     if _is_compiled(options.backend, options.compile) and first < total:
         parts.screen.say(compiler.first_step_notice(device, options.backend))
     for number in range(first + 1, total + 1):
@@ -251,7 +267,8 @@ def _fold(
         values = _validate(parts, state) if _is_validation_step(number, total, options.eval_every) else {}
         if values:
             best = _update_best(parts, number, values, best)
-        status = _status(number, total, options.patience, best, signals_received)
+        signal = agree(parts.processes, max(signals_received, default=0))
+        status = _status(number, total, options.patience, best, signal)
         is_new_best = bool(values) and best.since == 0
         is_save_due = options.save_every > 0 and number % options.save_every == 0
         saving = bool(status) or is_new_best or is_save_due
@@ -261,8 +278,8 @@ def _fold(
             _save(parts, state, number, best, values.get(options.watch))
         if status:
             _refuse_skipped(parts, status)
-            return state, status, best
-    return state, "complete", best
+            return state, status, best, signal if status == "interrupted" else None
+    return state, "complete", best, None
 
 
 def _refuse_skipped(parts: _Parts, status: str) -> None:
@@ -296,7 +313,8 @@ def _validate(parts: _Parts, state: TrainState) -> Mapping[str, float]:
     if parts.validate is None:
         return {}
     parts.readings.settle()  # stops the clock, so that validation does not count in tokens per second
-    return dict(parts.validate(state.extra.get("ema", state.params)))
+    with within(parts.processes.group):
+        return dict(parts.validate(state.extra.get("ema", state.params)))
 
 
 def _update_best(
@@ -313,13 +331,13 @@ def _update_best(
     return best
 
 
-def _status(number: int, total: int, patience: int, best: BestValidation, signals_received: list[int]) -> str:
+def _status(number: int, total: int, patience: int, best: BestValidation, signal: int) -> str:
     """Returns the reason why the run ends at this step, or ""."""
     if number == total:
         return "complete"
     if _is_out_of_patience(patience, best):
         return "early"
-    return "interrupted" if signals_received else ""
+    return "interrupted" if signal else ""
 
 
 def _is_out_of_patience(patience: int, best: BestValidation) -> bool:
@@ -329,6 +347,8 @@ def _is_out_of_patience(patience: int, best: BestValidation) -> bool:
 
 def _save(parts: _Parts, state: TrainState, number: int, best: BestValidation, score: float | None) -> None:
     """Flushes the log, then starts saving a checkpoint in the background."""
+    if not parts.processes.first:
+        return
     parts.readings.flush()
     metadata = {"early_stopping": early_stopping.to_json(best)}
     parts.saver.save(state, step=number, score=score, metadata=metadata)

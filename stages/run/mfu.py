@@ -71,6 +71,20 @@ def speed(model_flops: ModelFlops, tokens_per_second: float) -> dict[str, float]
     return {"tflops": achieved / 1e12} | mfu
 
 
+def share_of(model_flops: ModelFlops | None, processes: int) -> ModelFlops | None:
+    """Returns the FLOPs of a token that each process computes, so that `mfu` is that of one device.
+
+    Args:
+        model_flops: of the whole token, or None.
+        processes: their number.
+
+    Example:
+        >>> share_of(ModelFlops(flops=6e9, peak=None), 2).flops
+        3000000000.0
+    """
+    return None if model_flops is None else model_flops._replace(flops=model_flops.flops / processes)
+
+
 def flops_per_token(model: Model, length: int) -> float:
     """Counts the operations that training on one token takes, forward and backward.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from stages.run.experiment import Experiment, Say
     from stages.run.log import Writer
     from stages.run.loop import Result
+    from stages.run.processes import Processes
     from stages.state import TrainState
 
 
@@ -48,6 +50,7 @@ def train(
     *,
     before_first_step: Callable[[Experiment], object] | None = None,
     say: Say = print,
+    processes: Processes | None = None,
 ) -> Outcome:
     """Builds a run, takes its steps or resumes it, and writes final_model once it is complete.
 
@@ -55,13 +58,15 @@ def train(
         options: the flags of any stage, such as `SFTOptions(model_path="runs/pretrain")`.
         before_first_step: called with the Experiment, after config.json is written.
         say: prints a message to the user.
+        processes: those that compute the run together (`stages.run.processes.joined`); None is one alone.
 
     Returns:
         Outcome.
 
     Steps:
-        1. Refuse flags that cannot work, and a folder that is in use or has another run, before any writing.
-        2. Build the data, and all that depends on it.
+        1. Refuse flags that cannot work, processes that were started with others, and a folder that is in use
+           or has another run, before any writing.
+        2. Build the data, and all that depends on it; on many processes, the first prepares the data.
         3. Write config.json, from which the run can be resumed and replayed.
         4. Take the steps.
         5. Write final_model.
@@ -76,48 +81,67 @@ def train(
         say(f"loading {options.model_path}")
     sys.stdout.flush()  # torch is imported now, which takes seconds
     from stages.checkpoint import lock
-    from stages.run import build, config_file, final_model
+    from stages.run import build, config_file, final_model, parallel
+    from stages.run.processes import ALONE
 
+    processes = processes or ALONE
+    say = say if processes.first else _say_nothing
     folder, stage = Path(options.output_dir), stage_name(type(options))
     # 1. Refuse.
-    build.check(options)
+    build.check(options, processes)
     if options.backend == "jax":
         import pure.interop.jax  # noqa: F401
 
         options = dataclasses.replace(options, device="cpu")  # torch's tensors are on the CPU
-    with lock.lock_folder(folder):
-        config_file.refuse_other_stage(folder, stage)
-        for line in config_file.refuse_other_flags(folder, options):
-            say(line)
+    parallel.compare_flags(processes, dataclasses.asdict(options))
+    with lock.lock_folder(folder) if processes.first else nullcontext():
+        if processes.first:
+            config_file.refuse_other_stage(folder, stage)
+            for line in config_file.refuse_other_flags(folder, options):
+                say(line)
         # 2. Build.
-        experiment = build.build(options, say)
+        experiment, processes = parallel.join(build.build(options, say, processes), processes)
         # 3. config.json.
         config = config_file.describe_run(options, experiment.base.model.config, stage)
-        config_file.write(folder, config)
+        if processes.first:
+            config_file.write(folder, config)
         if before_first_step:
             before_first_step(experiment)
         # 4. Steps.
-        result = _take_steps(experiment, folder, options, config, say)
+        result = _take_steps(experiment, folder, options, config, say, processes)
         # 5. final_model.
         if result.status == "interrupted":
             say(f"saved at step {int(result.state.step)}; the same command resumes from there")
             return Outcome(experiment, result.state, result.status, result.signal, None)
-        path = final_model.write(folder, result, experiment.save_model, say)
+        path = final_model.write(folder, result, experiment.save_model, say, processes)
     return Outcome(experiment, result.state, result.status, result.signal, path)
 
 
-def run(options: PretrainOptions | TuningOptions) -> int:
+def run(options: PretrainOptions | TuningOptions, processes: Processes | None = None) -> int:
     """Trains, or resumes; every training subcommand runs this.
+
+    Args:
+        options: the flags.
+        processes: those that train together; None is one alone.
 
     Returns:
         The exit code: 0, or 128 plus the signal's number for an interrupted run, whose state is saved.
     """
-    outcome = train(options)
+    outcome = train(options, processes=processes)
     return INTERRUPTED + outcome.signal if outcome.signal else 0
 
 
+def _say_nothing(line: str) -> None:
+    """Ignores a line for the user, which process 0 prints."""
+
+
 def _take_steps(
-    experiment: Experiment, folder: Path, flags: RunFlags, config: dict[str, Any], say: Say
+    experiment: Experiment,
+    folder: Path,
+    flags: RunFlags,
+    config: dict[str, Any],
+    say: Say,
+    processes: Processes,
 ) -> Result:
     """Runs the loop; eagerly on a CPU without a C++ compiler."""
     from stages.run import compiler, loop
@@ -139,6 +163,7 @@ def _take_steps(
         writers=_writers(folder, flags, config),
         observe=experiment.observe,
         model_flops=experiment.model_flops,
+        processes=processes,
         options=loop.RunOptions(
             compile=compiled and not no_compiler,
             backend=flags.backend,

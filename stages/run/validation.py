@@ -21,6 +21,8 @@ from pure import tree
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.loss.cross_entropy import cross_entropy
+from pure.parallel.collect import together, total
+from pure.parallel.group import data_group, within
 from pure.transform.accumulate import Loss, Metric, divisor
 from pure.types import Model, Tree
 from stages.online import Rollout, Score, policy_of, weighted_sum
@@ -166,19 +168,21 @@ def _mean_loss(params: Tree, *, loss: Loss, batches: Pipe, names: tuple[str, ...
     device = tree.leaves(params)[0].device
     sums = torch.zeros(2 * (1 + len(names)), dtype=torch.float64, device=device)  # sum, count, ...
     with torch.no_grad():
-        for number in range(len(batches)):
+        for number in _own_numbers(len(batches)):
             batch = tree.map(lambda x: x.to(device), batches[number])
             rows = torch.arange(tree.leaves(batch)[0].shape[0], device=device)
-            total, count, metrics = loss(params, {"batch_position": rows, **batch}, None)
-            if total.ndim:
+            with within(None):  # this process computes its own batches
+                loss_sum, count, metrics = loss(params, {"batch_position": rows, **batch}, None)
+            if loss_sum.ndim:
                 raise ValueError(
-                    f"mean_loss: a population has {len(total)} losses; validate each member, with the stage "
-                    "that the population was made from (member_validation)"
+                    f"mean_loss: a population has {len(loss_sum)} losses; validate each member, with the "
+                    "stage that the population was made from (member_validation)"
                 )
-            terms = [total, count]
+            terms = [loss_sum, count]
             for name in names:
                 terms += [x.double() for x in _sum_and_count(metrics[name])]
             sums += torch.stack(terms)
+    sums = total(sums)
     loss_mean, *means = (sums[::2] / divisor(sums[1::2])).tolist()
     return {"val_loss": loss_mean} | {f"val_{name}": x for name, x in zip(names, means, strict=True)}
 
@@ -200,12 +204,38 @@ def _mean_reward(
 ) -> dict[str, float]:
     """Samples one completion for each prompt of the first batch, and averages the weighted rewards."""
     policy = policy_of(params)
-    device = tree.leaves(policy)[0].device
-    with torch.no_grad():
-        rollouts = sample(policy, tree.map(lambda x: x.to(device), batches[0]), key)
-        rewards = score(rollouts._replace(row=rollouts.row + row_offset))
-        mean = float(weighted_sum(rewards, weights).double().nanmean())
+    own_sums = together(_sum_own_rewards, policy, sample, batches[0], score, row_offset, key, weights)
+    sums, count = total(own_sums).tolist()
+    mean = sums / count if count else math.nan
     return {"val_reward": mean, "val_loss": 0.0 - mean}  # not -mean, which is -0.0 for a mean of 0
+
+
+def _sum_own_rewards(
+    policy: Tree,
+    sample: Rollout,
+    batch: Tree,
+    score: Score,
+    row_offset: int,
+    key: torch.Tensor,
+    weights: tuple[float, ...] | None,
+) -> torch.Tensor:
+    """Samples and scores completions of this process's prompts: sum and number of their rewards, [2]."""
+    device = tree.leaves(policy)[0].device
+    numbers = _own_numbers(len(batch["row"]))
+    if not numbers:
+        return torch.zeros(2, dtype=torch.float64, device=device)
+    prompts = tree.map(lambda x: x[numbers.start :: numbers.step].to(device), batch)
+    with torch.no_grad(), within(None):
+        rollouts = sample(policy, prompts, key)
+        rewards = score(rollouts._replace(row=rollouts.row + row_offset))
+    values = weighted_sum(rewards, weights).double()
+    return torch.stack([values.nansum(), values.isfinite().sum().double()])
+
+
+def _own_numbers(count: int) -> range:
+    """The numbers of the batches, or rows, that this process takes: every n-th of n processes."""
+    group = data_group()
+    return range(count) if group is None else range(group.rank, count, group.size)
 
 
 def _bits_per_byte(
@@ -216,12 +246,12 @@ def _bits_per_byte(
     device = tree.leaves(params)[0].device
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     with torch.no_grad():
-        for number in range(len(batches)):
+        for number in _own_numbers(len(batches)):
             batch = tree.map(lambda x: x.to(device), batches[number])
             packing = {name: batch[name] for name in ("positions", "segment_ids") if name in batch}
             logits = model.forward(cast_params, batch["tokens"], **packing)
             sums += torch.stack(cross_entropy(logits, batch["labels"]))
-    nats, tokens = sums.tolist()
+    nats, tokens = total(sums).tolist()
     return {"val_loss": nats / tokens, "val_bpb": nats / (nbytes * math.log(2))}
 
 

@@ -10,8 +10,10 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,53 @@ def start_process(
     process = context.Process(target=_run, args=(subcommand, arguments, setup), daemon=True)
     process.start()
     return process
+
+
+def start_joined(
+    count: int,
+    folder: Path,
+    arguments: list[str] | list[list[str]],
+    setups: Mapping[int, Setup] | None = None,
+    subcommand: str = "pretrain",
+) -> list[ForkServerProcess]:
+    """Starts `intro2llm SUBCOMMAND ARGUMENTS` in processes that join each other, as torchrun does.
+
+    Args:
+        count: their number.
+        folder: gets what process R prints, in `R.out` and `R.err`.
+        arguments: flags of all, or a list of those of each.
+        setups: rank -> called in that process before the command; picklable.
+        subcommand: the subcommand's name.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.stages.preloaded"])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    processes = []
+    for rank in range(count):
+        own = arguments[rank] if isinstance(arguments[0], list) else arguments
+        variables = {"RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        setup = partial(_set_up, {name: str(x) for name, x in variables.items()}, (setups or {}).get(rank))
+        process = context.Process(
+            target=_run, args=(subcommand, own, setup, folder / str(rank)), daemon=True
+        )
+        process.start()
+        processes.append(process)
+    return processes
+
+
+def join_all(processes: list[ForkServerProcess], seconds: float = 60.0) -> list[int | None]:
+    """Waits for processes to end, and returns their exit codes; fails if one does not end in time."""
+    end = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(end - time.monotonic(), 0.0))
+    late = [rank for rank, process in enumerate(processes) if process.is_alive()]
+    for process in processes:
+        process.kill()
+    assert not late, f"processes {late} did not end in {seconds} s"
+    return [process.exitcode for process in processes]
 
 
 def wait_for(condition: Callable[[], bool], process: ForkServerProcess, seconds: float = 120.0) -> None:
@@ -66,16 +115,23 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def _run(subcommand: str, arguments: list[str], setup: Setup | None) -> None:
-    """Body of the process: runs the command silently on one thread."""
+def _set_up(variables: dict[str, str], setup: Setup | None) -> None:
+    """Sets environment variables, then calls `setup`."""
+    os.environ.update(variables)
+    if setup is not None:
+        setup()
+
+
+def _run(subcommand: str, arguments: list[str], setup: Setup | None, printed: Path | None = None) -> None:
+    """Body of the process: runs the command on one thread, silently, or with its output in two files."""
     import torch
 
     from stages.cli.main import main
 
     torch.set_num_threads(1)
-    null = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        os.dup2(null, stream)
+    for stream, ending in ((1, ".out"), (2, ".err")):
+        path = os.devnull if printed is None else f"{printed}{ending}"
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     if setup is not None:
         setup()
     raise SystemExit(main([subcommand, *arguments]))

@@ -32,16 +32,15 @@ class Recorder(NamedTuple):
     """Logs the completions of every step.
 
     Fields:
-        score: Rollouts -> rewards [B, K]; remembers both until `observe` logs them.
-        observe: state -> {}; logs the completions scored last, under the number of the state's step.
+        remember: (Rollouts, rewards [B, K]) -> None; keeps both until `write` logs them.
+        write: state -> None; logs the completions kept last, under the number of the state's step.
     """
 
-    score: Callable[[Rollouts], Tensor]
-    observe: Callable[[TrainState], dict]
+    remember: Callable[[Rollouts, Tensor], None]
+    write: Callable[[TrainState], None]
 
 
 def recorder(
-    score: Callable[[Rollouts], Tensor],
     folder: Path,
     *,
     names: Sequence[str],
@@ -55,7 +54,6 @@ def recorder(
     """Builds a Recorder.
 
     Args:
-        score: Rollouts -> rewards [B, K].
         folder: the run's folder; completions.jsonl in it gets one line per step.
         names: names of the K rewards.
         prompts: text of each prompt.
@@ -71,12 +69,10 @@ def recorder(
     scored: list[tuple[Rollouts, Tensor]] = []
     decode = completion_decoder(tokenizer)
 
-    def remember(rollouts: Rollouts) -> Tensor:
-        rewards = score(rollouts)
+    def remember(rollouts: Rollouts, rewards: Tensor) -> None:
         scored[:] = [(rollouts, rewards)]
-        return rewards
 
-    def observe(state: TrainState) -> dict:
+    def write(state: TrainState) -> None:
         step = int(state.step)
         if scored:
             rows = completion_rows(*scored.pop(), names=names, prompts=prompts, decode=decode)
@@ -84,9 +80,8 @@ def recorder(
             if table_every and (step == 1 or step % table_every == 0):
                 say(render_table(step, rows, weights))
                 _warn(say, state, len(rows) // samples, samples)
-        return {}
 
-    return Recorder(remember, observe)
+    return Recorder(remember, write)
 
 
 def completion_rows(

@@ -38,6 +38,9 @@ SECONDS_BETWEEN_LINES = 10.0
 MAX_VERIFIED_BYTES = 1 << 32
 """Stores of at most this many bytes are verified on load."""
 
+SECONDS_UNTIL_SEEN = 10.0
+"""Time until a file is seen on another machine: a network file system may remember that it was missing."""
+
 Say = Callable[[str], None]
 
 
@@ -140,6 +143,31 @@ def reopen(folder: Path, say: Say = print) -> Corpus:
     held_out_bytes = _read_facts(folder)["held_out_bytes"]
     train, validation = (_open_store(folder, part, say) for part in ("train", "held_out"))
     return Corpus(tokenizers.load(folder / "tokenizer.json"), train, validation, held_out_bytes)
+
+
+def reopen_shared(folder: Path) -> Corpus:
+    """Opens the data that another process has prepared and verified, in a folder that both see.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        Corpus.
+
+    Raises:
+        FileNotFoundError: if this process does not see the data.
+    """
+    until = time.monotonic() + SECONDS_UNTIL_SEEN
+    while not (folder / "data" / "corpus.json").exists():
+        if time.monotonic() > until:
+            raise FileNotFoundError(
+                f"{folder.absolute() / 'data' / 'corpus.json'}: process 0 wrote it, and this process does "
+                "not see it; --output_dir must be in a folder that all processes share"
+            )
+        time.sleep(0.2)
+    train, validation = (open_store(folder / "data" / part, verify=False) for part in ("train", "held_out"))
+    tokenizer = tokenizers.load(folder / "tokenizer.json")
+    return Corpus(tokenizer, train, validation, _read_facts(folder)["held_out_bytes"])
 
 
 def separator_id(tokenizer: tokenizers.Tokenizer) -> int:

@@ -121,6 +121,8 @@ def read(
     tokenizer: Tokenizer,
     template: ChatTemplate,
     say: Callable[[str], Any] = print,
+    *,
+    lists_bad: bool = True,
 ) -> Data:
     """Reads, encodes and splits the rows of a run.
 
@@ -129,6 +131,7 @@ def read(
         source: location of the rows.
         tokenizer, template: those of the model.
         say: prints a message to the user.
+        lists_bad: writes the list of bad rows; on many processes only one does.
 
     Returns:
         Data of `data_pipes.chat.chat.Encoded`, `data_pipes.preference.Pair`, `data_pipes.preference.Answer`
@@ -145,12 +148,13 @@ def read(
     """
     # 1. An earlier start.
     bad = Path(source.output_dir) / BAD
-    bad.unlink(missing_ok=True)
+    if lists_bad:
+        bad.unlink(missing_ok=True)
     # 2. Examples.
-    on_bad = bad_rows.handler(source.on_bad, bad)
+    on_bad = bad_rows.handler(source.on_bad, bad if lists_bad else None)
     encode = partial(_encode, kind, on_bad=on_bad, tokenizer=tokenizer, template=template)
     parts = [encode(rows) for rows in _load(kind.generate, source, on_bad)]
-    skipped = len(bad_rows.read(bad))
+    skipped = len(bad_rows.read(bad)) if lists_bad else 0
     note = f"; {skipped:,} rows were skipped, see {bad}" if skipped else ""
     if not parts[0]:
         raise ValueError(f"--data_path {source.data_path}: no row is left to train on{note}")

@@ -25,7 +25,7 @@ class Scorer(NamedTuple):
         names: names of the K rewards, for metrics.
         weights: weights of the K rewards in their sum; None weighs each with 1.
         score: Rollouts -> rewards [B, K].
-        recorder: `score` with a memory, and the function that logs the remembered completions.
+        recorder: logs completions with their rewards.
         digests: digests of the rewards, for the run's fingerprint.
     """
 
@@ -74,7 +74,6 @@ def scorer(
         on_bad=say if flags.on_bad_reward == "skip" else None,
     )
     recorder = completions_log.recorder(
-        score,
         folder,
         names=names,
         prompts=texts,

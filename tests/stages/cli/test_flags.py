@@ -140,9 +140,7 @@ MISTAKES = (
 def test_a_wrong_flag_exits_with_2_and_one_line_that_names_the_mistake(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        parse(PretrainOptions, "pretrain", arguments)
-    assert exit_info.value.code == 2
+    assert main(["pretrain", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"intro2llm pretrain: {message}")
     assert line.endswith("intro2llm pretrain --help lists the flags")

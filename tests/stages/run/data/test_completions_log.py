@@ -19,11 +19,10 @@ TOKENIZER = tokenizer()
 
 
 def make_recorder(
-    folder: Path, messages: list[str], rewards: tuple[float, float] = (1.0, 0.5), **options: object
+    folder: Path, messages: list[str], **options: object
 ) -> Recorder:
     chosen = {"names": ("a",), "prompts": ["p0", "p1"], "table_every": 2, "samples": 2} | options
-    score = lambda rollouts: torch.tensor(rewards)[:, None]  # noqa: E731
-    return recorder(score, folder, tokenizer=TOKENIZER, say=messages.append, **chosen)
+    return recorder(folder, tokenizer=TOKENIZER, say=messages.append, **chosen)
 
 
 def make_state(step: int, **metrics: float) -> TrainState:
@@ -31,9 +30,11 @@ def make_state(step: int, **metrics: float) -> TrainState:
     return TrainState(torch.tensor(step), random.key(0), {}, (), {}, given)
 
 
-def record_step(log: Recorder, step: int, **metrics: float) -> None:
-    log.score(ROLLOUTS)
-    assert log.observe(make_state(step, **metrics)) == {}
+def record_step(
+    log: Recorder, step: int, rewards: tuple[float, float] = (1.0, 0.5), **metrics: float
+) -> None:
+    log.remember(ROLLOUTS, torch.tensor(rewards)[:, None])
+    log.write(make_state(step, **metrics))
 
 
 def read_lines(folder: Path) -> list[dict]:
@@ -41,8 +42,7 @@ def read_lines(folder: Path) -> list[dict]:
 
 
 def test_a_step_logs_index_prompt_and_rewards_of_each_completion(tmp_path: Path) -> None:
-    log = make_recorder(tmp_path, [], rewards=(1.0, float("nan")))
-    record_step(log, 1)
+    record_step(make_recorder(tmp_path, []), 1, rewards=(1.0, float("nan")))
     first, second = read_lines(tmp_path)[0]["answers"]
     assert (first["index"], first["prompt"], first["rewards"]) == (1, "p1", {"a": 1.0})
     assert second["rewards"] == {"a": None}
@@ -83,7 +83,7 @@ def test_a_warning_says_why_nothing_is_learned(metrics: dict, message: str, tmp_
 
 def test_a_step_without_new_completions_writes_nothing(tmp_path: Path) -> None:
     log = make_recorder(tmp_path, [])
-    log.observe(make_state(1))
+    log.write(make_state(1))
     assert not (tmp_path / NAME).exists()
 
 
@@ -112,11 +112,11 @@ def test_the_table_shows_the_best_and_the_worst_completions() -> None:
 
 def test_a_full_disk_is_reported_by_the_recorder(tmp_path: Path) -> None:
     log = make_recorder(tmp_path, [])
-    log.score(ROLLOUTS)
+    log.remember(ROLLOUTS, torch.ones(2, 1))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
     try:
         with pytest.raises(OSError, match=rf"cannot write .*{NAME}: File too large; make room there"):
-            log.observe(make_state(1))
+            log.write(make_state(1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,0 +1,276 @@
+"""The processes of a run: joined by torchrun's environment variables, agreed as they start and end.
+
+The numbers of a step are added by torch.distributed (`pure.parallel`); everything else that the processes
+must agree on goes through the connections of `stages.run.channel`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from pure.parallel.group import Group
+from stages.run import channel as channels
+from stages.run.channel import Channel, End
+from stages.run.world import World, is_loopback
+
+Result = TypeVar("Result")
+
+JOIN_SECONDS = "INTRO2LLM_JOIN_SECONDS"
+"""Environment variable: longest wait for all processes to join, in seconds; 300 unless it is set."""
+
+STEP_SECONDS = "INTRO2LLM_STEP_SECONDS"
+"""Environment variable: longest wait for another process inside a step, in seconds; 1800 unless it is set."""
+
+SECONDS_TO_COMPARE = 600.0
+"""Longest wait for the others' flags and fingerprints: building data and model may take some minutes more."""
+
+PACKAGES = ("pure", "data_pipes", "stages")
+"""Packages whose source must be the same on all processes."""
+
+
+class Processes(NamedTuple):
+    """The processes that compute a run together.
+
+    Fields:
+        rank: this process's number, from 0.
+        size: their number.
+        first: this is process 0, which alone writes files and prints.
+        channel: the connections; None for a process that is alone.
+        group: for collectives; None until `connect`, and for a process that is alone.
+        store: torch.distributed's store, through which they found each other.
+    """
+
+    rank: int = 0
+    size: int = 1
+    first: bool = True
+    channel: Channel | None = None
+    group: Group | None = None
+    store: Any = None
+
+
+ALONE = Processes()
+"""One process, without torch.distributed."""
+
+
+@contextmanager
+def joined(world: World | None) -> Iterator[Processes]:
+    """Joins the other processes while the block runs.
+
+    Args:
+        world: the process's place, from `read_world`; None is a process that is alone.
+
+    Yields:
+        Processes, without a group.
+
+    Raises:
+        TimeoutError: if the others do not come; it names the one that is missing.
+    """
+    if world is None:
+        yield ALONE
+        return
+    seconds = float(os.environ.get(JOIN_SECONDS, 300))
+    if is_loopback(world.address):  # gloo would look up this machine's name, which may have no address
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if os.uname().sysname == "Darwin" else "lo")
+    store = _find_store(world, seconds)
+    channel = channels.open_channel(
+        world, publish=store.set, look=lambda name: store.get(name).decode(), seconds=seconds
+    )
+    try:
+        yield Processes(world.rank, world.size, world.rank == 0, channel, None, store)
+    finally:
+        release()
+
+
+def connect(processes: Processes, device: torch.device) -> Processes:
+    """Makes the group for collectives: gloo on CPUs, NCCL beside it for GPUs.
+
+    Args:
+        processes: joined.
+        device: of the run; each process takes the GPU of its local rank.
+
+    Returns:
+        The processes with their group; unchanged for a process that is alone.
+
+    Raises:
+        ValueError: if there are more processes than GPUs.
+    """
+    if processes.channel is None:
+        return processes
+    world = processes.channel.world
+    backend = "gloo"
+    if device.type == "cuda":
+        check_gpus(processes, device)
+        torch.cuda.set_device(world.local_rank)
+        backend = "cpu:gloo,cuda:nccl"
+    seconds = float(os.environ.get(STEP_SECONDS, 1800))
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore("group", processes.store),
+        rank=world.rank,
+        world_size=world.size,
+        timeout=timedelta(seconds=seconds),
+    )
+    return processes._replace(group=Group(world.rank, world.size, dist.group.WORLD))
+
+
+def check_gpus(processes: Processes, device: torch.device) -> None:
+    """Checks that each process of this machine has a GPU of its own.
+
+    Args:
+        processes: joined, or alone.
+        device: of the run.
+
+    Raises:
+        ValueError: if there are more processes than GPUs.
+    """
+    if processes.channel is None or device.type != "cuda":
+        return
+    needed, count = processes.channel.world.local_size, torch.cuda.device_count()
+    if needed > count:
+        raise ValueError(
+            f"{needed} processes on this machine, and torch sees {count} GPU{'' if count == 1 else 's'}: "
+            f"each takes one; start {count}, or use --device cpu"
+        )
+
+
+def after_first(processes: Processes, function: Callable[[], Result], *, waits_for: str) -> Result | None:
+    """Calls a function on process 0; the others wait until it has returned.
+
+    Args:
+        processes: joined, or alone.
+        function: may take hours; if it fails, process 0 tells the others as it ends.
+        waits_for: what the others wait for, for messages.
+
+    Returns:
+        Its result on process 0; None on the others.
+
+    Raises:
+        EndedError: on the others, if process 0 fails or dies.
+    """
+    result = function() if processes.first else None
+    if processes.channel is not None:
+        channels.exchange(processes.channel, waits_for, None, waits_for=waits_for)
+    return result
+
+
+def share_first(processes: Processes, value: Any, *, about: str) -> Any:
+    """Returns process 0's value on all processes.
+
+    Args:
+        processes: joined, or alone.
+        value: JSON; only process 0's is used.
+        about: what the value is, for messages.
+    """
+    if processes.channel is None:
+        return value
+    value = value if processes.first else None
+    return channels.exchange(processes.channel, about, value, waits_for=f"process 0 to tell {about}")[0]
+
+
+def compare(processes: Processes, facts: Mapping[str, Any], *, about: str) -> None:
+    """Checks that the processes have the same flags, data or code.
+
+    Args:
+        processes: joined, or alone.
+        facts: {name: value}, JSON.
+        about: what the facts are, for messages.
+
+    Raises:
+        ValueError: on process 0, if an entry differs; it names the first.
+        EndedError: on the others.
+    """
+    if processes.channel is None:
+        return
+    waits_for = f"{about} of the other processes"
+    all_facts = channels.exchange(
+        processes.channel, about, dict(facts), waits_for=waits_for, seconds=SECONDS_TO_COMPARE
+    )
+    for rank, others in enumerate(all_facts):
+        for name in dict.fromkeys((*all_facts[0], *others)):
+            one, other = (str(facts.get(name, "not there")) for facts in (all_facts[0], others))
+            if one != other:
+                raise ValueError(
+                    f"process {rank} differs from process 0 in {about}: {name} is {_shorten(other)}, not "
+                    f"{_shorten(one)}; start all processes with the same command, data and code"
+                )
+
+
+def agree(processes: Processes, number: int) -> int:
+    """Returns the largest number of all processes; all must call it at the same place.
+
+    Args:
+        processes: with their group, or alone.
+        number: such as a signal's, or 0.
+    """
+    if processes.group is None:
+        return number
+    largest = torch.tensor(number)
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group=processes.group.handle)
+    return int(largest)
+
+
+def conclude(processes: Processes, end: End) -> End:
+    """Agrees on the exit code; see `stages.run.channel.conclude`.
+
+    Args:
+        processes: joined, or alone.
+        end: of this process.
+    """
+    return end if processes.channel is None else channels.conclude(processes.channel, end, release)
+
+
+def release() -> None:
+    """Leaves the group, so that no other process waits for this one in a collective."""
+    if dist.is_available() and dist.is_initialized():
+        leaving = threading.Thread(target=partial(_suppressed, dist.destroy_process_group), daemon=True)
+        leaving.start()
+        leaving.join(2.0)  # NCCL may wait for a collective that never ends
+
+
+def describe_code() -> dict[str, str]:
+    """Returns the versions of package and torch, and the digest of the source of all packages."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[2]
+    for path in sorted(path for name in PACKAGES for path in (root / name).rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
+    return {
+        "intro2llm": version("intro2llm"),
+        "torch": str(torch.__version__),
+        "source": f"sha256:{digest.hexdigest()[:16]}",
+    }
+
+
+def _find_store(world: World, seconds: float) -> Any:
+    """Connects with the store of torch.distributed at MASTER_ADDR."""
+    try:
+        return next(rendezvous("env://", world.rank, world.size, timeout=timedelta(seconds=seconds)))[0]
+    except (RuntimeError, OSError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise TimeoutError(
+            f"process {world.rank} of {world.size} could not join the others at {world.address}, port "
+            f"{world.port}, within {seconds:.0f} s: {first[:200]}"
+        ) from error
+
+
+def _suppressed(function: Callable[[], Any]) -> None:
+    """Calls a function whose error does not matter any more."""
+    with suppress(Exception):
+        function()
+
+
+def _shorten(text: str) -> str:
+    """A value in a message."""
+    return text if len(text) <= 60 else f"{text[:57]}..."
