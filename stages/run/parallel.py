@@ -69,8 +69,15 @@ def record_scores(stage: Stage, recorder: Recorder) -> Stage:
     assert stage.parts.score is not None
     score = partial(_score_and_remember, score=stage.parts.score, recorder=recorder)
     parts: Online = stage.parts._replace(score=score)
-    step = partial(stage.step.func, **{**stage.step.keywords, "parts": parts})  # type: ignore[attr-defined]
-    return stage._replace(step=step, parts=parts)
+    return stage._replace(step=_replace_parts(stage.step, parts), parts=parts)
+
+
+def _replace_parts(step: Any, parts: Online) -> Any:
+    """The same step with other parts; that of several processes has the plain one as its first argument."""
+    if "parts" in step.keywords:
+        return partial(step.func, *step.args, **{**step.keywords, "parts": parts})
+    inner, *rest = step.args
+    return partial(step.func, _replace_parts(inner, parts), *rest, **step.keywords)
 
 
 def _score_and_remember(rollouts: Rollouts, /, *, score: Any, recorder: Recorder) -> Tensor:

@@ -214,30 +214,25 @@ def check_micro_batches(rows: int, name: str, count: int) -> None:
 
 
 def check_rows(flags: OptimizerFlags, rows: int, name: str, size: int) -> None:
-    """Checks that every process gets rows of a batch, and that its micro-batches are equal.
+    """Checks that every process gets rows of every micro-batch.
 
     Args:
-        flags: gradient_accumulation, noise_scale and clip_per_sample.
+        flags: gradient_accumulation and noise_scale.
         rows: rows of a batch.
         name: of these rows, for messages, such as "--batch_size 8".
         size: number of processes.
 
     Raises:
-        ValueError: for fewer rows than processes, or a --gradient_accumulation that does not divide the rows
-            of a process.
+        ValueError: for fewer rows than processes.
     """
-    parts = flags.gradient_accumulation
-    if flags.noise_scale or flags.clip_per_sample:  # these cut each of their micro-batches
-        rows, parts = rows // parts, 1
-        name = f"a micro-batch of {name}"
     if rows < size:
         raise ValueError(
             f"{name}: {rows} rows for {size} processes; give at least one row a process, or start fewer"
         )
-    own = {rows // size, -(-rows // size)}
-    if any(count % parts for count in own):
+    parts = max(flags.gradient_accumulation, 2 if flags.noise_scale else 1)
+    if rows // parts < size:
         raise ValueError(
-            f"--gradient_accumulation {parts} does not divide the {' or '.join(map(str, sorted(own)))} rows of "
-            f"a process ({name} on {size} processes); the processes themselves split the batch, so that "
-            f"--gradient_accumulation {max(parts // size, 1)} takes as much memory as before"
+            f"{name} in {parts} micro-batches (--gradient_accumulation {flags.gradient_accumulation}"
+            f"{', --noise_scale' if flags.noise_scale else ''}) leaves {rows // parts} rows for {size} "
+            "processes, which split each micro-batch; accumulate less, as they save the same memory"
         )

@@ -1,4 +1,7 @@
-"""Runs of many processes: the numbers of one, one message, one exit code, and no wait without an end."""
+"""Runs of many processes (`stages.run.processes`, `stages.run.parallel`): the numbers of one, one message.
+
+All end with the same exit code, and no wait is without an end.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,7 @@ def test_flags_that_cannot_work_are_refused_once(alone: Path, tmp_path: Path) ->
     assert_refused(
         tmp_path,
         flags(alone, gradient_accumulation=4, **own),
-        "--gradient_accumulation 4 does not divide the 2 rows of a process (--batch_size 4 on 2 processes)",
+        "--batch_size 4 in 4 micro-batches (--gradient_accumulation 4) leaves 1 rows for 2 processes",
     )
     assert_refused(tmp_path, [*flags(alone, **own), "--lerning", "1"], "--lerning: unknown flag")
     assert not (tmp_path / "run").exists()
