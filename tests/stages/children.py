@@ -65,9 +65,7 @@ def start_joined(
         own = arguments[rank] if isinstance(arguments[0], list) else arguments
         variables = {"RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         setup = partial(_set_up, {name: str(x) for name, x in variables.items()}, (setups or {}).get(rank))
-        process = context.Process(
-            target=_run, args=(subcommand, own, setup, folder / str(rank)), daemon=True
-        )
+        process = context.Process(target=_run, args=(subcommand, own, setup, folder / str(rank)), daemon=True)
         process.start()
         processes.append(process)
     return processes

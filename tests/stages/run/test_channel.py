@@ -97,7 +97,9 @@ def test_a_wait_with_a_limit_says_what_it_waited_for() -> None:
 
 
 def test_processes_at_different_exchanges_are_told() -> None:
-    results = run_all(2, lambda channel: exchange(channel, f"at {channel.world.rank}", 0, waits_for="a", seconds=1))
+    results = run_all(
+        2, lambda channel: exchange(channel, f"at {channel.world.rank}", 0, waits_for="a", seconds=1)
+    )
     assert "process 1 is at 'at 1', process 0 at 'at 0'" in str(results[0])
 
 

@@ -103,5 +103,7 @@ def test_a_folder_in_use_is_refused_once(alone: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("subcommand", ["replay", "generate", "demo", "chat"])
 def test_subcommands_of_one_process_are_refused_by_name(subcommand: str, tmp_path: Path) -> None:
-    message = f"intro2llm {subcommand}: it runs in one process, and WORLD_SIZE is 2; start it without torchrun"
+    message = (
+        f"intro2llm {subcommand}: it runs in one process, and WORLD_SIZE is 2; start it without torchrun"
+    )
     assert_refused(tmp_path, ["--help"], message, subcommand=subcommand)

@@ -23,7 +23,10 @@ def test_one_process_is_alone(size: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"MASTER_ADDR": ""}, "WORLD_SIZE is 4, and MASTER_ADDR is not set; start the processes with torchrun"),
+        (
+            {"MASTER_ADDR": ""},
+            "WORLD_SIZE is 4, and MASTER_ADDR is not set; start the processes with torchrun",
+        ),
         ({"RANK": "", "MASTER_PORT": ""}, "and RANK, MASTER_PORT are not set"),
         ({"RANK": "4"}, "RANK: expected a whole number from 0 to 3, got '4'"),
         ({"MASTER_PORT": "http"}, "MASTER_PORT: expected a whole number from 1 to 65535, got 'http'"),

@@ -18,9 +18,7 @@ from tests.stages.test_score import ROLLOUTS
 TOKENIZER = tokenizer()
 
 
-def make_recorder(
-    folder: Path, messages: list[str], **options: object
-) -> Recorder:
+def make_recorder(folder: Path, messages: list[str], **options: object) -> Recorder:
     chosen = {"names": ("a",), "prompts": ["p0", "p1"], "table_every": 2, "samples": 2} | options
     return recorder(folder, tokenizer=TOKENIZER, say=messages.append, **chosen)
 
