@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from stages.run import channel as channels
 from stages.run.channel import Channel, End, EndedError, conclude, exchange, find_cause, open_channel
 from stages.run.world import World
 
