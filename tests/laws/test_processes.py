@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
+from unittest import mock
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from stages.pretrain import pretrain
 from stages.stage import Stage
 from stages.state import TrainState
 from tests.crew import Crew, crew
+from tests.laws import test_stages
 from tests.laws.test_stages import (
     BY_NAME,
     ROWS,
@@ -82,6 +84,12 @@ def distance(a: Tree, b: Tree) -> float:
     return difference / math.sqrt(sum(y.double().square().sum().item() for _, y in pairs))
 
 
+def make(name: str, accumulation: int = 1) -> Stage:
+    """A row's stage with a model of one layer, which takes half of the time."""
+    with mock.patch.object(test_stages, "small", partial(small, num_hidden_layers=1)):
+        return BY_NAME[name].make(accumulation=accumulation)
+
+
 def together(a_stage: Stage) -> Stage:
     """The stage on all processes of the crew."""
     return data_parallel(a_stage, init_device_mesh("cpu", (torch.distributed.get_world_size(),)))
@@ -107,7 +115,7 @@ def train(a_stage: Stage, batches: list[Tree], start: Tree | None = None) -> Tra
 @functools.cache
 def train_alone(name: str, rows: int = ROWS, weighted: bool = False, parts: int = 1) -> TrainState:
     """The state after all steps on one process."""
-    a_stage = BY_NAME[name].make(accumulation=parts)
+    a_stage = make(name, parts)
     batches = [batch_of(name, i, rows, weighted) for i in range(STEPS)]
     return run_steps(a_stage, batches, a_stage.init(random.key(0)))
 
@@ -115,7 +123,7 @@ def train_alone(name: str, rows: int = ROWS, weighted: bool = False, parts: int 
 def train_in_parallel(names: tuple[str, ...], rows: int = ROWS, weighted: bool = False) -> dict[str, Trained]:
     """The runs of several stages, on this process of several."""
     return {
-        name: train(together(BY_NAME[name].make()), [batch_of(name, i, rows, weighted) for i in range(STEPS)])
+        name: train(together(make(name)), [batch_of(name, i, rows, weighted) for i in range(STEPS)])
         for name in names
     }
 
@@ -126,7 +134,7 @@ def step_in_parallel(
     """The last states of several stages, without a resume."""
     states = {}
     for name in names:
-        a_stage = together(BY_NAME[name].make())
+        a_stage = together(make(name))
         batches = [batch_of(name, i, rows, weighted) for i in range(STEPS)]
         states[name] = run_steps(a_stage, batches, a_stage.init(random.key(0)))
     return states
@@ -183,7 +191,7 @@ def test_a_run_resumes_on_as_many_processes_bit_for_bit_and_on_one(on_two: dict[
         for run in on_two[name]:
             assert same_bits(run.resumed, run.whole)
         run = on_two[name][0]
-        alone = BY_NAME[name].make().step(run.half, batch_of(name, STEPS - 1))
+        alone = make(name).step(run.half, batch_of(name, STEPS - 1))
         assert distance(run.whole.params, alone.params) < 1e-6
 
 
@@ -219,7 +227,7 @@ def skip_in_parallel(names: tuple[str, ...]) -> dict[str, tuple[TrainState, Trai
     """The states before and after a poisoned step."""
     pairs = {}
     for name in names:
-        a_stage = together(BY_NAME[name].make())
+        a_stage = together(make(name))
         state = a_stage.step(a_stage.init(random.key(0)), batch_of(name, 1))
         pairs[name] = state, a_stage.step(state, poison_last_row(name))
     return pairs
@@ -230,7 +238,7 @@ def test_a_number_that_is_not_finite_on_one_process_skips_the_step_on_all(two: C
     names = ("own", "pretrain", "dpo", "grpo")
     results = two.run(skip_in_parallel, names)
     for name in names:
-        alone = BY_NAME[name].make().step(results[0][name][0], poison_last_row(name))
+        alone = make(name).step(results[0][name][0], poison_last_row(name))
         for before, after in (result[name] for result in results):
             assert same_bits((before.params, before.opt_state), (after.params, after.opt_state))
             assert after.metrics["nonfinite_leaf"] == alone.metrics["nonfinite_leaf"] >= 0
@@ -251,7 +259,9 @@ GRADIENTS: Mapping[str, Callable[[], Gradient]] = {
 
 def measure(name: str, wrap: Callable[[Stage], Stage], rows: int) -> TrainState:
     """The state after three steps with a Gradient."""
-    a_stage = wrap(pretrain(transformer(small()), optim.sgd(0.1), gradient=GRADIENTS[name]()))
+    a_stage = wrap(
+        pretrain(transformer(small(num_hidden_layers=1)), optim.sgd(0.1), gradient=GRADIENTS[name]())
+    )
     batches = [tree.map(lambda x: x[:rows], text_batch(i)) for i in range(3)]
     return run_steps(a_stage, batches, a_stage.init(random.key(0)))
 
@@ -275,8 +285,10 @@ def test_every_gradient_equals_one_process(two: Crew) -> None:
 
 def gradient_in(dtype: torch.dtype, wrap: Callable[[Stage], Stage]) -> Tree:
     """The gradient of a batch, computed in a dtype, from a step of SGD with rate 1."""
-    a_stage = wrap(pretrain(transformer(small()), optim.sgd(1.0), compute=dtype))
-    state = a_stage.init(random.key(0), tree.cast(transformer(small()).init(random.key(1)), torch.float64))
+    a_stage = wrap(pretrain(transformer(small(num_hidden_layers=1)), optim.sgd(1.0), compute=dtype))
+    state = a_stage.init(
+        random.key(0), tree.cast(transformer(small(num_hidden_layers=1)).init(random.key(1)), torch.float64)
+    )
     return tree.map(torch.sub, state.params, a_stage.step(state, text_batch(0)).params)
 
 
@@ -296,7 +308,7 @@ def test_half_precision_is_as_near_to_float64_as_on_one_process(four: Crew) -> N
 def train_in_pairs() -> tuple[TrainState, TrainState]:
     """Two processes of four train together, the other two another run beside them."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("runs", "data"))
-    a_stage = data_parallel(BY_NAME["pretrain"].make(), mesh["data"])
+    a_stage = data_parallel(make("pretrain"), mesh["data"])
     run = torch.distributed.get_rank() // 2
     state = a_stage.init(random.key(run))
     return state, a_stage.step(state, text_batch(run))
@@ -305,6 +317,6 @@ def train_in_pairs() -> tuple[TrainState, TrainState]:
 def test_two_groups_train_two_runs_side_by_side(four: Crew) -> None:
     states = four.run(train_in_pairs)
     for run in (0, 1):
-        alone = BY_NAME["pretrain"].make().step(states[2 * run][0], text_batch(run))
+        alone = make("pretrain").step(states[2 * run][0], text_batch(run))
         assert_equal([states[2 * run][1], states[2 * run + 1][1]], alone)
     assert not same_bits(states[0][1], states[2][1])
