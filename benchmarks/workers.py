@@ -1,4 +1,4 @@
-"""Data preparation in N processes against one: tokenising, filters with duplicates, and counting words.
+"""Data preparation in N processes against one: tokens, filters with duplicates, counts of words, chat rows.
 
     OMP_NUM_THREADS=1 python benchmarks/workers.py [--megabytes 100] [--workers 2] [--pairs 3] [--only NAME]
 
@@ -40,13 +40,18 @@ import numpy as np
 from tokenizers import Tokenizer as Peer
 
 from data_pipes import tokenizer as tokenizers
+from data_pipes.chat.chat import chat_template
 from data_pipes.digest import hash_blocks, hash_json
 from data_pipes.duplicates import exact_duplicates, near_duplicates
 from data_pipes.embedded import python_library
 from data_pipes.filter import apply_filters, binary, length, repetition
+from data_pipes.record_encoding import encode_conversations, encode_records
+from data_pipes.rows.records import read_conversations
 from data_pipes.source import documents
+from data_pipes.source.path import rows
 from data_pipes.tokenize import tokenize
 from data_pipes.tokenizer.trainer import count_words
+from data_pipes.types import stop
 
 VOCABULARY_SIZE = 8192
 TARGET = 1.8
@@ -57,6 +62,9 @@ LARGEST_FILE = 2_000_000
 
 
 TEXT = "text.jsonl"
+ROWS = "rows.jsonl"
+"""One tenth of the text, cut into questions of 300 characters and answers of 1,200."""
+
 SEPARATOR = 0
 """Id of <|endoftext|>."""
 
@@ -79,7 +87,9 @@ def main() -> None:
     flags.add_argument("--pairs", type=int, default=3, help="interleaved pairs to time (default 3)")
     flags.add_argument("--megabytes", type=float, default=100, help="text in MB (default 100)")
     flags.add_argument("--workers", type=int, default=2, help="processes to compare with one (default 2)")
-    flags.add_argument("--only", choices=("tokenize", "filter", "words", "datasets"), help="one comparison")
+    flags.add_argument(
+        "--only", choices=("tokenize", "filter", "words", "rows", "datasets"), help="one comparison"
+    )
     arguments = flags.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -91,12 +101,14 @@ def main() -> None:
             "tokenize": partial(run_tokenize, folder, tokenizer),
             "filter": partial(run_filter, folder),
             "words": partial(run_words, folder),
+            "rows": partial(run_rows, folder, tokenizer),
         }
         for name, function in compared.items():
             if arguments.only in (None, name):
                 sides = {f"{name}, {count} processes": partial(function, count) for count in (1, many)}
                 note = f"; aim for 2 processes and 100 MB {TARGET}x" if name == "tokenize" else ""
-                compare(f"{name}, 1 over {many} processes", sides, arguments.pairs, megabytes, note)
+                size = (folder / ROWS).stat().st_size / 1e6 if name == "rows" else megabytes
+                compare(f"{name}, 1 over {many} processes", sides, arguments.pairs, size, note)
         if arguments.only in (None, "datasets"):
             peer = Peer.from_str(tokenizers.to_json(tokenizer))
             sides = {
@@ -107,11 +119,14 @@ def main() -> None:
 
 
 def write_texts(path: Path, megabytes: float) -> float:
-    """Write rows of text until there are enough megabytes; return the megabytes written."""
+    """Write rows of text until there are enough megabytes, and chat rows; return the megabytes of text."""
     size = 0
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8") as file, path.with_name(ROWS).open("w", encoding="utf-8") as chats:
         for text in generate_texts():
             file.write(json.dumps({"text": text}) + "\n")
+            for i in range(0, len(text) - 1500, 1500) if size < megabytes * 1e5 else ():
+                row = {"prompt": text[i : i + 300], "completion": text[i + 300 : i + 1500]}
+                chats.write(json.dumps(row) + "\n")
             size += len(text.encode())
             if size >= megabytes * 1e6:
                 return size / 1e6
@@ -162,6 +177,15 @@ def run_words(folder: Path, workers: int, out: Path) -> Finish:
     texts = (document.text for document in documents(folder / TEXT))
     counts = count_words(texts, "qwen2", workers=workers)
     return lambda: hash_json(list(counts.items()))
+
+
+def run_rows(folder: Path, tokenizer: tokenizers.Tokenizer, workers: int, out: Path) -> Finish:
+    """Encode as conversations (ChatML) the questions and answers of the second file."""
+    conversations = read_conversations(rows(folder / ROWS), on_bad=stop)
+    found = encode_records(
+        conversations, encode_conversations, chat_template(), tokenizer, on_bad=stop, workers=workers
+    )
+    return lambda: hash_blocks(array.data for example in found for array in example)
 
 
 def run_datasets(folder: Path, peer: Any, workers: int, out: Path) -> Finish:

@@ -7,7 +7,7 @@ Rafailov et al., "Direct Preference Optimization", 2023, arXiv 2305.18290; Ethay
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,31 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from data_pipes.chat.chat import ChatTemplate, Encoded, OnError, encode_completions
-from data_pipes.chat.messages import Context, Messages, Preference, Unpaired
+from data_pipes.chat.chat import Encoded
 from data_pipes.ragged import Ragged, concatenate, pad_rows
+from data_pipes.record_encoding import Answer, Pair
 from data_pipes.table import TablePipe, table_pipe
-from data_pipes.tokenizer.spec import Tokenizer
 from pure import tree
 from pure.loss.log_probability import log_probabilities
 from pure.types import Model, Tree
 
 REFERENCE_ROWS = 8
 """Default batch size of `with_reference`; its logits [rows, T, V] must fit into memory."""
-
-
-class Pair(NamedTuple):
-    """Two answers to one prompt, each encoded with the prompt; only the answer's tokens are trained on."""
-
-    chosen: Encoded
-    rejected: Encoded
-
-
-class Answer(NamedTuple):
-    """One answer, encoded with its prompt, and its label; only the answer's tokens are trained on."""
-
-    completion: Encoded
-    desirable: bool
 
 
 class PreferenceTable(NamedTuple):
@@ -57,74 +42,6 @@ class PreferenceTable(NamedTuple):
     numbers: np.ndarray
     desirable: np.ndarray
     references: tuple[np.ndarray, ...] = ()
-
-
-def encode_preferences(
-    template: ChatTemplate,
-    tokenizer: Tokenizer,
-    preferences: Iterable[Preference],
-    *,
-    on_error: OnError | None = None,
-) -> list[Pair]:
-    """Encodes pairs: renders prompt and answer with the template; only the answer's tokens are trained on.
-
-    Args:
-        template: see `data_pipes.chat.chat.chat_template`.
-        tokenizer: as in `data_pipes.chat.chat.encode_chats`.
-        preferences: prompts, each with two answers; one call for many is faster.
-        on_error: called with the index of each pair that the template refuses, and the error; the pair is
-            left out of the result. None raises the first error.
-
-    Returns:
-        A Pair for each preference. Assistant turns in the prompt are not trained on.
-
-    Raises:
-        ValueError: as in `data_pipes.chat.chat.encode_chats`.
-    """
-    records = list(preferences)
-    conversations = [(record.prompt, side) for record in records for side in (record.chosen, record.rejected)]
-    contexts = [record.context for record in records for _ in range(2)]
-    errors: dict[int, ValueError] = {}
-
-    def keep_first_error(answer: int, error: ValueError) -> None:
-        errors.setdefault(answer // 2, error)  # answers 2i and 2i + 1 are those of pair i
-
-    encoded = _encode(
-        template, tokenizer, conversations, contexts, None if on_error is None else keep_first_error
-    )
-    if on_error is not None:
-        for number, error in errors.items():
-            on_error(number, error)
-    sides = zip(encoded[::2], encoded[1::2], strict=True)
-    return [
-        Pair(chosen, rejected) for chosen, rejected in sides if chosen is not None and rejected is not None
-    ]
-
-
-def encode_unpaired(
-    template: ChatTemplate,
-    tokenizer: Tokenizer,
-    answers: Iterable[Unpaired],
-    *,
-    on_error: OnError | None = None,
-) -> list[Answer]:
-    """Encodes single answers, as `encode_preferences` encodes pairs.
-
-    Args:
-        template, tokenizer, on_error: as in `encode_preferences`.
-        answers: labelled answers; one call for many is faster.
-
-    Returns:
-        An Answer for each record.
-
-    Raises:
-        ValueError: as in `encode_preferences`.
-    """
-    records = list(answers)
-    conversations = [(record.prompt, record.completion) for record in records]
-    encoded = _encode(template, tokenizer, conversations, [record.context for record in records], on_error)
-    labelled = zip(encoded, records, strict=True)
-    return [Answer(example, record.desirable) for example, record in labelled if example is not None]
 
 
 def preference_pipe(
@@ -308,34 +225,6 @@ def _shorten(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded], bool
         for side, end in zip(sides, ends, strict=True)
     ]
     return fitted, excess > 0
-
-
-def _encode(
-    template: ChatTemplate,
-    tokenizer: Tokenizer,
-    conversations: Sequence[tuple[Messages, Messages]],
-    contexts: Sequence[Context],
-    on_error: OnError | None,
-) -> list[Encoded | None]:
-    """Encodes (prompt, completion) pairs, of which the completion is trained on; None for those refused."""
-    errors: dict[int, ValueError] = {}
-
-    def keep_first_error(number: int, error: ValueError) -> None:
-        errors.setdefault(number, error)
-
-    encoded = iter(
-        encode_completions(
-            template,
-            tokenizer,
-            conversations,
-            contexts=contexts,
-            on_error=None if on_error is None else keep_first_error,
-        )
-    )
-    if on_error is not None:
-        for number, error in errors.items():
-            on_error(number, error)
-    return [None if number in errors else next(encoded) for number in range(len(conversations))]
 
 
 def _answer_logps(side: Ragged, model: Model, params: Tree, batch_size: int) -> np.ndarray:

@@ -5,50 +5,15 @@ Shape letters: B prompts in a batch, R prompts in all, P longest prompt in token
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
-from data_pipes.chat.chat import ChatTemplate, Encoded, OnError, encode_prompt_chats
-from data_pipes.chat.messages import Prompt
+from data_pipes.chat.chat import Encoded
 from data_pipes.ragged import Ragged, concatenate
 from data_pipes.table import TablePipe, table_pipe
-from data_pipes.tokenizer.spec import Tokenizer
-
-
-def encode_prompts(
-    template: ChatTemplate,
-    tokenizer: Tokenizer,
-    prompts: Iterable[Prompt],
-    *,
-    on_error: OnError | None = None,
-) -> list[np.ndarray]:
-    """Encodes prompts, each up to the start of the assistant's turn, or to the end of an unfinished one.
-
-    Args:
-        template: see `data_pipes.chat.chat.chat_template`.
-        tokenizer: as in `data_pipes.chat.chat.encode_chats`.
-        prompts: prompts as turns; one call for many is faster.
-        on_error: called with the index of each prompt that the template refuses, and the error; the prompt is
-            left out of the result. None raises the first error.
-
-    Returns:
-        Token ids of each prompt, [n] int64.
-
-    Raises:
-        ValueError: as in `data_pipes.chat.chat.encode_chats`.
-    """
-    records = list(prompts)
-    examples = encode_prompt_chats(
-        template,
-        tokenizer,
-        [prompt.messages for prompt in records],
-        contexts=[prompt.context for prompt in records],
-        on_error=on_error,
-    )
-    return [example.tokens for example in examples]
 
 
 def prompt_pipe(

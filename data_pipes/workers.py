@@ -39,7 +39,11 @@ class Failure(NamedTuple):
 
 
 def map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = 1
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int | None = 1,
+    *,
+    cores: int | None = None,
 ) -> Iterator[tuple[Item, Result]]:
     """Computes `function` of each item in worker processes, and yields items with their results, in order.
 
@@ -51,7 +55,8 @@ def map_in_order(
         items: picklable; read in order, at most 2 · workers + 2 ahead of the item that is yielded. An item
             should take longer to compute than to pickle, such as a few million characters of text.
         workers: number of processes, >= 1. 1 computes in this process, and reads nothing ahead; None takes
-            `usable_cores()`, or 1 for at most FEW items.
+            `cores`, or 1 for at most FEW items.
+        cores: cores for this process; None takes `usable_cores()`.
 
     Returns:
         An iterator over (item, result). Closing it ends the workers; so do an error, Ctrl-C, and the end of
@@ -70,7 +75,7 @@ def map_in_order(
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}; None takes one process a core")
-    return _map(function, items, workers)
+    return _map(function, items, workers, usable_cores() if cores is None else cores)
 
 
 def group(items: Iterable[Item], size: int, measure: Callable[[Item], int]) -> Iterator[list[Item]]:
@@ -101,14 +106,14 @@ def usable_cores() -> int:
 
 
 def _map(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None, cores: int
 ) -> Iterator[tuple[Item, Result]]:
     """`map_in_order`, its argument checked: chooses between this process and others."""
     source = _catch_failure(items)
     if workers is None:
         head = list(islice(source, FEW + 1))
         source = chain(head, source)
-        workers = usable_cores() if len(head) > FEW else 1
+        workers = cores if len(head) > FEW else 1
     if workers > 1:
         yield from _map_in_processes(function, source, workers)
         return

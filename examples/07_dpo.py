@@ -10,7 +10,8 @@ import functools
 import sys
 
 from data_pipes.chat.chat import chat_template
-from data_pipes.preference import encode_preferences, preference_pipe, with_reference
+from data_pipes.preference import preference_pipe, with_reference
+from data_pipes.record_encoding import encode_preferences
 from data_pipes.rows.records import read_preferences
 from data_pipes.tokenizer.trainer import train
 from data_pipes.types import Row

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from data_pipes import files
 from data_pipes.answers.match import QuestionAnswer
 from data_pipes.embedded import tuning_rows
-from data_pipes.preference import encode_preferences
+from data_pipes.record_encoding import encode_preferences
 from data_pipes.rows import records
 from pure import tree
 from pure.generation.sampling import Sampling

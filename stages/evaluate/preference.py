@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from data_pipes.chat.chat import Encoded
-from data_pipes.preference import Pair
+from data_pipes.record_encoding import Pair
 from data_pipes.tokenizer.spec import Tokenizer
 from pure.types import Model, Tree
 from stages.evaluate.likelihood import TOKENS, Likelihood, Window, window_log_likelihoods

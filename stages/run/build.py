@@ -140,6 +140,7 @@ def build(options: Options, say: Say = print, processes: Processes = ALONE) -> E
         subset=options.subset,
         split=options.split,
         on_bad=options.on_bad,
+        workers=options.workers,
     )
     data = examples.read(
         recipe.rows, source, start.base.tokenizer, start.template, say, lists_bad=processes.first

@@ -7,14 +7,8 @@ import torch
 
 from data_pipes.chat.chat import CHATML, Encoded, chat_template
 from data_pipes.chat.messages import Message, Preference, Unpaired
-from data_pipes.preference import (
-    Pair,
-    encode_preferences,
-    encode_unpaired,
-    preference_pipe,
-    unpaired_pipe,
-    with_reference,
-)
+from data_pipes.preference import preference_pipe, unpaired_pipe, with_reference
+from data_pipes.record_encoding import Pair, encode_preferences, encode_unpaired
 from data_pipes.table import describe
 from pure import optim, random
 from stages.dpo import dpo

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipes.chat.chat import chat_template, encode_chat
-from data_pipes.preference import Pair, preference_pipe
+from data_pipes.preference import preference_pipe
 from data_pipes.preview import preview
 from data_pipes.prompts import prompt_pipe
+from data_pipes.record_encoding import Pair
 from data_pipes.sft import sft_pipe
 from tests.data_pipes.chats import talk, tokenizer
 

@@ -7,7 +7,8 @@ import pytest
 
 from data_pipes.chat.chat import chat_template
 from data_pipes.chat.messages import Prompt
-from data_pipes.prompts import encode_prompts, prompt_pipe
+from data_pipes.prompts import prompt_pipe
+from data_pipes.record_encoding import encode_prompts
 from tests.data_pipes.chats import talk, tokenizer
 
 PROMPTS = [np.arange(n) + 10 * n for n in (3, 1, 5, 2)]

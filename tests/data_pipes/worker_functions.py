@@ -50,8 +50,9 @@ def return_function(number: int) -> object:
 
 
 def has_torch(number: int) -> bool:
-    """True if a process that can tokenize, filter and train a tokenizer has loaded torch."""
+    """True if a process that can tokenize, filter, train a tokenizer and encode rows has loaded torch."""
     import data_pipes.duplicates
+    import data_pipes.record_encoding
     import data_pipes.tokenize
     import data_pipes.tokenizer  # noqa: F401
 

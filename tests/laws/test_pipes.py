@@ -17,9 +17,10 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
 from data_pipes.chat.chat import Encoded
-from data_pipes.preference import Answer, Pair, preference_pipe, unpaired_pipe
+from data_pipes.preference import preference_pipe, unpaired_pipe
 from data_pipes.pretrain import pretrain_pipe
 from data_pipes.prompts import prompt_pipe
+from data_pipes.record_encoding import Answer, Pair
 from data_pipes.sft import sft_pipe
 from data_pipes.store import write_store
 from data_pipes.tokens import TokenStore, memory_store

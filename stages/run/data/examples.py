@@ -7,28 +7,31 @@ run's fingerprint, so a run never resumes with other data.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
-import numpy as np
-
-from data_pipes.chat.chat import ChatTemplate, Encoded, OnError, encode_completions
-from data_pipes.chat.messages import Conversation, Preference, Prompt, Unpaired
+from data_pipes.chat.chat import ChatTemplate
 from data_pipes.embedded import tuning_rows
-from data_pipes.preference import encode_preferences, encode_unpaired
-from data_pipes.prompts import encode_prompts
+from data_pipes.record_encoding import (
+    Encode,
+    encode_conversations,
+    encode_preferences,
+    encode_prompt_rows,
+    encode_records,
+    encode_unpaired,
+)
 from data_pipes.rows import records
 from data_pipes.source.path import rows as source_rows
 from data_pipes.table import TablePipe
 from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import BadRow, OnBad, Row
+from data_pipes.workers import usable_cores
 from stages.run.data import bad_rows
 from stages.run.options.base import BatchFlags
 
-Record = Conversation | Preference | Unpaired | Prompt
 Example = TypeVar("Example")
 
 BAD = "bad_rows.jsonl"
@@ -36,9 +39,6 @@ BAD = "bad_rows.jsonl"
 
 LENGTH_MULTIPLE = 8
 """Tokens of a row are a multiple of this."""
-
-BATCH = 1024
-"""Rows that are rendered and encoded at a time."""
 
 
 class Source(NamedTuple):
@@ -52,6 +52,8 @@ class Source(NamedTuple):
         seed: seed of the generated rows.
         subset, split: parts of a data set, as in `data_pipes.source.path.rows`.
         on_bad: "stop" or "skip", as in `stages.run.data.bad_rows.handler`.
+        workers: processes that encode; None takes the cores, or this process's share of them if torchrun
+            started several here, each of which encodes all rows.
     """
 
     data_path: str
@@ -62,14 +64,7 @@ class Source(NamedTuple):
     subset: str | None = None
     split: str = "train"
     on_bad: Literal["stop", "skip"] = "stop"
-
-
-class EncodedPrompt(NamedTuple):
-    """A prompt for reinforcement learning: its token ids, its text, and the row that it came from."""
-
-    tokens: np.ndarray
-    text: str
-    row: dict[str, Any]
+    workers: int | None = None
 
 
 class Data(NamedTuple):
@@ -83,14 +78,6 @@ class Generate(Protocol):
     """Generates rows, as the functions of `data_pipes.embedded.tuning_rows`."""
 
     def __call__(self, count: int, *, key: Any, part: str = "train") -> list[Row]: ...
-
-
-class Encode(Protocol):
-    """Encodes parsed rows; those that the template refuses are left out and given to `on_error`."""
-
-    def __call__(
-        self, template: ChatTemplate, tokenizer: Tokenizer, records: Any, /, *, on_error: OnError
-    ) -> list[Any]: ...
 
 
 class MakePipe(Protocol):
@@ -134,8 +121,8 @@ def read(
         lists_bad: writes the list of bad rows; on many processes only one does.
 
     Returns:
-        Data of `data_pipes.chat.chat.Encoded`, `data_pipes.preference.Pair`, `data_pipes.preference.Answer`
-        or EncodedPrompt.
+        Data of `data_pipes.chat.chat.Encoded`, or of `data_pipes.record_encoding`'s Pair, Answer or
+        EncodedPrompt.
 
     Steps:
         1. Delete the list of bad rows of an earlier start.
@@ -152,7 +139,7 @@ def read(
         bad.unlink(missing_ok=True)
     # 2. Examples.
     on_bad = bad_rows.handler(source.on_bad, bad if lists_bad else None)
-    encode = partial(_encode, kind, on_bad=on_bad, tokenizer=tokenizer, template=template)
+    encode = partial(_encode, kind, source=source, on_bad=on_bad, tokenizer=tokenizer, template=template)
     parts = [encode(rows) for rows in _load(kind.generate, source, on_bad)]
     skipped = len(bad_rows.read(bad)) if lists_bad else 0
     note = f"; {skipped:,} rows were skipped, see {bad}" if skipped else ""
@@ -241,50 +228,35 @@ def _load(generate: Generate, source: Source, on_bad: OnBad) -> Iterator[Iterabl
 
 
 def _encode(
-    kind: Kind, rows: Iterable[Row], *, on_bad: OnBad, tokenizer: Tokenizer, template: ChatTemplate
+    kind: Kind,
+    rows: Iterable[Row],
+    *,
+    source: Source,
+    on_bad: OnBad,
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
 ) -> list[Any]:
-    """Rows -> examples; a row that the template refuses is a bad row like any other."""
-    examples: list[Any] = []
-    records = kind.parse(rows, on_bad=on_bad)
-    while batch := list(islice(records, BATCH)):
-        on_error = partial(_report_refused, batch, on_bad)
-        examples += kind.encode(template, tokenizer, batch, on_error=on_error)
+    """Rows -> examples; a row that the template refuses is a bad row like any other.
+
+    Refused rows are listed after all others: those are listed as they are read, which is some batches before
+    they are encoded, and the list must not depend on the number of workers.
+    """
+    refused: list[BadRow] = []
+    examples = encode_records(
+        kind.parse(rows, on_bad=on_bad),
+        kind.encode,
+        template,
+        tokenizer,
+        on_bad=on_bad if source.on_bad == "stop" else refused.append,
+        workers=source.workers,
+        cores=max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
+    )
+    for bad in refused:
+        on_bad(bad)
     return examples
 
 
-def _report_refused(batch: Sequence[Record], on_bad: OnBad, number: int, error: ValueError) -> None:
-    """Reports a record that the template refuses."""
-    on_bad(BadRow(batch[number].name, " ".join(str(error).split())))
-
-
-def _encode_conversations(
-    template: ChatTemplate, tokenizer: Tokenizer, records: Sequence[Conversation], *, on_error: OnError
-) -> list[Encoded]:
-    """Conversations -> Encoded."""
-    pairs = [(record.messages[: record.prompt], record.messages[record.prompt :]) for record in records]
-    contexts = [record.context for record in records]
-    return encode_completions(template, tokenizer, pairs, contexts=contexts, on_error=on_error)
-
-
-def _encode_prompts(
-    template: ChatTemplate, tokenizer: Tokenizer, records: Sequence[Prompt], *, on_error: OnError
-) -> list[EncodedPrompt]:
-    """Prompts -> EncodedPrompt; its text is the content of the last message."""
-    refused: set[int] = set()
-
-    def record_refused(number: int, error: ValueError) -> None:
-        refused.add(number)
-        on_error(number, error)
-
-    tokens = encode_prompts(template, tokenizer, records, on_error=record_refused)
-    kept = [record for number, record in enumerate(records) if number not in refused]
-    return [
-        EncodedPrompt(ids, record.messages[-1].content or "", dict(record.row))
-        for ids, record in zip(tokens, kept, strict=True)
-    ]
-
-
-CONVERSATIONS = Kind(tuning_rows.instructions, records.read_conversations, _encode_conversations)
+CONVERSATIONS = Kind(tuning_rows.instructions, records.read_conversations, encode_conversations)
 """Conversations to imitate, for supervised fine-tuning."""
 
 PREFERENCES = Kind(tuning_rows.preferences, records.read_preferences, encode_preferences)
@@ -293,5 +265,5 @@ PREFERENCES = Kind(tuning_rows.preferences, records.read_preferences, encode_pre
 UNPAIRED = Kind(tuning_rows.unpaired, records.read_unpaired, encode_unpaired)
 """Single answers marked desirable or not, for KTO."""
 
-PROMPTS = Kind(tuning_rows.prompts, records.read_prompts, _encode_prompts)
+PROMPTS = Kind(tuning_rows.prompts, records.read_prompts, encode_prompt_rows)
 """Prompts to answer, for GRPO and PPO."""

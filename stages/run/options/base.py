@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from stages.run.options.groups import DeviceFlags, RowFlags
+from stages.run.options.groups import DeviceFlags, RowFlags, WorkerFlags
 from stages.run.options.ranges import AtLeast, Decay, Share
 
 OptimizerName = Literal[
@@ -120,7 +120,7 @@ class PathFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(RunFlags, OptimizerFlags, BatchFlags, RowFlags, PathFlags):
+class TrainOptions(RunFlags, WorkerFlags, OptimizerFlags, BatchFlags, RowFlags, PathFlags):
     """Flags of every training stage."""
 
 

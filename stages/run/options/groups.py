@@ -115,11 +115,11 @@ class TextSourceFlags(TextFlags, DatasetFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerFlags:
-    """Processes that prepare text."""
+    """Processes that prepare text and rows."""
 
     workers: Annotated[int | None, AtLeast(1, "leave it out for one a core")] = None
-    """Number of processes that tokenize text, and of those that filter it; the result does not depend on it.
-    None takes one a core, or one in all for a few megabytes."""
+    """Number of processes that tokenize text or rows, and of those that filter text; the result does not
+    depend on it. None takes one a core, or one in all for a few megabytes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ class ObjectiveFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusFlags(TextSourceFlags, RowFlags, PathFlags, StartFlags, WorkerFlags):
+class CorpusFlags(TextSourceFlags, WorkerFlags, RowFlags, PathFlags, StartFlags):
     """Text, its split and its tokenizer."""
 
     held_out: Annotated[float, Within("(0, 0.5]", "a share", "0.05 holds out a twentieth")] = 0.05

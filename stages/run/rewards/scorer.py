@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from data_pipes.record_encoding import EncodedPrompt
 from data_pipes.tokenizer.spec import Tokenizer
 from stages.rollout import Rollouts
 from stages.run.data import completions_log
 from stages.run.data.completions_log import Recorder
-from stages.run.data.examples import EncodedPrompt
 from stages.run.options.tuning import RewardFlags
 from stages.run.rewards import functions, identity
 

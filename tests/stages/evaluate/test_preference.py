@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from data_pipes.chat.chat import Encoded
-from data_pipes.preference import Pair, preference_pipe, with_reference
+from data_pipes.preference import preference_pipe, with_reference
+from data_pipes.record_encoding import Pair
 from pure import optim, random, tree
 from stages.dpo import dpo
 from stages.evaluate.preference import preference

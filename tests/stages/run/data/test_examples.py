@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipes import record_encoding
 from data_pipes.chat.chat import ChatTemplate, chat_template
 from stages.run.data import examples
 from tests.data_pipes.chats import tokenizer
@@ -105,7 +106,7 @@ REFUSING = chat_template(
 def test_a_row_that_the_template_refuses_is_a_bad_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(examples, "BATCH", 2)
+    monkeypatch.setattr(record_encoding, "BATCH", 2)
     rows = [
         {
             "prompt": f"refuse {i}" if i in (1, 4) else f"a {i}",
@@ -152,3 +153,28 @@ def test_a_completion_continues_an_unfinished_assistant_turn(tmp_path: Path) -> 
     assert TOKENIZER.decode(example.tokens[example.trained]) == " 2.<|im_end|>"
     prompt = read(tmp_path, [{"prompt": turns}], "PROMPTS", held_out=0).train[0].tokens
     assert example.tokens[: len(prompt)].tolist() == prompt.tolist()
+
+
+@pytest.mark.parametrize("kind", ["CONVERSATIONS", "PREFERENCES", "UNPAIRED", "PROMPTS"])
+def test_the_number_of_workers_changes_no_example_and_no_list_of_bad_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(record_encoding, "BATCH", 3)
+    monkeypatch.setattr("tests.stages.run.data.test_examples.TEMPLATE", REFUSING)
+    rows: list[dict] = []
+    for i in range(40):
+        answers: dict = {"chosen": f"b {i}", "rejected": "c", "completion": f"d {i}", "label": i % 2 == 0}
+        if kind == "UNPAIRED":
+            del answers["chosen"], answers["rejected"]
+        rows.append({"prompt": f"refuse {i}" if i % 9 == 1 else f"a {i}", **answers})
+    rows[30] = {"nothing": 1}
+    found = []
+    for workers in (1, 2):
+        data = read(tmp_path, rows, kind, on_bad="skip", held_out=4, workers=workers)
+        found.append((repr(data), (tmp_path / "run" / examples.BAD).read_text().splitlines()))
+    with pytest.raises(ValueError, match=r"rows.jsonl:2: the chat template failed: no such words"):
+        read(tmp_path, rows, kind, workers=1 + (kind == "PROMPTS"))
+    assert found[0] == found[1]
+    names = [json.loads(line)["name"].rpartition(":")[2] for line in found[0][1]]
+    assert names == ["31", "2", "11", "20", "29", "38"]
+    assert found[0][0].count("tokens=") == 34 * (2 if kind == "PREFERENCES" else 1)
