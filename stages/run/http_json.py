@@ -194,8 +194,8 @@ def _exchange(server: Server, method: str, path: str, body: Any, calls: Calls) -
         connection.request(method, parts.path + path, data, headers)
         if calls.stop.is_set():  # between the check above and the connection
             _shut(opened)
-        answer = connection.getresponse()
-        received = answer.read()
+        with connection.getresponse() as answer:
+            received = answer.read()
         if expired.is_set():  # an answer without a length seems complete where it was cut off
             raise TimeoutError
         return answer.status, received

@@ -15,7 +15,6 @@ from pure.interop import hf
 from pure.types import Tree
 from stages.models.adapter import Adapter
 from stages.online import Rollout
-from stages.run.data import rollouts_log
 from stages.run.data.rollouts_log import record_rollouts
 from stages.run.experiment import Say, Start
 from stages.run.options.tuning import RolloutFlags
@@ -58,8 +57,10 @@ def build_sampler(
         api_key=os.environ.get(API_KEY),
         say=say,
     )
-    path = folder / rollouts_log.NAME
-    return sampler._replace(sample=record_rollouts(sampler.sample, path, stop_tokens=sampling.stop_tokens))
+    recorded = record_rollouts(
+        sampler.sample, folder, settings=sampler.description, stop_tokens=sampling.stop_tokens
+    )
+    return sampler._replace(sample=recorded)
 
 
 def merge_weights(params: Tree, *, adapter: Adapter) -> Mapping[str, Tensor]:

@@ -29,6 +29,7 @@ from pure.interop import hf
 from pure.types import Model, Tree
 from stages.rollout import ALTERING, Rollouts, arrange, completion_keys, repeat_prompts
 from stages.run.http_json import Server, parse_address
+from stages.run.sampling_group import call_together, find_group
 from stages.run.vllm_answers import Asked, Completion, read_answer
 from stages.run.vllm_requests import connect, request_completions, sampling_parameters, seed_of
 from stages.run.vllm_weights import SendWeights, checksum, send_paused
@@ -63,8 +64,8 @@ def vllm_rollout(
     send: SendWeights,
     weights: Callable[[Tree], Mapping[str, Tensor]] = hf.to_weights,
     dtype: torch.dtype | None = None,
-    sends_weights: bool = True,
-    synchronize: Callable[[Callable[[], None]], object] | None = None,
+    sends_weights: bool | None = None,
+    synchronize: Callable[[Callable[[], None]], None] = call_together,
     seconds: float = 600.0,
     waits: tuple[float, ...] = (1.0, 4.0),
     start_seconds: float = 240.0,
@@ -89,10 +90,11 @@ def vllm_rollout(
             `nccl_sender()`.
         weights: params -> {Hugging Face name: tensor}; give another for adapters, which are merged first.
         dtype: the dtype in which weights are sent; None: their own.
-        sends_weights: False in all but one of several processes that train together: each samples its own
-            prompts, and one sends.
+        sends_weights: True in one of several processes that train together, False in the others: each
+            samples its own prompts, and one sends. None: True in process 0 of torch.distributed, and in one
+            that is alone.
         synchronize: calls a function on each of several processes, and returns on none before it has returned
-            on all; so that no process samples from old weights. None for one process.
+            on all; so that no process samples from old weights. By default those of torch.distributed.
         seconds: largest duration of one request.
         waits: seconds before each repetition of a request for a completion, after a broken connection.
         start_seconds: how long to wait for the server to listen, in the first call.
@@ -112,8 +114,10 @@ def vllm_rollout(
         4. One request per completion, many at once.
         5. Check the answers, and lay them out.
 
-    Edge cases: requests for completions, which change nothing, are repeated after a broken connection;
-    weights are not. If one request fails, the call fails, and the others are ended.
+    Edge cases: several processes make the same calls in the same order, as those of `stages.data_parallel`
+    do; each asks for the completions of its own prompts. Requests for completions, which change nothing, are
+    repeated after a broken connection; weights are not. If one request fails, the call fails, and the others
+    are ended.
 
     Raises:
         ValueError: for an address, a model or settings that the protocol cannot express; from a call, for a
@@ -152,7 +156,7 @@ def vllm_rollout(
         names=[],
         connect=partial(connect, server, parameters, start_seconds, say),
         update=partial(_update_weights, server, send, weights, dtype, sends_weights, []),
-        synchronize=synchronize or _call,
+        synchronize=synchronize,
         requests_at_once=requests_at_once,
     )
     shown = [f"{name} {value}" for name, value in sorted(parameters.items()) if name in _DESCRIBED]
@@ -180,7 +184,7 @@ def _sample(
     names: list[str],
     connect: Callable[[int], str],
     update: Callable[[Tree], None],
-    synchronize: Callable[[Callable[[], None]], object],
+    synchronize: Callable[[Callable[[], None]], None],
     requests_at_once: int,
 ) -> Rollouts:
     """Sample the completions of a batch of prompts; see `vllm_rollout`. `names` holds the model's name."""
@@ -238,12 +242,12 @@ def _update_weights(
     send: SendWeights,
     weights: Callable[[Tree], Mapping[str, Tensor]],
     dtype: torch.dtype | None,
-    sends_weights: bool,
+    sends_weights: bool | None,
     sent: list[tuple[int, ...]],
     params: Tree,
 ) -> None:
     """Send the weights, unless they are those that `sent` has the checksum of."""
-    if not sends_weights:
+    if not (find_group().rank == 0 if sends_weights is None else sends_weights):
         return
     try:
         named = weights(params)
@@ -258,8 +262,3 @@ def _update_weights(
     sent.clear()  # until the server has all of them, it has neither these nor the last ones
     send_paused(send, server, named, dtype)
     sent.append(now)
-
-
-def _call(function: Callable[[], None]) -> None:
-    """Call a function on the only process."""
-    function()

@@ -20,7 +20,7 @@ PARAMS = MODEL.init(random.key(7))
 KEYS = random.split(random.key(1), 3)
 
 
-def make(path: Path, **changes: Any) -> tuple[Rollout, list[Tree]]:
+def make(folder: Path, settings: str = "", **changes: Any) -> tuple[Rollout, list[Tree]]:
     """A recorded sampler, and the batches that its sampler was called with."""
     called: list[Tree] = []
 
@@ -28,15 +28,15 @@ def make(path: Path, **changes: Any) -> tuple[Rollout, list[Tree]]:
         called.append(batch)
         return rollout(MODEL, params, batch, key, samples=2, sampling=SAMPLING._replace(**changes))
 
-    return record_rollouts(sample, path, stop_tokens=SAMPLING.stop_tokens), called
+    return record_rollouts(sample, folder, settings=settings, stop_tokens=SAMPLING.stop_tokens), called
 
 
 def test_completions_are_sampled_once_and_read_bit_for_bit(tmp_path: Path) -> None:
     path = tmp_path / "run" / "rollouts.jsonl"
-    sample, called = make(path)
+    sample, called = make(path.parent)
     first = [sample(PARAMS, prompt_batch(i), key) for i, key in enumerate(KEYS)]
     assert len(called) == len(path.read_bytes().splitlines()) == 3
-    again, called = make(path)
+    again, called = make(path.parent)
     for i in (2, 0, 1):
         assert same_bits(again(tree.clone(PARAMS), prompt_batch(i), KEYS[i]), first[i])
     assert called == []
@@ -44,7 +44,7 @@ def test_completions_are_sampled_once_and_read_bit_for_bit(tmp_path: Path) -> No
 
 
 def test_other_params_prompts_and_keys_are_sampled_anew(tmp_path: Path) -> None:
-    sample, called = make(tmp_path / "rollouts.jsonl")
+    sample, called = make(tmp_path)
     batch = prompt_batch(0)
     params = tree.clone(PARAMS)
     sample(params, batch, KEYS[0])
@@ -59,20 +59,20 @@ def test_other_params_prompts_and_keys_are_sampled_anew(tmp_path: Path) -> None:
 
 
 def test_completions_without_an_end_are_read_as_such(tmp_path: Path) -> None:
-    sample, _ = make(tmp_path / "rollouts.jsonl", stop_tokens=())
+    sample, _ = make(tmp_path, stop_tokens=())
     first = sample(PARAMS, prompt_batch(0), KEYS[0])
     assert first.mask.all()
-    assert same_bits(make(tmp_path / "rollouts.jsonl")[0](PARAMS, prompt_batch(0), KEYS[0]).mask, first.mask)
+    assert same_bits(make(tmp_path)[0](PARAMS, prompt_batch(0), KEYS[0]).mask, first.mask)
 
 
 def test_a_line_that_a_kill_cut_off_is_removed_and_sampled_again(tmp_path: Path) -> None:
     path = tmp_path / "rollouts.jsonl"
-    sample, _ = make(path)
+    sample, _ = make(tmp_path)
     for i in range(2):
         sample(PARAMS, prompt_batch(i), KEYS[i])
     lines = path.read_bytes()
     path.write_bytes(lines[:-9])
-    again, called = make(path)
+    again, called = make(path.parent)
     for i in range(2):
         again(PARAMS, prompt_batch(i), KEYS[i])
     assert len(called) == 1
@@ -90,15 +90,15 @@ def test_a_line_that_a_kill_cut_off_is_removed_and_sampled_again(tmp_path: Path)
 )
 def test_a_damaged_line_is_refused(old: bytes, new: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "rollouts.jsonl"
-    make(path)[0](PARAMS, prompt_batch(0), KEYS[0])
+    make(tmp_path)[0](PARAMS, prompt_batch(0), KEYS[0])
     path.write_bytes(path.read_bytes().replace(old, new))
     with pytest.raises(ValueError, match=message):
-        make(path)[0](PARAMS, prompt_batch(0), KEYS[0])
+        make(tmp_path)[0](PARAMS, prompt_batch(0), KEYS[0])
 
 
 def test_a_folder_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rollouts.jsonl"
-    sample, called = make(path)
+    sample, called = make(tmp_path)
     sample(PARAMS, prompt_batch(0), KEYS[0])
     path.unlink()
     path.mkdir()
