@@ -21,7 +21,8 @@ import torch
 
 from pure import tree
 from stages.checkpoint import checkpoint, manifest
-from stages.checkpoint.manifest import MANIFEST, STATE, LeafRecord, Manifest
+from stages.checkpoint.manifest import MANIFEST, STATE, Manifest
+from stages.checkpoint.records import LeafRecord
 from stages.state import TrainState
 
 Damage = tuple[str, set[str]]

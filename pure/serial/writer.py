@@ -11,8 +11,10 @@ Formats: msgpack's specification (with its ext and bin types); Flax, `flax/seria
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgpack
@@ -51,6 +53,21 @@ class Leaf(NamedTuple):
     nbytes: int  # of its payload
 
 
+@dataclass(frozen=True)
+class Lazy:
+    """A leaf that is read when its turn comes, so that only one is in memory.
+
+    Args:
+        shape: of the tensor.
+        dtype: of the tensor.
+        read: () -> the tensor; called once.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+
 class Piece(NamedTuple):
     """Consecutive bytes of the file: a leaf's data (`payload`), or the structure and header before it."""
 
@@ -67,7 +84,7 @@ def pieces(state: Any, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Piece]:
 
     Args:
         state: from `serial.to_state_dict`. Tensors of any device, strides and dtype of numpy or ml_dtypes;
-            they must not change while the pieces are in use.
+            they must not change while the pieces are in use. A leaf may be `Lazy`.
         chunk_bytes: larger tensors are split into flat chunks of int(chunk_bytes / itemsize) elements (at
             least one). Flax's value is 2^30; smaller ones are for tests.
 
@@ -125,6 +142,28 @@ def header(shape: tuple[int, ...], dtype: str, nbytes: int) -> bytes:
     return (bytes([fixed]) if fixed else _sized_header(length, 0xC7)) + bytes([NDARRAY]) + inside
 
 
+def tensor_headers(shape: tuple[int, ...], dtype: torch.dtype, chunk_bytes: int) -> bytes:
+    """Packs what stands between a tensor's key and its first byte, in chunks or not.
+
+    Args:
+        shape, dtype: of the tensor.
+        chunk_bytes: as in `pieces`.
+
+    Returns:
+        The bytes.
+
+    Example:
+        >>> tensor_headers((1, 2), torch.float32, CHUNK_BYTES) == header((1, 2), "float32", 8)
+        True
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if size <= chunk_bytes:
+        return header(shape, name_of(dtype), size)
+    step = max(1, chunk_bytes // dtype.itemsize)
+    part = header((step,), name_of(dtype), step * dtype.itemsize)
+    return _chunks_header(shape, -(-size // (step * dtype.itemsize))) + msgpack.packb("0") + part
+
+
 def name_of(dtype: torch.dtype) -> str:
     """Names a dtype as numpy and Flax do: torch.float32 -> "float32"."""
     return str(dtype).removeprefix("torch.")
@@ -170,6 +209,8 @@ def _key(key: Any, trail: list[str]) -> bytes:
 
 def _describe(path: str, item: Any) -> Leaf:
     """Describes a leaf, or refuses it."""
+    if isinstance(item, Lazy):
+        return Leaf(path, name_of(item.dtype), item.shape, math.prod(item.shape) * item.dtype.itemsize)
     if isinstance(item, Tensor):
         dtype = name_of(item.dtype)
         if dtype not in DTYPES or item.layout != torch.strided or item.device.type == "meta":
@@ -196,6 +237,7 @@ def _describe(path: str, item: Any) -> Leaf:
 
 def _encode(item: Any, chunk_bytes: int) -> Iterator[tuple[bytes, bytes | memoryview]]:
     """Yields (header, data) of a leaf: one pair, or one for each chunk."""
+    item = item.read() if isinstance(item, Lazy) else item
     if isinstance(item, complex):
         real, imaginary = struct.pack(">d", item.real), struct.pack(">d", item.imag)
         yield b"", b"\xc7\x13\x02\x92\xcb" + real + b"\xcb" + imaginary
@@ -216,13 +258,18 @@ def _chunks(
     """A large tensor in Flax's chunks: {marker: true, "shape": {"0": ...}, "chunks": {"0": ..., ...}}."""
     step = max(1, limit // itemsize) * itemsize
     starts = range(0, len(data), step)
-    sizes = {str(i): size for i, size in enumerate(shape)}
-    head = b"\x83" + msgpack.packb(MARKER) + b"\xc3" + msgpack.packb("shape") + msgpack.packb(sizes)
-    head += msgpack.packb("chunks") + _map_header(len(starts))
+    head = _chunks_header(shape, len(starts))
     for i, start in enumerate(starts):
         part = data[start : start + step]
         yield head + msgpack.packb(str(i)) + header((len(part) // itemsize,), dtype, len(part)), part
         head = b""
+
+
+def _chunks_header(shape: tuple, count: int) -> bytes:
+    """What stands before the first of `count` chunks."""
+    sizes = {str(i): size for i, size in enumerate(shape)}
+    head = b"\x83" + msgpack.packb(MARKER) + b"\xc3" + msgpack.packb("shape") + msgpack.packb(sizes)
+    return head + msgpack.packb("chunks") + _map_header(count)
 
 
 def _sized_header(size: int, kind: int) -> bytes:

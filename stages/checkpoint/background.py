@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from pure import tree
 from pure.parallel.group import Group
+from pure.parallel.rows import group_of_rows
 from pure.types import Tree
 from stages.checkpoint import checkpoint
-from stages.checkpoint.agreement import agree, is_first
+from stages.checkpoint.agreement import is_first
+from stages.checkpoint.pieces import copy_to_host
+from stages.checkpoint.together import Running, begin, finish, is_cut
 
 
 class Saver(NamedTuple):
@@ -66,65 +67,62 @@ def make_saver(folder: str | os.PathLike[str], *, group: Group | None = None, **
         ...     print(background.wait().name)
         step-00000001
     """
-    running: list[Future] = []  # at most one; on other processes than the first, a part without work
+    running: list[Running] = []  # at most one
     last: list[Path] = []  # folder of the last save that succeeded
 
-    def finish() -> BaseException | None:
+    def finish_last() -> BaseException | None:
         """Waits for the running save on all processes; returns its error."""
         if not running:
             return None
-        error, path = running[0].exception(), None
-        if error is None:
-            path = running[0].result()
-        running.clear()
         try:
-            last[:] = agree(group, error, path)[:1]
+            last[:] = [finish(running.pop())]
         except BaseException as raised:
             return raised
         return None
 
     def save(state: Tree, **overrides: Any) -> None:
-        error = finish()
-        running.append(_begin(folder, state, group, {**arguments, **overrides}))
+        error = finish_last()
+        running.append(_begin(Path(folder), state, group, {**arguments, **overrides}))
         if error is not None:
             raise error
 
     def wait() -> Path | None:
-        if (error := finish()) is not None:
+        if (error := finish_last()) is not None:
             raise error
         return last[0] if last else None
 
     def close() -> None:
-        for future in running:
-            future.exception()
+        for save in running:
+            save.closing.set()
+            save.done.exception()
 
     return Saver(save, wait, close)
 
 
-def _begin(
-    folder: str | os.PathLike[str], state: Tree, group: Group | None, arguments: dict[str, Any]
-) -> Future:
-    """Starts this process's part of a save; that of others than the first is to wait for the first."""
+def _begin(folder: Path, state: Tree, group: Group | None, arguments: dict[str, Any]) -> Running:
+    """Starts this process's part of a save; of a state that all hold, others than the first have none."""
+    if is_cut(state):
+        return begin(_run_in_thread, group or group_of_rows(state), folder, state, copy=True, **arguments)
     if group is not None:
         arguments = arguments | {"processes": group.size}
     done: Future = Future()
     try:
         if is_first(group):
-            return _start(partial(checkpoint.save, folder, snapshot(state), **arguments))
-        done.set_result(None)
+            _start(partial(checkpoint.save, folder, snapshot(state), **arguments), done)
+        else:
+            done.set_result(None)
     except Exception as error:  # no memory for the copy, or no thread: all hear of it at the next call
         done.set_exception(error)
-    return done
+    return Running(group, None, done, threading.Event(), threading.Event(), lambda: None)
 
 
 def snapshot(state: Tree) -> Tree:
     """Copies a state into host memory of its own, so that the original may be overwritten."""
-    return tree.map(lambda x: x.detach().to("cpu", copy=True) if isinstance(x, Tensor) else x, state)
+    return tree.map(copy_to_host, state)
 
 
-def _start(function: Callable[[], Any]) -> Future:
-    """Runs a function in a new thread; the process waits for it before it ends."""
-    future: Future = Future()
+def _start(function: Callable[[], Any], future: Future) -> None:
+    """Runs a function in a new thread, and puts its result into the future."""
 
     def run() -> None:
         try:
@@ -132,5 +130,9 @@ def _start(function: Callable[[], Any]) -> Future:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="checkpoint").start()
-    return future
+    _run_in_thread(run)
+
+
+def _run_in_thread(function: Callable[[], Any]) -> None:
+    """Runs a function in a new thread; the process waits for it before it ends."""
+    threading.Thread(target=function, name="checkpoint").start()

@@ -3,35 +3,38 @@
     RUN/checkpoints/step-00000100/{state.msgpack, manifest.json}
 
 `state.msgpack` is in Flax's format, so that a run can continue in JAX. The manifest has a checksum of every
-leaf and describes the run. One process at a time saves into a run's folder (`lock`); `background.make_saver`
-saves while the training continues.
+leaf and describes the run. One run at a time saves into a folder (`lock`); `background.make_saver` saves while
+the training continues.
+
+Several processes that all hold the state write the same files: the first one does. If each holds rows of it
+(`pure.parallel.rows`), each writes its own piece, and any number of processes reads them:
+
+    RUN/checkpoints/step-00000100/state-00001-of-00004.msgpack     rows of process 0, and leaves that are not cut
+                                  state-00002-of-00004.msgpack     rows of process 1
+                                  ...
+                                  manifest.json                    every leaf of every piece
+
+Each piece is Flax's msgpack too; `join.to_msgpack` makes the one file of them.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from data_pipes.files import sync_folder, write_new
 from pure.parallel.group import Group
 from pure.types import Tree
-from stages.checkpoint import directories, manifest, state_file
+from stages.checkpoint import directories, manifest
 from stages.checkpoint.agreement import agree, is_first, size_of
-from stages.checkpoint.directories import step_of
-from stages.checkpoint.loading import Loaded, Skipped, load_one, reason_of
-from stages.checkpoint.manifest import MANIFEST, STATE, Damage
-
-Warn = Callable[[str], Any]
-"""Takes a warning, one line."""
+from stages.checkpoint.damage import Damage
+from stages.checkpoint.directories import step_of as step_of
+from stages.checkpoint.loading import Loaded, Skipped, load_one
+from stages.checkpoint.saving import Warn, plan, write_one_file
+from stages.checkpoint.together import is_cut, save_pieces
 
 
 def save(
@@ -67,7 +70,8 @@ def save(
         warn: is called with a line if an old checkpoint could not be deleted; the save has succeeded
             nevertheless.
         group: the processes that hold this state, all of which make this call; the first writes, and `warn`s.
-            None is this process alone.
+            Of a state that is cut into rows each writes its own; None is then the group of its mesh, else this
+            process alone.
         processes: number of processes that compute the state, for the manifest; with `group`, its size.
 
     Returns:
@@ -89,36 +93,20 @@ def save(
         TypeError: if the metadata is not JSON.
         SerialError: if a leaf cannot be written.
     """
+    options: dict[str, Any] = {
+        "step": step,
+        "score": score,
+        "metadata": metadata,
+        "fingerprint": fingerprint,
+        "keep_last": keep_last,
+        "keep_best": keep_best,
+        "warn": warn,
+    }
+    if is_cut(state):
+        return save_pieces(group, folder, state, options)
     if group is not None:
-        names = ("step", "score", "metadata", "fingerprint", "keep_last", "keep_best", "warn")
-        values = (step, score, metadata, fingerprint, keep_last, keep_best, warn)
-        options: dict[str, Any] = dict(zip(names, values, strict=True))
         return _save_by_first(group, partial(save, folder, state, processes=group.size, **options))
-    step = _state_step(state) if step is None else step
-    if step < 0 or (keep_last is not None and keep_last < 1) or keep_best < 0:
-        raise ValueError(
-            f"checkpoint.save: expected step >= 0, keep_last >= 1 (or None) and keep_best >= 0, got {step=}, "
-            f"{keep_last=}, {keep_best=}"
-        )
-    record = manifest.make_manifest(step, score, metadata, fingerprint, processes)
-    final = directories.folder_of(Path(folder).absolute(), step)
-    with _explain_errors(final):
-        # 1. Temporary folder.
-        temporary = directories.make_temporary(final)
-        try:
-            # 2. State.
-            written = state_file.write(temporary / STATE, state)
-            # 3. Manifest.
-            write_new(temporary / MANIFEST, manifest.encode(record._replace(**written._asdict())))
-            sync_folder(temporary)
-            # 4. Final name.
-            directories.publish(temporary, final)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-    # 5. Old checkpoints.
-    _delete_old(final, keep_last, keep_best, warn)
-    return final
+    return write_one_file(plan(Path(folder), state, processes=processes, **options), state)
 
 
 def _save_by_first(group: Group, save_alone: Callable[[], Path]) -> Path:
@@ -246,7 +234,7 @@ def _load_together(
     """Loads one checkpoint on all processes; returns its damage if any process finds some."""
     result, error = None, None
     try:
-        result = load_one(path, target, fingerprint, subset)
+        result = load_one(path, target, fingerprint, subset, group)
     except Exception as raised:
         error = raised
     damages = agree(group, error, result if isinstance(result, Damage) else None)
@@ -265,50 +253,9 @@ def _warn_of_environment(loaded: Loaded, group: Group | None, warn: Warn) -> Non
             warn(f"checkpoint.load: {loaded.path.name}: {difference}; the run may not resume bit for bit")
 
 
-def _state_step(state: Tree) -> int:
-    """`state.step`, which the members of a population share."""
-    steps = torch.as_tensor(getattr(state, "step", [])).unique()
-    if steps.numel() != 1:
-        raise ValueError(f"checkpoint.save: expected one state.step, got {steps.numel()}; pass step=...")
-    return int(steps)
-
-
 def _describe(damaged: Skipped) -> str:
     """A damaged checkpoint in one line: file, reason, and up to four leaves."""
     text = f"{damaged.path / damaged.file}: {damaged.reason}"
     if damaged.leaves:
         text += f"; leaves {', '.join(damaged.leaves[:4])}"
     return f"{text} and {len(damaged.leaves) - 4} more" if len(damaged.leaves) > 4 else text
-
-
-def _delete_old(final: Path, keep_last: int | None, keep_best: int, warn: Warn) -> None:
-    """Deletes the checkpoint that `final` replaced, and all but the newest, the best and `final`."""
-    run = final.parent.parent
-    try:
-        old = [path for path in directories.list_complete(run, step_of(final)) if path != final]
-        if keep_last is not None:
-            paths = [path for path in directories.list_complete(run) if path not in old]
-            kept = {final, *paths[:keep_last], *directories.sort_by_score(paths)[:keep_best]}
-            old += [path for path in paths if path not in kept]
-        for path in old:
-            directories.delete(path)
-    except OSError as error:
-        warn(
-            f"checkpoint.save: saved {final}, but could not delete older ones: {reason_of(error)}; delete "
-            "them by hand"
-        )
-
-
-@contextmanager
-def _explain_errors(final: Path) -> Iterator[None]:
-    """Adds to an OSError the checkpoint that was being saved, that nothing is lost, and the fix."""
-    try:
-        yield
-    except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        fix = "make room there" if is_full else "make the folder writable, or choose another output folder"
-        raise OSError(
-            error.errno,
-            f"checkpoint.save: could not save {final}: {error.strerror}; {fix}, and save again. What was "
-            "saved before is untouched",
-        ) from error

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from data_pipes.files import make_folder, publish_folder
 from stages.checkpoint import manifest
-from stages.checkpoint.manifest import MANIFEST, STATE, Manifest
+from stages.checkpoint.manifest import MANIFEST, Manifest
 
 FOLDER = "checkpoints"
 """Folder of the checkpoints, in the run's folder."""
@@ -62,11 +62,12 @@ def list_complete(folder: Path, step: int | None = None) -> list[Path]:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Reads a checkpoint's manifest, if it is valid and the state's file has the right length; else None."""
+    """Reads a checkpoint's manifest, if it is valid and its files have the right lengths; else None."""
     try:
         with open(folder / MANIFEST, "rb") as file:
             record = manifest.read(file)
-        return record if (folder / STATE).stat().st_size == record.bytes else None
+        files = manifest.files_of(record)
+        return record if all((folder / x.file).stat().st_size == x.bytes for x in files) else None
     except (OSError, ValueError):
         return None
 

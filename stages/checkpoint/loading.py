@@ -7,19 +7,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from pure.parallel import rows
+from pure.parallel.group import Group
 from pure.serial.writer import SerialError
 from pure.types import Tree
-from stages.checkpoint import manifest, state_file
+from stages.checkpoint import assemble, manifest, state_file
+from stages.checkpoint.damage import Damage, damage_of_leaves, find_damage
 from stages.checkpoint.directories import step_of
 from stages.checkpoint.fingerprint import NAMES
-from stages.checkpoint.manifest import MANIFEST, STATE, Damage, Manifest
+from stages.checkpoint.manifest import MANIFEST, ONE_FILE, STATE, Manifest
+from stages.checkpoint.records import Piece
 
 
 class Skipped(NamedTuple):
     """A damaged checkpoint, which `load` skipped."""
 
     path: Path
-    file: str  # "state.msgpack" or "manifest.json"
+    file: str  # "state.msgpack", the name of a piece, or "manifest.json"
     leaves: tuple[str, ...]  # paths of the damaged leaves; () if unknown
     reason: str
 
@@ -43,13 +47,18 @@ class Loaded(NamedTuple):
 
 
 def load_one(
-    path: Path, target: Tree, fingerprint: Mapping[str, str] | None, subset: bool
+    path: Path,
+    target: Tree,
+    fingerprint: Mapping[str, str] | None,
+    subset: bool,
+    group: Group | None = None,
 ) -> Loaded | Damage:
-    """Loads one checkpoint.
+    """Loads one checkpoint; no collective is made.
 
     Args:
         path: its folder.
         target, fingerprint, subset: as in `checkpoint.load`.
+        group: processes that load together: each verifies what it reads, and its share of the rest.
 
     Returns:
         Loaded, or the damage if it has any.
@@ -66,36 +75,57 @@ def load_one(
     if step_of(path) not in (-1, record.step):  # -1: a copy under another name
         return Damage(MANIFEST, (), f"it is the manifest of step {record.step}, not {step_of(path)}")
     _check_fingerprint(path, record, fingerprint)
+    files = manifest.files_of(record)
+    for piece in files:
+        if (damage := _damage_of_length(path, piece)) is not None:
+            return damage
     try:
-        size = (path / STATE).stat().st_size
-        if size != record.bytes:
-            damage = _find_damage(path / STATE, record)
-            return damage or Damage(STATE, (), "its length changes while it is read")
-        state, damaged_leaves = state_file.read(path / STATE, target, record.leaves, size, subset=subset)
+        state, damage = _read(path, record, target, subset, group)
     except OSError as error:
-        return _damage_of_file(record, error)
+        return _damage_of_file(next((x for x in files if x.file in str(error.filename)), files[0]), error)
     except SerialError as error:
-        damage = _find_damage(path / STATE, record)
+        damage = next((found for piece in files if (found := _find_damage(path, piece))), None)
         if damage is None:  # every byte is right
             raise SerialError(f"checkpoint.load: {path} does not fit the target: {error}") from None
         return damage
-    if damaged_leaves:
-        return manifest.damage_of_leaves(damaged_leaves)
-    return Loaded(state, record.step, path, record, ())
+    return damage or Loaded(state, record.step, path, record, ())
 
 
-def _find_damage(path: Path, record: Manifest) -> Damage | None:
-    """The damaged leaves of a state's file, or None."""
+def _read(
+    path: Path, record: Manifest, target: Tree, subset: bool, group: Group | None
+) -> tuple[Tree, Damage | None]:
+    """Reads the state from one file or from pieces."""
+    files = manifest.files_of(record)
+    if record.format == ONE_FILE and (target is None or not rows.is_cut(target)):
+        file = path / STATE
+        state, bad = state_file.read(file, target, record.leaves, record.bytes, subset=subset)
+        return state, damage_of_leaves(STATE, bad) if bad else None
+    return assemble.read(path, files, target, group, subset=subset)
+
+
+def _damage_of_length(path: Path, piece: Piece) -> Damage | None:
+    """The damage of a file that is missing, or shorter or longer than it was."""
     try:
-        with open(path, "rb") as file:
-            return manifest.find_damage(file, os.fstat(file.fileno()).st_size, record)
+        size = (path / piece.file).stat().st_size
     except OSError as error:
-        return _damage_of_file(record, error)
+        return _damage_of_file(piece, error)
+    if size == piece.bytes:
+        return None
+    return _find_damage(path, piece) or Damage(piece.file, (), "its length changes while it is read")
 
 
-def _damage_of_file(record: Manifest, error: OSError) -> Damage:
-    """The damage of a state's file that is missing or unreadable: no leaf can be trusted."""
-    return Damage(STATE, tuple(leaf.path for leaf in record.leaves), reason_of(error))
+def _find_damage(path: Path, piece: Piece) -> Damage | None:
+    """The damaged leaves of one file, or None."""
+    try:
+        with open(path / piece.file, "rb") as file:
+            return find_damage(file, os.fstat(file.fileno()).st_size, piece)
+    except OSError as error:
+        return _damage_of_file(piece, error)
+
+
+def _damage_of_file(piece: Piece, error: OSError) -> Damage:
+    """The damage of a file that is missing or unreadable: no leaf in it can be trusted."""
+    return Damage(piece.file, tuple(leaf.path for leaf in piece.leaves), reason_of(error))
 
 
 def _check_fingerprint(path: Path, record: Manifest, fingerprint: Mapping[str, str] | None) -> None:

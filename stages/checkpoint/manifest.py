@@ -1,4 +1,4 @@
-"""A checkpoint's manifest: checksums of the state's file, leaf by leaf, and a description of the run.
+"""A checkpoint's manifest: checksums of the state's files, leaf by leaf, and a description of the run.
 
 Every byte of the state's file belongs to a leaf, as its data or its header, and each leaf has its own sha256,
 so that damage is reported by leaf, and several threads can hash. The digest of the whole file is computed
@@ -12,50 +12,38 @@ from third parties: every field is checked, and no name in it becomes a path.
      "leaves": [{"path": "params/w", "dtype": "float32", "shape": [2, 3], "bytes": 24, "sha256": ...,
                  "header_sha256": ..., "spans": [[offset, length], ...]}, ...],
      "sha256": of the JSON of all the rest, keys sorted}
+
+A state that processes wrote in pieces has format 2: each file with the number of its leaves, and at each leaf
+that is cut the number of its "first" row and the "rows" of the whole leaf. The files of
+torch.distributed.checkpoint (format 3) have one "sha256" each, and no leaves.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
-from data_pipes.digest import hash_bytes, hash_json
+from data_pipes.digest import hash_json
+from stages.checkpoint.records import (
+    LeafRecord,
+    Piece,
+    check_file,
+    check_pieces,
+    decode_pieces,
+    encode_leaf,
+    encode_piece,
+)
 
-FORMAT = 1
-"""Version of the manifest's format."""
+ONE_FILE, PIECES, DCP = 1, 2, 3
+"""Versions of the manifest's format: one file, a piece of each process, files of torch.distributed.checkpoint."""
 STATE, MANIFEST = "state.msgpack", "manifest.json"
 """Names of the files in a checkpoint's folder."""
 _FIELDS = ("step", "score", "metadata", "fingerprint", "environment")
 _LARGEST = 2**28  # maximum bytes of a manifest, about 300,000 leaves
-
-
-class LeafRecord(NamedTuple):
-    """A leaf's place in the state's file, and its checksums.
-
-    Fields:
-        path: "params/layers/0/attention/q"; "" for the bytes after the last leaf,
-            which hold the structure of the tree.
-        dtype: as numpy names it, or a Python type's name.
-        shape: its sizes.
-        bytes: length of its data.
-        sha256: of its data alone, so that equal leaves in different checkpoints have equal digests.
-        header_sha256: of the bytes before and (if it is in chunks) between its data.
-        spans: (offset, length) of each contiguous piece of its data in the file.
-    """
-
-    path: str
-    dtype: str
-    shape: list[int]
-    bytes: int
-    sha256: str
-    header_sha256: str
-    spans: list[list[int]]
 
 
 class Manifest(NamedTuple):
@@ -67,8 +55,10 @@ class Manifest(NamedTuple):
         metadata: the caller's, JSON.
         fingerprint: the run's fingerprint; None if the caller gave none.
         environment: versions and machine, on which bitwise equality depends.
-        bytes: length of the state's file.
+        bytes: length of the state's file; 0 if there are several files.
         leaves: in the order of the file; together they cover it.
+        format: ONE_FILE, PIECES or DCP.
+        pieces: the files, if there are several.
     """
 
     step: int
@@ -78,14 +68,8 @@ class Manifest(NamedTuple):
     environment: dict[str, Any]
     bytes: int
     leaves: tuple[LeafRecord, ...]
-
-
-class Damage(NamedTuple):
-    """Damage of a checkpoint."""
-
-    file: str  # "state.msgpack" or "manifest.json"
-    leaves: tuple[str, ...]  # paths of the leaves that cannot be trusted; () if unknown
-    reason: str
+    format: int = ONE_FILE
+    pieces: tuple[Piece, ...] = ()
 
 
 def make_manifest(
@@ -133,11 +117,15 @@ def encode(manifest: Manifest) -> bytes:
     Returns:
         UTF-8, one line per leaf, so that two manifests can be compared with `diff`.
     """
+    pieces = files_of(manifest)
+    files = {piece.file: encode_piece(piece) for piece in pieces}
+    if manifest.format == ONE_FILE:
+        files[STATE].pop("leaves", None)
     body: dict[str, Any] = {
-        "format": FORMAT,
+        "format": manifest.format,
         **{name: getattr(manifest, name) for name in _FIELDS},
-        "files": {STATE: {"bytes": manifest.bytes, "sha256_of_leaves": hash_leaves(manifest.leaves)}},
-        "leaves": [leaf._asdict() for leaf in manifest.leaves],
+        "files": files,
+        "leaves": [encode_leaf(leaf) for piece in pieces for leaf in piece.leaves],
     }
     body["sha256"] = _digest(body)
     lines = [f"{json.dumps(key)}: {_encode_lines(value)}" for key, value in body.items()]
@@ -154,13 +142,17 @@ def decode(data: bytes) -> Manifest:
         body = json.loads(data)
         if not isinstance(body, dict) or body.get("sha256") != _digest(body):
             raise ValueError("its own sha256 does not match its contents")
-        if body["format"] != FORMAT:
+        if body["format"] not in (ONE_FILE, PIECES, DCP):
             raise ValueError(
-                f"format {body['format']!r}; this program reads format {FORMAT}: use a matching version"
+                f"format {body['format']!r}; this program reads formats 1 to {DCP}: use a matching version"
             )
         leaves = tuple(LeafRecord(**leaf) for leaf in body["leaves"])
-        fields = {name: body[name] for name in _FIELDS}
-        manifest = Manifest(**fields, bytes=body["files"][STATE]["bytes"], leaves=leaves)
+        manifest = Manifest(**{name: body[name] for name in _FIELDS}, bytes=0, leaves=())
+        if body["format"] == ONE_FILE:
+            manifest = manifest._replace(bytes=body["files"][STATE]["bytes"], leaves=leaves)
+        else:
+            pieces = decode_pieces(body["files"], leaves)
+            manifest = manifest._replace(format=body["format"], pieces=pieces)
         _check(manifest)
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"it is not a manifest ({type(error).__name__}: {str(error)[:100]})") from None
@@ -169,28 +161,9 @@ def decode(data: bytes) -> Manifest:
     return manifest
 
 
-def hash_leaves(leaves: Iterable[LeafRecord]) -> str:
-    """Hashes header_sha256 and sha256 (as hex) of each leaf in turn: the digest of the whole file."""
-    return hash_bytes("".join(leaf.header_sha256 + leaf.sha256 for leaf in leaves).encode())
-
-
-def piece_ends(leaves: Sequence[LeafRecord], size: int) -> list[tuple[int, int, bool]]:
-    """Lists where each piece of the file ends: [(offset, index of the leaf, is data)], ascending.
-
-    A piece is the header or a contiguous part of the data of one leaf.
-
-    Example:
-        >>> one = LeafRecord("w", "int8", [2], 2, "", "", [[5, 2]])
-        >>> piece_ends([one, one._replace(path="", spans=[])], 8)
-        [(5, 0, False), (7, 0, True), (8, 1, False)]
-    """
-    ends = []
-    for i, leaf in enumerate(leaves):
-        for offset, length in leaf.spans:
-            ends += [(offset, i, False), (offset + length, i, True)]
-        if not leaf.spans:
-            ends.append((size, i, False))
-    return ends
+def files_of(manifest: Manifest) -> tuple[Piece, ...]:
+    """Returns the files of a checkpoint with their records."""
+    return manifest.pieces or (Piece(STATE, manifest.bytes, manifest.leaves),)
 
 
 def read(file: BinaryIO) -> Manifest:
@@ -252,48 +225,6 @@ def _describe_change(old: str, new: str) -> str:
     return "has other contents" + (f", {new_kind} instead of {old_kind}" if old_kind != new_kind else "")
 
 
-def find_damage(file: BinaryIO, size: int, manifest: Manifest) -> Damage | None:
-    """Compares a state's file with its manifest leaf by leaf, and names the damaged leaves.
-
-    Args:
-        file: open at its beginning.
-        size: the file's length in bytes.
-        manifest: the file's manifest.
-
-    Returns:
-        Damage; None if every byte is as it was written.
-    """
-    bad = [leaf.path or "the end" for leaf in manifest.leaves if not _is_intact(file, leaf, size)]
-    if size != manifest.bytes:
-        how = "is cut off" if size < manifest.bytes else "is too long"
-        last = [leaf.path for leaf in manifest.leaves[-1:]]
-        return Damage(
-            STATE, tuple(bad or last), f"it {how}: {manifest.bytes} bytes were written, the file has {size}"
-        )
-    return damage_of_leaves(bad) if bad else None
-
-
-def damage_of_leaves(leaves: Iterable[str]) -> Damage:
-    """Describes the damage of leaves whose sha256 is wrong."""
-    return Damage(STATE, tuple(leaves), "bytes have changed since it was written (sha256)")
-
-
-def _is_intact(file: BinaryIO, leaf: LeafRecord, size: int) -> bool:
-    """Verifies a leaf's data and the bytes before it; `file` is positioned at its header."""
-    header, data = hashlib.sha256(), hashlib.sha256()
-    for offset, length in leaf.spans or [[size, 0]]:  # no data: header up to the end of the file
-        _hash_next(header, file, offset - file.tell())
-        _hash_next(data, file, length)
-    return data.hexdigest() == leaf.sha256 and header.hexdigest() == leaf.header_sha256
-
-
-def _hash_next(digest: Any, file: BinaryIO, length: int) -> None:
-    """Hashes the next `length` bytes of a file, or as many as there are."""
-    while length > 0 and (block := file.read(min(length, 1 << 20))):
-        digest.update(block)
-        length -= len(block)
-
-
 def _digest(body: Mapping[str, Any]) -> str:
     """sha256 of the JSON of a manifest without its checksum."""
     rest = {key: value for key, value in body.items() if key != "sha256"}
@@ -312,16 +243,12 @@ def _encode_lines(value: Any) -> str:
 
 def _check(manifest: Manifest) -> None:
     """Raises ValueError if a field has a wrong type or value."""
-    numbers = [manifest.step, manifest.bytes]
-    for leaf in manifest.leaves:
-        numbers += _list_integers(leaf)
-    if not all(type(n) is int and n >= 0 for n in numbers):
+    if type(manifest.step) is not int or manifest.step < 0:
         raise ValueError("its numbers must be whole and not negative")
-    ends = [0, *(end for end, _, _ in piece_ends(manifest.leaves, manifest.bytes))]
-    if ends != sorted(ends) or ends[-1] != manifest.bytes:
-        raise ValueError("its leaves do not cover the file one after another")
-    texts = [t for leaf in manifest.leaves for t in (leaf.path, leaf.dtype, leaf.sha256, leaf.header_sha256)]
-    if not all(type(t) is str for t in texts) or type(manifest.score) not in (float, int, type(None)):
+    if manifest.format == ONE_FILE:
+        check_file(manifest.leaves, manifest.bytes)
+    check_pieces(manifest.pieces)
+    if type(manifest.score) not in (float, int, type(None)):
         raise ValueError("a field has the wrong type")
     if not isinstance(manifest.metadata, dict) or not isinstance(manifest.environment, dict):
         raise ValueError("metadata and environment must be objects")
@@ -329,10 +256,3 @@ def _check(manifest: Manifest) -> None:
         type(value) is str for value in (manifest.fingerprint or {}).values()
     ):
         raise ValueError("the fingerprint must be an object of texts, or null")
-
-
-def _list_integers(leaf: LeafRecord) -> list[int]:
-    """Lists the integers of a leaf's record; raises ValueError if a span is not a pair."""
-    if any(len(span) != 2 for span in leaf.spans):
-        raise ValueError("spans must be pairs of offset and length")
-    return [leaf.bytes, *leaf.shape, *itertools.chain(*leaf.spans)]

@@ -21,14 +21,14 @@ from data_pipes.files import sync_file
 from pure.serial import serial
 from pure.serial.writer import Leaf, Piece, pieces
 from pure.types import Tree
-from stages.checkpoint import manifest
-from stages.checkpoint.manifest import LeafRecord
+from stages.checkpoint.records import LeafRecord, piece_ends
 
 _BLOCK = 1 << 23  # bytes moved at a time
 _EARLY = 1 << 25  # bytes after each of which the system is asked to start writing to the disk
 _BUFFERS = 512  # buffers in one call of writev; Linux takes 1024
 _AHEAD = 8  # maximum blocks that wait for a hashing thread
-_EMPTY = (hashlib.sha256().hexdigest(),) * 2  # sha256 of data and header of a leaf without bytes
+NO_BYTES = (hashlib.sha256().hexdigest(),) * 2
+"""sha256 of data and header of a leaf without bytes."""
 
 Part = tuple[int, bool, memoryview]  # index of the leaf, is data (else header), bytes
 Hashing = Callable[[list[Part]], None]
@@ -70,6 +70,23 @@ def write(path: Path, tree: Tree) -> Written:
     Returns:
         Written(bytes, a record for each leaf in the order of the file).
 
+    Raises:
+        OSError: if the disk refuses; the file is then incomplete.
+        SerialError: if a leaf cannot be written; the message names it.
+    """
+    return write_dict(path, serial.to_state_dict(tree))
+
+
+def write_dict(path: Path, state: Any) -> Written:
+    """Writes a state dict, as `write` writes a tree.
+
+    Args:
+        path: a file that does not exist yet.
+        state: from `serial.to_state_dict`; leaves may be `pure.serial.writer.Lazy`.
+
+    Returns:
+        As `write`.
+
     Steps:
         1. Cut the stream of pieces into blocks of 8 MiB, views of the tensors' memory.
         2. Give each block to the hashing threads, and write it.
@@ -77,15 +94,14 @@ def write(path: Path, tree: Tree) -> Written:
         4. fsync, while the hashing threads finish.
 
     Raises:
-        OSError: if the disk refuses; the file is then incomplete.
-        SerialError: if a leaf cannot be written; the message names it.
+        OSError, SerialError: as `write`.
     """
     leaves: list[tuple[Leaf, list[list[int]]]] = []
     with hash_in_threads() as digests:
         with open(path, "xb", buffering=0) as file:
             # 1. Blocks.
             begun = 0
-            for block in _blocks(_parts(pieces(serial.to_state_dict(tree)), leaves)):
+            for block in _blocks(_parts(pieces(state), leaves)):
                 # 2. Hash and write.
                 digests.put(block)
                 _write_all(file.fileno(), [data for _, _, data in block])
@@ -140,7 +156,7 @@ def read(
         sums = digests.result()
     bad = []
     for i, leaf in enumerate(leaves):
-        if sums.get(i, _EMPTY) != (leaf.sha256, leaf.header_sha256):
+        if sums.get(i, NO_BYTES) != (leaf.sha256, leaf.header_sha256):
             bad.append(leaf.path or "the end")
     return tree, tuple(bad)
 
@@ -233,7 +249,7 @@ def _parts(stream: Iterable[Piece], leaves: list[tuple[Leaf, list[list[int]]]]) 
 
 def _cutter(leaves: Sequence[LeafRecord], size: int) -> Callable[[Any], list[Part]]:
     """A function that cuts a file into parts; it takes the file's bytes in order, any number at a time."""
-    ends = [x for x in manifest.piece_ends(leaves, size) if x[0] > 0]
+    ends = [x for x in piece_ends(leaves, size) if x[0] > 0]
     position = current = 0
 
     def cut(data: Any) -> list[Part]:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from pure.parallel.group import Group, group_of
 from stages.checkpoint import background, checkpoint
 from stages.checkpoint.agreement import agree
+from stages.checkpoint.damage import Damage
 from tests.crew import Crew, crew
 
 
@@ -69,7 +70,7 @@ def see_damage_alone(run: Path) -> Any:
 
     def load_one(path: Path, *args: Any) -> Any:
         if dist.get_rank() == 1 and path.name == "step-00000002":
-            return checkpoint.Damage("state.msgpack", ("w",), "made by the test")
+            return Damage("state.msgpack", ("w",), "made by the test")
         return original(path, *args)
 
     checkpoint.load_one = load_one

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.checkpoint import manifest
-from stages.checkpoint.manifest import LeafRecord, Manifest
+from stages.checkpoint.manifest import Manifest
+from stages.checkpoint.records import LeafRecord
 
 
 def example() -> Manifest:
@@ -74,7 +75,7 @@ def manifest_with(**changes: object) -> bytes:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format 2; this program reads format 1"),
+        ({"format": 4}, "format 4; this program reads formats 1 to 3"),
         ({"step": -1}, "whole and not negative"),
         ({"step": True}, "whole and not negative"),
         ({"files": {}}, "not a manifest"),

@@ -16,7 +16,9 @@ import torch
 from pure import tree
 from pure.serial.serial import SerialError, to_bytes
 from pure.serial.writer import pieces
-from stages.checkpoint import manifest, state_file
+from stages.checkpoint import state_file
+from stages.checkpoint.damage import find_damage
+from stages.checkpoint.records import Piece
 from stages.checkpoint.state_file import read, run_in_thread, write
 
 
@@ -125,14 +127,14 @@ def test_find_damage_names_the_damaged_leaf(tmp_path: Path) -> None:
     path = tmp_path / "state"
     value = {"a": torch.arange(5.0), "b": {"c": torch.arange(5), "d": torch.ones(3)}, "e": ()}
     written = write(path, value)
-    recorded = manifest.make_manifest(0, None, None, None)._replace(**written._asdict())
+    recorded = Piece("state", written.bytes, written.leaves)
     data = path.read_bytes()
     for i in range(len(data)):
         bad = bytearray(data)
         bad[i] ^= 1
         path.write_bytes(bad)
         with open(path, "rb") as file:
-            damage = manifest.find_damage(file, len(bad), recorded)
+            damage = find_damage(file, len(bad), recorded)
         with suppress(SerialError):
             assert read(path, value, written.leaves, len(bad))[1] == damage.leaves
         ends = [sum(leaf.spans[-1]) if leaf.spans else len(data) for leaf in written.leaves]  # start + length
@@ -141,5 +143,5 @@ def test_find_damage_names_the_damaged_leaf(tmp_path: Path) -> None:
         assert damage.leaves == (owner or "the end",)
     path.write_bytes(data)
     with open(path, "rb") as file:
-        assert manifest.find_damage(file, len(data), recorded) is None
+        assert find_damage(file, len(data), recorded) is None
     assert tree.paths(value) == ["a", "b/c", "b/d"]
