@@ -266,7 +266,7 @@ def _chunks(
 
 
 def _chunks_header(shape: tuple, count: int) -> bytes:
-    """What stands before the first of `count` chunks."""
+    """The bytes before the first of `count` chunks."""
     sizes = {str(i): size for i, size in enumerate(shape)}
     head = b"\x83" + msgpack.packb(MARKER) + b"\xc3" + msgpack.packb("shape") + msgpack.packb(sizes)
     return head + msgpack.packb("chunks") + _map_header(count)

@@ -1,7 +1,7 @@
 """Read a state from any number of pieces into a target that is whole, or cut into any number of rows.
 
-A process reads the rows that it needs straight into their places, so that it holds its own rows and a block of
-8 MiB; what it needs not it only hashes, if the bytes are among its share, or skips.
+A process reads the rows that it needs straight into their places, so that it holds its own rows and little
+more; other bytes it only hashes, if they are in its share, or skips.
 
 Shape letters: S rows of a whole leaf.
 """
@@ -9,6 +9,7 @@ Shape letters: S rows of a whole leaf.
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ _SCRATCH = 1 << 20  # bytes read at a time only to be hashed
 
 
 class Place(NamedTuple):
-    """Where the rows of a leaf go.
+    """Memory for rows of a leaf.
 
     Fields:
         rows: [some of S, ...], contiguous on the CPU; [] of a leaf without axes.
@@ -45,6 +46,26 @@ class Place(NamedTuple):
     first: int
 
 
+class Located(NamedTuple):
+    """A leaf's record, and its place in the files.
+
+    Fields:
+        index: number of the file.
+        file: its name.
+        leaf: the record.
+        number: number of the leaf in the first file, the same in all; None for the end of a file.
+        begin: offset of its first header.
+        end: offset after its last byte.
+    """
+
+    index: int
+    file: str
+    leaf: LeafRecord
+    number: int | None
+    begin: int
+    end: int
+
+
 def read(
     folder: Path, files: Sequence[Piece], target: Tree, group: Group | None, *, subset: bool = False
 ) -> tuple[Tree, Damage | None]:
@@ -53,8 +74,8 @@ def read(
     Args:
         folder: of the checkpoint.
         files: its files, which hold every leaf once; the first has the structure.
-        target: as for `serial.from_bytes`; leaves that are cut receive this process's rows. None reads a state
-            dict of whole leaves.
+        target: as for `serial.from_bytes`; leaves that are cut receive this process's rows. None reads a
+            state dict of whole leaves.
         group: processes that read together: each verifies what it reads, and its share of the files. None
             verifies all.
         subset: as for `serial.from_bytes`.
@@ -76,7 +97,7 @@ def read(
     first = files[0].leaves
     skeleton = read_skeleton(folder, files[0])
     values = [_stand_in(folder, files[0], leaf) for leaf in first if leaf.dtype != "end"]
-    state = _fill(skeleton, values)
+    state = fill(skeleton, values)
     if target is not None:
         state = serial.from_state_dict(tree.map(_without_data, target), state, subset=subset)
     # 2. Leaves.
@@ -92,21 +113,42 @@ def read(
 
     result = tree.map(allocate, state if target is None else target, state)
     # 3. Numbers.
-    damage = read_places(folder, files, places, group)
+    damage = read_places(folder, locate(files), places, group)
     # 4. Devices.
     return (result if target is None else tree.map(_finish, result, target)), damage
 
 
+def locate(files: Sequence[Piece]) -> list[Located]:
+    """Lists every leaf of every file, in the order of the bytes.
+
+    Args:
+        files: the first has the structure.
+
+    Returns:
+        A Located for each record.
+    """
+    cut_numbers = [i for i, leaf in enumerate(files[0].leaves) if leaf.rows is not None]
+    located = []
+    for k, piece in enumerate(files):
+        numbers = iter(range(len(piece.leaves)) if k == 0 else cut_numbers)
+        end = 0
+        for leaf in piece.leaves:
+            begin, end = end, sum(leaf.spans[-1]) if leaf.spans else piece.bytes
+            number = None if leaf.dtype == "end" else next(numbers)
+            located.append(Located(k, piece.file, leaf, number, begin, end))
+    return located
+
+
 def read_places(
-    folder: Path, files: Sequence[Piece], places: Mapping[int, Place], group: Group | None
+    folder: Path, located: Sequence[Located], places: Mapping[int, Place], group: Group | None
 ) -> Damage | None:
     """Reads rows of leaves straight into their places, and verifies every leaf that it reads.
 
     Args:
         folder: of the checkpoint.
-        files: as in `read`.
+        located: the leaves that may be read.
         places: by the number of the leaf in the first file.
-        group: as in `read`.
+        group: as in `read`; None reads all of `located`.
 
     Returns:
         Damage; None if every byte that was read is right.
@@ -114,32 +156,55 @@ def read_places(
     Raises:
         OSError: if the disk refuses.
     """
-    checked: list[tuple[Piece, LeafRecord]] = []
-    cut_numbers = [i for i, leaf in enumerate(files[0].leaves) if leaf.rows is not None]
+    checked: list[Located] = []
     with hash_in_threads() as digests:
-        for k, piece in enumerate(files):
-            own_share = group is None or k % group.size == group.rank
-            numbers = iter(range(len(piece.leaves)) if k == 0 else cut_numbers)
-            end = 0
-            with (folder / piece.file).open("rb", buffering=0) as file:
-                for leaf in piece.leaves:
-                    begin, end = end, sum(leaf.spans[-1]) if leaf.spans else piece.bytes
-                    place = places.get(next(numbers)) if k == 0 or leaf.rows is not None else None
-                    if own_share or _overlaps(leaf, place):
-                        checked.append((piece, leaf))
-                        _read_leaf(file, leaf, begin, end, place, partial(_hash, digests, len(checked) - 1))
+        for index, of_file in itertools.groupby(located, lambda x: x.index):
+            own_share = group is None or index % group.size == group.rank
+            parts = list(of_file)
+            with (folder / parts[0].file).open("rb", buffering=0) as file:
+                for part in parts:
+                    place = None if part.number is None else places.get(part.number)
+                    if own_share or _overlaps(part.leaf, place):
+                        _read_leaf(file, part, place, partial(_hash, digests, len(checked)))
+                        checked.append(part)
         sums = digests.result()
     return _compare(checked, sums)
 
 
-def _compare(
-    checked: Sequence[tuple[Piece, LeafRecord]], sums: Mapping[int, tuple[str, str]]
-) -> Damage | None:
+def whole_shape(leaf: LeafRecord) -> tuple[int, ...]:
+    """Returns the shape of the whole leaf of which a record has some rows, or all."""
+    return tuple(leaf.shape) if leaf.rows is None else (leaf.rows, *leaf.shape[1:])
+
+
+def read_value(folder: Path, piece: Piece, leaf: LeafRecord) -> Any:
+    """Reads a leaf that is no tensor: a number or a string.
+
+    Raises:
+        SerialError: if the bytes are none.
+    """
+    with (folder / piece.file).open("rb") as file:
+        file.seek(leaf.spans[0][0])
+        return decode_number(file.read(leaf.bytes))
+
+
+def fill(skeleton: Any, values: Sequence[Any]) -> Any:
+    """Returns a skeleton with values in the places of their numbers.
+
+    Example:
+        >>> fill({"a": 1, "b": {"c": 0, "d": None}}, ["x", "y"])
+        {'a': 'y', 'b': {'c': 'x', 'd': None}}
+    """
+    if isinstance(skeleton, dict):
+        return {key: fill(child, values) for key, child in skeleton.items()}
+    return None if skeleton is None else values[skeleton]
+
+
+def _compare(checked: Sequence[Located], sums: Mapping[int, tuple[str, str]]) -> Damage | None:
     """The damage that the checksums tell."""
     bad = [
-        (piece.file, leaf.path or "the end")
-        for i, (piece, leaf) in enumerate(checked)
-        if sums.get(i, NO_BYTES) != (leaf.sha256, leaf.header_sha256)
+        (part.file, part.leaf.path or "the end")
+        for i, part in enumerate(checked)
+        if sums.get(i, NO_BYTES) != (part.leaf.sha256, part.leaf.header_sha256)
     ]
     return damage_of_leaves(bad[0][0], dict.fromkeys(path for _, path in bad)) if bad else None
 
@@ -150,25 +215,21 @@ def _hash(digests: Worker, index: int, payload: bool, data: Any) -> None:
 
 
 def _read_leaf(
-    file: io.FileIO,
-    leaf: LeafRecord,
-    begin: int,
-    end: int,
-    place: Place | None,
-    take: Callable[[bool, Any], None],
+    file: io.FileIO, located: Located, place: Place | None, take: Callable[[bool, Any], None]
 ) -> None:
     """Reads a leaf's headers and data; stops early where the file does, which its checksum tells."""
-    view, low = _view(leaf, place)
+    view, low = _view(located.leaf, place)
     high = low + len(view)
     done = 0  # bytes of the data before this span
-    file.seek(begin)
-    for offset, length in leaf.spans or [[end, 0]]:
+    file.seek(located.begin)
+    for offset, length in located.leaf.spans or [[located.end, 0]]:
         take(False, file.read(offset - file.tell()))
         at, stop = done, done + length
         while at < stop:
-            inside = low <= at < high
-            until = min(stop, high) if inside else min([stop, at + _SCRATCH, *([low] if at < low else [])])
-            part = view[at - low : min(until, at + _BLOCK) - low] if inside else bytearray(until - at)
+            if low <= at < high:
+                part: Any = view[at - low : min(stop, high, at + _BLOCK) - low]
+            else:  # before or after the rows that are needed
+                part = bytearray(min(stop, low if at < low else stop, at + _SCRATCH) - at)
             count = file.readinto(part)
             if not count:
                 return
@@ -194,11 +255,8 @@ def _overlaps(leaf: LeafRecord, place: Place | None) -> bool:
 def _stand_in(folder: Path, piece: Piece, leaf: LeafRecord) -> Any:
     """A tensor of a leaf's whole shape and dtype that takes no memory; of other leaves the value."""
     if leaf.dtype in DTYPES:
-        shape = leaf.shape if leaf.rows is None else [leaf.rows, *leaf.shape[1:]]
-        return torch.empty((), dtype=getattr(torch, leaf.dtype)).expand(shape)
-    with (folder / piece.file).open("rb") as file:
-        file.seek(leaf.spans[0][0])
-        return decode_number(file.read(leaf.bytes))
+        return torch.empty((), dtype=getattr(torch, leaf.dtype)).expand(whole_shape(leaf))
+    return read_value(folder, piece, leaf)
 
 
 def _without_data(leaf: Any) -> Any:
@@ -206,13 +264,6 @@ def _without_data(leaf: Any) -> Any:
     if not hasattr(leaf, "dtype"):
         return leaf
     return torch.empty((), dtype=leaf.dtype).expand(tuple(leaf.shape))
-
-
-def _fill(node: Any, values: Sequence[Any]) -> Any:
-    """A skeleton with values in the places of their numbers."""
-    if isinstance(node, dict):
-        return {key: _fill(child, values) for key, child in node.items()}
-    return None if node is None else values[node]
 
 
 def _allocate(like: Any, whole: Tensor) -> Place:

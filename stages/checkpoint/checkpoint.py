@@ -3,18 +3,19 @@
     RUN/checkpoints/step-00000100/{state.msgpack, manifest.json}
 
 `state.msgpack` is in Flax's format, so that a run can continue in JAX. The manifest has a checksum of every
-leaf and describes the run. One run at a time saves into a folder (`lock`); `background.make_saver` saves while
-the training continues.
+leaf and describes the run. One run at a time saves into a folder (`lock`); `background.make_saver` saves
+while the training continues.
 
 Several processes that all hold the state write the same files: the first one does. If each holds rows of it
 (`pure.parallel.rows`), each writes its own piece, and any number of processes reads them:
 
-    RUN/checkpoints/step-00000100/state-00001-of-00004.msgpack     rows of process 0, and leaves that are not cut
-                                  state-00002-of-00004.msgpack     rows of process 1
+    RUN/checkpoints/step-00000100/state-00001-of-00004.msgpack    rows of process 0, and whole leaves
+                                  state-00002-of-00004.msgpack    rows of process 1
                                   ...
-                                  manifest.json                    every leaf of every piece
+                                  manifest.json                   every leaf of every piece
 
-Each piece is Flax's msgpack too; `join.to_msgpack` makes the one file of them.
+Each piece is Flax's msgpack too; `join.to_msgpack` makes the one file of them. While they are written the
+folder is step-00000100.tmp, with a file of records and a lock beside each piece (`pieces`).
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ def save(
 ) -> Path:
     """Saves a state; when this returns, it is on the disk. Older checkpoints are kept until then.
 
+    The steps are those of `saving.write_one_file`; of a state in rows, those of `together.begin`.
+
     A power failure, a full disk or a killed process loses no checkpoint: once there is a complete one under
     its final name, there is one at every moment, also while this function runs.
 
@@ -69,22 +72,13 @@ def save(
         keep_best: number of checkpoints with the lowest scores to keep as well; they may be among the newest.
         warn: is called with a line if an old checkpoint could not be deleted; the save has succeeded
             nevertheless.
-        group: the processes that hold this state, all of which make this call; the first writes, and `warn`s.
-            Of a state that is cut into rows each writes its own; None is then the group of its mesh, else this
-            process alone.
+        group: the processes that hold this state, all of which make this call; the first writes and warns.
+            Of a state that is cut into rows each writes its own; None is then the group of its mesh, else
+            this process alone.
         processes: number of processes that compute the state, for the manifest; with `group`, its size.
 
     Returns:
         The folder of the checkpoint.
-
-    Steps:
-        1. Make a temporary folder in the same parent, hence on the same file system; remove temporary folders
-           that killed saves left.
-        2. Write, hash and fsync the state.
-        3. Write the manifest, with sha256 and length of the file and of each leaf; fsync it and the folder.
-        4. Rename the folder to its final name; fsync the parent. An older checkpoint of the same step is
-           renamed first.
-        5. Only now delete old checkpoints and the replaced one.
 
     Raises:
         OSError: if writing fails (a full disk, missing permission); earlier checkpoints are untouched. Every

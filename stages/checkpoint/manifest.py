@@ -39,7 +39,7 @@ from stages.checkpoint.records import (
 )
 
 ONE_FILE, PIECES, DCP = 1, 2, 3
-"""Versions of the manifest's format: one file, a piece of each process, files of torch.distributed.checkpoint."""
+"""Versions of the manifest's format: one file, one of each process, torch.distributed.checkpoint's files."""
 STATE, MANIFEST = "state.msgpack", "manifest.json"
 """Names of the files in a checkpoint's folder."""
 _FIELDS = ("step", "score", "metadata", "fingerprint", "environment")

@@ -1,8 +1,8 @@
 """Write a state that is cut into rows: each process its own piece, the first one the manifest of all.
 
-    step-00000100.tmp/state-00002-of-00004.msgpack   rows of process 1; that of process 0 also has the whole leaves
-    step-00000100.tmp/state-00002-of-00004.json      its records, written when it is on the disk
-    step-00000100.tmp/state-00002-of-00004.lock      locked while its process writes, also if that is killed
+    STEP.tmp/state-00002-of-00004.msgpack   rows of process 1; that of process 0 also has the whole leaves
+    STEP.tmp/state-00002-of-00004.json      its records, written when it is on the disk
+    STEP.tmp/state-00002-of-00004.lock      locked while its process writes; free if that is killed
 
 Processes tell each other by these files, not by collectives, so that all of it can run in threads beside the
 training. When all records are there the first process writes the manifest and renames the folder.
@@ -40,7 +40,7 @@ _ABSENT = object()
 
 
 class Part(NamedTuple):
-    """What one process writes.
+    """The part of a state that one process writes.
 
     Fields:
         state: a state dict: its rows, and on the first process all leaves that are not cut.

@@ -75,7 +75,7 @@ def plan(
 
 
 def write_one_file(planned: Plan, state: Tree) -> Path:
-    """Writes a state as one file; steps 1 to 5 of `checkpoint.save`.
+    """Writes a state as one file; all older checkpoints are kept until it is on the disk.
 
     Args:
         planned: from `plan`.
@@ -85,11 +85,13 @@ def write_one_file(planned: Plan, state: Tree) -> Path:
         The folder of the checkpoint.
 
     Steps:
-        1. Make a temporary folder.
+        1. Make a temporary folder in the same parent, hence on the same file system; remove temporary folders
+           that killed saves left.
         2. Write, hash and fsync the state.
-        3. Write the manifest.
-        4. Rename the folder to its final name.
-        5. Delete old checkpoints.
+        3. Write the manifest, with sha256 and length of the file and of each leaf; fsync it and the folder.
+        4. Rename the folder to its final name; fsync the parent. An older checkpoint of the same step is
+           renamed first.
+        5. Only now delete old checkpoints and the replaced one.
 
     Raises:
         OSError: if writing fails; earlier checkpoints are untouched.
@@ -101,7 +103,8 @@ def write_one_file(planned: Plan, state: Tree) -> Path:
         try:
             # 2. State.
             written = state_file.write(temporary / STATE, state)
-            # 3. and 4. Manifest, and final name.
+            # 3. Manifest.
+            # 4. Final name.
             publish(planned, temporary, planned.record._replace(**written._asdict()))
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -148,7 +151,11 @@ def delete_old(planned: Plan) -> None:
 
 @contextmanager
 def explain_errors(final: Path) -> Iterator[None]:
-    """Adds to an OSError the checkpoint that was being saved, that nothing is lost, and the fix."""
+    """Adds to an OSError the checkpoint that was being saved, that nothing is lost, and the fix.
+
+    Raises:
+        OSError: with the same errno.
+    """
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""The structure of a state's file without its numbers: what its headers say.
+"""The structure of a state's file without its numbers, read from its headers alone.
 
-Headers are the bytes between the data of the leaves, a few dozen each; reading them tells every key, empty dict
-and None, whatever the size of the state.
+Headers are the bytes between the data of the leaves, a few dozen each; reading them tells every key, empty
+dict and None, whatever the size of the state.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One save of several processes: they agree to begin it, each writes in a thread, and they agree on its end."""
+"""One save of several processes: they agree to begin it, each writes in a thread, they agree on its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`stages.checkpoint.checkpoint` and `loading`: saves are atomic, every byte is verified on load, no save is lost."""
+"""`stages.checkpoint.checkpoint`, `loading`, `saving`: saves are atomic, loads verified, and no save is lost."""
 
 from __future__ import annotations
 
