@@ -50,7 +50,7 @@ class Located(NamedTuple):
     """A leaf's record, and its place in the files.
 
     Fields:
-        index: number of the file.
+        file_number: number of the file.
         file: its name.
         leaf: the record.
         number: number of the leaf in the first file, the same in all; None for the end of a file.
@@ -58,7 +58,7 @@ class Located(NamedTuple):
         end: offset after its last byte.
     """
 
-    index: int
+    file_number: int
     file: str
     leaf: LeafRecord
     number: int | None
@@ -158,7 +158,7 @@ def read_places(
     """
     checked: list[Located] = []
     with hash_in_threads() as digests:
-        for index, of_file in itertools.groupby(located, lambda x: x.index):
+        for index, of_file in itertools.groupby(located, lambda x: x.file_number):
             own_share = group is None or index % group.size == group.rank
             parts = list(of_file)
             with (folder / parts[0].file).open("rb", buffering=0) as file:
