@@ -24,6 +24,7 @@ from pure.interop import hf, peft
 from pure.interop.peft_weights import Adapters, is_low_rank
 from pure.nn.linear import LoRA
 from pure.nn.nf4 import nf4_bytes
+from pure.parallel.rows import gather
 from pure.types import Model, Tree
 from stages.models import folder as model_folder
 from stages.models.adapter_folder import BASE, CONFIG, WEIGHTS
@@ -131,7 +132,8 @@ def save(
     fields = peft.to_config(adapter.config, adapter.base, base_name=adapter.path)
     tensors = peft.to_weights(params)
     if adapter.earlier is not None:
-        own = tree.map(lambda x: x.detach().cpu(), params)  # the earlier adapters are on the CPU
+        # The earlier adapters are on the CPU; all are small.
+        own = tree.map(lambda x: x.detach().cpu(), gather(params))
         joined = peft.join(adapter.earlier, peft.to_adapters(own, adapter.config, adapter.base))
         fields = peft.joined_config(
             joined,
@@ -163,7 +165,7 @@ def merge_reward_model(adapter: Adapter | None, reward_model: Pretrained) -> Pre
     if adapter is None:
         return reward_model
     base = tree.cast(materialize(adapter.base), torch.float32)
-    merged = merge(base, reward_model.params["model"], adapter.config)
+    merged = merge(base, gather(reward_model.params["model"]), adapter.config)
     return reward_model._replace(params={**reward_model.params, "model": merged})
 
 

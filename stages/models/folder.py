@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from data_pipes import files
 from data_pipes import tokenizer as tokenizers
-from stages.models import shards, special_tokens, template_files
+from pure.parallel.rows import group_of_rows, is_cut
+from stages.checkpoint.agreement import agree, is_first
+from stages.models import shards, special_tokens, template_files, weights_file
 from stages.models.special_tokens import NONE, SpecialTokens
 from stages.models.template_files import Templates
+from stages.models.weights_file import WeightsFile
 
 SHARD_BYTES = 5 * 10**9
 """Largest size of a file of weights: the hub accepts it, and a laptop copies it at once."""
@@ -58,7 +60,8 @@ def write(
     Args:
         folder: the folder to make or replace.
         texts: contents of the small files, by name.
-        weights: tensors by Hugging Face's names.
+        weights: tensors by Hugging Face's names. Of weights that are cut into rows all processes make this
+            call; they are gathered one at a time, and the first process writes.
         tokenizer: written as tokenizer.json.
         name: name of the file of weights.
         shard_bytes: largest size of a file of weights; larger weights become several files and an index.
@@ -67,11 +70,23 @@ def write(
         The folder.
 
     Raises:
-        OSError: if the disk refuses; an older folder stays.
+        OSError: if the disk refuses; an older folder stays. All processes raise it.
     """
-    return write_with(
-        folder, texts, tokenizer, lambda partial: _write_weights(partial, weights, name, shard_bytes)
-    )
+    group = group_of_rows(weights) if is_cut(dict(weights)) else None
+    planned = weights_file.plan_files(weights, name, shard_bytes)
+    leaves = weights_file.read_leaves(planned, weights)
+    error = None
+    if is_first(group):
+        try:
+            write_with(
+                folder, texts, tokenizer, lambda part: _write_weights(part, name, planned, weights, leaves)
+            )
+        except Exception as raised:
+            error = raised
+    for _ in leaves:  # of weights in rows: the others take part in gathering what is left, whatever failed
+        pass
+    agree(group, error)
+    return Path(folder)
 
 
 def write_with(
@@ -182,25 +197,18 @@ def read_tokenizer(
     return tokenizer, special, template_files.read(folder)
 
 
-def _write_weights(folder: Path, weights: Mapping[str, torch.Tensor], name: str, shard_bytes: int) -> None:
-    """Writes the weights in their order to one file, or to several of at least one weight, and an index."""
-    parts: list[list[str]] = [[]]
-    size = 0
-    for weight, x in weights.items():
-        if parts[-1] and size + x.nbytes > shard_bytes:
-            parts.append([])
-            size = 0
-        parts[-1].append(weight)
-        size += x.nbytes
-    stem, several = Path(name).stem, len(parts) > 1
-    file_of: dict[str, str] = {}
-    for number, members in enumerate(parts, 1):
-        file = f"{stem}-{number:05}-of-{len(parts):05}.safetensors" if several else name
-        tensors = {weight: weights[weight].detach().cpu().contiguous() for weight in members}
-        save_file(tensors, str(folder / file), metadata={"format": "pt"})
-        file_of |= dict.fromkeys(members, file)
-    if several:
-        total = sum(x.nbytes for x in weights.values())
+def _write_weights(
+    folder: Path,
+    name: str,
+    planned: Sequence[WeightsFile],
+    weights: Mapping[str, torch.Tensor],
+    leaves: Iterator[torch.Tensor],
+) -> None:
+    """Writes the files of weights and, if there are several, their index."""
+    weights_file.write(folder, planned, leaves)
+    if len(planned) > 1:
+        total = sum(x.numel() * x.element_size() for x in weights.values())
+        file_of = {weight: file.name for file in planned for weight in weights if weight in file.tensors}
         files.write_json(
             folder / f"{name}.index.json", {"metadata": {"total_size": total}, "weight_map": file_of}
         )

@@ -18,8 +18,7 @@ from data_pipes import tokenizer as tokenizers
 from pure import random, tree
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
-from stages.models import folder as model_folder
-from stages.models import language_model
+from stages.models import language_model, weights_file
 from stages.models.language_model import Pretrained
 
 TEXT = ["def add(left, right): return left + right  # naïve café, 123"] * 3
@@ -132,7 +131,7 @@ def test_weights_are_memory_mapped_and_changes_are_not_written(tmp_path: Path) -
 MEMORY_OF_LOAD = """
 import re, sys, torch
 from pure import tree
-from stages.models import language_model
+from stages.models import language_model, weights_file
 def memory(name):
     return 1024 * int(re.search(rf"{name}:\\s+(\\d+)", open("/proc/self/status").read())[1])
 language_model.load(sys.argv[2])  # a small model, so that the libraries' own memory is not counted
@@ -209,7 +208,7 @@ def test_a_failed_save_leaves_the_old_folder_unchanged(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_folder, "save_file", raise_enospc)
+        patch.setattr(weights_file, "write", raise_enospc)
         with pytest.raises(OSError, match=r"cannot write .*model: No space left on device; make room there"):
             language_model.save(tmp_path / "model", make_model(qk_norm=True))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
