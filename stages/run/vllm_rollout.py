@@ -6,6 +6,8 @@ against a stand-in that speaks it; no real vLLM was run. A server is started so:
 
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs
 
+and with --weight-transfer-config '{"backend": "nccl"}' for `nccl_sender`.
+
 Reproducibility: a completion's seed is a function of the step's key, the prompt's row and the sample's
 number, so that two runs ask for the same seeds, in whatever order and from however many processes. A real
 vLLM does not promise the same bits for them: its batches vary with the load, and so does its rounding. A run

@@ -168,7 +168,8 @@ class RolloutFlags:
     rollout_server: str | None = None
     """Address of a vLLM server that samples the completions of training, such as http://localhost:8000,
     started on the model at --model_path with VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs;
-    None samples here, as validation always does."""
+    None samples here, as validation always does. A key is read from the environment variable
+    VLLM_API_KEY."""
     rollout_folder: str | None = None
     """Folder through which weights are sent to the server, which sees it under the same path, such as one in
     /dev/shm; None sends them by NCCL, which needs the package vllm here."""

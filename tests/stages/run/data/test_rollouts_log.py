@@ -56,6 +56,21 @@ def test_other_params_prompts_and_keys_are_sampled_anew(tmp_path: Path) -> None:
     assert len(called) == 5
     sample(PARAMS, batch, KEYS[0])
     assert len(called) == 5
+    warmer, called = make(tmp_path, settings="temperature 2", temperature=2.0)
+    warmer(PARAMS, batch, KEYS[0])
+    assert len(called) == 1
+
+
+def test_prompts_are_found_in_any_order_and_in_parts(tmp_path: Path) -> None:
+    """As other processes would ask for them; a completion's key is that of its row."""
+    sample, called = make(tmp_path)
+    batch = prompt_batch(0)
+    whole = sample(PARAMS, batch, KEYS[0])
+    order = torch.tensor([4, 0, 5])
+    part = sample(PARAMS, {name: x[order] for name, x in batch.items()}, KEYS[0])
+    assert len(called) == 1
+    rows = (2 * order[:, None] + torch.arange(2)).flatten()
+    assert same_bits(part, Rollouts(*(x[rows] for x in whole)))
 
 
 def test_completions_without_an_end_are_read_as_such(tmp_path: Path) -> None:
