@@ -64,6 +64,20 @@ def identity_prepare(params: Tree, *, rows: int | None = None) -> Tree:
     return params
 
 
+class Parallel(NamedTuple):
+    """Groups of processes that compute a model together, and the function that builds it for other groups.
+
+    Fields:
+        build: (*, tensor=None, context=None) -> Model, with `pure.parallel.group.Group`s.
+        tensor: the processes that share its matrices (`pure.nn.tensor_parallel`), or None.
+        context: the processes that share its rows' places (`pure.nn.context_parallel`), or None.
+    """
+
+    build: Callable[..., Model]
+    tensor: Any = None
+    context: Any = None
+
+
 class Model(NamedTuple):
     """A language model as pure functions of its params, which it does not hold.
 
@@ -80,6 +94,7 @@ class Model(NamedTuple):
             [B] positions, gives [B, 1, V].
         prepare: (params, *, rows=None) -> a copy in the layout that `decode` reads fastest with `rows` rows
             in the batch; it pays off in long decoding.
+        parallel: the groups of processes that compute it; None for a model that one process computes.
     """
 
     config: Any
@@ -91,6 +106,7 @@ class Model(NamedTuple):
     cache: Callable[..., Tree]
     decode: Callable[..., tuple[Tensor, Tree]]
     prepare: Callable[..., Tree] = identity_prepare
+    parallel: Parallel | None = None
 
 
 class GradientTransformation(NamedTuple):

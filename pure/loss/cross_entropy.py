@@ -15,7 +15,16 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pure.loss.check import check_chunk, check_labels, check_range, expect, may_be_nonzero, upcast
+from pure.loss.check import check_chunk, check_labels, check_range, expect, may_be_nonzero
+from pure.loss.vocabulary import (
+    chosen_logit,
+    local_logits,
+    log_normalizer,
+    mean_logit,
+    upcast_logits,
+    vocabulary_size,
+)
+from pure.parallel.vocabulary import CutLogits
 from pure.transform.modes import keeps_activations
 from pure.transform.remat import remat
 from pure.types import Logits, Tree
@@ -50,7 +59,7 @@ class CrossEntropyHead(Protocol):
 
 
 def cross_entropy(
-    logits: Tensor,
+    logits: Tensor | CutLogits,
     labels: Tensor,
     weights: Tensor | None = None,
     *,
@@ -66,7 +75,8 @@ def cross_entropy(
     most precise.
 
     Args:
-        logits: [..., V] any float dtype; computed in float32, float64 in its own precision.
+        logits: [..., V] any float dtype; computed in float32, float64 in its own precision. Logits cut over
+            the vocabulary (`pure.parallel.vocabulary`) give the same sum, on all processes.
         labels: [...] integers in 0 .. V-1, or `ignore_index`.
         weights: [...] float, weight of each position in sum and count; None: 1. A weight of 2 counts a
             position twice, one of 0 not at all.
@@ -104,24 +114,24 @@ def cross_entropy(
     """
     expect(
         "cross_entropy",
-        logits=(logits, "... V", "float"),
+        logits=(local_logits(logits), "... V", "float"),
         labels=(labels, "...", "integer"),
         weights=(weights, "...", "float?"),
     )
     check_range("cross_entropy", "in [0, 1)", label_smoothing=label_smoothing)
     check_range("cross_entropy", "at least 0", z_loss=z_loss)
-    check_labels("cross_entropy", labels, logits.shape[-1], ignore_index)
+    check_labels("cross_entropy", labels, vocabulary_size(logits), ignore_index)
     # 1. Labels.
     counted = labels != ignore_index
     index = torch.where(counted, labels, 0)
     # 2. Negative log-likelihood.
-    precise = upcast(logits)
-    log_z = precise.logsumexp(-1)
+    precise = upcast_logits(logits)
+    log_z = log_normalizer(precise)
     chosen = chosen_logit(precise, index)
     loss = log_z - (1 - label_smoothing) * chosen
     # 3. Label smoothing and z-loss.
     if may_be_nonzero(label_smoothing):
-        loss = loss - label_smoothing * precise.mean(-1)
+        loss = loss - label_smoothing * mean_logit(precise)
     if may_be_nonzero(z_loss):
         loss = loss + z_loss * log_z.square()
     # 4. Sum.
@@ -209,19 +219,3 @@ def chunk_cross_entropy(
     """
     params, hidden = inputs
     return cross_entropy(logits(params, hidden), labels, weights, **options)
-
-
-def chosen_logit(logits: Tensor, index: Tensor) -> Tensor:
-    """Selects the logit of each label, NaN outside the vocabulary: [..., V] and [...] -> [...].
-
-    A compiler fuses the comparison into its loop over the logits; the gradient of `gather` would be a
-    zero-filled tensor of the same size, written and read once more.
-    """
-    size = logits.shape[-1]
-    valid = (index >= 0) & (index < size)
-    if torch.compiler.is_compiling():
-        is_label = torch.arange(size, device=logits.device) == index[..., None]
-        selected = torch.where(is_label, logits, 0.0).sum(-1)
-    else:
-        selected = logits.gather(-1, index.clamp(0, size - 1)[..., None].long()).squeeze(-1)
-    return torch.where(valid, selected, torch.nan)

@@ -11,8 +11,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pure.loss.check import check_chunk, check_labels, check_range, expect, upcast
-from pure.loss.cross_entropy import IGNORE, chosen_logit
+from pure.loss.check import check_chunk, check_labels, check_range, expect
+from pure.loss.cross_entropy import IGNORE
+from pure.loss.vocabulary import chosen_logit, local_logits, log_normalizer, upcast_logits, vocabulary_size
+from pure.loss.vocabulary import entropy as entropy_of
+from pure.parallel.vocabulary import CutLogits
 from pure.transform.modes import keeps_activations
 from pure.transform.remat import remat
 from pure.types import Logits, Tree
@@ -47,13 +50,14 @@ class LogProbs(Protocol):
     def __call__(self, params: Tree, batch: Any, /) -> LogProbabilities: ...
 
 
-def log_probabilities(logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
+def log_probabilities(logits: Tensor | CutLogits, labels: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
     """Computes the log-probability of each label.
 
         logp = logits[label] - log Σ_v exp logits[v]
 
     Args:
-        logits: [..., V] any float dtype; computed in float32, float64 in its own precision.
+        logits: [..., V] any float dtype; computed in float32, float64 in its own precision. Logits cut over
+            the vocabulary (`pure.parallel.vocabulary`) give the same numbers, on all processes.
         labels: [...] integers in 0 .. V-1, already shifted, or `ignore_index`.
         ignore_index: label of ignored positions, which give 0 and receive no gradient.
 
@@ -140,18 +144,24 @@ def _from_hidden(
 ) -> LogProbabilities:
     """(params, hidden [B, T, D]), labels [B, T] -> LogProbabilities."""
     params, hidden = inputs
-    return _from_logits(upcast(logits(params, hidden)) / temperature, labels, IGNORE, entropy=entropy)
+    precise = upcast_logits(logits(params, hidden), temperature)
+    return _from_logits(precise, labels, IGNORE, entropy=entropy)
 
 
-def _from_logits(logits: Tensor, labels: Tensor, ignore_index: int, *, entropy: bool) -> LogProbabilities:
+def _from_logits(
+    logits: Tensor | CutLogits, labels: Tensor, ignore_index: int, *, entropy: bool
+) -> LogProbabilities:
     """Logits [..., V] and labels [...] -> LogProbabilities."""
-    expect("log_probabilities", logits=(logits, "... V", "float"), labels=(labels, "...", "integer"))
-    check_labels("log_probabilities", labels, logits.shape[-1], ignore_index)
+    expect(
+        "log_probabilities",
+        logits=(local_logits(logits), "... V", "float"),
+        labels=(labels, "...", "integer"),
+    )
+    check_labels("log_probabilities", labels, vocabulary_size(logits), ignore_index)
     counted = labels != ignore_index
-    precise = upcast(logits)
-    log_z = precise.logsumexp(-1)
+    precise = upcast_logits(logits)
+    log_z = log_normalizer(precise)
     logps = torch.where(counted, chosen_logit(precise, torch.where(counted, labels, 0)) - log_z, 0.0)
     if not entropy:
         return LogProbabilities(logps, torch.zeros_like(logps))
-    all_logps = precise - log_z[..., None]
-    return LogProbabilities(logps, torch.where(counted, -(all_logps.exp() * all_logps).sum(-1), 0.0))
+    return LogProbabilities(logps, torch.where(counted, entropy_of(precise, log_z), 0.0))

@@ -16,6 +16,8 @@ from pure.nn.cache import LayerCache, append
 from pure.nn.linear import linear, linears
 from pure.nn.norm import rms_norm
 from pure.nn.position import Rotation, rotate
+from pure.parallel.group import Group
+from pure.parallel.operators import gather_over_group
 from pure.types import ParamSpec, Tree
 
 
@@ -48,6 +50,7 @@ def attention(
     dropout_mask: Tensor | None = None,
     cache: LayerCache | None = None,
     start: Tensor | None = None,
+    context: Group | None = None,
 ) -> tuple[Tensor, LayerCache | None]:
     """Computes causal self-attention: each position attends to itself and the positions before it.
 
@@ -60,10 +63,12 @@ def attention(
         angles: cos and sin of each position, [B or 1, T, H/2]; None without rotary positions.
         config: heads, head_dim, qk_norm.
         backend: "auto", "naive", "flash", "sdpa" or "flex"; all compute the same (`pure.nn.backend.choose`).
-        segment_ids: [B, T] integers; a token attends only to its own segment. None: one segment.
+        segment_ids: [B, S] integers; a token attends only to its own segment. None: one segment.
         dropout_mask: [B, N, T, S] factors on the attention weights, 0 or 1/(1 - p); None disables dropout.
         cache: keys and values of earlier tokens; None when training.
-        start: [B] filled positions of the cache; the T new tokens are written after them.
+        start: [B] filled positions of the cache; the T new tokens are written after them. With `context`, the
+            place of the first of this process's tokens among all.
+        context: processes that share the places of the rows; keys and values are gathered. None: this one.
 
     Returns:
         (y [B, T, D], the cache with the new keys and values, or None).
@@ -71,7 +76,7 @@ def attention(
     Steps:
         1. Project into heads.
         2. Normalise queries and keys, if configured, and rotate them by their positions.
-        3. Append keys and values to the cache.
+        3. Append keys and values to the cache, or gather those of all places.
         4. Attend, and merge the heads.
 
     Source: Vaswani et al. 2017, equation 1; grouped heads as Ainslie et al. 2023.
@@ -90,6 +95,8 @@ def attention(
     if cache is not None:
         cache = append(cache, k, v, start)
         k, v = cache.keys.transpose(1, 2), cache.values.transpose(1, 2)
+    else:
+        k, v = gather_over_group(k, context, 1), gather_over_group(v, context, 1)
     # 4. Attend.
     attend = backends.choose(backend, q, k, dropout_mask)
     y = attend(q, k, v, start=start, segment_ids=segment_ids, dropout_mask=dropout_mask)

@@ -17,6 +17,8 @@ from pure.nn.cache import LayerCache
 from pure.nn.feedforward import feedforward, feedforward_spec
 from pure.nn.norm import norm, norm_spec
 from pure.nn.position import Rotation
+from pure.nn.tensor_parallel import enter_part, leave_part
+from pure.parallel.group import Group
 from pure.types import Tree
 
 
@@ -24,7 +26,7 @@ class DropoutMasks(NamedTuple):
     """Dropout masks of one layer, with factors 0 or 1/(1 - p); None where nothing is dropped.
 
     Fields:
-        weights: [B, N, T, T], on the attention weights.
+        weights: [B, N, T, S], on the attention weights.
         attention: [B, T, D], on the output of attention.
         feedforward: [B, T, D], on the output of the feed-forward block.
     """
@@ -72,6 +74,8 @@ def block(
     *,
     config: ModelConfig,
     backend: str,
+    tensor: Group | None = None,
+    context: Group | None = None,
 ) -> tuple[Tensor, LayerCache | None]:
     """Adds the outputs of attention and of the feed-forward block to the residual stream.
 
@@ -87,6 +91,7 @@ def block(
         angles, segment_ids, cache, start: as in `pure.nn.attention.attention`.
         dropout_masks: those of this layer; None drops nothing.
         config, backend: bound by `pure.nn.transformer.transformer`.
+        tensor, context: groups of processes that share the matrices, or the places; None: this one only.
 
     Returns:
         (x [B, T, D], the layer's cache or None).
@@ -94,9 +99,10 @@ def block(
     Source: Xiong et al. 2020, figure 1b.
     """
     masks = dropout_masks or DropoutMasks(None, None, None)
+    own, y = enter_part(params["attention"], norm(params["attention_norm"], x, config=config), tensor)
     y, cache = attention(
-        params["attention"],
-        norm(params["attention_norm"], x, config=config),
+        own,
+        y,
         angles,
         config=config,
         backend=backend,
@@ -104,9 +110,11 @@ def block(
         dropout_mask=masks.weights,
         cache=cache,
         start=start,
+        context=context,
     )
-    x = x + _drop(y, masks.attention)
-    y = feedforward(params["feedforward"], norm(params["feedforward_norm"], x, config=config), config=config)
+    x = x + _drop(leave_part(y, params["attention"], "o_bias", tensor), masks.attention)
+    own, y = enter_part(params["feedforward"], norm(params["feedforward_norm"], x, config=config), tensor)
+    y = leave_part(feedforward(own, y, config=config), params["feedforward"], "down_bias", tensor)
     return x + _drop(y, masks.feedforward), cache
 
 

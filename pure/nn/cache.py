@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pure.config import ModelConfig
+from pure.parallel.group import Group
 
 
 class LayerCache(NamedTuple):
@@ -43,6 +44,7 @@ def empty_cache(
     device: torch.device | str = "cpu",
     *,
     config: ModelConfig,
+    tensor: Group | None = None,
 ) -> KVCache:
     """Allocates a cache for `length` tokens in each of `batch` rows.
 
@@ -52,6 +54,7 @@ def empty_cache(
         dtype: of keys and values; with the dtype of the params nothing is rounded.
         device: that of the params.
         config: gives the number of layers, K and H.
+        tensor: processes that share the heads, each with K/n of them; None: this one has all.
 
     Returns:
         KVCache of zeros, every length 0.
@@ -66,7 +69,7 @@ def empty_cache(
         )
     shape = (
         batch,
-        config.num_key_value_heads,
+        config.num_key_value_heads // (1 if tensor is None else tensor.size),
         length,
         config.head_dim or 0,
     )  # head_dim is set: 0 is for mypy

@@ -64,7 +64,8 @@ def _mask(
     batch: Tensor, row: Tensor, column: Tensor, *, start: Tensor | None, segment_ids: Tensor | None
 ) -> Tensor:
     """Computes `pure.nn.naive.causal_mask` for one query and one key; all indices are []."""
-    causal = column <= (row if start is None else row + start[batch])
+    place = row if start is None else row + start[batch]
+    causal = column <= place
     if segment_ids is None:
         return causal
-    return causal & (segment_ids[batch, row] == segment_ids[batch, column])
+    return causal & (segment_ids[batch, place] == segment_ids[batch, column])

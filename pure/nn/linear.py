@@ -81,7 +81,7 @@ def linears(params: Tree, names: tuple[str, ...], sizes: tuple[int, ...], x: Ten
         params: the matrices by name, each with or without a bias: "q", "k", "q_bias", "k_bias"; or one
             matrix "q_k" and one bias "q_k_bias".
         names: ("q", "k").
-        sizes: the matrices' output widths.
+        sizes: the matrices' output widths, or numbers in proportion to them.
         x: [..., I].
 
     Returns:
@@ -96,7 +96,8 @@ def linears(params: Tree, names: tuple[str, ...], sizes: tuple[int, ...], x: Ten
     """
     joint = "_".join(names)
     if joint in params:
-        return linear(params[joint], x, params.get(f"{joint}_bias")).split(sizes, -1)
+        y = linear(params[joint], x, params.get(f"{joint}_bias"))
+        return y.split([size * y.shape[-1] // sum(sizes) for size in sizes], -1)
     return tuple(linear(params[name], x, params.get(f"{name}_bias")) for name in names)
 
 

@@ -38,8 +38,8 @@ def naive(
         q: [B, T, N, H].
         k, v: [B, S, K, H]; query head n reads key head n // G.
         start: [B] int64 index of the first query among the keys, 0 <= start <= S - T; None is 0.
-        segment_ids: [B, T] integers (then S = T, without `start`); a query attends only to keys of its own
-            segment. None: one segment.
+        segment_ids: [B, S] integers, segments of the keys; query i is key `start` + i, and attends only to
+            keys of its own segment. None: one segment.
         dropout_mask: [B, N, T, S] factors on the weights after the softmax, 0 or 1/(1 - p); None drops
             nothing.
 
@@ -102,7 +102,7 @@ def causal_mask(
         rows: indices of R queries.
         columns: indices of C keys.
         start: [B] integers, index of the first query among the keys; None is 0.
-        segment_ids: [B, T] or None.
+        segment_ids: [B, S], of the keys, or None.
         device: of the result.
 
     Returns:
@@ -116,9 +116,12 @@ def causal_mask(
     """
     row = torch.arange(rows.start, rows.stop, device=device)
     column = torch.arange(columns.start, columns.stop, device=device)
-    mask = column <= (row if start is None else start[..., None] + row)[..., None]
+    place = row if start is None else start[..., None] + row
+    mask = column <= place[..., None]
     if segment_ids is not None:
         query_segments = segment_ids[..., rows.start : rows.stop]
+        if start is not None:
+            query_segments = segment_ids.gather(-1, place)
         key_segments = segment_ids[..., columns.start : columns.stop]
         mask = mask & (query_segments[..., :, None] == key_segments[..., None, :])
     return mask

@@ -9,25 +9,32 @@ Vaswani et al., "Attention Is All You Need", 2017; Touvron et al., "LLaMA", 2023
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 from zlib import crc32
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pure import random, tree
 from pure.config import ModelConfig
 from pure.nn import backend as backends
-from pure.nn.block import DropoutMasks, Layer, block, block_spec
+from pure.nn.block import Layer, block, block_spec
 from pure.nn.cache import KVCache, empty_cache
+from pure.nn.context_parallel import Places, copy_params, join_places, own_places
+from pure.nn.dropout import dropout_masks
 from pure.nn.linear import linear
 from pure.nn.norm import norm, norm_spec
 from pure.nn.position import Rotation, rotation, sinusoidal
 from pure.nn.prepare import prepare
+from pure.nn.tensor_parallel import check_parts, cut_spec, embed, init_leaf
+from pure.parallel.cut_models import note_cut
+from pure.parallel.group import Group
+from pure.parallel.operators import copy_to_group
+from pure.parallel.vocabulary import CutLogits, gather_logits
 from pure.transform.jit import region
-from pure.types import Hidden, Logits, Model, ParamSpec, Tree
+from pure.types import Hidden, Logits, Model, Parallel, ParamSpec, Tree
 
 
 def transformer(
@@ -61,21 +68,47 @@ def transformer(
             f"transformer: config must be a ModelConfig, got {config!r}; write {call}, from pure.config"
         )
     backends.check(backend)
-    layer: Layer = region(partial(block, config=config, backend=backend))
+    return build(config, backend, wrap_block)
+
+
+def build(
+    config: ModelConfig,
+    backend: str,
+    wrap_block: Callable[[Layer], Layer] | None,
+    *,
+    tensor: Group | None = None,
+    context: Group | None = None,
+) -> Model:
+    """Builds the model of `transformer`, computed by one process or by groups of them.
+
+    Args:
+        config, backend, wrap_block: as in `transformer`.
+        tensor: processes that share the matrices (`pure.nn.tensor_parallel`); None: this one has them whole.
+        context: processes that share the rows' places (`pure.nn.context_parallel`); None: this one has all.
+
+    Returns:
+        Model.
+    """
+    shared = {name: group for name, group in (("tensor", tensor), ("context", context)) if group is not None}
+    own = {name: group for name, group in shared.items() if name == "tensor"}
+    layer: Layer = region(partial(block, config=config, backend=backend, **shared))
     if wrap_block is not None:
         layer = wrap_block(layer)
-    hidden_fn = partial(hidden, config=config, layer=layer, last_norm=region(partial(norm, config=config)))
-    logits_fn = partial(logits, config=config)
+    last_norm = region(partial(norm, config=config))
+    hidden_fn = partial(hidden, config=config, layer=layer, last_norm=last_norm, **shared)
+    logits_fn = partial(logits, config=config, **own)
+    spec = transformer_spec(config)
     return Model(
         config=config,
-        spec=transformer_spec(config),
-        init=partial(init, spec=transformer_spec(config)),
+        spec=cut_spec(spec, tensor),
+        init=partial(init, spec=spec, **own),
         hidden=hidden_fn,
         logits=logits_fn,
         forward=partial(forward, hidden=hidden_fn, logits=logits_fn),
-        cache=partial(empty_cache, config=config),
-        decode=partial(decode, config=config, layer=layer),
+        cache=partial(empty_cache, config=config, **own),
+        decode=partial(decode, config=config, layer=layer, **own),
         prepare=partial(prepare, config=config),
+        parallel=Parallel(partial(build, config, backend, wrap_block), tensor, context),
     )
 
 
@@ -92,19 +125,20 @@ def transformer_spec(config: ModelConfig) -> Tree:
     return spec
 
 
-def init(key: Tensor, *, spec: Tree) -> Tree:
+def init(key: Tensor, *, spec: Tree, tensor: Group | None = None) -> Tree:
     """Draws the initial parameters.
 
     The key of each leaf is folded from its path, so adding a parameter changes no other.
 
     Args:
         key: [2] uint32, from `pure.random.key`.
-        spec: tree of ParamSpec.
+        spec: tree of ParamSpec, of whole leaves.
+        tensor: processes of which each draws its part of every leaf; None: this one draws all.
 
     Returns:
         A tree of tensors on the key's device; no two share storage.
     """
-    return tree.map_with_path(partial(_init_leaf, key), spec)
+    return tree.map_with_path(partial(_init_leaf, key, tensor), spec)
 
 
 def hidden(
@@ -117,6 +151,8 @@ def hidden(
     config: ModelConfig,
     layer: Layer,
     last_norm: Callable[[Tree, Tensor], Tensor],
+    tensor: Group | None = None,
+    context: Group | None = None,
 ) -> Tensor:
     """Computes the hidden state of every token, the input of `logits`.
 
@@ -128,14 +164,15 @@ def hidden(
         positions: [B, T] integers, index of each token in its document; None counts from the row's start.
         segment_ids: [B, T] integers: a token attends only to its own segment; None: one segment per row.
         key: [2] or [B, 2] uint32, for the whole batch or one per example; None disables dropout.
-        config, layer, last_norm: bound by `transformer`.
+        config, layer, last_norm, tensor, context: bound by `build`.
 
     Returns:
         [B, T, D], dtype of the params.
 
     Steps:
-        1. Embed; add sinusoidal positions unless positions are rotary.
-        2. Draw the dropout masks of all layers at once.
+        1. Draw the dropout masks of all layers at once. Cut everything to this process's places, if they are
+            shared.
+        2. Embed; add sinusoidal positions unless positions are rotary.
         3. The layers.
         4. The last norm.
 
@@ -143,25 +180,38 @@ def hidden(
         ValueError: if T exceeds max_position_embeddings, or a shape or type is not as listed.
     """
     _check_tokens(tokens, config)
-    _check_params(params, config)
+    _check_params(params, config, tensor)
     _check_same_shape(tokens, positions, segment_ids)
     _check_key(tokens, key)
-    # 1. Embed.
+    if tensor is not None:
+        note_cut(tensor, config)
+    # 1. Masks and places.
+    batch, length = tokens.shape
     if positions is None:
-        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
-    x, angles = _embed(params, tokens, positions, config)
-    # 2. Dropout.
-    masks = _dropout_masks(key, x, config)
+        positions = torch.arange(length, device=tokens.device)[None]
+    masks = dropout_masks(key, (batch, length), params["embedding"].dtype, config, tensor)
+    places = Places(tokens, positions, segment_ids, masks, None)
+    if context is not None:
+        params, places = copy_params(params, context), own_places(places, context)
+    # 2. Embed.
+    x, angles = _embed(params, places.tokens, places.positions, config, tensor)
     # 3. Layers.
-    for layer_params, layer_masks in zip(params["layers"], masks, strict=True):
-        x, _ = layer(layer_params, x, angles, segment_ids, layer_masks, None, None)
+    for layer_params, layer_masks in zip(params["layers"], places.masks, strict=True):
+        x, _ = layer(layer_params, x, angles, places.segment_ids, layer_masks, None, places.start)
     # 4. Norm.
-    return last_norm(params["norm"], x)
+    x = last_norm(params["norm"], x)
+    return x if context is None else join_places(x, length, context)
 
 
-def logits(params: Tree, hidden: Tensor, *, config: ModelConfig) -> Tensor:
-    """Computes logits over the vocabulary: hidden [..., D] -> [..., V]; a tied head is the embedding."""
-    return linear(params["head"] if "head" in params else params["embedding"], hidden)
+def logits(params: Tree, hidden: Tensor, *, config: ModelConfig, tensor: Group | None = None) -> Any:
+    """Computes logits over the vocabulary: hidden [..., D] -> [..., V]; a tied head is the embedding.
+
+    With a group, they are CutLogits (`pure.parallel.vocabulary`).
+    """
+    head = params["head"] if "head" in params else params["embedding"]
+    if tensor is None:
+        return linear(head, hidden)
+    return CutLogits(linear(head, copy_to_group(hidden, tensor)), tensor)
 
 
 def forward(
@@ -179,6 +229,7 @@ def decode(
     last: bool | Tensor = False,
     config: ModelConfig,
     layer: Layer,
+    tensor: Group | None = None,
 ) -> tuple[Tensor, KVCache]:
     """Decodes T tokens after those in the cache: many at once to prefill, then one at a time.
 
@@ -192,22 +243,23 @@ def decode(
             device).
         last: True computes the logits of the last token only, [B, 1, V], which is all that prefilling needs;
             [B] integers select one of the T tokens in each row, for rows padded on the right.
-        config, layer: bound by `transformer`.
+        config, layer, tensor: bound by `build`.
 
     Returns:
         (logits [B, T, V], the cache with T more tokens per row).
     """
     _check_tokens(tokens, config)
-    _check_params(params, config)
+    _check_params(params, config, tensor)
     positions = cache.length[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-    x, angles = _embed(params, tokens, positions, config)
+    x, angles = _embed(params, tokens, positions, config, tensor)
     layers = []
     for layer_params, old_cache in zip(params["layers"], cache.layers, strict=True):
         x, new_cache = layer(layer_params, x, angles, None, None, old_cache, cache.length)
         assert new_cache is not None, "a layer that was given a cache returns one"
         layers.append(new_cache)
     x = norm(params["norm"], select_positions(x, last), config=config)
-    return logits(params, x, config=config), KVCache(layers, cache.length + tokens.shape[1])
+    whole_logits = gather_logits(logits(params, x, config=config, tensor=tensor))
+    return whole_logits, KVCache(layers, cache.length + tokens.shape[1])
 
 
 def select_positions(x: Tensor, last: bool | Tensor) -> Tensor:
@@ -225,13 +277,14 @@ def select_positions(x: Tensor, last: bool | Tensor) -> Tensor:
     return x[:, -1:] if last else x
 
 
-def _init_leaf(key: Tensor, path: str, spec: ParamSpec) -> Tensor:
-    """Draws or fills one parameter."""
+def _init_leaf(key: Tensor, tensor: Group | None, path: str, spec: ParamSpec) -> Tensor:
+    """Draws or fills one parameter, or this process's part of it."""
     if spec.init == "normal":
-        leaf_key = random.fold_in(key, crc32(path.encode()))
-        return random.normal(leaf_key, spec.shape).mul(spec.std).to(spec.dtype)
+        draw = partial(random.normal, random.fold_in(key, crc32(path.encode())))
+        return init_leaf(draw, path, spec.shape, tensor).mul(spec.std).to(spec.dtype)
+    own = cut_spec({path: spec}, tensor)[path]
     fill = {"zeros": torch.zeros, "ones": torch.ones}[spec.init]
-    return fill(spec.shape, dtype=spec.dtype, device=key.device)
+    return fill(own.shape, dtype=own.dtype, device=key.device)
 
 
 def _check_tokens(tokens: Tensor, config: ModelConfig) -> None:
@@ -255,7 +308,7 @@ def _check_tokens(tokens: Tensor, config: ModelConfig) -> None:
         )
 
 
-def _check_params(params: Tree, config: ModelConfig) -> None:
+def _check_params(params: Tree, config: ModelConfig, tensor: Group | None = None) -> None:
     """Refuses params of another model, judged by the embedding's shape and the number of layers."""
     if not isinstance(params, dict) or not {"embedding", "layers"} <= params.keys():
         keys = sorted(params) if isinstance(params, dict) else type(params).__name__
@@ -264,14 +317,17 @@ def _check_params(params: Tree, config: ModelConfig) -> None:
             "state.params, of adapters the model of lora(model, base)"
         )
     table, layers = params["embedding"], len(params["layers"])
-    expected = (config.vocab_size, config.hidden_size)
+    parts = 1 if tensor is None else tensor.size
+    expected = (config.vocab_size // parts, config.hidden_size)
     shape = tuple(table.shape) if isinstance(table, Tensor) else expected
     if shape != expected or layers != config.num_hidden_layers:
         raise ValueError(
             f"transformer: params do not fit this config: expected an embedding {list(expected)} and "
             f"{config.num_hidden_layers} layers, got {list(shape)} and {layers}; build the model with the "
-            "config of the params"
+            "config of the params, and cut them with split_params for tensor_parallel"
         )
+    if tensor is not None:
+        check_parts(params, tensor)
 
 
 def _check_same_shape(tokens: Tensor, positions: Tensor | None, segment_ids: Tensor | None) -> None:
@@ -301,35 +357,10 @@ def _check_key(tokens: Tensor, key: Tensor | None) -> None:
 
 
 def _embed(
-    params: Tree, tokens: Tensor, positions: Tensor, config: ModelConfig
+    params: Tree, tokens: Tensor, positions: Tensor, config: ModelConfig, tensor: Group | None
 ) -> tuple[Tensor, Rotation | None]:
     """Embeds tokens [B, T] at positions [B, T]: (x [B, T, D], rotary angles or None)."""
-    x = F.embedding(tokens, params["embedding"])
+    x = embed(params["embedding"], tokens, tensor)
     if config.use_rope:
         return x, rotation(positions, config=config)
     return x + sinusoidal(positions, config.hidden_size).to(x.dtype), None
-
-
-def _dropout_masks(key: Tensor | None, x: Tensor, config: ModelConfig) -> list[DropoutMasks | None]:
-    """Draws the dropout masks of all layers at once: each random call adds seconds of compilation."""
-    layers, (batch, length, width) = config.num_hidden_layers, x.shape
-    if key is None or not (config.attention_dropout or config.hidden_dropout):
-        return [None] * layers
-    if key.ndim == 1:
-        key = torch.func.vmap(random.fold_in, (None, 0))(key, torch.arange(batch, device=key.device))
-    sites = (  # the fields of DropoutMasks, in order: rate, shape in one layer of one row
-        (config.attention_dropout, (config.num_attention_heads, length, length)),
-        (config.hidden_dropout, (length, width)),
-        (config.hidden_dropout, (length, width)),
-    )
-    sizes = [torch.Size(shape).numel() for rate, shape in sites if rate]
-    uniform = torch.func.vmap(lambda row_key: random.uniform(row_key, (layers, sum(sizes))))(key)
-    parts = iter(uniform.split(sizes, -1))
-    masks: list[Sequence[Tensor | None]] = []  # one sequence for each site, of one mask for each layer
-    for rate, shape in sites:
-        if rate:
-            kept = next(parts).unflatten(-1, shape).ge(rate)
-            masks.append((kept.to(x.dtype) / (1 - rate)).unbind(1))
-        else:
-            masks.append([None] * layers)
-    return [DropoutMasks(*layer_masks) for layer_masks in zip(*masks, strict=True)]
