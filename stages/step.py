@@ -15,11 +15,13 @@ from pure import random, tree
 from pure.foreign import check_tensors
 from pure.optim.base import increment
 from pure.optim.ema import warmed_decay
+from pure.parallel.cut_models import record_cut_models
 from pure.transform import precision
 from pure.transform.accumulate import Loss, Metric, divisor, number_rows
 from pure.transform.by_layer import leaf_norms
 from pure.transform.gradient import Gradient
 from pure.types import GradientTransformation, Tree
+from stages.cut_model import check_cut_models, norms_of_whole_leaves
 from stages.state import TrainState
 
 STEP_METRICS = ("loss", "grad_norm", "nonfinite_leaf")
@@ -76,13 +78,15 @@ def step(
     scaling = state.extra.get("loss_scale")
     rest = {name: x for name, x in state.extra.items() if name != "gradient"}
     memory = state.extra.get("gradient", {})
-    result, new_memory = gradient.compute(
-        loss, state.params, batch, key, memory, None if scaling is None else scaling.scale
-    )
+    with record_cut_models() as cut_models:
+        result, new_memory = gradient.compute(
+            loss, state.params, batch, key, memory, None if scaling is None else scaling.scale
+        )
+    check_cut_models(cut_models, update, gradient)
     _check_names(result.metrics, names, gradient.metrics)
     # 3. Norm.
     scale = 1.0 / divisor(result.count).to(result.sum.dtype)
-    per_leaf = leaf_norms(result.grads)
+    per_leaf = norms_of_whole_leaves(leaf_norms(result.grads), result.grads, cut_models)
     bad = _why_skipped(per_leaf, result.sum, result.count)
     taken = bad < 0
     mean_loss, grad_norm = result.sum * scale, torch.linalg.vector_norm(per_leaf) * scale

@@ -24,11 +24,12 @@ from pure.nn.block import Layer, block, block_spec
 from pure.nn.cache import KVCache, empty_cache
 from pure.nn.context_parallel import Places, copy_params, join_places, own_places
 from pure.nn.dropout import dropout_masks
+from pure.nn.inputs import check_key, check_params, check_same_shape, check_tokens
 from pure.nn.linear import linear
 from pure.nn.norm import norm, norm_spec
 from pure.nn.position import Rotation, rotation, sinusoidal
 from pure.nn.prepare import prepare
-from pure.nn.tensor_parallel import check_parts, cut_spec, embed, init_leaf
+from pure.nn.tensor_parallel import cut_spec, embed, init_leaf
 from pure.parallel.cut_models import note_cut
 from pure.parallel.group import Group
 from pure.parallel.operators import copy_to_group
@@ -179,10 +180,10 @@ def hidden(
     Raises:
         ValueError: if T exceeds max_position_embeddings, or a shape or type is not as listed.
     """
-    _check_tokens(tokens, config)
-    _check_params(params, config, tensor)
-    _check_same_shape(tokens, positions, segment_ids)
-    _check_key(tokens, key)
+    check_tokens(tokens, config)
+    check_params(params, config, tensor)
+    check_same_shape(tokens, positions, segment_ids)
+    check_key(tokens, key)
     if tensor is not None:
         note_cut(tensor, config)
     # 1. Masks and places.
@@ -248,8 +249,8 @@ def decode(
     Returns:
         (logits [B, T, V], the cache with T more tokens per row).
     """
-    _check_tokens(tokens, config)
-    _check_params(params, config, tensor)
+    check_tokens(tokens, config)
+    check_params(params, config, tensor)
     positions = cache.length[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
     x, angles = _embed(params, tokens, positions, config, tensor)
     layers = []
@@ -285,75 +286,6 @@ def _init_leaf(key: Tensor, tensor: Group | None, path: str, spec: ParamSpec) ->
     own = cut_spec({path: spec}, tensor)[path]
     fill = {"zeros": torch.zeros, "ones": torch.ones}[spec.init]
     return fill(own.shape, dtype=own.dtype, device=key.device)
-
-
-def _check_tokens(tokens: Tensor, config: ModelConfig) -> None:
-    """Refuses a batch of the wrong rank or type, or longer than the model's context."""
-    if tokens.ndim != 2:
-        raise ValueError(
-            f"transformer: tokens must be [B, T], got {tuple(tokens.shape)}; add a batch axis with [None]"
-        )
-    if tokens.dtype not in (torch.int64, torch.int32):
-        raise ValueError(
-            f"transformer: tokens must be int64 or int32, got {tokens.dtype}; convert them with .long()"
-        )
-    if not tokens.shape[1]:
-        raise ValueError(
-            f"transformer: tokens {tuple(tokens.shape)} are empty; give at least one token per row"
-        )
-    if tokens.shape[1] > config.max_position_embeddings:
-        raise ValueError(
-            f"transformer: {tokens.shape[1]} tokens exceed max_position_embeddings "
-            f"{config.max_position_embeddings}; shorten the rows, or extend the context with rope_scaling"
-        )
-
-
-def _check_params(params: Tree, config: ModelConfig, tensor: Group | None = None) -> None:
-    """Refuses params of another model, judged by the embedding's shape and the number of layers."""
-    if not isinstance(params, dict) or not {"embedding", "layers"} <= params.keys():
-        keys = sorted(params) if isinstance(params, dict) else type(params).__name__
-        raise ValueError(
-            f"transformer: params need an embedding and layers, got {keys}; of a TrainState give "
-            "state.params, of adapters the model of lora(model, base)"
-        )
-    table, layers = params["embedding"], len(params["layers"])
-    parts = 1 if tensor is None else tensor.size
-    expected = (config.vocab_size // parts, config.hidden_size)
-    shape = tuple(table.shape) if isinstance(table, Tensor) else expected
-    if shape != expected or layers != config.num_hidden_layers:
-        raise ValueError(
-            f"transformer: params do not fit this config: expected an embedding {list(expected)} and "
-            f"{config.num_hidden_layers} layers, got {list(shape)} and {layers}; build the model with the "
-            "config of the params, and cut them with split_params for tensor_parallel"
-        )
-    if tensor is not None:
-        check_parts(params, tensor)
-
-
-def _check_same_shape(tokens: Tensor, positions: Tensor | None, segment_ids: Tensor | None) -> None:
-    """Refuses positions and segments of another shape than tokens [B, T]; nothing is broadcast."""
-    batch, length = tokens.shape
-    for name, x, batches, expected in (
-        ("positions", positions, (1, batch), "[B, T] or [1, T]"),
-        ("segment_ids", segment_ids, (batch,), "[B, T]"),
-    ):
-        if x is None:
-            continue
-        if x.ndim != 2 or x.shape[0] not in batches or x.shape[1] != length:
-            raise ValueError(
-                f"transformer: {name} must be {expected} like tokens {batch, length}, got {tuple(x.shape)}"
-            )
-        if x.is_floating_point():
-            raise ValueError(
-                f"transformer: {name} must be integers, got {x.dtype}; convert them with .long()"
-            )
-
-
-def _check_key(tokens: Tensor, key: Tensor | None) -> None:
-    """Checks that there is one key for the batch [2], or one for each row [B, 2]."""
-    batch = tokens.shape[0]
-    if key is not None and tuple(key.shape) not in ((2,), (batch, 2)):
-        raise ValueError(f"transformer: key must be [2] or [B, 2] with B = {batch}, got {tuple(key.shape)}")
 
 
 def _embed(

@@ -66,6 +66,16 @@ def accumulation(parts: int = 1) -> Gradient:
     return Gradient(_no_memory, partial(_accumulation, parts))
 
 
+def is_accumulation(gradient: Gradient) -> bool:
+    """Check if a Gradient is that of `accumulation`, which reads no norm and no other number of gradients.
+
+    Example:
+        >>> is_accumulation(accumulation(2))
+        True
+    """
+    return getattr(gradient.compute, "func", None) is _accumulation
+
+
 def _accumulation(
     parts: int,
     loss: Loss,

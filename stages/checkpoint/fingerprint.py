@@ -29,6 +29,7 @@ from torch import Tensor
 from data_pipes.digest import hash_bytes, short_digest
 from pure.parallel.group import Group
 from pure.serial.writer import memory, name_of
+from pure.types import Model
 from stages.stage import Stage
 
 NAMES, NAMES_VERSION = "version of the names", "4"
@@ -84,7 +85,7 @@ def describe(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str, s
         module-level function or class: its qualified name. Another function: its name, a lambda's code, and
             the variables in its closure. A partial: the function and its arguments, by parameter names.
             An argument named `compile` is left out: compiled or not, the run is the same. A function that is
-        computed by a group of processes is described as the function alone.
+        computed by a group of processes is described as the function alone, and a model as the plain one.
         NamedTuple, dataclass: type and fields; of a Stage only init and step, as the other fields bind the
             same objects. Fields that are functions (a pair such as init and update) share one name space, so
             that an argument of both is one entry; where they differ, each has an entry under its field's
@@ -275,6 +276,9 @@ def _record(thing: Any, child: Callable[[str, Any], Flat], path: str) -> Flat:
         parts = {"modules": re.sub(r" at 0x[0-9a-f]+", "", repr(thing)), **thing.state_dict()}
     elif isinstance(thing, Stage):  # its other fields bind the same objects
         parts = {"init": thing.init, "step": thing.step}
+    elif isinstance(thing, Model):
+        parts = _plain_model(thing)._asdict()
+        del parts["parallel"]
     elif hasattr(thing, "_fields"):
         parts = thing._asdict()
     elif dataclasses.is_dataclass(thing):
@@ -291,6 +295,14 @@ def _record(thing: Any, child: Callable[[str, Any], Flat], path: str) -> Flat:
     if {"spec", "encode", "decode"} <= set(parts):  # a tokenizer: its functions hold caches
         return child("", parts["spec"])
     return _merge(thing, {name: child(name, part) for name, part in parts.items()}, parts)
+
+
+def _plain_model(model: Model) -> Model:
+    """The model that one process computes: groups that share its work are no part of a run's meaning."""
+    parallel = model.parallel
+    if parallel is None or (parallel.tensor is None and parallel.context is None):
+        return model
+    return parallel.build()
 
 
 def _merge(thing: Any, entries: dict[str, Flat], parts: Mapping[str, Any]) -> Flat:
