@@ -1,19 +1,17 @@
-"""Steps of models whose leaves are cut over processes (`pure.nn.tensor_parallel`): norms, and what is refused.
+"""Steps of models whose leaves are cut over processes (`pure.nn.tensor_parallel`): norms, and refusals.
 
 Shape letters: L leaves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from pure import tree
 from pure.nn.tensor_parallel import tensor_layout
-from pure.optim.leafwise import is_elementwise_function
 from pure.parallel.cut_models import CutModel
 from pure.parallel.operators import sum_over_group
 from pure.transform.gradient import Gradient, is_accumulation
@@ -39,18 +37,20 @@ def norms_of_whole_leaves(per_leaf: Tensor, grads: Tree, models: Sequence[CutMod
     """
     for model in models:
         layout = tensor_layout(grads, model.config)
-        is_cut = torch.tensor([layout[path] is not None for path in tree.paths(grads)], device=per_leaf.device)
+        is_cut = torch.tensor(
+            [layout[path] is not None for path in tree.paths(grads)], device=per_leaf.device
+        )
         squares = sum_over_group(torch.where(is_cut, per_leaf, 0.0).square(), model.group)
         per_leaf = torch.where(is_cut, squares.sqrt(), per_leaf)
     return per_leaf
 
 
-def check_cut_models(models: Sequence[CutModel], update: Callable[..., Any], gradient: Gradient) -> None:
+def check_cut_models(models: Sequence[CutModel], elementwise: bool, gradient: Gradient) -> None:
     """Refuse an optimizer or a gradient that needs whole leaves.
 
     Args:
         models: the cut models that the gradient was computed with; none is refused.
-        update: of the stage, marked (`pure.optim.leafwise.elementwise`) if its optimizer is elementwise.
+        elementwise: if the stage's optimizer is (`pure.optim.leafwise.is_elementwise`).
         gradient: of the stage.
 
     Raises:
@@ -58,14 +58,14 @@ def check_cut_models(models: Sequence[CutModel], update: Callable[..., Any], gra
     """
     if not models:
         return
-    if not is_elementwise_function(update):
+    if not elementwise:
         raise ValueError(
-            "tensor_parallel: this optimizer reads the shape or the norm of whole leaves (as muon, adafactor or a "
-            "clip after another link do), and each process has a part; use an elementwise one, such as "
+            "tensor_parallel: this optimizer reads the shape or the norm of whole leaves (as muon, adafactor "
+            "or a clip after another link do), and each process has a part; use an elementwise one, such as "
             "chain(clip_by_global_norm(1.0), adamw(...)), or stages.sharded in the place of tensor_parallel"
         )
     if not is_accumulation(gradient):
         raise ValueError(
-            "tensor_parallel: this gradient= takes norms of whole gradients, and each process has a part; use "
-            "accumulation=, or stages.data_parallel in the place of tensor_parallel"
+            "tensor_parallel: this gradient= takes norms of whole gradients, and each process has a part; "
+            "use accumulation=, or stages.data_parallel in the place of tensor_parallel"
         )

@@ -18,7 +18,7 @@ from torch import Tensor
 from pure import random, tree
 from pure.foreign import check_loss, check_tensors
 from pure.optim.extra import with_extra
-from pure.optim.leafwise import is_leafwise
+from pure.optim.leafwise import is_elementwise, is_leafwise
 from pure.transform import gradient as gradients
 from pure.transform import precision
 from pure.transform.accumulate import Loss
@@ -180,6 +180,7 @@ def stage(
             gradient=gradient,
             names=metrics,
             update=update_by_layer(update_fn) if is_leafwise(optimizer) else update_at_once(update_fn),
+            elementwise=is_elementwise(optimizer),
         ),
         loss=loss,
     )

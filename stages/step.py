@@ -45,6 +45,7 @@ def step(
     gradient: Gradient,
     update: Callable,
     names: tuple[str, ...],
+    elementwise: bool = False,
 ) -> TrainState:
     """Take one optimizer step, or skip a batch with a loss, count or gradient that is not finite, or count 0.
 
@@ -54,6 +55,8 @@ def step(
         loss, gradient: see `stage`.
         update: (trained, grads, scale, extra) -> trained; see `update`.
         names: the metrics that the loss was declared to report.
+        elementwise: if the optimizer is (`pure.optim.leafwise.is_elementwise`), so that it may update parts
+            of leaves alone.
 
     Returns:
         The next state: `step` one higher, always; params, opt_state and average changed only if the step was
@@ -82,7 +85,7 @@ def step(
         result, new_memory = gradient.compute(
             loss, state.params, batch, key, memory, None if scaling is None else scaling.scale
         )
-    check_cut_models(cut_models, update, gradient)
+    check_cut_models(cut_models, elementwise, gradient)
     _check_names(result.metrics, names, gradient.metrics)
     # 3. Norm.
     scale = 1.0 / divisor(result.count).to(result.sum.dtype)

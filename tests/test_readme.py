@@ -30,6 +30,8 @@ INFRASTRUCTURE: Mapping[str, str] = {
     "pure/nn/cache.py": "a data structure",
     "pure/nn/packed.py": "a memory layout",
     "pure/nn/prepare.py": "arranges params",
+    "pure/nn/inputs.py": "checks of arguments",
+    "pure/nn/dropout.py": "draws masks",
     "pure/optim/base.py": "the protocol and its combinators",
     "pure/optim/names.py": "names of optax that are not here",
     "pure/optim/multi_steps.py": "a combinator",

@@ -5,9 +5,9 @@ activations, the memory that grows with T, are 1/n; params are whole.
 
 Communication a layer: an all-gather of keys and values [B, T, K, H], forward, and a reduce-scatter of their
 gradients; and an all-reduce of the gradients of its params. The hidden states are joined at the end, by one
-all-gather [B, T, D], so that every head and loss takes them unchanged; a loss with `chunk` bounds the memory of
-the logits. As attention is causal, the last process computes the most: up to 2 n/(n + 1) times the mean of the
-scores. (An order of places that balances it is not implemented.)
+all-gather [B, T, D], so that every head and loss takes them unchanged; each process then computes the whole
+loss, and `chunk` bounds the memory of its logits. As attention is causal, the last process has the most
+scores: up to 2 n/(n + 1) times the mean. (An order of places that balances them is not implemented.)
 
 Shape letters: B batch, T places, D width, K key-value heads, H head width, n processes, r a process.
 
@@ -53,7 +53,7 @@ class Places(NamedTuple):
 def context_parallel(model: Model, mesh: Any) -> Model:
     """Build the same model, whose rows are computed by the processes of a group together.
 
-        hidden = (hidden_0, ..., hidden_{n-1}),     hidden_r: places r T/n .. (r + 1) T/n - 1, attending to all keys
+        hidden = (hidden_0, ..., hidden_{n-1}),     hidden_r of the places r T/n .. (r + 1) T/n - 1
 
     Args:
         model: from `pure.nn.transformer.transformer`, or of `tensor_parallel`.
@@ -61,9 +61,9 @@ def context_parallel(model: Model, mesh: Any) -> Model:
 
     Returns:
         Model with the same arguments and results: `hidden` takes whole rows [B, T] and returns [B, T, D] on
-        all processes, and gradients of params are whole. Equal to the plain model up to the order of summation
-        (1e-6 in float32). `decode` computes all on each process. All processes must call it with the same
-        arguments in the same order.
+        all processes, and gradients of params are whole. They equal those of the plain model up to the order
+        of summation (1e-6 in float32). `decode` computes all on each process. All processes must call it with
+        the same arguments in the same order.
 
     Edge cases: rows whose length does not divide by n are padded inside. Packed rows (`segment_ids`) and
     dropout masks are those of the plain model.
@@ -151,7 +151,8 @@ def copy_params(params: Tree, group: Group) -> Tree:
     """
     if any(node.key is not None for node in tree.nodes(LoRA, params)):
         raise ValueError(
-            "context_parallel: the dropout of adapters is drawn for whole rows; set the adapters' dropout to 0"
+            "context_parallel: the dropout of adapters is drawn for whole rows; set the adapters' dropout "
+            "to 0"
         )
     return tree.map(lambda x: copy_to_group(x, group) if x.is_floating_point() else x, params)
 

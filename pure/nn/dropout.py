@@ -20,7 +20,7 @@ from pure.parallel.group import Group
 
 def dropout_masks(
     key: Tensor | None,
-    shape: tuple[int, int],
+    rows: tuple[int, int],
     dtype: torch.dtype,
     config: ModelConfig,
     tensor: Group | None = None,
@@ -29,7 +29,7 @@ def dropout_masks(
 
     Args:
         key: [2] or [B, 2] uint32, for the whole batch or one per example; None: no dropout.
-        shape: (B, T).
+        rows: their shape (B, T).
         dtype: of the masks.
         config: rates and sizes.
         tensor: processes that share the heads: each takes the masks of its own; None: this one has all.
@@ -37,12 +37,13 @@ def dropout_masks(
     Returns:
         One DropoutMasks, or None, for each layer.
     """
-    layers, (batch, length), width = config.num_hidden_layers, shape, config.hidden_size
+    layers, (batch, length), width = config.num_hidden_layers, rows, config.hidden_size
     if key is None or not (config.attention_dropout or config.hidden_dropout):
         return [None] * layers
     if key.ndim == 1:
         key = torch.func.vmap(random.fold_in, (None, 0))(key, torch.arange(batch, device=key.device))
-    sites = (  # the fields of DropoutMasks, in order: rate, shape in one layer of one row
+    # The fields of DropoutMasks, in order: rate, shape in one layer of one row.
+    sites: tuple[tuple[float, tuple[int, ...]], ...] = (
         (config.attention_dropout, (config.num_attention_heads, length, length)),
         (config.hidden_dropout, (length, width)),
         (config.hidden_dropout, (length, width)),

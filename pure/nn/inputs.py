@@ -79,9 +79,8 @@ def check_same_shape(tokens: Tensor, positions: Tensor | None, segment_ids: Tens
     """Refuses positions and segments of another shape than tokens [B, T]; nothing is broadcast.
 
     Args:
-        tokens: [B, T].
-        positions: [B, T] or [1, T] integers, or None.
-        segment_ids: [B, T] integers, or None.
+        tokens: checked ones.
+        positions, segment_ids: what was given as such; None passes.
 
     Raises:
         ValueError: naming the argument.
@@ -107,8 +106,8 @@ def check_key(tokens: Tensor, key: Tensor | None) -> None:
     """Checks that there is one key for the batch [2], or one for each row [B, 2].
 
     Args:
-        tokens: [B, T].
-        key: of dropout, or None.
+        tokens: checked ones.
+        key: of dropout; None passes.
 
     Raises:
         ValueError: for another shape.

@@ -1,7 +1,8 @@
 """Tensor parallelism: the processes of a group share every matrix of a model, and the work of every layer.
 
-Each process has some of the heads of attention, some of the channels of the feed-forward block, and the rows of
-some tokens in embedding and head. Params are this process's parts: leaves of the same names, 1/n of the size.
+Each process has some of the heads of attention, some of the channels of the feed-forward block, and the rows
+of some tokens in embedding and head. Params are this process's parts: leaves of the same names, 1/n of the
+size.
 
 | leaf | cut along | first operation | last operation |
 |---|---|---|---|
@@ -14,11 +15,10 @@ Communication, forward and backward: four all-reduces [B, T, D] a layer, one eac
 three [B, T] for the loss; an all-reduce of X bytes sends 2 (n - 1)/n X from each process. Activations between
 the blocks, such as the residual stream, are whole on all processes.
 
-Shape letters: B batch, T tokens, D width, V vocabulary, N query heads, K key-value heads, F inner width, n
-processes.
+Shape letters: B batch, T tokens, S keys, D width, V vocabulary, N query heads, n processes.
 
-Shoeybi et al., "Megatron-LM", 2019, section 3; Korthikanti et al., "Reducing Activation Recomputation in Large
-Transformer Models", 2022, section 4.1.
+Shoeybi et al., "Megatron-LM", 2019, section 3; Korthikanti et al., "Reducing Activation Recomputation in
+Large Transformer Models", 2022, section 4.1.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def tensor_parallel(model: Model, mesh: Any) -> Model:
         mesh: the processes: a DeviceMesh with one dimension, such as `mesh["tensor"]`, or a ProcessGroup.
 
     Returns:
-        Model, whose params are this process's parts: `init(key)` makes those of the whole model's `init(key)`,
+        Model, whose params are this process's parts: `init(key)` makes those of the plain `init(key)`,
         `split_params` cuts given ones, and `join_params` puts them together. Hidden states are those of the
         plain model up to the order of summation (1e-6 in float32), equal on all processes. `logits` and
         `forward` give cut logits (`pure.parallel.vocabulary`), which the losses take; those of `decode` are
@@ -109,8 +109,8 @@ def check_buildable(caller: str, model: Model) -> Any:
     """
     if getattr(model, "parallel", None) is None:
         raise TypeError(
-            f"{caller}: expected a model of pure.nn.transformer.transformer; adapted models and modules of other "
-            "libraries are computed by one process each (use stages.data_parallel or stages.sharded)"
+            f"{caller}: expected a model of pure.nn.transformer.transformer; adapted models and modules of "
+            "other libraries are computed by one process each (use stages.data_parallel or stages.sharded)"
         )
     return model.parallel
 
@@ -150,24 +150,9 @@ def tensor_layout(params: Tree, config: ModelConfig) -> dict[str, int | None]:
         >>> tensor_layout({"mu": {"norm": {"scale": 0}, "embedding": 0}, "count": 0}, config)
         {'count': None, 'mu/embedding': 0, 'mu/norm/scale': None}
     """
-    names = _parameter_names(config)
-    paths = tree.paths(params)
-    foreign: dict[str, bool] = {}  # prefix -> there is a leaf under it that is no parameter
-    layout: dict[str, int | None] = {}
-    for path in paths:
-        parts = path.split("/")
-        layout[path] = None
-        for i in range(len(parts)):
-            suffix = "/".join(parts[i:])
-            prefix = path[: len(path) - len(suffix)]
-            if suffix not in names:
-                continue
-            if prefix not in foreign:
-                foreign[prefix] = any(x.startswith(prefix) and x[len(prefix) :] not in names for x in paths)
-            if not foreign[prefix]:
-                layout[path] = AXES.get(parts[-1])
-                break
-    return layout
+    parameters = _find_parameters(tree.paths(params), config)
+    axes = {path: AXES.get(path.rpartition("/")[2]) for path in parameters}
+    return {path: axis if parameters[path] else None for path, axis in axes.items()}
 
 
 def split_params(params: Tree, model: Model) -> Tree:
@@ -185,7 +170,24 @@ def split_params(params: Tree, model: Model) -> Tree:
     """
     group = _group(model)
     layout = tensor_layout(params, model.config)
-    return tree.map_with_path(lambda path, x: _split(path, x, layout[path], group), params)
+    parameters = _find_parameters(tree.paths(params), model.config)
+    parts = dict(zip(tree.paths(model.spec), tree.leaves(model.spec), strict=True))
+
+    def split(path: str, x: Tensor) -> Tensor:
+        axis = layout[path]
+        if axis is None or not x.ndim:
+            return x.clone()
+        own = x.chunk(group.size, axis)[group.rank]
+        expected = parts[parameters[path]].shape
+        if own.shape != expected or x.shape[axis] != expected[axis] * group.size:
+            raise ValueError(
+                f"split_params: expected {path} with {expected[axis] * group.size} along axis {axis}, for "
+                f"{list(expected)} on each of {group.size} processes, got {list(x.shape)}; give whole "
+                "params of the plain model"
+            )
+        return own.clone(memory_format=torch.contiguous_format)
+
+    return tree.map_with_path(split, params)
 
 
 def join_params(params: Tree, model: Model) -> Tree:
@@ -232,9 +234,9 @@ def init_leaf(draw: Callable[..., Tensor], path: str, shape: tuple[int, ...], gr
     Example:
         >>> def count(shape, offset=0):
         ...     return torch.arange(torch.Size(shape).numel()).reshape(shape) + offset
-        >>> init_leaf(count, "head", (2, 2), Group(1, 2, None)), init_leaf(count, "o", (2, 2), Group(1, 2, None))
-        (tensor([[2, 3]]), tensor([[1],
-                [3]]))
+        >>> group = Group(rank=1, size=2, handle=None)
+        >>> [init_leaf(count, name, (2, 2), group).tolist() for name in ("head", "o")]
+        [[[2, 3]], [[1], [3]]]
     """
     axis = None if group is None else AXES.get(path.rpartition("/")[2])
     if group is None or axis is None:
@@ -333,12 +335,36 @@ def check_parts(params: Tree, group: Group) -> None:
 
 def _parameter_names(config: ModelConfig) -> frozenset[str]:
     """Paths of all parameters that a model of this configuration may have."""
-    norms = {f"{name}/{leaf}" for name in ("attention_norm", "feedforward_norm") for leaf in ("scale", "bias")}
+    norms = {
+        f"{name}/{leaf}" for name in ("attention_norm", "feedforward_norm") for leaf in ("scale", "bias")
+    }
     attention = {"q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "o_bias", *SHARED_BY_HEADS}
     feedforward = {"gate", "up", "down", "gate_bias", "up_bias", "down_bias"}
     in_layer = norms | {f"attention/{x}" for x in attention} | {f"feedforward/{x}" for x in feedforward}
     layers = {f"layers/{i}/{x}" for i in range(config.num_hidden_layers) for x in in_layer}
     return frozenset(layers | {"embedding", "head", "norm/scale", "norm/bias"})
+
+
+def _find_parameters(paths: list[str], config: ModelConfig) -> dict[str, str]:
+    """{path: path of the parameter that it ends with, or ""}, where all leaves beside it are parameters too.
+
+    (A scalar model's own "head" is no parameter of the transformer in it.)
+    """
+    names = _parameter_names(config)
+    foreign: dict[str, bool] = {}  # prefix -> there is a leaf under it that is no parameter
+    parameters = dict.fromkeys(paths, "")
+    for path in paths:
+        parts = path.split("/")
+        for suffix in ("/".join(parts[i:]) for i in range(len(parts))):
+            prefix = path[: len(path) - len(suffix)]
+            if suffix not in names:
+                continue
+            if prefix not in foreign:
+                foreign[prefix] = any(x.startswith(prefix) and x[len(prefix) :] not in names for x in paths)
+            if not foreign[prefix]:
+                parameters[path] = suffix
+                break
+    return parameters
 
 
 def _cut_leaf_spec(size: int, path: str, spec: ParamSpec) -> ParamSpec:
@@ -355,18 +381,6 @@ def _group(model: Model) -> Group:
     if model.parallel is None or model.parallel.tensor is None:
         raise ValueError("split_params, join_params: expected a model of tensor_parallel(model, mesh)")
     return model.parallel.tensor
-
-
-def _split(path: str, x: Tensor, axis: int | None, group: Group) -> Tensor:
-    """Own part of one leaf, as a copy."""
-    if axis is None:
-        return x.clone()
-    if x.ndim <= axis or x.shape[axis] % group.size:
-        raise ValueError(
-            f"split_params: expected {path} to divide by {group.size} processes along axis {axis}, got "
-            f"{list(x.shape)}; give whole params of the model"
-        )
-    return x.chunk(group.size, axis)[group.rank].clone(memory_format=torch.contiguous_format)
 
 
 def _join(x: Tensor, axis: int | None, group: Group) -> Tensor:

@@ -90,8 +90,10 @@ def build(
     Returns:
         Model.
     """
-    shared = {name: group for name, group in (("tensor", tensor), ("context", context)) if group is not None}
-    own = {name: group for name, group in shared.items() if name == "tensor"}
+    shared: dict[str, Any] = {
+        name: group for name, group in (("tensor", tensor), ("context", context)) if group is not None
+    }
+    own: dict[str, Any] = {name: group for name, group in shared.items() if name == "tensor"}
     layer: Layer = region(partial(block, config=config, backend=backend, **shared))
     if wrap_block is not None:
         layer = wrap_block(layer)

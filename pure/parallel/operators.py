@@ -1,7 +1,8 @@
-"""Collectives inside a model, with their derivatives: the operators f and g of tensor parallelism, and a gather.
+"""Collectives inside a model, with their derivatives: f and g of tensor parallelism, and gathers.
 
-Each pair is conjugate: the derivative of one is the other. All processes of a group must call them in the same
-order, and hold equal values where an argument is called replicated.
+Each pair is conjugate: the derivative of one is the other. All processes of a group must call them in the
+same order, and hold equal values where an argument is called replicated. They work under autograd, torch.func
+(grad, vmap, jvp) and compilers.
 
 Shape letters: n processes.
 

@@ -37,8 +37,8 @@ NAMES, NAMES_VERSION = "version of the names", "4"
 
 MANY = 32
 """A dict, list or tuple with more entries than this (a vocabulary, frozen weights) becomes one digest."""
-COMPILE = "compile"
-"""Name of the argument that says how a function is run, and nothing about what it computes."""
+DERIVED = ("compile", "elementwise")
+"""Names of arguments that say how a function is run, or follow from others (a property of the optimizer)."""
 
 _SHORT = 80  # maximum characters of a literal that is written out
 _WHOLE = 1 << 30  # maximum bytes of a memory-mapped file that is hashed whole
@@ -84,7 +84,7 @@ def describe(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str, s
             sha256; up to four numbers are written out.
         module-level function or class: its qualified name. Another function: its name, a lambda's code, and
             the variables in its closure. A partial: the function and its arguments, by parameter names.
-            An argument named `compile` is left out: compiled or not, the run is the same. A function that is
+            Arguments named in DERIVED are left out: compiled or not, the run is the same. A function that is
         computed by a group of processes is described as the function alone, and a model as the plain one.
         NamedTuple, dataclass: type and fields; of a Stage only init and step, as the other fields bind the
             same objects. Fields that are functions (a pair such as init and update) share one name space, so
@@ -203,7 +203,8 @@ def _partial(thing: functools.partial, child: Callable[[str, Any], Flat], path: 
         names = []
     names += [f"argument{i}" for i in range(len(names), len(thing.args))]
     bound = {**dict(zip(names, thing.args, strict=False)), **thing.keywords}
-    bound.pop(COMPILE, None)
+    for name in DERIVED:
+        bound.pop(name, None)
     groups = [name for name, value in bound.items() if isinstance(value, Group)]
     if groups and thing.args and callable(thing.args[0]):  # computed by a group: the same function
         return child("", thing.args[0])

@@ -1,4 +1,5 @@
-"""`pure.nn.transformer`: compared with transformers' Llama, Qwen2, Qwen3 and GPT-2; laws of every model."""
+"""`pure.nn.transformer`, `inputs` and `dropout`: compared with transformers' Llama, Qwen2, Qwen3 and GPT-2; laws
+of every model."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from pure import random, tree
 from pure.config import ModelConfig, RopeScaling
 from pure.loss.cross_entropy import cross_entropy
 from pure.nn.block import block
+from pure.nn.dropout import dropout_masks
 from pure.nn.norm import norm
 from pure.nn.transformer import forward, hidden, init, logits, transformer, transformer_spec
 from pure.transform.grad import value_and_grad
@@ -241,10 +243,8 @@ def test_dropout_of_a_row_is_the_same_in_any_part_of_the_batch(rates: dict[str, 
 
 def test_dropout_factors_have_mean_one() -> None:
     """Factors are 0 or 1 / (1 - rate), with mean 1, and differ between layers, within a layer, and by row."""
-    from pure.nn.transformer import _dropout_masks
-
     config = ModelConfig(**SMALL, hidden_dropout=0.25, attention_dropout=0.4)
-    masks = _dropout_masks(random.key(0), torch.zeros(8, 16, 32), config)
+    masks = dropout_masks(random.key(0), (8, 16), torch.float32, config)
     assert len(masks) == 2
     for layer in masks:
         assert layer is not None

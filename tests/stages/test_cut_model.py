@@ -1,0 +1,168 @@
+"""Runs of tensor-parallel models, alone and with data or context parallelism, against runs of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+
+from pure import random, tree
+from pure.config import ModelConfig
+from pure.generation.sampling import Sampling
+from pure.nn.context_parallel import context_parallel
+from pure.nn.tensor_parallel import join_params, split_params, tensor_parallel
+from pure.nn.transformer import transformer
+from pure.optim.adamw import adamw
+from pure.optim.base import chain
+from pure.optim.clip import clip_by_global_norm
+from pure.optim.muon import muon
+from pure.parallel.cut_models import CutModel
+from pure.parallel.group import Group
+from pure.transform.gradient import accumulation
+from pure.transform.noise_scale import noise_scale
+from pure.types import GradientTransformation, Model, Tree
+from stages.checkpoint.fingerprint import fingerprint
+from stages.cut_model import check_cut_models, norms_of_whole_leaves
+from stages.data_parallel import data_parallel
+from stages.dpo import dpo
+from stages.grpo import grpo
+from stages.ppo import ppo
+from stages.pretrain import pretrain
+from stages.rollout import Rollouts
+from stages.sft import sft
+from stages.stage import Stage
+from stages.state import TrainState
+from tests.crew import crew
+from tests.pure.nn.cut_cases import SIZES, batch, distance, noisy_params
+
+CONFIG = ModelConfig(
+    **SIZES, tie_word_embeddings=False, qk_norm=True, attention_dropout=0.1, hidden_dropout=0.1
+)
+STEPS = 3
+
+
+def clipped_adamw() -> GradientTransformation:
+    """A clip that shortens every gradient of these runs."""
+    return chain(clip_by_global_norm(0.1), adamw(1e-3, weight_decay=0.1))
+
+
+def score(rollouts: Rollouts) -> Tensor:
+    return (rollouts.tokens.float().mean(1) + 0.1 * rollouts.tokens[:, -1])[:, None]
+
+
+def labelled(i: int) -> Tree:
+    """A batch of four rows; two processes get different numbers of labels."""
+    data = batch(i, rows=4, length=12)
+    return {name: data[name] for name in ("tokens", "labels")}
+
+
+def packed(i: int) -> Tree:
+    return batch(i, rows=4, length=12)
+
+
+def pairs(i: int) -> Tree:
+    sides = {"chosen": labelled(i), "rejected": labelled(i + 100)}
+    return {f"{side}_{name}": x for side, data in sides.items() for name, x in data.items()}
+
+
+def prompts(i: int) -> Tree:
+    return {
+        "prompts": batch(i, rows=2, length=4)["tokens"],
+        "lengths": torch.tensor([4, 2]),
+        "row": torch.tensor([2 * i, 2 * i + 1]),
+    }
+
+
+def make_stages(model: Model, reference: Tree) -> dict[str, tuple[Stage, Callable[[int], Tree]]]:
+    """Stages, and the batches of their steps."""
+    sampling = Sampling(max_new_tokens=5, stop_tokens=(3,))
+    online: dict[str, Any] = {"score": score, "sampling": sampling, "reference": reference}
+    return {
+        "pretrain": (
+            pretrain(model, clipped_adamw(), chunk=7, z_loss=1e-3, label_smoothing=0.1, ema=0.9),
+            labelled,
+        ),
+        "sft": (sft(model, clipped_adamw(), accumulation=2), packed),
+        "dpo": (dpo(model, clipped_adamw(), reference=reference), pairs),
+        "grpo": (grpo(model, clipped_adamw(), samples=4, beta=0.1, iterations=2, **online), prompts),
+        "ppo": (ppo(model, clipped_adamw(), samples=2, **online), prompts),
+    }
+
+
+def train(
+    fit: Stage,
+    make_batch: Callable[[int], Tree],
+    params: Tree,
+    wrap: Callable[[Any], Any] = lambda step: step,
+) -> TrainState:
+    state, step = fit.init(random.key(0), params), wrap(fit.step)
+    for i in range(STEPS):
+        state = step(state, make_batch(i))
+    return state
+
+
+def plain_runs() -> dict[str, TrainState]:
+    model = transformer(CONFIG)
+    params = noisy_params(model)
+    stages = make_stages(model, params)
+    return {name: train(*stages[name], params) for name in stages}
+
+
+def cut_runs() -> dict[str, Any]:
+    """Whole states after three steps on 2 x 2 processes, and what must hold on each."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    plain = transformer(CONFIG)
+    params = noisy_params(plain)
+    model = tensor_parallel(plain, mesh["tensor"])
+    own = split_params(params, model)
+    results: dict[str, Any] = {}
+    for name, (fit, make_batch) in make_stages(model, own).items():
+        state = train(data_parallel(fit, mesh["data"]), make_batch, own)
+        results[name] = join_params(state, model)
+    both = context_parallel(model, mesh["data"])
+    results["context"] = join_params(train(*make_stages(both, own)["sft"], own), model)
+    cut, alone = (pretrain(m, clipped_adamw()) for m in (both, plain))
+    assert fingerprint(data_parallel(cut, mesh["data"])) == fingerprint(alone)
+    for optimizer, gradient, words in (
+        (muon(1e-3), None, "the shape or the norm of whole leaves"),
+        (adamw(1e-3), noise_scale(parts=2), "takes norms of whole gradients"),
+    ):
+        refused = pretrain(model, optimizer, gradient=gradient)
+        with pytest.raises(ValueError, match=words):
+            refused.step(refused.init(random.key(0), own), labelled(0))
+    return results
+
+
+def test_runs_on_two_by_two_processes_equal_those_of_one() -> None:
+    with crew(4) as members:
+        results = members.run(cut_runs)
+    expected = plain_runs()
+    expected["context"] = expected["sft"]
+    assert results[0].keys() == expected.keys()
+    for name, state in expected.items():
+        for other in results[1:]:
+            assert distance(results[0][name].params, other[name].params) == 0, name
+        assert distance(results[0][name].params, state.params) < 1e-6, name
+        assert distance(results[0][name].extra, state.extra) < 1e-6 if state.extra else True
+        for metric, value in state.metrics.items():
+            got = results[0][name].metrics[metric]
+            torch.testing.assert_close(
+                got, value, rtol=1e-4, atol=1e-5, equal_nan=True, msg=f"{name} {metric}"
+            )
+
+
+def test_replicated_leaves_count_once() -> None:
+    """A group of one has all parts, so the norms are unchanged, and so are those of no model."""
+    grads = transformer(CONFIG).init(random.key(0))
+    norms = torch.stack([x.norm() for x in tree.leaves(grads)])
+    models = [CutModel(Group(0, 1, None), CONFIG)]
+    torch.testing.assert_close(norms_of_whole_leaves(norms, grads, models), norms)
+
+
+def test_nothing_is_refused_without_a_cut_model() -> None:
+    check_cut_models([], False, noise_scale(parts=2))
+    check_cut_models([CutModel(Group(0, 2, None), CONFIG)], True, accumulation())
