@@ -35,8 +35,8 @@ def record_cut_models() -> Iterator[list[CutModel]]:
     Example:
         >>> with record_cut_models() as models:
         ...     note_cut(Group(0, 2, None), "config")
-        >>> models
-        [CutModel(group=Group(rank=0, size=2, handle=None, scatter=False), config='config')]
+        >>> [model.config for model in models]
+        ['config']
     """
     models: list[CutModel] = []
     _RECORDS.append(models)
