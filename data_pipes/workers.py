@@ -7,6 +7,7 @@ multiprocessing's "spawn" would, and torch with it: it begins in a quarter of a 
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import signal
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain, islice
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,6 +32,9 @@ Pending = tuple[Any, "Future[Any] | None"]
 
 FEW = 4
 """With workers=None so many items, or fewer, are computed in this process: starting others takes as long."""
+
+CGROUP = Path("/sys/fs/cgroup")
+"""Folder of the control group of a container, which may limit its cores."""
 
 
 class Failure(NamedTuple):
@@ -75,7 +80,7 @@ def map_in_order(
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}; None takes one process a core")
-    return _map(function, items, workers, usable_cores() if cores is None else cores)
+    return _map(function, items, workers, cores)
 
 
 def group(items: Iterable[Item], size: int, measure: Callable[[Item], int]) -> Iterator[list[Item]]:
@@ -99,21 +104,34 @@ def group(items: Iterable[Item], size: int, measure: Callable[[Item], int]) -> I
 
 
 def usable_cores() -> int:
-    """Counts the cores that this process may use (all, where the system has no affinity)."""
+    """Counts the cores that this process may use: its affinity, or fewer if its container has a limit."""
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    return max(1, math.ceil(min(cores, _read_limit(CGROUP))))
+
+
+def _read_limit(folder: Path) -> float:
+    """Number of cores that a control group grants, of version 2 or 1; infinity without a limit."""
+    with suppress(OSError, ValueError):
+        quota, period = (folder / "cpu.max").read_text().split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    with suppress(OSError, ValueError):
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        quota_us, period_us = (int((folder / "cpu" / name).read_text()) for name in names)
+        return quota_us / period_us if quota_us > 0 else math.inf
+    return math.inf
 
 
 def _map(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None, cores: int
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None, cores: int | None
 ) -> Iterator[tuple[Item, Result]]:
     """`map_in_order`, its argument checked: chooses between this process and others."""
     source = _catch_failure(items)
     if workers is None:
         head = list(islice(source, FEW + 1))
         source = chain(head, source)
-        workers = cores if len(head) > FEW else 1
+        workers = (cores or usable_cores()) if len(head) > FEW else 1
     if workers > 1:
         yield from _map_in_processes(function, source, workers)
         return

@@ -143,6 +143,29 @@ def test_no_worker_outlives_its_parent(ending: signal.Signals) -> None:
     assert errors.count("Traceback") == (ending == signal.SIGINT)  # the parent's own KeyboardInterrupt
 
 
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "250000 100000\n"}, 3),
+        ({"cpu.max": "1000 100000\n"}, 1),
+        ({"cpu.max": "9900000 100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+    ],
+)
+def test_the_limit_of_a_container_bounds_the_cores(
+    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(module, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    assert usable_cores() == cores
+
+
 def test_none_takes_all_cores_for_many_items_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert usable_cores() >= 1
     monkeypatch.setattr(module, "usable_cores", lambda: 2)
