@@ -110,7 +110,7 @@ def _run_joined(world: World, name: str, arguments: Sequence[str]) -> int:
                 end = _attempt(processes, name, arguments)
             end = joining.conclude(processes, end)
     except (OSError, ValueError) as error:  # not joined
-        end = End(1, str(error))
+        end = End(1, str(error), True)
     if end.text:
         _print_error(name, end.text)
     return end.code
@@ -123,19 +123,19 @@ def _attempt(processes: Processes, name: str, arguments: Sequence[str]) -> End:
     folder: list[Path] = []
     try:
         options = _parse(name, arguments, folder)
-        return End(resolve(SUBCOMMANDS[name].run)(options, processes), "")
+        return End(resolve(SUBCOMMANDS[name].run)(options, processes), "", False)
     except SystemExit as stop:  # --help, or a signal
-        return End(*stop.args) if isinstance(stop.args, tuple) and len(stop.args) == 2 else End(0, "")
+        return End(*stop.args, True) if len(stop.args) == 2 else End(int(stop.code or 0), "", False)
     except (Exception, KeyboardInterrupt) as error:
         explained = explain(error, name, *folder)
         if explained is not None and os.environ.get(TRACEBACK) != "1":
-            return End(*explained)
+            return End(*explained, True)
         assert processes.channel is not None
         cause = None if explained else find_cause(processes.channel)
         if cause is not None:
             return cause
         traceback.print_exception(error)
-        return End(1, f"process {processes.rank}: {type(error).__name__}: {error}"[:300])
+        return End(1, f"process {processes.rank}: {type(error).__name__}: {error}"[:300], True)
 
 
 def _parse(name: str, arguments: Sequence[str], folder: list[Path]) -> object:

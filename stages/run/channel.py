@@ -46,10 +46,13 @@ class End(NamedTuple):
     Fields:
         code: exit code.
         text: one line for the user; "" for none.
+        failed: by an error, so that the others must end too; False at the end of its work, also of work that
+            a signal interrupted, as all were told.
     """
 
     code: int
     text: str
+    failed: bool
 
 
 class Channel(NamedTuple):
@@ -61,6 +64,7 @@ class Channel(NamedTuple):
         inbox: (rank, message) of the messages that arrived.
         ends: rank -> End of the processes that have ended, in the order of their ends.
         concluding: set once this process is about to end.
+        interrupt: () -> None; makes the main thread raise EndedError, also while it waits for something else.
     """
 
     world: World
@@ -68,9 +72,12 @@ class Channel(NamedTuple):
     inbox: queue.SimpleQueue
     ends: dict[int, End]
     concluding: threading.Event
+    interrupt: Callable[[], Any]
 
 
-def open_channel(world: World, *, publish: Publish, look: Look, seconds: float) -> Channel:
+def open_channel(
+    world: World, *, publish: Publish, look: Look, seconds: float, interrupt: Callable[[], Any] = int
+) -> Channel:
     """Connects this process with process 0.
 
     Args:
@@ -78,6 +85,8 @@ def open_channel(world: World, *, publish: Publish, look: Look, seconds: float) 
         publish: (name, text) -> None; makes a text known to all processes.
         look: name -> text; waits for it.
         seconds: longest wait for all processes.
+        interrupt: called by a thread, once, if another process fails or dies; it is to end what the main
+            thread does. The process is ended GRACE seconds later.
 
     Returns:
         Channel.
@@ -87,7 +96,7 @@ def open_channel(world: World, *, publish: Publish, look: Look, seconds: float) 
     """
     until = time.monotonic() + seconds
     connections = _accept(world, publish, until) if world.rank == 0 else _connect(world, look, until)
-    channel = Channel(world, connections, queue.SimpleQueue(), {}, threading.Event())
+    channel = Channel(world, connections, queue.SimpleQueue(), {}, threading.Event(), interrupt)
     threading.Thread(target=_read, args=(channel,), name="channel", daemon=True).start()
     return channel
 
@@ -133,7 +142,7 @@ def find_cause(channel: Channel, seconds: float = SECONDS_FOR_CAUSE) -> End | No
         seconds: longest wait.
 
     Returns:
-        The first End with another code than 0; None if the others go on.
+        The first End by an error; None if the others go on.
     """
     until = time.monotonic() + seconds
     while (end := _failure(channel)) is None and time.monotonic() < until:
@@ -157,9 +166,9 @@ def conclude(channel: Channel, end: End, release: Callable[[], Any] = int) -> En
         return _conclude_first(channel, end)
     _send(channel, 0, {"end": end})
     until = time.monotonic() + GRACE
-    if end.code:
+    if end.failed:
         release()
-    while 0 not in channel.ends and (end.code == 0 or time.monotonic() < until):
+    while 0 not in channel.ends and (not end.failed or time.monotonic() < until):
         time.sleep(0.02)
     verdict = channel.ends.get(0, end)
     # A process 0 that was killed cannot print, so that process 1 does.
@@ -170,26 +179,27 @@ def conclude(channel: Channel, end: End, release: Callable[[], Any] = int) -> En
 def _conclude_first(channel: Channel, end: End) -> End:
     """Collects the ends of the others, and tells them that of the run."""
     until = time.monotonic() + SECONDS_TO_END
-    while end.code == 0 and len(channel.ends) < channel.world.size - 1:
+    while not end.failed and len(channel.ends) < channel.world.size - 1:
         end = _failure(channel) or end
         if time.monotonic() > until:
             late = min(set(channel.connections) - set(channel.ends))
-            end = End(1, f"process {late} did not end within {SECONDS_TO_END:.0f} s after process 0")
+            end = End(1, f"process {late} did not end within {SECONDS_TO_END:.0f} s after process 0", True)
         time.sleep(0.005)
-    end = (_failure(channel) or end) if end.code == 0 else end
+    end = end if end.failed else _failure(channel) or end
     for rank in channel.connections:
         _send(channel, rank, {"end": end})
     return end
 
 
 def _failure(channel: Channel) -> End | None:
-    """The first end with another code than 0."""
-    return next((end for end in list(channel.ends.values()) if end.code), None)
+    """The first end by an error."""
+    return next((end for end in list(channel.ends.values()) if end.failed), None)
 
 
 def _lost(rank: int) -> End:
     """The end of a process whose connection closed before it said anything."""
-    return End(1, f"process {rank} ended without a message: it was killed, or the machine ran out of memory")
+    text = f"process {rank} ended without a message: it was killed, or the machine ran out of memory"
+    return End(1, text, True)
 
 
 def _send(channel: Channel, rank: int, message: dict[str, Any]) -> None:
@@ -233,6 +243,8 @@ def _read(channel: Channel) -> None:
         failed = _failure(channel)
         if failed is not None and deadline is None:
             deadline = time.monotonic() + GRACE
+            if not channel.concluding.is_set():
+                channel.interrupt()
         if failed is not None and deadline is not None and time.monotonic() > deadline:
             if channel.concluding.is_set():
                 return

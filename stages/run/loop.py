@@ -152,7 +152,13 @@ def run(
     if processes.first:
         outputs = [log.json_lines(folder / "metrics.jsonl", first, say), *(make(first) for make in writers)]
     screen = progress(options.label, len(pipe), first, quiet=quiet)
-    saver = background.make_saver(folder, fingerprint=fingerprint, keep_last=options.keep_last, keep_best=1)
+    saver = background.make_saver(
+        folder,
+        group=processes.group,
+        fingerprint=fingerprint,
+        keep_last=options.keep_last,
+        keep_best=1,
+    )
     parts = _Parts(
         step=build_step(stage, folder, fingerprint, backend=options.backend, compile=options.compile),
         pipe=pipe,
@@ -205,20 +211,14 @@ def _begin(
     say: Callable[[str], None],
     processes: Processes,
 ) -> tuple[TrainState, BestValidation]:
-    """Loads the newest valid checkpoint, which process 0 chooses, or makes a new state."""
+    """Loads the newest valid checkpoint, or makes a new state."""
     state = stage.init(key, params)
-    loaded = None
-    if processes.first and directories.list_complete(folder):
-        if not resume:
-            raise ValueError(
-                f"{folder} holds checkpoints of an earlier run; resume it, or choose another folder"
-            )
-        loaded = checkpoint.load(folder, state, fingerprint=fingerprint, warn=say)
-    step = share_first(processes, None if loaded is None else loaded.step, about="the checkpoint's step")
-    if step is None:
+    has_checkpoint = bool(directories.list_complete(folder))
+    if not share_first(processes, has_checkpoint, about="whether there is a checkpoint"):
         return state, BestValidation()
-    if loaded is None:
-        loaded = checkpoint.load(folder, state, step=step, fingerprint=fingerprint, warn=say)
+    if not resume:
+        raise ValueError(f"{folder} holds checkpoints of an earlier run; resume it, or choose another folder")
+    loaded = checkpoint.load(folder, state, fingerprint=fingerprint, warn=say, group=processes.group)
     return loaded.state, early_stopping.from_json(loaded.manifest.metadata.get("early_stopping"))
 
 
@@ -347,8 +347,6 @@ def _is_out_of_patience(patience: int, best: BestValidation) -> bool:
 
 def _save(parts: _Parts, state: TrainState, number: int, best: BestValidation, score: float | None) -> None:
     """Flushes the log, then starts saving a checkpoint in the background."""
-    if not parts.processes.first:
-        return
     parts.readings.flush()
     metadata = {"early_stopping": early_stopping.to_json(best)}
     parts.saver.save(state, step=number, score=score, metadata=metadata)
@@ -367,7 +365,7 @@ def _closing(outputs: Sequence[log.Writer], screen: Progress, saver: background.
         saver.wait()
     finally:
         with suppress(Exception):  # the error that ended the run is raised, not this one
-            saver.wait()
+            saver.close()
         screen.close()
         for writer in outputs:
             writer.close()

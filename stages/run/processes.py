@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -23,7 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from pure.parallel.group import Group
 from stages.run import channel as channels
-from stages.run.channel import Channel, End
+from stages.run.channel import Channel, End, EndedError
 from stages.run.world import World, is_loopback
 
 Result = TypeVar("Result")
@@ -85,13 +87,19 @@ def joined(world: World | None) -> Iterator[Processes]:
     if is_loopback(world.address):  # gloo would look up this machine's name, which may have no address
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if os.uname().sysname == "Darwin" else "lo")
     store = _find_store(world, seconds)
-    channel = channels.open_channel(
-        world, publish=store.set, look=lambda name: store.get(name).decode(), seconds=seconds
-    )
-    try:
-        yield Processes(world.rank, world.size, world.rank == 0, channel, None, store)
-    finally:
-        release()
+    with _raising_signal() as interrupt:
+        channel = channels.open_channel(
+            world,
+            publish=store.set,
+            look=lambda name: store.get(name).decode(),
+            seconds=seconds,
+            interrupt=interrupt,
+        )
+        try:
+            yield Processes(world.rank, world.size, world.rank == 0, channel, None, store)
+        finally:
+            channel.concluding.set()
+            release()
 
 
 def connect(processes: Processes, device: torch.device) -> Processes:
@@ -251,6 +259,24 @@ def describe_code() -> dict[str, str]:
         "torch": str(torch.__version__),
         "source": f"sha256:{digest.hexdigest()[:16]}",
     }
+
+
+@contextmanager
+def _raising_signal() -> Iterator[Callable[[], Any]]:
+    """Yields a function, for other threads, that makes the main thread raise EndedError once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise EndedError("another process has ended")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield int  # only the main thread receives signals
+        return
+    previous = signal.signal(signal.SIGURG, stop)
+    try:
+        yield partial(signal.pthread_kill, threading.get_ident(), signal.SIGURG)
+    finally:
+        signal.signal(signal.SIGURG, previous)
 
 
 def _find_store(world: World, seconds: float) -> Any:

@@ -7,4 +7,5 @@ import stages.cli.subcommands
 import stages.run.build
 import stages.run.data.corpus
 import stages.run.loop
+import stages.run.parallel
 import stages.run.train  # noqa: F401

@@ -49,21 +49,22 @@ def test_all_get_the_values_of_all_in_order() -> None:
 def test_all_end_with_the_code_of_the_one_that_failed_and_one_prints() -> None:
     def body(channel: Channel) -> End:
         if channel.world.rank == 2:
-            return conclude(channel, End(7, "no room"))
+            return conclude(channel, End(7, "no room", True))
         try:
             exchange(channel, "a", None, waits_for="a")
         except EndedError:
             cause = find_cause(channel)
             assert cause is not None
             return conclude(channel, cause)
-        return End(0, "")
+        return End(0, "", False)
 
-    assert run_all(3, body) == [End(7, "no room"), End(7, ""), End(7, "")]
+    assert run_all(3, body) == [End(7, "no room", True), End(7, "", True), End(7, "", True)]
 
 
 def test_a_run_that_ends_well_ends_so_for_all() -> None:
-    assert run_all(3, lambda channel: conclude(channel, End(0, ""))) == [End(0, "")] * 3
-    assert run_all(2, lambda channel: conclude(channel, End(143, ""))) == [End(143, "")] * 2
+    assert run_all(3, lambda channel: conclude(channel, End(0, "", False))) == [End(0, "", False)] * 3
+    interrupted = End(143, "", False)
+    assert run_all(2, lambda channel: conclude(channel, interrupted)) == [interrupted] * 2
 
 
 @pytest.mark.parametrize("lost", [0, 1])

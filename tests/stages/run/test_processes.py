@@ -6,13 +6,17 @@ All end with the same exit code, and no wait is without an end.
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from stages.cli.main import main
-from tests.stages.children import join_all, start_joined
-from tests.stages.small import flags, rows
+from tests.stages.children import join_all, limit_files, start_joined, wait_for
+from tests.stages.small import flags, rows, same_run
 
 
 def printed(folder: Path, ending: str) -> list[list[str]]:
@@ -68,6 +72,124 @@ def test_a_complete_run_is_left_as_it_is_by_another_number_of_processes(two: Pat
     before = (two / "two" / "metrics.jsonl").read_bytes()
     assert main(["pretrain", *flags(two, output_dir=two / "two")]) == 0
     assert (two / "two" / "metrics.jsonl").read_bytes() == before
+
+
+def start_run(folder: Path, alone: Path, **options: object) -> list:
+    """Starts two processes of a run of 24 steps with a save every 5, and waits for its 7th step."""
+    arguments = flags(alone, output_dir=folder / "run", max_steps=24, save_every=5, eval_every=0)
+    processes = start_joined(2, folder / "out", arguments, **options)
+    log = folder / "run" / "metrics.jsonl"
+    wait_for(lambda: log.exists() and log.read_bytes().count(b"\n") > 6, processes[0])
+    return processes
+
+
+def resume(folder: Path, alone: Path) -> None:
+    """Completes such a run."""
+    arguments = flags(alone, output_dir=folder / "run", max_steps=24, save_every=5, eval_every=0)
+    assert join_all(start_joined(2, folder / "again", arguments)) == [0, 0], printed(folder / "again", "err")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(alone: Path) -> Path:
+    """The folder of such a run that was never interrupted."""
+    resume(alone / "long", alone)
+    return alone / "long" / "run"
+
+
+@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGTERM, (1,)), (signal.SIGINT, (0, 1))])
+def test_a_signal_to_any_process_stops_all_at_one_step_and_the_run_resumes_to_the_same_bits(
+    number: signal.Signals, ranks: tuple[int, ...], alone: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    processes = start_run(tmp_path, alone)
+    for rank in ranks:
+        os.kill(processes[rank].pid, number)
+    assert join_all(processes, 20) == [128 + number] * 2, printed(tmp_path / "out", "err")
+    step = rows(tmp_path / "run")[-1]["step"]
+    first, second = printed(tmp_path / "out", "out")
+    assert first[-1] == f"saved at step {step}; the same command resumes from there"
+    assert second == []
+    resume(tmp_path, alone)
+    assert same_run(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_one_process_is_killed_the_other_ends_and_the_run_resumes_to_the_same_bits(
+    rank: int, alone: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    processes = start_run(tmp_path, alone)
+    start = time.monotonic()
+    processes[rank].kill()
+    codes = join_all(processes, 20)
+    assert time.monotonic() - start < 10
+    assert codes[1 - rank] == 1
+    (line,) = printed(tmp_path / "out", "err")[1 - rank]
+    assert f"process {rank} ended without a message: it was killed" in line
+    resume(tmp_path, alone)
+    assert same_run(tmp_path / "run", uninterrupted)
+
+
+def test_a_full_disk_on_the_first_process_ends_all_with_its_message(alone: Path, tmp_path: Path) -> None:
+    arguments = flags(alone, output_dir=tmp_path / "run")
+    size = len((alone / "run" / "metrics.jsonl").read_bytes()) // 2
+    setups = {0: partial(limit_files, max(size, 20_000))}
+    assert_refused(tmp_path, arguments, "File too large; make room there", code=1, setups=setups)
+
+
+def test_text_that_cannot_be_read_ends_the_processes_that_wait_for_it(alone: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.txt").write_bytes(b"\xff" * 50)
+    arguments = flags(alone, output_dir=tmp_path / "run", data_path=tmp_path / "bad.txt")
+    assert_refused(tmp_path, arguments, "bad.txt: byte 0xff at offset 0 is not utf-8")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_process_that_ends_during_the_preparation_ends_the_other(
+    number: signal.Signals, alone: Path, tmp_path: Path
+) -> None:
+    arguments = flags(alone, output_dir=tmp_path / "run")
+    processes = start_joined(2, tmp_path / "out", arguments, {0: slow_tokenizer})
+    wait_for(lambda: (tmp_path / "run" / "data").exists(), processes[0])
+    start = time.monotonic()
+    os.kill(processes[1].pid, number)
+    codes = join_all(processes, 20)
+    assert time.monotonic() - start < 10
+    assert codes == ([1, -9] if number == signal.SIGKILL else [128 + number] * 2)
+    assert len(printed(tmp_path / "out", "err")[0]) == 1
+
+
+def slow_tokenizer() -> None:
+    """Makes the training of a tokenizer wait for a minute."""
+    from data_pipes import tokenizer as tokenizers
+
+    tokenizers.train = lambda *args, **options: time.sleep(60)
+
+
+def test_a_folder_that_the_other_process_does_not_see_is_named(alone: Path, tmp_path: Path) -> None:
+    arguments = flags(alone, output_dir="run")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    setups = {rank: partial(move_to, tmp_path / name) for rank, name in enumerate("ab")}
+    assert_refused(tmp_path, arguments, "must be in a folder that all processes share", setups=setups)
+
+
+def move_to(folder: Path) -> None:
+    """Makes another folder the current one, and looks only briefly for files of other processes."""
+    from stages.run.data import corpus
+
+    corpus.SECONDS_UNTIL_SEEN = 0.3
+    os.chdir(folder)
+
+
+def expect_three() -> None:
+    """Lets a process wait two seconds for two others."""
+    os.environ.update(INTRO2LLM_JOIN_SECONDS="2", WORLD_SIZE="3")
+
+
+def test_a_process_that_does_not_come_is_named(tmp_path: Path, alone: Path) -> None:
+    setups = {0: expect_three}
+    processes = start_joined(1, tmp_path / "out", flags(alone, output_dir=tmp_path / "run"), setups)
+    assert join_all(processes) == [1]
+    ((line,),) = printed(tmp_path / "out", "err")
+    assert "process 0 of 3 could not join the others at 127.0.0.1" in line
 
 
 def test_flags_that_cannot_work_are_refused_once(alone: Path, tmp_path: Path) -> None:
