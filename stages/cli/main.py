@@ -40,6 +40,9 @@ COMPILER_ERRORS = ("InductorError", "BackendCompilerFailed", "InvalidCxxCompiler
 ANSWERED = ("-h", "--help", "help", "-V", "--version", "version")
 """Words that are no subcommand, and are answered."""
 
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+"""Signals that end the processes of a run."""
+
 TRACEBACK = "INTRO2LLM_TRACEBACK"
 """Environment variable: 1 shows the traceback of every error."""
 
@@ -84,7 +87,9 @@ def _run_alone(name: str, arguments: Sequence[str]) -> int:
     folder: list[Path] = []
     try:
         options = _parse(name, arguments, folder)
-        return resolve(SUBCOMMANDS[name].run)(options)
+        own_words = SUBCOMMANDS[name].own_words
+        passed_on = [] if own_words is None else [arguments[own_words:]]
+        return resolve(SUBCOMMANDS[name].run)(options, *passed_on)
     except (Exception, KeyboardInterrupt) as error:
         explained = explain(error, name, *folder)
         if explained is None or os.environ.get(TRACEBACK) == "1":
@@ -101,16 +106,20 @@ def _run_joined(world: World, name: str, arguments: Sequence[str]) -> int:
             name, f"it runs in one process, and WORLD_SIZE is {world.size}; start it without torchrun"
         )
         return 2
-    from stages.run import processes as joining
-    from stages.run.channel import End
-
+    _raise_at_signals()
     try:
+        from stages.run import processes as joining
+
         with _silent(world.rank > 0), joining.joined(world) as processes:
-            with _ended_by_signals():
-                end = _attempt(processes, name, arguments)
+            end = _attempt(processes, name, arguments)
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
             end = joining.conclude(processes, end)
-    except (OSError, ValueError) as error:  # not joined
-        end = End(1, str(error), True)
+    except (OSError, SystemExit, KeyboardInterrupt) as error:  # before they were joined
+        from stages.run.channel import End
+
+        code, text = error.args if isinstance(error, SystemExit) else explain(error, name) or (1, str(error))
+        end = End(code, text, True)
     if end.text:
         _print_error(name, end.text)
     return end.code
@@ -143,7 +152,7 @@ def _parse(name: str, arguments: Sequence[str], folder: list[Path]) -> object:
     from stages.cli.flags import parse  # tyro takes a moment to import
 
     subcommand = SUBCOMMANDS[name]
-    options = parse(resolve(subcommand.options), name, arguments)
+    options = parse(resolve(subcommand.options), name, arguments[: subcommand.own_words])
     if subcommand.keeps:
         folder.append(Path(options.output_dir))
     return options
@@ -160,23 +169,22 @@ def _silent(silent: bool) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Lets SIGTERM and SIGHUP end the block, outside the loop, which saves first; then ignores all signals.
+def _raise_at_signals() -> None:
+    """Lets the first signal to end raise an error, outside the loop, which saves first; ignores the next.
 
-    They are ignored as torchrun sends SIGTERM to the processes that are the last to exit.
+    torchrun passes signals on that its processes have received already, and sends SIGTERM to those that are
+    the last to exit.
     """
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number, f"{signal.Signals(number).name}: the run ended before its first step")
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number, f"{signal.Signals(number).name}: ended; the same command starts again")
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
 
 
 def _print_error(name: str, text: str) -> None:

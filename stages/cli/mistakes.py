@@ -61,6 +61,9 @@ def find_mistake(flags_class: type, arguments: Sequence[str]) -> str:
         if field.name in flag_types and field.name not in used and _is_required(field)
     ]
     words = [word for flag, values in groups for word in _positional_words(flag, values, flag_types)]
+    for word, name in zip(words, positional, strict=False):
+        if mistake := _find_value_mistake(name, word, _strip_annotated(hints[name.lower()])):
+            return mistake
     missing = [*positional[len(words) :], *missing]
     if missing:
         return f"{', '.join(missing)} {'are' if len(missing) > 1 else 'is'} required"

@@ -24,6 +24,8 @@ class Subcommand(NamedTuple):
         run: "module:function" that takes them and returns the exit code.
         help: its line in the overview.
         keeps: pattern of what an interrupted run keeps in --output_dir; "" for nothing.
+        own_words: number of words that are its own arguments; `run` takes the rest as they are, as its second
+            argument. None takes all.
         joins: several processes may run it together; `run` then also takes `stages.run.processes.Processes`.
     """
 
@@ -32,6 +34,7 @@ class Subcommand(NamedTuple):
     help: str
     keeps: str = ""
     joins: bool = False
+    own_words: int | None = None
 
 
 CHECKPOINTS = "**/checkpoints/step-*"
@@ -63,6 +66,12 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         ),
         "pretrain": train_subcommand(PretrainOptions),
         **{name: train_subcommand(kind) for name, kind in STAGES.items()},
+        "launch": Subcommand(
+            "stages.cli.launch:LaunchOptions",
+            "stages.cli.launch:run",
+            "run a training stage in several processes on this machine",
+            own_words=2,
+        ),
         "chat": Subcommand(
             "stages.cli.chat:ChatOptions",
             "stages.cli.chat:run",

@@ -69,6 +69,8 @@ def check(options: Options, processes: Processes = ALONE) -> None:
         ValueError: naming the flag, its value and what to type instead.
         FileNotFoundError: for a file that a flag names and that is not there.
     """
+    if processes.size > 1 and options.backend == "jax":
+        raise ValueError("--backend jax runs in one process, which may have many devices; start it alone")
     if isinstance(options, PretrainOptions):
         build_pretrain.check(options)
         check_rows(options, options.batch_size, f"--batch_size {options.batch_size}", processes.size)

@@ -124,7 +124,7 @@ def exchange(
     if channel.world.rank:
         _send(channel, 0, {"name": name, "value": value})
         return _receive(channel, name, waits_for, until)[1]["value"]
-    values = {0: value}
+    values = {0: json.loads(json.dumps(value))}  # as the others' values: tuples are lists
     while len(values) < channel.world.size:
         rank, message = _receive(channel, name, waits_for, until)
         values[rank] = message["value"]

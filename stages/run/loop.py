@@ -178,7 +178,7 @@ def run(
         options=options,
     )
     # 3. and 4. Steps; `_closing` waits and closes.
-    with signals.catch_signals() as signals_received, _closing(outputs, screen, saver):
+    with signals.catch_signals(quiet) as signals_received, _closing(outputs, screen, saver):
         state, status, best, signal = _fold(parts, state, first, best, signals_received)
     return Result(state, status, best, step_of(state) - first, signal)
 
@@ -269,6 +269,8 @@ def _fold(
             best = _update_best(parts, number, values, best)
         signal = agree(parts.processes, max(signals_received, default=0))
         status = _status(number, total, options.patience, best, signal)
+        if signal and not signals_received:
+            parts.screen.say(f"signal {signal} to another process: the run ends after this step")
         is_new_best = bool(values) and best.since == 0
         is_save_due = options.save_every > 0 and number % options.save_every == 0
         saving = bool(status) or is_new_best or is_save_due

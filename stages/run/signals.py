@@ -13,11 +13,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @contextmanager
-def catch_signals() -> Iterator[list[int]]:
+def catch_signals(quiet: bool = False) -> Iterator[list[int]]:
     """Records SIGTERM, SIGINT and SIGHUP while the block runs; the caller reads the list, and ends the run.
 
     A second signal is recorded too, so that it cannot damage a save. Only the main thread receives signals:
     in another the list stays empty.
+
+    Args:
+        quiet: says nothing, as another process does.
 
     Yields:
         The numbers of the signals, in order.
@@ -25,7 +28,7 @@ def catch_signals() -> Iterator[list[int]]:
     caught: list[int] = []
 
     def record(number: int, frame: FrameType | None) -> None:
-        if not caught:
+        if not caught and not quiet:
             name = signal.Signals(number).name
             os.write(2, f"\n{name}: the run ends after this step; its state is saved\n".encode())
         caught.append(number)

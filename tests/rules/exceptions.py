@@ -185,7 +185,6 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/run/build_preferences.py": "tests/stages/run/test_build.py",
     "stages/run/build_sft.py": "tests/stages/run/test_build.py",
     "stages/run/experiment.py": "tests/stages/run/test_build.py",
-    "stages/run/parallel.py": "tests/stages/run/test_processes.py",
     "stages/run/final_model.py": "tests/stages/run/test_train.py",
     "stages/evaluate/programs.py": "tests/stages/evaluate/test_humaneval.py",
     "data_pipes/worker_process.py": "tests/data_pipes/test_workers.py",
