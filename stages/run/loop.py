@@ -178,7 +178,7 @@ def run(
         options=options,
     )
     # 3. and 4. Steps; `_closing` waits and closes.
-    with signals.catch_signals(quiet) as signals_received, _closing(outputs, screen, saver):
+    with signals.catch_signals(not processes.first) as signals_received, _closing(outputs, screen, saver):
         state, status, best, signal = _fold(parts, state, first, best, signals_received)
     return Result(state, status, best, step_of(state) - first, signal)
 
