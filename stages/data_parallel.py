@@ -21,6 +21,7 @@ from pure import tree
 from pure.parallel.checksum import checksums
 from pure.parallel.collect import every, exchange, own, refuse_transforms, together
 from pure.parallel.group import Group, group_of, is_grouped, run_within, within
+from pure.parallel.rows import gather, is_cut
 from pure.types import Tree
 from stages import online, population, sweep
 from stages.online import Rollout, Score
@@ -140,7 +141,7 @@ def step_together(
         step: of the plain stage.
         group: the processes.
         first: memo of the check.
-        state: the same on all processes.
+        state: the same on all processes, or cut into rows.
         batch: the whole batch, the same on all processes.
 
     Returns:
@@ -151,7 +152,7 @@ def step_together(
     """
     if group.size > 1 and not torch.compiler.is_compiling() and not first.checked:
         refuse_transforms("data_parallel", tree.leaves((state, batch)))
-        check_same("data_parallel: the state", state, group)
+        check_same("data_parallel: the state", plain_leaves(state), group)
         check_same("data_parallel: the batch", batch, group)
         first.checked.add(True)
     return run_within(step, group, state, batch)
@@ -187,7 +188,8 @@ def sample_own(rollout: Rollout, group: Group, params: Tree, batch: Tree, key: T
     Args:
         rollout: of the plain stage.
         group: the processes.
-        params, batch, key: as in `rollout`; the batch has the prompts of all.
+        params: whole, or cut into rows, which are gathered once.
+        batch, key: as in `rollout`; the batch has the prompts of all.
 
     Returns:
         Rollouts of all prompts.
@@ -197,8 +199,8 @@ def sample_own(rollout: Rollout, group: Group, params: Tree, batch: Tree, key: T
     """
     check_same("data_parallel: the prompts", batch, group)
     with within(group):
-        prompts = own(batch)
-        sampled = together(partial(run_within, rollout, None), params, prompts, key)
+        prompts, whole = own(batch), gather(params)
+        sampled = together(partial(run_within, rollout, None), whole, prompts, key)
         return every(sampled, len(batch["row"]))
 
 
@@ -263,6 +265,12 @@ def check_same(caller: str, values: Tree, group: Group) -> None:
                 "processes the same key, the same params and the same whole batches (no slice by rank, no "
                 "DistributedSampler)"
             )
+
+
+def plain_leaves(values: Tree) -> dict[str, Tensor]:
+    """Return the leaves that are not cut into rows, and so are the same on all processes, by path."""
+    pairs = zip(tree.paths(values), tree.leaves(values), strict=True)
+    return {path: x for path, x in pairs if not is_cut(x)}
 
 
 def _describe(values: Tree) -> dict[str, tuple]:

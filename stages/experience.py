@@ -18,6 +18,7 @@ from pure.loss.importance import importance_metrics, importance_weights
 from pure.loss.log_probability import LogProbs
 from pure.loss.ppo import gae, whiten
 from pure.parallel.collect import by_rows
+from pure.parallel.rows import gather_unless_layers
 from pure.transform.frozen import frozen
 from pure.transform.precision import cast_params
 from pure.types import Tree
@@ -71,7 +72,8 @@ def experience(
         (a batch of rows: the fields of Rollouts, old_logps, old_values, advantages and returns [B, M], and
         token_weights [B, M] if there is an importance_cap; metrics).
     """
-    policy, value = (cast_params(params[name], compute) for name in ("policy", "value"))
+    params = cast_params(gather_unless_layers(params), compute)
+    policy, value = params["policy"], params["value"]
     if mask_truncated:
         total = torch.where(rollouts.ended, total, torch.nan)
     scored = total.isfinite()

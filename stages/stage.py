@@ -18,13 +18,15 @@ from torch import Tensor
 from pure import random, tree
 from pure.foreign import check_loss, check_tensors
 from pure.optim.extra import with_extra
-from pure.optim.leafwise import is_elementwise, is_leafwise
+from pure.optim.leafwise import is_elementwise, is_leafwise, mark_as_inner
+from pure.parallel.rows import cut_here
 from pure.transform import gradient as gradients
 from pure.transform import precision
 from pure.transform.accumulate import Loss
 from pure.transform.by_layer import update_at_once, update_by_layer
 from pure.transform.gradient import Gradient
 from pure.types import GradientTransformation, Tree
+from stages.row_update import init_optimizer
 from stages.state import TrainState
 from stages.step import STEP_METRICS, step, update
 
@@ -163,7 +165,8 @@ def stage(
     if loss_scale is None and compute == torch.float16:
         loss_scale = precision.FIRST_SCALE
     optimizer = with_extra(optimizer)
-    update_fn = partial(update, optimizer=optimizer, ema=ema)
+    update_fn: Callable = partial(update, optimizer=optimizer, ema=ema)
+    update_fn = update_by_layer(update_fn) if is_leafwise(optimizer) else update_at_once(update_fn)
     return Stage(
         init=partial(
             init_state,
@@ -179,7 +182,7 @@ def stage(
             loss=loss,
             gradient=gradient,
             names=metrics,
-            update=update_by_layer(update_fn) if is_leafwise(optimizer) else update_at_once(update_fn),
+            update=mark_as_inner(update_fn, optimizer),
             elementwise=is_elementwise(optimizer),
         ),
         loss=loss,
@@ -244,7 +247,7 @@ def init_state(
     ema: float | Tensor | None,
     loss_scale: float | None,
 ) -> TrainState:
-    """Return the state before the first step; no two leaves share storage.
+    """Return the state before the first step; no two leaves share storage. In a sharded stage it is cut.
 
     Args:
         key: [2] uint32, the root of all randomness of the run.
@@ -262,6 +265,7 @@ def init_state(
     check_tensors("stage.init: params", params)
     check_tensors("stage.init: key", key)
     params = init(fold_in_name(key, "init")) if params is None and init else tree.clone(params)
+    params = cut_here(params)
     _warn_about_low_precision(params)
     extra: dict = {}
     if ema is not None:
@@ -271,7 +275,7 @@ def init_state(
         }
     if loss_scale is not None:
         extra["loss_scale"] = precision.loss_scale(loss_scale, key.device)
-    memory = gradient.init(params)
+    memory = cut_here(gradient.init(params))
     if tree.leaves(memory):
         extra["gradient"] = memory
     names = (*STEP_METRICS, *metrics, *gradient.metrics)
@@ -279,7 +283,7 @@ def init_state(
         step=torch.zeros((), dtype=torch.int32, device=key.device),
         key=key.clone(),
         params=params,
-        opt_state=optimizer.init(params),
+        opt_state=init_optimizer(optimizer, params),
         extra=extra,
         metrics={name: torch.full((), torch.nan, device=key.device) for name in names},
     )

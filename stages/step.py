@@ -15,13 +15,17 @@ from pure import random, tree
 from pure.foreign import check_tensors
 from pure.optim.base import increment
 from pure.optim.ema import warmed_decay
+from pure.parallel import rows
 from pure.parallel.cut_models import record_cut_models
+from pure.parallel.group import Group, data_group, within
+from pure.parallel.row_collectives import reduce_scatter_rows
 from pure.transform import precision
-from pure.transform.accumulate import Loss, Metric, divisor, number_rows
+from pure.transform.accumulate import Accumulated, Loss, Metric, divisor, number_rows
 from pure.transform.by_layer import leaf_norms
-from pure.transform.gradient import Gradient
+from pure.transform.gradient import Gradient, is_accumulation
 from pure.types import GradientTransformation, Tree
 from stages.cut_model import check_cut_models, norms_of_whole_leaves
+from stages.row_update import update_rows
 from stages.state import TrainState
 
 STEP_METRICS = ("loss", "grad_norm", "nonfinite_leaf")
@@ -64,7 +68,8 @@ def step(
 
     Steps:
         1. The step's own key; each example's place in the batch.
-        2. Gradient of the summed loss, and the next memory of what computes it.
+        2. Gradient of the summed loss, and the next memory of what computes it; rows of both if the state is
+            cut.
         3. Norm of each leaf, NaN or infinite if the leaf has such an element; the global norm is their norm.
         4. Update, whole or layer by layer, and keep it only if finite.
         5. Metrics: means divided once, sums as they are, in float32.
@@ -81,26 +86,27 @@ def step(
     scaling = state.extra.get("loss_scale")
     rest = {name: x for name, x in state.extra.items() if name != "gradient"}
     memory = state.extra.get("gradient", {})
+    scale = None if scaling is None else scaling.scale
     with record_cut_models() as cut_models:
-        result, new_memory = gradient.compute(
-            loss, state.params, batch, key, memory, None if scaling is None else scaling.scale
-        )
+        result, grads, new_memory = _compute(gradient, loss, state.params, batch, key, memory, scale)
     check_cut_models(cut_models, elementwise, gradient)
     _check_names(result.metrics, names, gradient.metrics)
     # 3. Norm.
     scale = 1.0 / divisor(result.count).to(result.sum.dtype)
-    per_leaf = norms_of_whole_leaves(leaf_norms(result.grads), result.grads, cut_models)
+    per_leaf = rows.total_norms(norms_of_whole_leaves(leaf_norms(grads), grads, cut_models), state.params)
     bad = _why_skipped(per_leaf, result.sum, result.count)
     taken = bad < 0
     mean_loss, grad_norm = result.sum * scale, torch.linalg.vector_norm(per_leaf) * scale
     # 4. Update.
     trained = {"params": state.params, "opt_state": state.opt_state, "extra": rest}
-    new = update(trained, result.grads, scale, {"grad_norm": grad_norm, "finite": taken, "value": mean_loss})
+    scalars = {"grad_norm": grad_norm, "finite": taken, "value": mean_loss}
+    new = update_rows(update, trained, grads, scale, scalars)
     extra = new["extra"]
     if scaling is not None:
         extra = {**extra, "loss_scale": precision.adjust(scaling, per_leaf.isfinite().all())}
     if "gradient" in state.extra:
-        extra = {**extra, "gradient": tree.where(taken, new_memory, memory)}
+        kept = tree.where(taken, new_memory, rows.local(memory))
+        extra = {**extra, "gradient": rows.wrap(kept, memory)}
     # 5. Metrics.
     metrics = {"loss": mean_loss, "grad_norm": grad_norm, "nonfinite_leaf": bad}
     metrics |= {name: _mean_or_sum(metric) for name, metric in result.metrics.items()}
@@ -141,6 +147,47 @@ def update(
         rest = {**rest, "ema": average, "ema_count": increment(rest["ema_count"])}
     new = {"params": params, "opt_state": opt_state, "extra": rest}
     return tree.where(extra["finite"], new, trained)
+
+
+def _compute(
+    gradient: Gradient,
+    loss: Loss,
+    params: Tree,
+    batch: Tree,
+    key: Tensor,
+    memory: Tree,
+    scale: Tensor | None,
+) -> tuple[Accumulated, Tree, Tree]:
+    """Compute a gradient: (sums without it, the gradient, the next memory), rows of both if the state is cut.
+
+    Whole params are gathered once, and given up before the gradient is cut.
+    """
+    if not rows.is_cut(params):
+        result, new_memory = gradient.compute(loss, params, batch, key, memory, scale)
+        return result._replace(grads=()), result.grads, new_memory
+    group, adds = _group_of_state(params), is_accumulation(gradient)
+    with within(group._replace(scatter=adds)):
+        result, new_memory = gradient.compute(
+            loss, rows.gather(params), batch, key, rows.gather(memory), scale
+        )
+    leaves, spec = tree.flatten(result.grads)
+    result = result._replace(grads=())
+    if adds:
+        leaves = reduce_scatter_rows(group, leaves)
+    grads = rows.own_like(tree.unflatten(spec, leaves), params)
+    return result, grads, rows.own_like(new_memory, memory)
+
+
+def _group_of_state(params: Tree) -> Group:
+    """Return the processes of the running step, which must be those over which the state is cut."""
+    group, of_state = data_group(), rows.group_of_rows(params)
+    if group is None or group.mesh is None or group.size != of_state.size:
+        raise ValueError(
+            f"stage: the state is cut into rows over {of_state.size} processes, and the step runs on "
+            f"{1 if group is None else group.size} with whole states; call the step of "
+            "stages.sharded.sharded(stage, mesh), or gather the state (pure.parallel.rows.gather)"
+        )
+    return group
 
 
 def _why_skipped(per_leaf: Tensor, total: Tensor, count: Tensor) -> Tensor:

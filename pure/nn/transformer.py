@@ -33,6 +33,7 @@ from pure.nn.tensor_parallel import cut_spec, embed, init_leaf
 from pure.parallel.cut_models import note_cut
 from pure.parallel.group import Group
 from pure.parallel.operators import copy_to_group
+from pure.parallel.rows import cut_here, draw_rows
 from pure.parallel.vocabulary import CutLogits, gather_logits
 from pure.transform.jit import region
 from pure.types import Hidden, Logits, Model, Parallel, ParamSpec, Tree
@@ -139,7 +140,8 @@ def init(key: Tensor, *, spec: Tree, tensor: Group | None = None) -> Tree:
         tensor: processes of which each draws its part of every leaf; None: this one draws all.
 
     Returns:
-        A tree of tensors on the key's device; no two share storage.
+        A tree of tensors on the key's device; no two share storage. While a sharded state is initialised,
+        DTensors: each process draws its own rows, bit-equal to those of the whole draw.
     """
     return tree.map_with_path(partial(_init_leaf, key, tensor), spec)
 
@@ -281,13 +283,23 @@ def select_positions(x: Tensor, last: bool | Tensor) -> Tensor:
 
 
 def _init_leaf(key: Tensor, tensor: Group | None, path: str, spec: ParamSpec) -> Tensor:
-    """Draws or fills one parameter, or this process's part of it."""
+    """Draws or fills one parameter, or this process's part of it, or rows of that."""
+    if tensor is None:
+        return draw_rows(spec.shape, partial(_draw_numbers, key, path, spec))
+    draw = partial(random.normal, random.fold_in(key, crc32(path.encode())))
     if spec.init == "normal":
-        draw = partial(random.normal, random.fold_in(key, crc32(path.encode())))
-        return init_leaf(draw, path, spec.shape, tensor).mul(spec.std).to(spec.dtype)
+        return cut_here(init_leaf(draw, path, spec.shape, tensor).mul(spec.std).to(spec.dtype))
     own = cut_spec({path: spec}, tensor)[path]
+    return draw_rows(own.shape, partial(_draw_numbers, key, path, own))
+
+
+def _draw_numbers(key: Tensor, path: str, spec: ParamSpec, shape: tuple[int, ...], offset: int) -> Tensor:
+    """The numbers of one parameter from a flat index on, as a tensor of `shape`."""
+    if spec.init == "normal":
+        leaf_key = random.fold_in(key, crc32(path.encode()))
+        return random.normal(leaf_key, shape, offset=offset).mul(spec.std).to(spec.dtype)
     fill = {"zeros": torch.zeros, "ones": torch.ones}[spec.init]
-    return fill(own.shape, dtype=own.dtype, device=key.device)
+    return fill(shape, dtype=spec.dtype, device=key.device)
 
 
 def _embed(

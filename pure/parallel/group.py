@@ -25,7 +25,9 @@ class Group(NamedTuple):
         rank: this process's number among them, from 0.
         size: their number.
         handle: torch's ProcessGroup.
-        scatter: whether summed gradients are left as this process's rows (`pure.parallel.rows`).
+        mesh: the DeviceMesh over which states are cut into rows (`pure.parallel.rows`); None: they are whole.
+        layers: whether the params of a loss are rows, gathered layer by layer (`pure.parallel.layers`).
+        scatter: whether `accumulate` leaves the gradients of this process as they are, for its caller to sum.
         errors_shared: whether an error of a loss on one process is raised on all. False where the loss has
             collectives of its own, in which the others would be waiting.
     """
@@ -33,6 +35,8 @@ class Group(NamedTuple):
     rank: int
     size: int
     handle: Any
+    mesh: DeviceMesh | None = None
+    layers: bool = False
     scatter: bool = False
     errors_shared: bool = True
 

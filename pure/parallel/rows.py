@@ -23,8 +23,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from pure import tree
-from pure.parallel.collect import buckets, refuse_transforms
-from pure.parallel.group import Group, group_of
+from pure.parallel.group import Group, data_group, group_of
+from pure.parallel.row_collectives import all_gather_rows, own_rows
 from pure.types import Tree
 
 
@@ -114,6 +114,15 @@ def gather(values: Tree) -> Tree:
     return tree.unflatten(spec, leaves)
 
 
+def gather_unless_layers(values: Tree) -> Tree:
+    """Return what a function of params takes in the running step: whole leaves, as `gather`.
+
+    Where the model gathers layer by layer (`Group.layers`), the same tree.
+    """
+    group = data_group()
+    return values if group is not None and group.layers else gather(values)
+
+
 def whole_leaf(x: Tensor) -> Tensor:
     """Return one leaf whole, as `gather` does; a plain tensor is returned as it is."""
     return gather([x])[0]
@@ -135,36 +144,95 @@ def wrap(rows: Tree, like: Tree) -> Tree:
     return tree.map(_wrap_leaf, rows, like)
 
 
-def wrap_rows(rows: Tree, whole_rows: Tree, mesh: DeviceMesh | Group | Any) -> Tree:
-    """Return a tree of cut leaves from this process's rows and the whole numbers of rows.
+def wrap_rows(rows: Tree, shapes: Tree, mesh: DeviceMesh | Group | Any) -> Tree:
+    """Return a tree of cut leaves from this process's rows and the shapes of the whole leaves.
 
     Args:
         rows: tree of plain tensors [rows of this process, ...].
-        whole_rows: tree like it, of ints: S of each leaf; None where a leaf is not cut, and stays plain.
+        shapes: tree like it, of tensors of the whole shapes, such as `shapes_of`.
         mesh: as in `cut`.
 
     Returns:
-        A tree of DTensors with the storage of `rows`.
+        A tree of DTensors with the storage of `rows`; leaves [] stay plain.
+
+    Raises:
+        ValueError: if a leaf has other rows than this process holds.
     """
+    group = group_of("rows", mesh)
     leaves, spec = tree.flatten(rows)
     device_mesh = mesh_of(mesh, next((x.device.type for x in leaves), "cpu"))
-    pairs = zip(leaves, spec.flatten_up_to(whole_rows), strict=True)
-    return tree.unflatten(spec, [x if size is None else _make(x, size, device_mesh) for x, size in pairs])
+    pairs = zip(leaves, tree.leaves(shapes), strict=True)
+    return tree.unflatten(spec, [_wrap_by_shape(group, device_mesh, x, y.shape) for x, y in pairs])
 
 
-def own_rows(size: int, group: Group) -> tuple[int, int]:
-    """Return the first row of this process, and the one after its last.
+def own_like(values: Tree, like: Tree) -> Tree:
+    """Return this process's rows of a tree, whose leaves may be whole or be rows already.
 
     Args:
-        size: S, rows of the whole leaf.
-        group: the processes.
+        values: tree of plain tensors: whole, or this process's rows.
+        like: tree of the same structure; its leaves that are cut say which rows.
+
+    Returns:
+        A tree of plain tensors: copies of rows of whole leaves; all others are the same tensors.
+    """
+    return tree.map(_own_leaf, values, like)
+
+
+def shapes_of(values: Tree) -> Tree:
+    """Return tensors without memory (device "meta"), of the whole shapes and the dtypes of a tree."""
+    return tree.map(lambda x: torch.empty(tuple(x.shape), dtype=x.dtype, device="meta"), values)
+
+
+def total_norms(norms: Tensor, like: Tree) -> Tensor:
+    """Return the norms of whole leaves from those of this process's rows.
+
+        norm_l = √(Σ_r norm_lr²)    over the processes r
+
+    Args:
+        norms: [leaves] float, norms of this process's rows of each leaf.
+        like: tree whose leaves that are cut say which norms are added; the others' are the same on all.
+
+    Returns:
+        [leaves], the same bits on all processes; not finite where one of them is not.
+    """
+    leaves = tree.leaves(like)
+    if not is_cut(like):
+        return norms
+    squares = norms.square()
+    dist.all_reduce(squares, group=group_of_rows(leaves).handle)
+    cut_leaves = torch.tensor([isinstance(x, DTensor) for x in leaves], device=norms.device)
+    return torch.where(cut_leaves, squares.sqrt(), norms)
+
+
+def draw_rows(shape: Sequence[int], draw: Callable[[tuple[int, ...], int], Tensor]) -> Tensor:
+    """Draw a leaf; while a sharded state is initialised, this process's rows of it, as a DTensor.
+
+    Args:
+        shape: of the whole leaf.
+        draw: (shape, offset) -> the numbers from a flat index of the whole leaf on, [...] of that shape.
 
     Example:
-        >>> [own_rows(5, Group(rank, 4, None)) for rank in range(4)]
-        [(0, 2), (2, 4), (4, 5), (5, 5)]
+        >>> draw_rows((2, 2), lambda shape, offset: offset + torch.arange(4).view(shape))
+        tensor([[0, 1],
+                [2, 3]])
     """
-    step = -(-size // group.size)
-    return min(group.rank * step, size), min((group.rank + 1) * step, size)
+    group = data_group()
+    if group is None or group.mesh is None or not len(shape):
+        return draw(tuple(shape), 0)
+    first, last = own_rows(shape[0], group)
+    rest = torch.Size(shape[1:])
+    return _make(draw((last - first, *rest), first * rest.numel()), shape[0], group.mesh)
+
+
+def cut_here(values: Tree) -> Tree:
+    """Return a tree cut as the states of the running stage are; the same tree where they are whole.
+
+    Example:
+        >>> cut_here({"w": torch.ones(2)})
+        {'w': tensor([1., 1.])}
+    """
+    group = data_group()
+    return values if group is None or group.mesh is None else cut(values, group.mesh)
 
 
 def group_of_rows(values: Tree) -> Group:
@@ -189,72 +257,6 @@ def group_of_rows(values: Tree) -> Group:
     return group_of("rows", mesh)
 
 
-def all_gather_rows(group: Group, rows: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-    """Return whole leaves from the rows of all processes, by one all-gather a bucket of about 32 MB.
-
-    Bytes received by a process: (n - 1)/n of the whole leaves.
-
-    Args:
-        group: the processes.
-        rows: this process's rows of each leaf [about S/n, ...].
-        sizes: S of each leaf.
-
-    Returns:
-        [S, ...] of each leaf.
-
-    Raises:
-        RuntimeError: under a transform of torch.func.
-    """
-    if group.size == 1:
-        return list(rows)
-    refuse_transforms("rows")
-    wholes = list(rows)
-    counts = [size * x.shape[1:].numel() for x, size in zip(rows, sizes, strict=True)]
-    for indices in buckets(rows, counts):
-        padded = [_pad(rows[i], -(-sizes[i] // group.size)) for i in indices]
-        flat = torch.cat([x.reshape(-1) for x in padded])
-        everywhere = flat.new_empty(group.size * flat.numel())
-        _all_gather(everywhere, flat, group)
-        columns = everywhere.view(group.size, -1).split([x.numel() for x in padded], 1)
-        for i, column in zip(indices, columns, strict=True):
-            wholes[i] = column.reshape(-1, *rows[i].shape[1:])[: sizes[i]]
-    return wholes
-
-
-def reduce_scatter_rows(group: Group, values: Sequence[Tensor]) -> list[Tensor]:
-    """Return this process's rows of the sums over all processes, by one reduce-scatter a bucket.
-
-    A bucket has about 32 MB. Bytes received by a process: (n - 1)/n of the values.
-
-    Args:
-        group: the processes.
-        values: whole leaves [S, ...], of the same shapes on all processes; leaves [] are summed whole.
-
-    Returns:
-        [rows of this process, ...] of each leaf.
-
-    Raises:
-        RuntimeError: under a transform of torch.func.
-    """
-    if group.size == 1:
-        return list(values)
-    refuse_transforms("rows")
-    sums = list(values)
-    for indices in buckets(values):
-        steps = [-(-values[i].shape[0] // group.size) if values[i].ndim else 1 for i in indices]
-        parts = [_by_process(values[i], step, group.size) for i, step in zip(indices, steps, strict=True)]
-        flat = torch.cat(parts, 1)
-        summed = flat.new_empty(flat.shape[1])
-        _reduce_scatter(summed, flat.reshape(-1), group)
-        pieces = summed.split([part.shape[1] for part in parts])
-        for i, step, piece in zip(indices, steps, pieces, strict=True):
-            first, last = own_rows(values[i].shape[0], group) if values[i].ndim else (0, 1)
-            rows = piece.view(step, *values[i].shape[1:])[: last - first].reshape(-1, *values[i].shape[1:])
-            rows = rows if values[i].ndim else rows[0]
-            sums[i] = rows if len(indices) == 1 else rows.clone()
-    return sums
-
-
 def mesh_of(mesh: DeviceMesh | Group | Any, device_type: str) -> DeviceMesh:
     """Return the DeviceMesh of what `cut` takes as a mesh; DTensors need one.
 
@@ -264,6 +266,8 @@ def mesh_of(mesh: DeviceMesh | Group | Any, device_type: str) -> DeviceMesh:
     """
     if isinstance(mesh, DeviceMesh):
         return mesh
+    if isinstance(mesh, Group) and mesh.mesh is not None:
+        return mesh.mesh
     return DeviceMesh.from_group(group_of("rows", mesh).handle, device_type)
 
 
@@ -291,6 +295,18 @@ def _contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(strides)
 
 
+def _wrap_by_shape(group: Group, mesh: DeviceMesh, rows: Tensor, shape: torch.Size) -> Tensor:
+    """Wraps rows of a leaf of this shape."""
+    if not shape:
+        return rows
+    first, last = own_rows(shape[0], group)
+    if rows.shape != (last - first, *shape[1:]):
+        raise ValueError(
+            f"rows: expected rows {first} to {last - 1} of a leaf {list(shape)}, got {list(rows.shape)}"
+        )
+    return _make(rows, shape[0], mesh)
+
+
 def _local_leaf(x: Tensor) -> Tensor:
     """Own rows of a DTensor, the same storage."""
     return x._local_tensor if isinstance(x, DTensor) else x
@@ -310,27 +326,9 @@ def _wrap_leaf(rows: Tensor, like: Tensor) -> Tensor:
     return DTensor(rows, like._spec, requires_grad=False)
 
 
-def _pad(rows: Tensor, count: int) -> Tensor:
-    """Adds rows of zeros up to `count`, which all processes must have in a collective."""
-    if rows.shape[0] == count:
-        return rows
-    return torch.cat([rows, rows.new_zeros(count - rows.shape[0], *rows.shape[1:])])
-
-
-def _by_process(x: Tensor, step: int, size: int) -> Tensor:
-    """A whole leaf [S, ...] as [n, elements of one process's rows], with zeros after the last row."""
-    if not x.ndim:
-        return x.expand(size, 1)
-    return _pad(x, step * size).reshape(size, -1)
-
-
-def _all_gather(output: Tensor, own: Tensor, group: Group) -> None:
-    """All-gather of flat tensors, as bytes: backends have no uint32, and some no bool."""
-    collect: Callable = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
-    collect(output.view(torch.uint8), own.view(torch.uint8), group=group.handle)
-
-
-def _reduce_scatter(output: Tensor, values: Tensor, group: Group) -> None:
-    """Reduce-scatter of flat tensors (a name that torch changed)."""
-    reduce: Callable = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
-    reduce(output, values, group=group.handle)
+def _own_leaf(x: Tensor, like: Tensor) -> Tensor:
+    """Own rows of a whole leaf, or rows as they are: the shapes are equal only if all rows are own."""
+    if not isinstance(like, DTensor) or x.shape == like._local_tensor.shape:
+        return x
+    first, last = own_rows(like.shape[0], group_of("rows", like.device_mesh))
+    return x[first:last].clone()

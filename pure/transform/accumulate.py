@@ -101,7 +101,8 @@ def sum_parts(compute: Callable[[Tree], Accumulated], batch: Tree, parts: int = 
         parts: M, >= 1, must divide B.
 
     Returns:
-        Accumulated, the same bits on all processes. Where different batches are not refused by an error, the
+        Accumulated, the same bits on all processes; gradients that a sharded stage sums itself are this
+        process's own (`Group.scatter`). Where different batches are not refused by an error, the
         sum is NaN, so that a stage skips the step.
 
     Raises:
@@ -113,8 +114,12 @@ def sum_parts(compute: Callable[[Tree], Accumulated], batch: Tree, parts: int = 
         >>> sum_parts(count_rows, {"x": torch.tensor([1.0, 2.0, 3.0, 4.0])}, 2)[:2]
         (tensor(10.), tensor(4))
     """
-    if data_group() is None:
+    group = data_group()
+    if group is None:
         return _sum_micro_batches(compute, parts, batch)
+    if group.scatter:
+        sums = _nan_unless(*compute_in_group(partial(_sum_micro_batches, compute, parts), batch))
+        return total(sums._replace(grads=()))._replace(grads=sums.grads)
     # No name keeps the gradients of this process: `total` frees each leaf once it is summed.
     return total(_nan_unless(*compute_in_group(partial(_sum_micro_batches, compute, parts), batch)))
 

@@ -87,11 +87,22 @@ def plan_parts(trained_spec: optree.PyTreeSpec, grads_spec: optree.PyTreeSpec) -
     """
     trained = tree.unflatten(trained_spec, list(range(trained_spec.num_leaves)))
     grads = tree.unflatten(grads_spec, list(range(grads_spec.num_leaves)))
-    layer_of = {path: _layer(path) for path in tree.paths(grads)}
+    layer_of = {path: layer_name(path) for path in tree.paths(grads)}
     all_paths = set(tree.paths(trained))
     owner = [_owner(path, layer_of, all_paths) for path in tree.paths(trained)]
     layer = [layer_of[path] for path in tree.paths(grads)]
     return tuple(_make_part(name, trained, grads, owner, layer) for name in dict.fromkeys(layer))
+
+
+def layer_name(path: str) -> str:
+    """Return the layer of a path; "" for a leaf outside all lists.
+
+    Example:
+        >>> layer_name("layers/3/attention/q"), layer_name("norm/scale")
+        ('layers/3', '')
+    """
+    names = path.split("/")
+    return next(("/".join(names[: i + 1]) for i, name in enumerate(names) if name.isdigit()), "")
 
 
 def _make_part(name: str, trained: Tree, grads: Tree, owner: list[str | None], layer: list[str]) -> Part:
@@ -142,12 +153,6 @@ def _update_part(
     """Combines own and shared leaves, updates them, and splits them again."""
     new = function(tree.combine(own, shared), grads, *rest)
     return tree.select(own, new), tree.select(shared, new)
-
-
-def _layer(path: str) -> str:
-    """The layer of a path: "layers/3/attention/q" -> "layers/3"; "norm/scale" -> ""."""
-    names = path.split("/")
-    return next(("/".join(names[: i + 1]) for i, name in enumerate(names) if name.isdigit()), "")
 
 
 def _owner(path: str, layer_of: dict[str, str], all_paths: set[str]) -> str | None:

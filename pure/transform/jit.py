@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pure import tree
+from pure.parallel.rows import is_cut, local
 from pure.transform.trace import trace_and_compile
 from pure.types import Tree
 
@@ -98,9 +99,9 @@ def jit(
 
     Args:
         function: pure; (state, *rest) -> state when `donate`.
-        donate: write each new leaf into the storage of the old state's leaf and return the old state: nothing
-            is allocated twice and addresses do not change. The old values are overwritten; clone them first
-            if they are needed.
+        donate: write each new leaf into the storage of the old state's leaf (a process's rows of it, in a
+            sharded stage) and return the old state: nothing is allocated twice and addresses do not change.
+            The old values are overwritten; clone them first if they are needed.
         regions: compile every `region` inside separately, instead of the whole as one graph.
         backend: "inductor", or "aot_eager", which traces and differentiates without generating code.
         checked: compare the arguments of each call with those of the first (3 µs per tensor, too slow for
@@ -111,8 +112,8 @@ def jit(
         A function with the same arguments and, within rounding, the same results.
 
     Raises:
-        ValueError: for regions that are not checked; or when donating a state in which two leaves share
-            storage (on the call).
+        ValueError: for regions that are not checked; on the call, when donating a state in which two leaves
+            share storage, or for a state that is cut into rows and not compiled by regions.
     """
     options: dict[str, Any] = {"backend": backend, "fullgraph": True, "dynamic": False}
     if not checked:
@@ -122,7 +123,19 @@ def jit(
     if regions:
         return _by_region(function, donate, options)
     compiled = _compile(partial(_write_back, function) if donate else function, options)
+    if checked:
+        compiled = partial(_refuse_rows, compiled)
     return partial(_donate, compiled, checked) if donate else compiled
+
+
+def _refuse_rows(compiled: Callable, *args: Any) -> Any:
+    """Calls a function that is compiled as a whole, unless a leaf is cut into rows."""
+    if is_cut(args):
+        raise ValueError(
+            "jit: the arguments are cut into rows over processes (stages.sharded), which torch.compile "
+            "cannot trace as a whole; write jit(..., regions=True)"
+        )
+    return compiled(*args)
 
 
 def _no_guard(entries: Any) -> list[bool]:
@@ -166,8 +179,8 @@ def _compile(function: Callable, options: dict[str, Any]) -> Callable:
 
 
 def _donate(function: Callable, checked: bool, state: Tree, *rest: Any) -> Tree:
-    """Runs, and returns the old state, which now holds the new values."""
-    values = tree.leaves(state)
+    """Runs, and returns the old state, which now holds the new values (of its rows, if it is cut)."""
+    values = tree.leaves(local(state))
     if checked:
         _refuse_shared(state, values)
     _write_swapped(values, function(state, *rest))
@@ -210,7 +223,7 @@ def _copy(state: Tree, new: Tree) -> list[Tensor | None]:
 
     (A compiler may drop the clone that a swap needs: Inductor makes a <- b, b <- a of two copied clones.)
     """
-    old_leaves, new_leaves = tree.leaves(state), tree.leaves(new)
+    old_leaves, new_leaves = tree.leaves(local(state)), tree.leaves(local(new))
     swapping = _find_swapping(old_leaves, new_leaves)
     with torch.no_grad():
         for i, (old, x) in enumerate(zip(old_leaves, new_leaves, strict=True)):
@@ -223,8 +236,12 @@ def _copy(state: Tree, new: Tree) -> list[Tensor | None]:
 
 def _find_swapping(old: list[Tensor], new: list[Tensor]) -> set[int]:
     """Indices of leaves whose new value is another old leaf or a view of one, and of those old leaves."""
-    changed = [(i, x) for i, x in enumerate(new) if x is not old[i]]
-    pairs = [(i, j) for i, x in changed for j, y in enumerate(old) if _base_of(x) is _base_of(y)]
+    bases = [_base_of(x) for x in old]
+    changed = [(i, _base_of(x)) for i, x in enumerate(new) if x is not old[i]]
+    if not torch.compiler.is_compiling():  # few are views of an old leaf, and comparing all pairs takes long
+        known = {id(base) for base in bases}
+        changed = [(i, base) for i, base in changed if id(base) in known]
+    pairs = [(i, j) for i, base in changed for j, other in enumerate(bases) if base is other]
     return {i for pair in pairs for i in pair}
 
 

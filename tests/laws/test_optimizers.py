@@ -26,7 +26,7 @@ from torch._inductor.utils import run_and_get_code
 from pure import optim, tree
 from pure.optim.newton_schulz import DION
 from pure.parallel.group import Group
-from pure.parallel.rows import own_rows
+from pure.parallel.row_collectives import own_rows
 from pure.serial import serial
 from pure.types import GradientTransformation, Tree
 

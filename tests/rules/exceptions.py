@@ -148,6 +148,8 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "pure/loss/vocabulary.py": "tests/pure/nn/test_tensor_parallel.py",
     "pure/nn/inputs.py": "tests/pure/nn/test_transformer.py",
     "pure/nn/dropout.py": "tests/pure/nn/test_transformer.py",
+    "pure/parallel/row_collectives.py": "tests/pure/parallel/test_rows.py",
+    "stages/sharded.py": "tests/laws/test_sharded.py",
     "stages/data_parallel.py": "tests/laws/test_processes.py",
     "pure/interop/peft.py": "tests/stages/models/test_adapter.py",
     "pure/interop/peft_apply.py": "tests/outside/adapters.py",

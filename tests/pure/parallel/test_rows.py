@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from pure import random, tree
-from pure.parallel import collect, rows
+from pure.parallel import collect, row_collectives, rows
 from pure.parallel.group import Group, group_of
 from pure.types import Tree
 from tests.crew import Crew, crew
@@ -81,11 +81,10 @@ def check_wrap() -> None:
     assert_same_bits(rows.gather(back), example())
     floats = rows.wrap(tree.map(lambda x: x.double() if x.is_floating_point() else x, own), cut)
     assert floats["0"].dtype == rows.whole_leaf(floats["0"]).dtype == torch.float64
-    sizes = tree.map(lambda x: x.shape[0] if x.ndim else 0, example())
-    sizes["6"] = None  # a leaf [] is not cut
-    del sizes["6"]
-    again = rows.wrap_rows({k: own[k] for k in sizes}, sizes, mesh)
-    assert_same_bits(rows.gather(again), {k: example()[k] for k in sizes})
+    again = rows.wrap_rows(own, rows.shapes_of(example()), mesh)
+    assert_same_bits(rows.gather(again), example())
+    with pytest.raises(ValueError, match=r"expected rows .* of a leaf \[7\], got \[7\]"):
+        rows.wrap_rows([torch.arange(7)], [torch.arange(7)], mesh)
     with pytest.raises(ValueError, match=r"expected this process's rows .* of a leaf \[7\], got \[7\]"):
         rows.wrap(torch.zeros(7, dtype=torch.int64), cut["counts"][0])
 
@@ -99,9 +98,9 @@ def check_reduce_scatter_rows() -> None:
     ]
     everywhere: list = [None] * SIZE
     dist.all_gather_object(everywhere, values)
-    for own, *parts in zip(rows.reduce_scatter_rows(group, values), *everywhere, strict=True):
+    for own, *parts in zip(row_collectives.reduce_scatter_rows(group, values), *everywhere, strict=True):
         total = torch.stack(parts).double().sum(0)
-        first, last = rows.own_rows(total.shape[0], group) if total.ndim else (None, None)
+        first, last = row_collectives.own_rows(total.shape[0], group) if total.ndim else (None, None)
         torch.testing.assert_close(own.double(), total[first:last] if total.ndim else total)
 
 
@@ -128,7 +127,7 @@ def check_groups() -> None:
     with pytest.raises(ValueError, match=r"expected leaves cut along the first axis.*Replicate"):
         rows.gather({"w": other})
     with pytest.raises(RuntimeError, match="cannot be vmapped or differentiated"):
-        torch.func.vmap(lambda x: rows.all_gather_rows(group, [x], [8])[0])(torch.ones(2, 2))
+        torch.func.vmap(lambda x: row_collectives.all_gather_rows(group, [x], [8])[0])(torch.ones(2, 2))
 
 
 def test_gather_inverts_cut_and_agrees_with_dtensor(four: Crew) -> None:
@@ -155,7 +154,7 @@ def test_own_rows_are_those_of_chunk() -> None:
     for size in range(12):
         for count in range(1, 6):
             expected = [len(part) for part in torch.arange(size).chunk(count)] if size else []
-            cuts = [rows.own_rows(size, Group(rank, count, None)) for rank in range(count)]
+            cuts = [row_collectives.own_rows(size, Group(rank, count, None)) for rank in range(count)]
             assert [b - a for a, b in cuts if b > a] == [x for x in expected if x]
 
 

@@ -1,0 +1,126 @@
+"""Collectives of rows: whole leaves from the rows of all processes, and rows of the sums of whole leaves.
+
+Plain tensors, in buckets of about 32 MB; `pure.parallel.rows` has the trees.
+
+Shape letters: S rows of a leaf, n processes.
+
+Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pure.parallel.collect import buckets, refuse_transforms
+from pure.parallel.group import Group
+
+
+def own_rows(size: int, group: Group) -> tuple[int, int]:
+    """Return the first row of this process, and the one after its last.
+
+    Args:
+        size: S, rows of the whole leaf.
+        group: the processes.
+
+    Example:
+        >>> [own_rows(5, Group(rank, 4, None)) for rank in range(4)]
+        [(0, 2), (2, 4), (4, 5), (5, 5)]
+    """
+    step = -(-size // group.size)
+    return min(group.rank * step, size), min((group.rank + 1) * step, size)
+
+
+def all_gather_rows(group: Group, rows: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+    """Return whole leaves from the rows of all processes, by one all-gather a bucket of about 32 MB.
+
+    Bytes received by a process: (n - 1)/n of the whole leaves.
+
+    Args:
+        group: the processes.
+        rows: this process's rows of each leaf [about S/n, ...].
+        sizes: S of each leaf.
+
+    Returns:
+        [S, ...] of each leaf.
+
+    Raises:
+        RuntimeError: under a transform of torch.func.
+    """
+    if group.size == 1:
+        return list(rows)
+    refuse_transforms("rows")
+    wholes = list(rows)
+    counts = [size * x.shape[1:].numel() for x, size in zip(rows, sizes, strict=True)]
+    for indices in buckets(rows, counts):
+        padded = [_pad(rows[i], -(-sizes[i] // group.size)) for i in indices]
+        flat = torch.cat([x.reshape(-1) for x in padded])
+        everywhere = flat.new_empty(group.size * flat.numel())
+        _all_gather(everywhere, flat, group)
+        columns = everywhere.view(group.size, -1).split([x.numel() for x in padded], 1)
+        for i, column in zip(indices, columns, strict=True):
+            wholes[i] = column.reshape(-1, *rows[i].shape[1:])[: sizes[i]]
+    return wholes
+
+
+def reduce_scatter_rows(group: Group, values: Sequence[Tensor]) -> list[Tensor]:
+    """Return this process's rows of the sums over all processes, by one reduce-scatter a bucket.
+
+    A bucket has about 32 MB. Bytes received by a process: (n - 1)/n of the values.
+
+    Args:
+        group: the processes.
+        values: whole leaves [S, ...], of the same shapes on all processes; leaves [] are summed whole.
+
+    Returns:
+        [rows of this process, ...] of each leaf.
+
+    Raises:
+        RuntimeError: under a transform of torch.func.
+    """
+    if group.size == 1:
+        return list(values)
+    refuse_transforms("rows")
+    sums = list(values)
+    for indices in buckets(values):
+        steps = [-(-values[i].shape[0] // group.size) if values[i].ndim else 1 for i in indices]
+        parts = [_by_process(values[i], step, group.size) for i, step in zip(indices, steps, strict=True)]
+        flat = torch.cat(parts, 1)
+        summed = flat.new_empty(flat.shape[1])
+        _reduce_scatter(summed, flat.reshape(-1), group)
+        pieces = summed.split([part.shape[1] for part in parts])
+        for i, step, piece in zip(indices, steps, pieces, strict=True):
+            first, last = own_rows(values[i].shape[0], group) if values[i].ndim else (0, 1)
+            rows = piece.view(step, *values[i].shape[1:])[: last - first].reshape(-1, *values[i].shape[1:])
+            rows = rows if values[i].ndim else rows[0]
+            sums[i] = rows if len(indices) == 1 else rows.clone()
+    return sums
+
+
+def _pad(rows: Tensor, count: int) -> Tensor:
+    """Adds rows of zeros up to `count`, which all processes must have in a collective."""
+    if rows.shape[0] == count:
+        return rows
+    return torch.cat([rows, rows.new_zeros(count - rows.shape[0], *rows.shape[1:])])
+
+
+def _by_process(x: Tensor, step: int, size: int) -> Tensor:
+    """A whole leaf [S, ...] as [n, elements of one process's rows], with zeros after the last row."""
+    if not x.ndim:
+        return x.expand(size, 1)
+    return _pad(x, step * size).reshape(size, -1)
+
+
+def _all_gather(output: Tensor, own: Tensor, group: Group) -> None:
+    """All-gather of flat tensors, as bytes: backends have no uint32, and some no bool."""
+    collect: Callable = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+    collect(output.view(torch.uint8), own.view(torch.uint8), group=group.handle)
+
+
+def _reduce_scatter(output: Tensor, values: Tensor, group: Group) -> None:
+    """Reduce-scatter of flat tensors (a name that torch changed)."""
+    reduce: Callable = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+    reduce(output, values, group=group.handle)
