@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.transform.jit import Region, region, regional
+from pure.transform.modes import is_traced
 from pure.types import Tree
 
 
@@ -40,7 +41,7 @@ class Part(NamedTuple):
 
 
 def update_by_layer(function: Callable[..., Tree]) -> Callable[..., Tree]:
-    """Returns the same update; under `jit(..., regions=True)` it is compiled once and used for every layer.
+    """Returns the same update, layer by layer; under `jit(..., regions=True)` compiled once for all layers.
 
     Args:
         function: leafwise, (trained, grads, *rest) -> trained. `grads` is a tree like the params.
@@ -121,8 +122,11 @@ def _make_part(name: str, trained: Tree, grads: Tree, owner: list[str | None], l
 def _update_by_layer(
     function: Callable[..., Tree], unit: Region, trained: Tree, grads: Tree, *rest: Any
 ) -> Tree:
-    """Updates part by part where regions are compiled, else at once."""
-    if not regional():
+    """Updates part by part, so that no more than one layer's intermediate values are in memory.
+
+    At once where a compiler, a tracer or a transform of torch.func sees every operation.
+    """
+    if not regional() and is_traced():
         return function(trained, grads, *rest)
     old, spec = tree.flatten(trained)
     grad_leaves, grads_spec = tree.flatten(grads)

@@ -71,12 +71,24 @@ def may_be_differentiated(values: Tree) -> bool:
         (False, True)
     """
     return (
-        torch.compiler.is_compiling()
+        is_traced()
         or torch.is_inference_mode_enabled()
-        or get_proxy_mode() is not None
-        or torch._C._are_functorch_transforms_active()
         or is_forward_mode()
         or (torch.is_grad_enabled() and any(x.requires_grad for x in tree.leaves(values)))
+    )
+
+
+def is_traced() -> bool:
+    """Reports if a compiler, tracer or transform of torch.func sees the operations, and not torch alone.
+
+    Example:
+        >>> is_traced(), torch.func.vmap(lambda x: x * is_traced())(torch.ones(1))
+        (False, tensor([1.]))
+    """
+    return (
+        torch.compiler.is_compiling()
+        or get_proxy_mode() is not None
+        or torch._C._are_functorch_transforms_active()
     )
 
 
