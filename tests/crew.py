@@ -26,8 +26,8 @@ class Crew(NamedTuple):
 
     Fields:
         run: (function, *args, seconds=SECONDS) -> [its result on each process]; the function is picklable (of
-            a module), and calls torch.distributed as any of torchrun's processes may. If it raises on one,
-            AssertionError with all tracebacks.
+            a module), and calls torch.distributed as any of torchrun's processes may. If it raises or ends on
+            one, AssertionError with all tracebacks.
         processes: the processes, by rank, for tests that end one.
     """
 
@@ -69,7 +69,10 @@ def _call(ends: list[Connection], function: Callable, args: tuple, seconds: floa
     answers = []
     for rank, end in enumerate(ends):
         assert end.poll(max(until - time.monotonic(), 0.0)), f"process {rank} gave no answer in {seconds} s"
-        answers.append(_unpack(end.recv_bytes()))
+        try:
+            answers.append(_unpack(end.recv_bytes()))
+        except EOFError:
+            answers.append(("it ended", None))
     failed = [f"process {rank}:\n{text}" for rank, (text, _) in enumerate(answers) if text]
     assert not failed, "\n".join(failed)
     return [result for _, result in answers]

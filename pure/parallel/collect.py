@@ -51,11 +51,12 @@ def own(batch: Tree, block: int = 1) -> Tree:
     group = data_group()
     if group is None:
         return batch
-    rows = min((x.shape[0] for x in tree.leaves(batch)), default=0) // block
+    sizes = [x.shape[0] for x in tree.leaves(batch)]
+    rows = min(sizes) // block if sizes else 0
     if rows < group.size:
         raise ValueError(
-            f"data_parallel: {rows} rows (prompts, groups, or rows of a micro-batch) for {group.size} "
-            "processes; give at least one row a process, or start fewer processes"
+            f"data_parallel: expected at least {group.size} rows (prompts, groups, or rows of a micro-batch), "
+            f"one for each process, got {rows}; give larger batches, or start fewer processes"
         )
     counts = [count * block for count in row_counts(rows, group.size)]
     return tree.map(lambda x: x.split(counts)[group.rank], batch)
@@ -334,9 +335,10 @@ def _attempt(function: Callable[..., Result], *args: Any) -> tuple[Result | None
 def _describe(error: Exception) -> tuple[str, str, tuple, str]:
     """An error's class by module and name, its arguments if they are literals, and its text."""
     kind = type(error)
-    literal = all(isinstance(x, str | int | float | None) for x in error.args)
+    arguments = error.__reduce__()[1]  # of an OSError, unlike `args`, with the file's name
+    literal = all(isinstance(x, str | int | float | None) for x in arguments)
     text = f"{kind.__name__}: {error}"
-    return kind.__module__, kind.__qualname__, error.args if literal else (str(error),), text
+    return kind.__module__, kind.__qualname__, tuple(arguments) if literal else (str(error),), text
 
 
 def _rebuild(module: str, name: str, args: tuple, text: str) -> Exception:

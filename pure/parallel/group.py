@@ -74,16 +74,16 @@ def group_of(caller: str, mesh: DeviceMesh | Group | Any) -> Group:
                 f"{caller}: expected a mesh with one dimension, got {mesh.ndim} {list(names)}; give one of "
                 "them, such as mesh['data'], or mesh.get_group(0)"
             )
-        mesh = mesh.get_group(0)
+        mesh = mesh.get_group(0) if mesh.get_coordinate() is not None else dist.GroupMember.NON_GROUP_MEMBER
+    outside = dist.GroupMember.NON_GROUP_MEMBER  # what new_group returns to processes that it leaves out
+    if isinstance(mesh, type(outside)) and mesh == outside:
+        raise ValueError(f"{caller}: this process is not in the group; give one that it is in")
     if not isinstance(mesh, dist.ProcessGroup):
         raise TypeError(
             f"{caller}: expected a DeviceMesh or a ProcessGroup, got {type(mesh).__name__}; write "
             "torch.distributed.device_mesh.init_device_mesh('cpu', (number of processes,))"
         )
-    rank = dist.get_rank(mesh)
-    if rank < 0:
-        raise ValueError(f"{caller}: this process is not in the group {mesh}; give a group that it is in")
-    return Group(rank, dist.get_world_size(mesh), mesh)
+    return Group(dist.get_rank(mesh), dist.get_world_size(mesh), mesh)
 
 
 def data_group() -> Group | None:
