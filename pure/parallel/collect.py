@@ -55,8 +55,8 @@ def own(batch: Tree, block: int = 1) -> Tree:
     rows = min(sizes) // block if sizes else 0
     if rows < group.size:
         raise ValueError(
-            f"data_parallel: expected at least {group.size} rows (prompts, groups, or rows of a micro-batch), "
-            f"one for each process, got {rows}; give larger batches, or start fewer processes"
+            f"data_parallel: expected at least {group.size} rows (prompts, groups, or rows of a "
+            f"micro-batch), one for each process, got {rows}; give larger batches, or start fewer processes"
         )
     counts = [count * block for count in row_counts(rows, group.size)]
     return tree.map(lambda x: x.split(counts)[group.rank], batch)

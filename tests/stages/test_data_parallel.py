@@ -283,7 +283,7 @@ def test_a_process_without_any_reward_takes_part(two: Crew) -> None:
 
 
 def make_mistakes() -> dict[str, str]:
-    """What this process is told after each of many mistakes; a hang would end the test by its timeout."""
+    """The message of each mistake on this process; a hang would end the test by its timeout."""
     a_stage = together(pretrain(MODEL, optim.sgd(0.1)))
     plain = pretrain(MODEL, optim.sgd(0.1))
     state, batch = a_stage.init(random.key(0)), text_batch(0)
@@ -306,9 +306,7 @@ def make_mistakes() -> dict[str, str]:
         "own order later": message_of(lambda: a_stage.step(after, text_batch(rank()))),
         "own names": message_of(lambda: fresh().step(state, renamed)),
         "own key": message_of(lambda: a_stage.init(random.key(rank()))),
-        "own params": message_of(
-            lambda: a_stage.init(random.key(0), MODEL.init(random.key(rank())))
-        ),
+        "own params": message_of(lambda: a_stage.init(random.key(0), MODEL.init(random.key(rank())))),
         "own state": message_of(lambda: fresh().step(of_this_process, batch)),
         "few rows": message_of(lambda: a_stage.step(state, few)),
         "few rows a part": message_of(
@@ -319,14 +317,12 @@ def make_mistakes() -> dict[str, str]:
         ),
         "few prompts": message_of(lambda: online.step(online.init(random.key(0)), prompt_batch(0, 1))),
         "sampled": str(len(sampled)),
-        "own prompts": message_of(
-            lambda: online.step(online.init(random.key(0)), prompt_batch(rank(), 4))
-        ),
+        "own prompts": message_of(lambda: online.step(online.init(random.key(0)), prompt_batch(rank(), 4))),
         "two dimensions": message_of(lambda: data_parallel(plain, mesh)),
         "another group": message_of(lambda: data_parallel(plain, other)),
         "no mesh": message_of(lambda: data_parallel(plain, 2)),
         "usable": str(int(a_stage.step(after, batch).step)),
-    }  # fmt: skip
+    }
 
 
 TOO_FEW = "ValueError: data_parallel: expected at least 2 rows (prompts, groups, or rows of a micro-batch)"
