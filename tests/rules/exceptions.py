@@ -140,8 +140,6 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "pure/interop/jax/aten/threefry.py": "tests/pure/interop/jax/test_hashing.py",
     "pure/interop/jax/opaque.py": "tests/pure/interop/jax/test_functions.py",
     "pure/interop/jax/callback.py": "tests/pure/interop/jax/test_functions.py",
-    "pure/parallel/group.py": "tests/laws/test_processes.py",
-    "pure/parallel/collect.py": "tests/laws/test_processes.py",
     "pure/parallel/cut_models.py": "tests/pure/nn/test_tensor_parallel.py",
     "pure/parallel/operators.py": "tests/pure/nn/test_tensor_parallel.py",
     "pure/parallel/vocabulary.py": "tests/pure/nn/test_tensor_parallel.py",
