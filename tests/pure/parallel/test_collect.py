@@ -148,9 +148,15 @@ def collect_all() -> dict[str, Any]:
     kept = all(torch.equal(a, b) for a, b in zip(tree.leaves(before), tree.leaves(values), strict=True))
     storages = {x.untyped_storage().data_ptr() for x in tree.leaves(sums) if x.numel()}
     return {
-        "sums": sums, "kept": kept, "storages": len(storages), "doubled": doubled, "blocks": blocks,
-        "repeated": repeated, "gathered": gathered, "inside": inside,
-    }  # fmt: skip
+        "sums": sums,
+        "kept": kept,
+        "storages": len(storages),
+        "doubled": doubled,
+        "blocks": blocks,
+        "repeated": repeated,
+        "gathered": gathered,
+        "inside": inside,
+    }
 
 
 def check_collected(results: list[dict[str, Any]]) -> None:
