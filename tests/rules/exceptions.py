@@ -148,7 +148,6 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "pure/nn/dropout.py": "tests/pure/nn/test_transformer.py",
     "pure/parallel/row_collectives.py": "tests/pure/parallel/test_rows.py",
     "stages/sharded.py": "tests/laws/test_sharded.py",
-    "stages/data_parallel.py": "tests/laws/test_processes.py",
     "pure/interop/peft.py": "tests/stages/models/test_adapter.py",
     "pure/interop/peft_apply.py": "tests/outside/adapters.py",
     "pure/interop/peft_config.py": "tests/outside/adapters.py",
