@@ -5,13 +5,15 @@ Shape letters: L leaves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pure import tree
 from pure.nn.tensor_parallel import tensor_layout
+from pure.parallel.collect import exchange, raise_first
 from pure.parallel.cut_models import CutModel
 from pure.parallel.operators import sum_over_group
 from pure.transform.gradient import Gradient, is_accumulation
@@ -35,7 +37,7 @@ def norms_of_whole_leaves(per_leaf: Tensor, grads: Tree, models: Sequence[CutMod
         >>> norms_of_whole_leaves(torch.ones(1), {"w": torch.ones(1)}, [])
         tensor([1.])
     """
-    for model in models:
+    for model in (model for model in models if model.config is not None):
         layout = tensor_layout(grads, model.config)
         is_cut = torch.tensor(
             [layout[path] is not None for path in tree.paths(grads)], device=per_leaf.device
@@ -49,14 +51,14 @@ def check_cut_models(models: Sequence[CutModel], elementwise: bool, gradient: Gr
     """Refuse an optimizer or a gradient that needs whole leaves.
 
     Args:
-        models: the cut models that the gradient was computed with; none is refused.
+        models: those that the gradient was computed with; one whose rows are cut has whole gradients.
         elementwise: if the stage's optimizer is (`pure.optim.leafwise.is_elementwise`).
         gradient: of the stage.
 
     Raises:
         ValueError: for one.
     """
-    if not models:
+    if all(model.config is None for model in models):
         return
     if not elementwise:
         raise ValueError(
@@ -69,3 +71,40 @@ def check_cut_models(models: Sequence[CutModel], elementwise: bool, gradient: Gr
             "tensor_parallel: this gradient= takes norms of whole gradients, and each process has a part; "
             "use accumulation=, or stages.data_parallel in the place of tensor_parallel"
         )
+
+
+def score_once(score: Callable[[Any], Tensor], models: Sequence[CutModel], rollouts: Any) -> Tensor:
+    """Compute rewards on the first process of each group, and give them to all.
+
+    Processes that compute a model together have the same completions. Each of these is scored once, and a
+    reward that is not a pure function (of a judge, under a time limit) is the same for all.
+
+    Args:
+        score: Rollouts -> rewards [B, K].
+        models: those that sampled the completions; none: this process scores.
+        rollouts: the same on all processes.
+
+    Returns:
+        [B, K] float.
+
+    Raises:
+        Exception: of `score`, on all processes.
+    """
+    groups = [model.group for model in models if model.group.size > 1]
+    rewards: Tensor | None = None
+    error: Exception | None = None
+    if all(group.rank == 0 for group in groups):
+        try:
+            rewards = score(rollouts)
+        except Exception as raised:
+            error = raised
+    for group in groups:  # an error goes on to the next group, whose processes wait too
+        try:
+            raise_first(error, group)
+        except Exception as raised:
+            error = raised
+        rewards = exchange(rewards, group)[0]
+    if error is not None:
+        raise error
+    assert rewards is not None
+    return rewards.to(rollouts.tokens.device)

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from pure import random
 from pure.loss.advantages import equal_rewards
+from pure.parallel.cut_models import record_cut_models
 from pure.transform.accumulate import Loss
 from pure.transform.jit import outside
 from pure.types import Tree
+from stages.cut_model import score_once
 from stages.rollout import Rollouts
 from stages.stage import Init, Stage
 from stages.state import TrainState
@@ -154,8 +156,9 @@ def generate_and_score(state: TrainState, batch: Tree, *, parts: Online | None) 
         )
     key = random.fold_in(random.fold_in(state.key, state.step), ROLLOUT_KEY)
     with torch.no_grad():
-        rollouts = outside(parts.rollout, policy_of(state.params), batch, key)
-        return rollouts, outside(parts.score, rollouts)
+        with record_cut_models() as models:
+            rollouts = outside(parts.rollout, policy_of(state.params), batch, key)
+        return rollouts, outside(score_once, parts.score, models, rollouts)
 
 
 def offline_step(state: TrainState, batch: Tree, *, parts: Online) -> TrainState:

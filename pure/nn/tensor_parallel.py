@@ -35,6 +35,7 @@ from torch import Tensor
 from pure import tree
 from pure.config import ModelConfig
 from pure.nn.packed import Packed
+from pure.parallel.cut_models import same_over_group
 from pure.parallel.group import Group, group_of
 from pure.parallel.operators import copy_to_group, join_over_group, sum_over_group
 from pure.types import Model, ParamSpec, Tree
@@ -166,9 +167,10 @@ def split_params(params: Tree, model: Model) -> Tree:
         A tree of copies.
 
     Raises:
-        ValueError: if a leaf has another shape than the plain model's.
+        ValueError: if a leaf has another shape than the plain model's, or differs between processes.
     """
     group = _group(model)
+    same_over_group("split_params: the params", params, group, wait=True)
     layout = tensor_layout(params, model.config)
     parameters = _find_parameters(tree.paths(params), model.config)
     parts = dict(zip(tree.paths(model.spec), tree.leaves(model.spec), strict=True))

@@ -30,7 +30,7 @@ from pure.nn.norm import norm, norm_spec
 from pure.nn.position import Rotation, rotation, sinusoidal
 from pure.nn.prepare import prepare
 from pure.nn.tensor_parallel import cut_spec, embed, init_leaf
-from pure.parallel.cut_models import note_cut
+from pure.parallel.cut_models import note_cut, same_over_group
 from pure.parallel.group import Group
 from pure.parallel.operators import copy_to_group
 from pure.parallel.rows import cut_here, draw_rows
@@ -105,12 +105,12 @@ def build(
     return Model(
         config=config,
         spec=cut_spec(spec, tensor),
-        init=partial(init, spec=spec, **own),
+        init=partial(init, spec=spec, **shared),
         hidden=hidden_fn,
         logits=logits_fn,
         forward=partial(forward, hidden=hidden_fn, logits=logits_fn),
         cache=partial(empty_cache, config=config, **own),
-        decode=partial(decode, config=config, layer=layer, **own),
+        decode=partial(decode, config=config, layer=layer, **shared),
         prepare=partial(prepare, config=config),
         parallel=Parallel(partial(build, config, backend, wrap_block), tensor, context),
     )
@@ -129,7 +129,7 @@ def transformer_spec(config: ModelConfig) -> Tree:
     return spec
 
 
-def init(key: Tensor, *, spec: Tree, tensor: Group | None = None) -> Tree:
+def init(key: Tensor, *, spec: Tree, tensor: Group | None = None, context: Group | None = None) -> Tree:
     """Draws the initial parameters.
 
     The key of each leaf is folded from its path, so adding a parameter changes no other.
@@ -138,11 +138,17 @@ def init(key: Tensor, *, spec: Tree, tensor: Group | None = None) -> Tree:
         key: [2] uint32, from `pure.random.key`.
         spec: tree of ParamSpec, of whole leaves.
         tensor: processes of which each draws its part of every leaf; None: this one draws all.
+        context: processes that draw the same; None: this one only.
 
     Returns:
         A tree of tensors on the key's device; no two share storage. While a sharded state is initialised,
         DTensors: each process draws its own rows, bit-equal to those of the whole draw.
+
+    Raises:
+        ValueError: if the key differs between the processes.
     """
+    for group in (tensor, context):
+        same_over_group("tensor_parallel, context_parallel: the keys of init", key, group, wait=True)
     return tree.map_with_path(partial(_init_leaf, key, tensor), spec)
 
 
@@ -182,14 +188,16 @@ def hidden(
         4. The last norm.
 
     Raises:
-        ValueError: if T exceeds max_position_embeddings, or a shape or type is not as listed.
+        ValueError: if T exceeds max_position_embeddings, or a shape or type is not as listed; in eager code
+            on a CPU, if processes that share rows or matrices have other arguments (elsewhere the result is
+            NaN).
     """
     check_tokens(tokens, config)
     check_params(params, config, tensor)
     check_same_shape(tokens, positions, segment_ids)
     check_key(tokens, key)
-    if tensor is not None:
-        note_cut(tensor, config)
+    inputs = [x for x in (tokens, positions, segment_ids, key) if x is not None]
+    same = [_enter(group, config if group is tensor else None, inputs) for group in (tensor, context)]
     # 1. Masks and places.
     batch, length = tokens.shape
     if positions is None:
@@ -200,6 +208,8 @@ def hidden(
         params, places = copy_params(params, context), own_places(places, context)
     # 2. Embed.
     x, angles = _embed(params, places.tokens, places.positions, config, tensor)
+    for is_same in same:
+        x = x if is_same is None else torch.where(is_same, x, torch.nan)
     # 3. Layers.
     for layer_params, layer_masks in zip(params["layers"], places.masks, strict=True):
         x, _ = layer(layer_params, x, angles, places.segment_ids, layer_masks, None, places.start)
@@ -235,6 +245,7 @@ def decode(
     config: ModelConfig,
     layer: Layer,
     tensor: Group | None = None,
+    context: Group | None = None,
 ) -> tuple[Tensor, KVCache]:
     """Decodes T tokens after those in the cache: many at once to prefill, then one at a time.
 
@@ -248,13 +259,15 @@ def decode(
             device).
         last: True computes the logits of the last token only, [B, 1, V], which is all that prefilling needs;
             [B] integers select one of the T tokens in each row, for rows padded on the right.
-        config, layer, tensor: bound by `build`.
+        config, layer, tensor, context: bound by `build`. Processes that share rows compute the same here.
 
     Returns:
         (logits [B, T, V], the cache with T more tokens per row).
     """
     check_tokens(tokens, config)
     check_params(params, config, tensor)
+    note_cut(tensor, config)
+    note_cut(context, None)
     positions = cache.length[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
     x, angles = _embed(params, tokens, positions, config, tensor)
     layers = []
@@ -300,6 +313,12 @@ def _draw_numbers(key: Tensor, path: str, spec: ParamSpec, shape: tuple[int, ...
         return random.normal(leaf_key, shape, offset=offset).mul(spec.std).to(spec.dtype)
     fill = {"zeros": torch.zeros, "ones": torch.ones}[spec.init]
     return fill(shape, dtype=spec.dtype, device=key.device)
+
+
+def _enter(group: Group | None, config: ModelConfig | None, inputs: list[Tensor]) -> Tensor | None:
+    """Notes that a group computes the model, and compares what its processes were given."""
+    note_cut(group, config)
+    return same_over_group("tensor_parallel, context_parallel: the tokens, positions or keys", inputs, group)
 
 
 def _embed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -52,6 +53,14 @@ def clipped_adamw() -> GradientTransformation:
 
 def score(rollouts: Rollouts) -> Tensor:
     return (rollouts.tokens.float().mean(1) + 0.1 * rollouts.tokens[:, -1])[:, None]
+
+
+def count_calls(calls: list[int], rollouts: Rollouts) -> Tensor:
+    """A reward that fails the second time, and that other processes must not compute."""
+    calls.append(len(rollouts.tokens))
+    if len(calls) > 1:
+        raise KeyError("no judge")
+    return score(rollouts) + torch.distributed.get_rank()
 
 
 def labelled(i: int) -> Tree:
@@ -127,6 +136,19 @@ def cut_runs() -> dict[str, Any]:
     results["context"] = join_params(train(*make_stages(both, own)["sft"], own), model)
     cut, alone = (pretrain(m, clipped_adamw()) for m in (both, plain))
     assert fingerprint(data_parallel(cut, mesh["data"])) == fingerprint(alone)
+    calls: list[int] = []
+    judged = grpo(
+        both,
+        clipped_adamw(),
+        score=partial(count_calls, calls),
+        sampling=Sampling(max_new_tokens=3),
+        samples=2,
+    )
+    state = judged.step(judged.init(random.key(0), own), prompts(0))
+    with pytest.raises(KeyError, match="no judge"):
+        judged.step(state, prompts(1))
+    results["calls"] = calls
+    results["rewards"] = state.metrics["rewards/reward/mean"]
     for optimizer, gradient, words in (
         (muon(1e-3), None, "the shape or the norm of whole leaves"),
         (adamw(1e-3), noise_scale(parts=2), "takes norms of whole gradients"),
@@ -142,6 +164,8 @@ def test_runs_on_two_by_two_processes_equal_those_of_one() -> None:
         results = members.run(cut_runs)
     expected = plain_runs()
     expected["context"] = expected["sft"]
+    assert [result.pop("calls") for result in results] == [[4, 4], [], [], []]
+    assert len({result.pop("rewards").item() for result in results}) == 1
     assert results[0].keys() == expected.keys()
     for name, state in expected.items():
         for other in results[1:]:

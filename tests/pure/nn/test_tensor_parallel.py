@@ -180,7 +180,8 @@ def errors_of_use() -> list[str]:
     plain, params = plain_model(CASES[0])
     model = tensor_parallel(plain, mesh())
     own = split_params(params, model)
-    tokens = batch()["tokens"]
+    tokens = batch()["tokens"] // 2
+    rank = torch.distributed.get_rank()
     adapted = lora(model, own)
     logits = model.forward(own, tokens)
     mistakes: tuple[Callable[[], Any], ...] = (
@@ -190,6 +191,12 @@ def errors_of_use() -> list[str]:
         lambda: logits[:, -1],
         lambda: torch.softmax(logits, -1),
         lambda: split_params(own, model),
+        lambda: split_params({"embedding": params["embedding"][:16]}, model),
+        lambda: model.hidden(own, tokens + rank),
+        lambda: model.hidden(own, tokens[:, : 3 + rank]),
+        lambda: model.hidden(own, tokens, key=random.key(rank)),
+        lambda: model.init(random.key(rank)),
+        lambda: split_params(tree.map(lambda x: x + rank, params), model),
         lambda: tensor_parallel(model, mesh()),
     )
     messages = []
@@ -212,7 +219,13 @@ def test_mistakes_are_refused_on_all_processes(two: Crew) -> None:
         "join them first",
         "join them first",
         "join them first",
+        "params differ",
         "give whole",
+        "tokens, positions or keys differ between the 2 processes",
+        "tokens, positions or keys differ between the 2 processes",
+        "tokens, positions or keys differ between the 2 processes",
+        "keys of init differ",
+        "params differ",
         "cut already",
     )
     for message, words in zip(first, expected, strict=True):
