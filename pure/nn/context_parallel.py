@@ -6,8 +6,13 @@ activations, the memory that grows with T, are 1/n; params are whole.
 Communication a layer: an all-gather of keys and values [B, T, K, H], forward, and a reduce-scatter of their
 gradients; and an all-reduce of the gradients of its params. The hidden states are joined at the end, by one
 all-gather [B, T, D], so that every head and loss takes them unchanged; each process then computes the whole
-loss, and `chunk` bounds the memory of its logits. As attention is causal, the last process has the most
+loss, and `chunk` bounds the memory of its logits. (Heads of a large vocabulary are cut by `tensor_parallel`,
+over another dimension of the mesh.) As attention is causal, the last process has the most
 scores: up to 2 n/(n + 1) times the mean. (An order of places that balances them is not implemented.)
+
+    mesh = init_device_mesh("cuda", (machines, n), mesh_dim_names=("data", "context"))
+    model = context_parallel(transformer(config, backend="flash"), mesh["context"])
+    fit = data_parallel(sft(model, optimizer, chunk=1024), mesh["data"])
 
 Shape letters: B batch, T places, D width, K key-value heads, H head width, n processes, r a process.
 

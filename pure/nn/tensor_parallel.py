@@ -13,7 +13,12 @@ size.
 
 Communication, forward and backward: four all-reduces [B, T, D] a layer, one each for embedding and head, and
 three [B, T] for the loss; an all-reduce of X bytes sends 2 (n - 1)/n X from each process. Activations between
-the blocks, such as the residual stream, are whole on all processes.
+the blocks, such as the residual stream, are whole on all processes. With n processes of one machine in each
+group, and the batch cut over machines:
+
+    mesh = init_device_mesh("cuda", (machines, n), mesh_dim_names=("data", "tensor"))
+    model = tensor_parallel(transformer(config), mesh["tensor"])
+    fit = data_parallel(pretrain(model, optimizer), mesh["data"])
 
 Shape letters: B batch, T tokens, S keys, D width, V vocabulary, N query heads, n processes.
 

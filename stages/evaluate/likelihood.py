@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pure import tree
+from pure.parallel.vocabulary import gather_logits
 from pure.types import Model, Tree
 from stages.evaluate.request import Request, truncate_left
 from stages.evaluate.sharing import Batch, Group, Ids, cut_batches, group_contexts
@@ -161,7 +162,8 @@ def _read_windows(model: Model, params: Tree, windows: list[Window]) -> list[Lik
     index = torch.tensor(positions, device=device)
     states = hidden[index[:, 0], index[:, 1]].split(POSITIONS)
     target_ids = torch.tensor(targets, device=device).split(POSITIONS)
-    parts = [_score_tokens(model.logits(params, x), y) for x, y in zip(states, target_ids, strict=True)]
+    logits = (gather_logits(model.logits(params, x)) for x in states)
+    parts = [_score_tokens(x, y) for x, y in zip(logits, target_ids, strict=True)]
     logps, greedy = (torch.cat(part) for part in zip(*parts, strict=True))
     sizes = [window.scored for window in windows]
     by_window = zip(logps.double().cpu().split(sizes), greedy.cpu().split(sizes), strict=True)

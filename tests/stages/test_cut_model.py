@@ -31,6 +31,7 @@ from stages.cut_model import check_cut_models, norms_of_whole_leaves
 from stages.data_parallel import data_parallel
 from stages.dpo import dpo
 from stages.grpo import grpo
+from stages.population import population
 from stages.ppo import ppo
 from stages.pretrain import pretrain
 from stages.rollout import Rollouts
@@ -102,15 +103,10 @@ def make_stages(model: Model, reference: Tree) -> dict[str, tuple[Stage, Callabl
     }
 
 
-def train(
-    fit: Stage,
-    make_batch: Callable[[int], Tree],
-    params: Tree,
-    wrap: Callable[[Any], Any] = lambda step: step,
-) -> TrainState:
-    state, step = fit.init(random.key(0), params), wrap(fit.step)
+def train(fit: Stage, make_batch: Callable[[int], Tree], params: Tree | None) -> TrainState:
+    state = fit.init(random.key(0), params)
     for i in range(STEPS):
-        state = step(state, make_batch(i))
+        state = fit.step(state, make_batch(i))
     return state
 
 
@@ -136,6 +132,9 @@ def cut_runs() -> dict[str, Any]:
     results["context"] = join_params(train(*make_stages(both, own)["sft"], own), model)
     cut, alone = (pretrain(m, clipped_adamw()) for m in (both, plain))
     assert fingerprint(data_parallel(cut, mesh["data"])) == fingerprint(alone)
+    fit, make_batch = make_stages(model, own)["sft"]
+    members = train(population(fit, 2), make_batch, None)
+    results["population"] = tree.stack([join_params(member, model) for member in tree.unstack(members)])
     calls: list[int] = []
     judged = grpo(
         both,
@@ -164,6 +163,8 @@ def test_runs_on_two_by_two_processes_equal_those_of_one() -> None:
         results = members.run(cut_runs)
     expected = plain_runs()
     expected["context"] = expected["sft"]
+    fit, make_batch = make_stages(transformer(CONFIG), noisy_params(transformer(CONFIG)))["sft"]
+    expected["population"] = train(population(fit, 2), make_batch, None)
     assert [result.pop("calls") for result in results] == [[4, 4], [], [], []]
     assert len({result.pop("rewards").item() for result in results}) == 1
     assert results[0].keys() == expected.keys()

@@ -12,11 +12,13 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from pure import random, tree
 from pure.adapt.lora import lora
+from pure.loss.cross_entropy import linear_cross_entropy
 from pure.nn.context_parallel import Places, context_parallel, own_places
 from pure.nn.naive import causal_mask
 from pure.nn.transformer import transformer
 from pure.parallel.group import Group
 from pure.transform.grad import value_and_grad
+from pure.transform.memory import peak
 from pure.transform.remat import remat
 from pure.types import Model, Tree
 from tests.crew import Crew, crew
@@ -90,6 +92,25 @@ def test_adapters_of_a_context_parallel_model(two: Crew) -> None:
     expected = value_and_grad(lambda a: model.hidden(a, data).square().sum())(adapters_of(plain, params))
     for result in two.run(adapted_results):
         assert distance(result, expected) < 2e-6
+
+
+def peak_of_gradient(model: Model, params: Tree) -> int:
+    """Bytes that a gradient of one row of 512 tokens allocates at its peak."""
+    tokens = torch.arange(512)[None] % 32
+    loss = partial(linear_cross_entropy, logits=model.logits, chunk=64)
+    compute = value_and_grad(lambda p: loss(p, model.hidden(p, tokens), tokens).sum)
+    return peak(compute, params)
+
+
+def cut_peak() -> int:
+    plain = transformer(CONFIGS["llama"], backend="flash")
+    return peak_of_gradient(context_parallel(plain, mesh()), plain.init(random.key(0)))
+
+
+def test_half_of_the_places_takes_little_more_than_half_of_the_memory(two: Crew) -> None:
+    plain = transformer(CONFIGS["llama"], backend="flash")
+    whole = peak_of_gradient(plain, plain.init(random.key(0)))
+    assert max(two.run(cut_peak)) < 0.65 * whole
 
 
 def test_places_are_padded_and_cut() -> None:
