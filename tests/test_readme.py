@@ -30,6 +30,7 @@ INFRASTRUCTURE: Mapping[str, str] = {
     "pure/nn/cache.py": "a data structure",
     "pure/nn/packed.py": "a memory layout",
     "pure/nn/prepare.py": "arranges params",
+    "pure/nn/tensor_params.py": "cuts and joins params",
     "pure/nn/inputs.py": "checks of arguments",
     "pure/nn/dropout.py": "draws masks",
     "pure/optim/base.py": "the protocol and its combinators",

@@ -40,9 +40,8 @@ from torch import Tensor
 from pure import tree
 from pure.config import ModelConfig
 from pure.nn.packed import Packed
-from pure.parallel.cut_models import same_over_group
 from pure.parallel.group import Group, group_of
-from pure.parallel.operators import copy_to_group, join_over_group, sum_over_group
+from pure.parallel.operators import copy_to_group, sum_over_group
 from pure.types import Model, ParamSpec, Tree
 
 AXES: Mapping[str, int] = {
@@ -70,7 +69,7 @@ def tensor_parallel(model: Model, mesh: Any) -> Model:
 
     Returns:
         Model, whose params are this process's parts: `init(key)` makes those of the plain `init(key)`,
-        `split_params` cuts given ones, and `join_params` puts them together. Hidden states are those of the
+        `pure.nn.tensor_params` cuts given ones and joins them. Hidden states are those of the
         plain model up to the order of summation (1e-6 in float32), equal on all processes. `logits` and
         `forward` give cut logits (`pure.parallel.vocabulary`), which the losses take; those of `decode` are
         whole. All processes must call it with the same arguments in the same order.
@@ -156,60 +155,42 @@ def tensor_layout(params: Tree, config: ModelConfig) -> dict[str, int | None]:
         >>> tensor_layout({"mu": {"norm": {"scale": 0}, "embedding": 0}, "count": 0}, config)
         {'count': None, 'mu/embedding': 0, 'mu/norm/scale': None}
     """
-    parameters = _find_parameters(tree.paths(params), config)
+    parameters = find_parameters(tree.paths(params), config)
     axes = {path: AXES.get(path.rpartition("/")[2]) for path in parameters}
     return {path: axis if parameters[path] else None for path, axis in axes.items()}
 
 
-def split_params(params: Tree, model: Model) -> Tree:
-    """Return this process's parts of whole params; the inverse of `join_params`.
+def find_parameters(paths: list[str], config: ModelConfig) -> dict[str, str]:
+    """Return the parameter with which each path ends, where all leaves beside it are parameters too.
+
+    (A scalar model's own "head" is no parameter of the transformer in it.)
 
     Args:
-        params: of the plain model, or any tree that holds trees like it, such as a TrainState.
-        model: of `tensor_parallel`.
+        paths: of the leaves of a tree.
+        config: of the model.
 
     Returns:
-        A tree of copies.
+        {path: path of the parameter, or ""}.
 
-    Raises:
-        ValueError: if a leaf has another shape than the plain model's, or differs between processes.
+    Example:
+        >>> find_parameters(["mu/norm/scale", "mu/embedding", "count"], ModelConfig())
+        {'mu/norm/scale': 'norm/scale', 'mu/embedding': 'embedding', 'count': ''}
     """
-    group = _group(model)
-    same_over_group("split_params: the params", params, group, wait=True)
-    layout = tensor_layout(params, model.config)
-    parameters = _find_parameters(tree.paths(params), model.config)
-    parts = dict(zip(tree.paths(model.spec), tree.leaves(model.spec), strict=True))
-
-    def split(path: str, x: Tensor) -> Tensor:
-        axis = layout[path]
-        if axis is None or not x.ndim:
-            return x.clone()
-        own = x.chunk(group.size, axis)[group.rank]
-        expected = parts[parameters[path]].shape
-        if own.shape != expected or x.shape[axis] != expected[axis] * group.size:
-            raise ValueError(
-                f"split_params: expected {path} with {expected[axis] * group.size} along axis {axis}, for "
-                f"{list(expected)} on each of {group.size} processes, got {list(x.shape)}; give whole "
-                "params of the plain model"
-            )
-        return own.clone(memory_format=torch.contiguous_format)
-
-    return tree.map_with_path(split, params)
-
-
-def join_params(params: Tree, model: Model) -> Tree:
-    """Return whole params from the parts of all processes; each must call it. One leaf is joined at a time.
-
-    Args:
-        params: of `model`, or any tree that holds trees like them, such as a TrainState.
-        model: of `tensor_parallel`.
-
-    Returns:
-        A tree of copies, the same on all processes: params of the plain model.
-    """
-    group = _group(model)
-    layout = tensor_layout(params, model.config)
-    return tree.map_with_path(lambda path, x: _join(x, layout[path], group), params)
+    names = _parameter_names(config)
+    foreign: dict[str, bool] = {}  # prefix -> there is a leaf under it that is no parameter
+    parameters = dict.fromkeys(paths, "")
+    for path in paths:
+        parts = path.split("/")
+        for suffix in ("/".join(parts[i:]) for i in range(len(parts))):
+            prefix = path[: len(path) - len(suffix)]
+            if suffix not in names:
+                continue
+            if prefix not in foreign:
+                foreign[prefix] = any(x.startswith(prefix) and x[len(prefix) :] not in names for x in paths)
+            if not foreign[prefix]:
+                parameters[path] = suffix
+                break
+    return parameters
 
 
 def cut_spec(spec: Tree, group: Group | None) -> Tree:
@@ -352,28 +333,6 @@ def _parameter_names(config: ModelConfig) -> frozenset[str]:
     return frozenset(layers | {"embedding", "head", "norm/scale", "norm/bias"})
 
 
-def _find_parameters(paths: list[str], config: ModelConfig) -> dict[str, str]:
-    """{path: path of the parameter that it ends with, or ""}, where all leaves beside it are parameters too.
-
-    (A scalar model's own "head" is no parameter of the transformer in it.)
-    """
-    names = _parameter_names(config)
-    foreign: dict[str, bool] = {}  # prefix -> there is a leaf under it that is no parameter
-    parameters = dict.fromkeys(paths, "")
-    for path in paths:
-        parts = path.split("/")
-        for suffix in ("/".join(parts[i:]) for i in range(len(parts))):
-            prefix = path[: len(path) - len(suffix)]
-            if suffix not in names:
-                continue
-            if prefix not in foreign:
-                foreign[prefix] = any(x.startswith(prefix) and x[len(prefix) :] not in names for x in paths)
-            if not foreign[prefix]:
-                parameters[path] = suffix
-                break
-    return parameters
-
-
 def _cut_leaf_spec(size: int, path: str, spec: ParamSpec) -> ParamSpec:
     """The spec of 1/n of a leaf."""
     axis = AXES.get(path.rpartition("/")[2])
@@ -381,19 +340,6 @@ def _cut_leaf_spec(size: int, path: str, spec: ParamSpec) -> ParamSpec:
         return spec
     shape = tuple(length // size if i == axis else length for i, length in enumerate(spec.shape))
     return dataclasses.replace(spec, shape=shape)
-
-
-def _group(model: Model) -> Group:
-    """The group of a tensor-parallel model."""
-    if model.parallel is None or model.parallel.tensor is None:
-        raise ValueError("split_params, join_params: expected a model of tensor_parallel(model, mesh)")
-    return model.parallel.tensor
-
-
-def _join(x: Tensor, axis: int | None, group: Group) -> Tensor:
-    """A whole leaf from all parts."""
-    whole = x if axis is None else join_over_group(x.detach(), group, axis)
-    return whole.clone(memory_format=torch.contiguous_format)
 
 
 def _divisors(value: int, size: int) -> int:

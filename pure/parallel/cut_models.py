@@ -1,8 +1,8 @@
 """Models that groups of processes compute: a record of those that a step calls, and a check of their inputs.
 
-A tensor-parallel or context-parallel model (`pure.nn`) says so when it is called. A step collects it: norms of
-cut leaves are sums over the processes, and rewards are computed once. So no loss or stage has an argument for
-it, and no step can miss it.
+A tensor-parallel or context-parallel model (`pure.nn`) says so when it is called. A step collects it: norms
+of cut leaves are sums over the processes, and rewards are computed once. So no loss or stage has an argument
+for it, and no step can miss it.
 """
 
 from __future__ import annotations

@@ -144,6 +144,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "pure/parallel/operators.py": "tests/pure/nn/test_tensor_parallel.py",
     "pure/parallel/vocabulary.py": "tests/pure/nn/test_tensor_parallel.py",
     "pure/loss/vocabulary.py": "tests/pure/nn/test_tensor_parallel.py",
+    "pure/nn/tensor_params.py": "tests/pure/nn/test_tensor_parallel.py",
     "pure/nn/inputs.py": "tests/pure/nn/test_transformer.py",
     "pure/nn/dropout.py": "tests/pure/nn/test_transformer.py",
     "pure/parallel/row_collectives.py": "tests/pure/parallel/test_rows.py",

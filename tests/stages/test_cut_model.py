@@ -15,7 +15,8 @@ from pure import random, tree
 from pure.config import ModelConfig
 from pure.generation.sampling import Sampling
 from pure.nn.context_parallel import context_parallel
-from pure.nn.tensor_parallel import join_params, split_params, tensor_parallel
+from pure.nn.tensor_parallel import tensor_parallel
+from pure.nn.tensor_params import join_params, split_params
 from pure.nn.transformer import transformer
 from pure.optim.adamw import adamw
 from pure.optim.base import chain

@@ -18,7 +18,8 @@ from pure.config import ModelConfig
 from pure.generation.generate import generate
 from pure.generation.sampling import Sampling
 from pure.loss.cross_entropy import cross_entropy
-from pure.nn.tensor_parallel import join_params, split_params, tensor_layout, tensor_parallel
+from pure.nn.tensor_parallel import tensor_layout, tensor_parallel
+from pure.nn.tensor_params import join_params, split_params
 from pure.nn.transformer import transformer
 from pure.parallel.cut_models import note_cut, record_cut_models
 from pure.parallel.group import Group, group_of
