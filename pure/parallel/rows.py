@@ -254,7 +254,7 @@ def group_of_rows(values: Tree) -> Group:
                 "rows: expected leaves cut along the first axis over one mesh dimension, (Shard(dim=0),), "
                 f"got {tuple(x.placements)}; write cut(tree, mesh), from pure.parallel.rows"
             )
-    return group_of("rows", mesh)
+    return group_of("rows", mesh)._replace(mesh=mesh)  # by which new leaves are cut over the same
 
 
 def mesh_of(mesh: DeviceMesh | Group | Any, device_type: str) -> DeviceMesh:

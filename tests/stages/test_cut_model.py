@@ -24,6 +24,7 @@ from pure.optim.clip import clip_by_global_norm
 from pure.optim.muon import muon
 from pure.parallel.cut_models import CutModel
 from pure.parallel.group import Group
+from pure.parallel.rows import gather, local
 from pure.transform.gradient import accumulation
 from pure.transform.noise_scale import noise_scale
 from pure.types import GradientTransformation, Model, Tree
@@ -37,6 +38,7 @@ from stages.ppo import ppo
 from stages.pretrain import pretrain
 from stages.rollout import Rollouts
 from stages.sft import sft
+from stages.sharded import sharded
 from stages.stage import Stage
 from stages.state import TrainState
 from tests.crew import crew
@@ -129,6 +131,11 @@ def cut_runs() -> dict[str, Any]:
     for name, (fit, make_batch) in make_stages(model, own).items():
         state = train(data_parallel(fit, mesh["data"]), make_batch, own)
         results[name] = join_params(state, model)
+    rows = sharded(pretrain(model, clipped_adamw()), mesh["data"])
+    first = rows.init(random.key(0))
+    results["rows drawn"] = join_params(gather(first), model)
+    held = tree.nbytes(local((first.params, first.opt_state)))
+    results["rows"] = join_params(gather(train(rows, labelled, own)), model)
     both = context_parallel(model, mesh["data"])
     results["context"] = join_params(train(*make_stages(both, own)["sft"], own), model)
     cut, alone = (pretrain(m, clipped_adamw()) for m in (both, plain))
@@ -147,7 +154,7 @@ def cut_runs() -> dict[str, Any]:
     state = judged.step(judged.init(random.key(0), own), prompts(0))
     with pytest.raises(KeyError, match="no judge"):
         judged.step(state, prompts(1))
-    results["calls"] = calls
+    results["calls"], results["held"] = calls, held
     results["rewards"] = state.metrics["rewards/reward/mean"]
     for optimizer, gradient, words in (
         (muon(1e-3), None, "the shape or the norm of whole leaves"),
@@ -166,10 +173,15 @@ def test_runs_on_two_by_two_processes_equal_those_of_one() -> None:
     expected["context"] = expected["sft"]
     fit, make_batch = make_stages(transformer(CONFIG), noisy_params(transformer(CONFIG)))["sft"]
     expected["population"] = train(population(fit, 2), make_batch, None)
+    alone = pretrain(transformer(CONFIG), clipped_adamw())
+    expected["rows drawn"] = first = alone.init(random.key(0))
+    expected["rows"] = train(alone, labelled, noisy_params(transformer(CONFIG)))
+    assert max(result.pop("held") for result in results) < 0.27 * tree.nbytes((first.params, first.opt_state))
     assert [result.pop("calls") for result in results] == [[4, 4], [], [], []]
     assert len({result.pop("rewards").item() for result in results}) == 1
     assert results[0].keys() == expected.keys()
     for name, state in expected.items():
+        assert name != "rows drawn" or distance(results[0][name].params, state.params) == 0
         for other in results[1:]:
             assert distance(results[0][name].params, other[name].params) == 0, name
         assert distance(results[0][name].params, state.params) < 1e-6, name
