@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from stages.evaluate.options import EvaluateOptions
+
+if TYPE_CHECKING:
+    from stages.run.processes import Processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +24,12 @@ class CompareOptions:
     """The --output_dir of another one; differences are its scores minus those of FIRST."""
 
 
-def evaluate(options: EvaluateOptions) -> int:
+def evaluate(options: EvaluateOptions, processes: Processes | None = None) -> int:
     """Evaluates a model, and prints the table of results.
+
+    Args:
+        options: the flags.
+        processes: those that share the questions; None is one alone.
 
     Returns:
         The exit code.
@@ -29,12 +37,18 @@ def evaluate(options: EvaluateOptions) -> int:
     print(f"loading {options.model_path}", flush=True)  # before torch, which takes seconds
     from stages.evaluate import build, record
     from stages.models import hardware, language_model
+    from stages.run import parallel
+    from stages.run.processes import ALONE, take_gpu
 
+    processes = processes or ALONE
     device = hardware.pick_device(options.device)
+    take_gpu(processes, device)
+    parallel.compare_flags(processes, dataclasses.asdict(options))
     loaded = language_model.load(options.model_path, dtype=hardware.pick_dtype(options.dtype, device))
     loaded = language_model.move_to(loaded, device)
     tasks = build.build_tasks(options, loaded)
-    reports = record.evaluate(tasks, options.output_dir, about=build.describe_provenance(options, loaded))
+    about = build.describe_provenance(options, loaded)
+    reports = record.evaluate(tasks, options.output_dir, about=about, processes=processes)
     print(f"\n{record.format_table(reports)}")
     print(
         f"\nprompts and completions: {options.output_dir}/{record.SAMPLES}; results: {record.RESULTS} there"

@@ -127,20 +127,22 @@ def _run_joined(world: World, name: str, arguments: Sequence[str]) -> int:
 
 def _attempt(processes: Processes, name: str, arguments: Sequence[str]) -> End:
     """Runs a subcommand; an error that another process caused becomes that process's end."""
-    from stages.run.channel import End, find_cause
+    from stages.run import processes as joining
+    from stages.run.channel import SECONDS_FOR_CAUSE, End
 
     folder: list[Path] = []
     try:
         options = _parse(name, arguments, folder)
         return End(resolve(SUBCOMMANDS[name].run)(options, processes), "", False)
-    except SystemExit as stop:  # --help, or a signal
-        return End(*stop.args, True) if len(stop.args) == 2 else End(int(stop.code or 0), "", False)
+    except SystemExit as stop:
+        if len(stop.args) == 2:  # a signal, perhaps of torchrun, as another process was killed
+            return joining.find_cause(processes) or End(*stop.args, True)
+        return End(int(stop.code or 0), "", False)  # --help
     except (Exception, KeyboardInterrupt) as error:
         explained = explain(error, name, *folder)
         if explained is not None and os.environ.get(TRACEBACK) != "1":
             return End(*explained, True)
-        assert processes.channel is not None
-        cause = None if explained else find_cause(processes.channel)
+        cause = None if explained else joining.find_cause(processes, SECONDS_FOR_CAUSE)
         if cause is not None:
             return cause
         traceback.print_exception(error)

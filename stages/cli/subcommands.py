@@ -92,6 +92,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
             "stages.cli.evaluate:evaluate",
             "evaluate a model: perplexity, multiple choice, programs, answers",
             SAMPLES,
+            joins=True,
         ),
         "compare": Subcommand(
             "stages.cli.evaluate:CompareOptions",

@@ -11,7 +11,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,6 +23,7 @@ from data_pipes.files import writing
 from stages.checkpoint.lock import lock_folder
 from stages.checkpoint.manifest import environment
 from stages.evaluate.task import Figure, Report, Sample, Task, reusable_samples, run_task, template_hash
+from stages.run.processes import ALONE, Processes, compare, gather_values, share_first
 from stages.run.progress import Progress, progress
 
 SAMPLES, RESULTS, PROVENANCE = "samples.jsonl", "results.json", "evaluation.json"
@@ -33,6 +35,7 @@ def evaluate(
     *,
     about: Mapping[str, Any],
     quiet: bool = False,
+    processes: Processes = ALONE,
 ) -> dict[str, Report]:
     """Run tasks, and save every sample and the figures.
 
@@ -43,6 +46,7 @@ def evaluate(
         folder: created if missing; holds one evaluation.
         about: options and the model's digest, plain JSON: saved samples are reused only if these are equal.
         quiet: print nothing.
+        processes: those that answer the questions together; the first writes and prints.
 
     Returns:
         Reports by the tasks' names.
@@ -56,13 +60,31 @@ def evaluate(
     templates = {task.name: template_hash(task) for task in tasks}
     provenance = json.loads(json.dumps({**about, "templates": templates}))
     reports: dict[str, Report] = {}
+    compare(processes, provenance, about="model and tasks")
+    if not processes.first:
+        saved = share_first(processes, None, about="the saved answers")
+        return {task.name: run_task(share_questions(task, processes), saved.get(task.name)) for task in tasks}
     with lock_folder(folder):
-        saved = _resume(folder, provenance)
+        saved = share_first(processes, _resume(folder, provenance), about="the saved answers")
         with (folder / SAMPLES).open("a", encoding="utf-8") as file:
             for task in tasks:
-                reports[task.name] = _run(task, saved.get(task.name, {}), file, quiet)
+                shared = share_questions(task, processes)
+                reports[task.name] = _run(shared, saved.get(task.name, {}), file, quiet)
         files.write_json(folder / RESULTS, _results(tasks, reports, provenance))
     return reports
+
+
+def share_questions(task: Task, processes: Processes) -> Task:
+    """Returns a task of which each process answers every n-th question, and all get the answers of all.
+
+    Args:
+        task: an evaluation; its questions are the same on all processes.
+        processes: joined, or alone.
+    """
+    if processes.size == 1:
+        return task
+    answer = partial(_answer_together, task.answer, processes)
+    return task._replace(answer=answer, chunk=task.chunk * processes.size)
 
 
 def read_samples(folder: str | Path) -> dict[str, list[Sample]]:
@@ -102,6 +124,17 @@ def format_table(reports: Mapping[str, Report]) -> str:
                 f"killed them; see the reasons"
             )
     return "\n".join(lines)
+
+
+def _answer_together(
+    answer: Callable[[Sequence[int]], list[Sample]], processes: Processes, numbers: Sequence[int]
+) -> list[Sample]:
+    """Answers this process's questions, and gathers the answers in the order of `numbers`."""
+    own = list(numbers[processes.rank :: processes.size])
+    samples: list[Sample] = [{}] * len(numbers)
+    for rank, part in enumerate(gather_values(processes, answer(own) if own else [], about="answers")):
+        samples[rank :: processes.size] = part
+    return samples
 
 
 def _run(task: Task, saved: Mapping[str, Sample], file: TextIO, quiet: bool) -> Report:

@@ -46,7 +46,7 @@ from stages.run.options.tuning import (
     check_held_out,
     check_tuning_flags,
 )
-from stages.run.processes import ALONE, Processes, after_first
+from stages.run.processes import ALONE, Processes, after_first, take_gpu
 from stages.run.rewards.functions import refuse_unknown
 
 Options: TypeAlias = PretrainOptions | TuningOptions
@@ -69,18 +69,24 @@ def check(options: Options, processes: Processes = ALONE) -> None:
         ValueError: naming the flag, its value and what to type instead.
         FileNotFoundError: for a file that a flag names and that is not there.
     """
+    if processes.size == 1 and options.shard != "none":
+        raise ValueError(
+            f"--shard {options.shard} cuts the state over processes, and there is one; start several with "
+            "intro2llm launch NUMBER, or leave --shard out"
+        )
     if processes.size > 1 and options.backend == "jax":
         raise ValueError("--backend jax runs in one process, which may have many devices; start it alone")
     if isinstance(options, PretrainOptions):
         build_pretrain.check(options)
+        take_gpu(processes, hardware.pick_device(options.device))
         check_rows(options, options.batch_size, f"--batch_size {options.batch_size}", processes.size)
         return
+    take_gpu(processes, hardware.pick_device(options.device))
     check_tuning_flags(options)
     new_tokens.check_flags(
         options.add_tokens, options.vocabulary_multiple, adapters=options.qlora or options.lora is not None
     )
     adapter_flags.lora_config_of(options)
-    hardware.pick_device(options.device)
     if options.chat_template:
         source_of(options.chat_template)
     template_variables(options.template_kwargs)

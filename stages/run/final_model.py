@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pure.parallel.rows import is_cut
 from pure.types import Tree
 from stages.checkpoint import checkpoint
 from stages.models import adapter, language_model, reward_model
@@ -13,7 +14,7 @@ from stages.online import policy_of
 from stages.run.config_file import MODEL
 from stages.run.experiment import SaveModel, Say
 from stages.run.loop import Result
-from stages.run.processes import ALONE, Processes
+from stages.run.processes import ALONE, Processes, share_first
 
 
 def write(
@@ -26,19 +27,21 @@ def write(
         result: result of the loop.
         save_model: the experiment's function that writes the model.
         say: prints a message to the user.
-        processes: those that computed the run; the first writes.
+        processes: those that computed the run; the first writes, and the others give it their rows.
 
     Returns:
         The folder of the model.
     """
-    if not processes.first:
-        return folder / MODEL
     state, step, reason = result.state, int(result.state.step), ""
-    best = checkpoint.best(folder) if result.status == "early" else None
+    found = checkpoint.best(folder) if result.status == "early" else None
+    best = share_first(processes, None if found is None else str(found), about="the best checkpoint")
     if best is not None:
         reason = f", the best; validation stopped improving, and the run ended at {step}"
-        state, step = checkpoint.load(best, state, warn=print)[:2]
-    path = save_model(folder / MODEL, policy_of(state.extra.get("ema", state.params)))
+        state, step = checkpoint.load(best, state, warn=say, group=processes.group)[:2]
+    params = policy_of(state.extra.get("ema", state.params))
+    path = folder / MODEL
+    if processes.first or is_cut(params):
+        path = save_model(path, params)
     say(f"final model: {path} (step {step}{reason})")
     return path
 

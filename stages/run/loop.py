@@ -17,6 +17,7 @@ from torch import Tensor
 from data_pipes.types import Pipe
 from pure import tree
 from pure.parallel.group import within
+from pure.parallel.rows import gather
 from pure.transform.jit import jit
 from pure.types import Tree
 from stages import population, sweep
@@ -26,7 +27,7 @@ from stages.run.allocator import keep_freed_memory
 from stages.run.early_stopping import BestValidation
 from stages.run.jax_step import jax_step
 from stages.run.metrics import Observe, Readings, readings
-from stages.run.processes import ALONE, Processes, agree, share_first
+from stages.run.processes import ALONE, Processes, agree, find_cause, share_first
 from stages.run.progress import Progress, progress
 from stages.run.validation import Validate
 from stages.stage import Stage
@@ -296,11 +297,14 @@ def _refuse_skipped(parts: _Parts, status: str) -> None:
 
 
 def _step(parts: _Parts, state: TrainState, batch: Tree, signals_received: list[int]) -> TrainState:
-    """Takes a step; an error after a signal counts as an interruption, as Ctrl-C also kills the compiler."""
+    """Takes a step; an error after a signal counts as an interruption, as Ctrl-C also kills the compiler.
+
+    (torchrun sends SIGTERM when another process was killed: then that is the error.)
+    """
     try:
         return parts.step(state, batch)
     except Exception:
-        if signals_received:
+        if signals_received and find_cause(parts.processes) is None:
             raise KeyboardInterrupt from None
         raise
 
@@ -315,8 +319,9 @@ def _validate(parts: _Parts, state: TrainState) -> Mapping[str, float]:
     if parts.validate is None:
         return {}
     parts.readings.settle()  # stops the clock, so that validation does not count in tokens per second
+    params = gather(state.extra.get("ema", state.params))
     with within(parts.processes.group):
-        return dict(parts.validate(state.extra.get("ema", state.params)))
+        return dict(parts.validate(params))
 
 
 def _update_best(

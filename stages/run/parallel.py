@@ -15,6 +15,7 @@ from stages.run import processes as joining
 from stages.run.data.completions_log import Recorder
 from stages.run.experiment import Experiment, fingerprint_of
 from stages.run.processes import Processes
+from stages.sharded import sharded
 from stages.stage import Stage
 from stages.state import TrainState
 
@@ -33,12 +34,13 @@ def compare_flags(processes: Processes, flags: Mapping[str, Any]) -> None:
     joining.compare(processes, {**joining.describe_code(), **facts}, about="flags and code")
 
 
-def join(experiment: Experiment, processes: Processes) -> tuple[Experiment, Processes]:
+def join(experiment: Experiment, processes: Processes, shard: str = "none") -> tuple[Experiment, Processes]:
     """Compares the built run with that of the other processes, and makes its step one of them all.
 
     Args:
         experiment: the run as built from the flags.
         processes: joined, or alone.
+        shard: "none", or "state": each process holds its rows of the state.
 
     Returns:
         (experiment, processes), the processes with their group; on the first, the experiment's completions
@@ -50,7 +52,8 @@ def join(experiment: Experiment, processes: Processes) -> tuple[Experiment, Proc
     if processes.channel is not None:
         joining.compare(processes, fingerprint_of(experiment), about="data and model")
         processes = joining.connect(processes, experiment.key.device)
-        experiment = experiment._replace(stage=data_parallel(experiment.stage, processes.group))
+        wrap = data_parallel if shard == "none" else sharded
+        experiment = experiment._replace(stage=wrap(experiment.stage, processes.group))
     if processes.first and experiment.recorder is not None:
         observe = partial(_observe_and_record, observe=experiment.observe, recorder=experiment.recorder)
         stage = record_scores(experiment.stage, experiment.recorder)

@@ -107,22 +107,15 @@ def connect(processes: Processes, device: torch.device) -> Processes:
 
     Args:
         processes: joined.
-        device: of the run; each process takes the GPU of its local rank.
+        device: of the run.
 
     Returns:
         The processes with their group; unchanged for a process that is alone.
-
-    Raises:
-        ValueError: if there are more processes than GPUs.
     """
     if processes.channel is None:
         return processes
     world = processes.channel.world
-    backend = "gloo"
-    if device.type == "cuda":
-        check_gpus(processes, device)
-        torch.cuda.set_device(world.local_rank)
-        backend = "cpu:gloo,cuda:nccl"
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     seconds = float(os.environ.get(STEP_SECONDS, 1800))
     dist.init_process_group(
         backend,
@@ -134,8 +127,8 @@ def connect(processes: Processes, device: torch.device) -> Processes:
     return processes._replace(group=Group(world.rank, world.size, dist.group.WORLD))
 
 
-def check_gpus(processes: Processes, device: torch.device) -> None:
-    """Checks that each process of this machine has a GPU of its own.
+def take_gpu(processes: Processes, device: torch.device) -> None:
+    """Makes the GPU of the process's local rank its current one, before anything is on a GPU.
 
     Args:
         processes: joined, or alone.
@@ -152,6 +145,7 @@ def check_gpus(processes: Processes, device: torch.device) -> None:
             f"{needed} processes on this machine, and torch sees {count} GPU{'' if count == 1 else 's'}: "
             f"each takes one; start {count}, or use --device cpu"
         )
+    torch.cuda.set_device(processes.channel.world.local_rank)
 
 
 def after_first(processes: Processes, function: Callable[[], Result], *, waits_for: str) -> Result | None:
@@ -186,6 +180,19 @@ def share_first(processes: Processes, value: Any, *, about: str) -> Any:
         return value
     value = value if processes.first else None
     return channels.exchange(processes.channel, about, value, waits_for=f"process 0 to tell {about}")[0]
+
+
+def gather_values(processes: Processes, value: Any, *, about: str) -> list[Any]:
+    """Returns the values of all processes, in the order of their ranks.
+
+    Args:
+        processes: joined, or alone.
+        value: JSON.
+        about: what the values are, for messages.
+    """
+    if processes.channel is None:
+        return [value]
+    return channels.exchange(processes.channel, about, value, waits_for=f"the {about} of the others")
 
 
 def compare(processes: Processes, facts: Mapping[str, Any], *, about: str) -> None:
@@ -228,6 +235,19 @@ def agree(processes: Processes, number: int) -> int:
     largest = torch.tensor(number)
     dist.all_reduce(largest, dist.ReduceOp.MAX, group=processes.group.handle)
     return int(largest)
+
+
+def find_cause(processes: Processes, seconds: float = 1.0) -> End | None:
+    """Waits for the error or the death of another process, the probable cause of a failure here.
+
+    Args:
+        processes: joined, or alone.
+        seconds: longest wait.
+
+    Returns:
+        Its End; None if the others go on, and for a process that is alone.
+    """
+    return None if processes.channel is None else channels.find_cause(processes.channel, seconds)
 
 
 def conclude(processes: Processes, end: End) -> End:

@@ -100,7 +100,7 @@ def train(
             for line in config_file.refuse_other_flags(folder, options):
                 say(line)
         # 2. Build.
-        experiment, processes = parallel.join(build.build(options, say, processes), processes)
+        experiment, processes = parallel.join(build.build(options, say, processes), processes, options.shard)
         # 3. config.json.
         config = config_file.describe_run(options, experiment.base.model.config, stage)
         if processes.first:

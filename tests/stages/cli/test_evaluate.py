@@ -12,6 +12,7 @@ from data_pipes.source.multiple_choice import write_csv
 from stages.cli.main import main
 from stages.models import language_model
 from stages.sandbox import sandbox
+from tests.stages.children import join_all, start_joined
 from tests.stages.evaluate.small_model import small_model
 
 
@@ -78,6 +79,21 @@ def test_two_models_are_evaluated_on_two_tasks_and_compared(
     assert lines[1].split()[-1] == "8"
     assert evaluate(folder, *flags, model=1, out="out0") == 2
     assert "model_sha256 was" in capsys.readouterr().err
+
+
+def test_two_processes_answer_the_questions_of_one(folder: Path) -> None:
+    flags = ["--task", "mmlu", "exact_match", "--limit", "5", "--max_new_tokens", "4", "--data_path"]
+    flags += [str(folder / "mmlu"), str(folder / "sums.jsonl")]
+    assert evaluate(folder, *flags) == 0
+    arguments = ["--model_path", str(folder / "model0"), "--output_dir", str(folder / "two"), *flags]
+    assert join_all(start_joined(2, folder / "printed", arguments, subcommand="evaluate")) == [0, 0]
+    assert (folder / "printed" / "1.out").read_text() == (folder / "printed" / "1.err").read_text() == ""
+    one, two = (json.loads((folder / x / "results.json").read_text())["results"] for x in ("out", "two"))
+    for task, figures in one.items():
+        for name, figure in figures.items():
+            assert two[task][name] == pytest.approx(figure, rel=1e-5)
+    lines = [(folder / x / "samples.jsonl").read_text().splitlines() for x in ("out", "two")]
+    assert [json.loads(line)["id"] for line in lines[0]] == [json.loads(line)["id"] for line in lines[1]]
 
 
 def test_gsm8k_prompts_begin_with_the_examples_of_dev_path(folder: Path) -> None:

@@ -11,6 +11,7 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -229,3 +230,37 @@ def test_subcommands_of_one_process_are_refused_by_name(subcommand: str, tmp_pat
         f"intro2llm {subcommand}: it runs in one process, and WORLD_SIZE is 2; start it without torchrun"
     )
     assert_refused(tmp_path, ["--help"], message, subcommand=subcommand)
+
+
+def test_a_state_in_rows_has_the_numbers_of_one_process_also_after_an_interruption(
+    two: Path, tmp_path: Path
+) -> None:
+    """It goes on with the whole state, on two processes and on one."""
+    arguments = partial(flags, two, output_dir=tmp_path / "run")
+    processes = start_joined(2, tmp_path / "out", arguments(shard="state"), {1: partial(stop_at, 5)})
+    assert join_all(processes) == [143, 143], printed(tmp_path / "out", "err")
+    assert rows(tmp_path / "run")[-1]["step"] == 5
+    assert len(list((tmp_path / "run" / "checkpoints" / "step-00000005").glob("*.msgpack"))) == 2
+    processes = start_joined(2, tmp_path / "out", arguments(), {0: partial(stop_at, 8)})
+    assert join_all(processes) == [143, 143], printed(tmp_path / "out", "err")
+    assert (
+        "--shard was state, is none: the run resumes, but not bit for bit"
+        in printed(tmp_path / "out", "out")[0]
+    )
+    assert main(["pretrain", *arguments()]) == 0
+    for one, other in zip(rows(two / "run"), rows(tmp_path / "run"), strict=True):
+        assert {name: pytest.approx(value, rel=1e-4) for name, value in one.items()} == other
+
+
+def stop_at(step: int) -> None:
+    """Sends SIGTERM to its own process as step `step` begins."""
+    from stages.run import loop
+
+    original = loop._step
+
+    def signalled(parts: Any, state: Any, *args: Any) -> Any:
+        if int(state.step) == step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(parts, state, *args)
+
+    loop._step = signalled
