@@ -23,8 +23,9 @@ INTEGERS: Mapping[int, torch.dtype] = MappingProxyType(
 )
 """Bytes of a number -> the integer that its bits are read as."""
 
-# Odd, so that multiplication modulo 2**64 is one-to-one.
-_FIRST, _SECOND, _THIRD = -7046029254386353131, -4658895280553007687, -7723592293110705685
+# Odd, so that multiplication modulo 2**64 is one-to-one. Those of positions are small, so that no weight is
+# above 2**63: Inductor folds constants in unbounded integers.
+_OF_BITS, _OF_PLACES, _OF_LEAVES = 0x2545F4914F6CDD1D, 0x19D699A5FEB7, 0x1F83D9ABFB41
 
 
 def checksum(x: Tensor) -> Tensor:
@@ -53,10 +54,10 @@ def checksum(x: Tensor) -> Tensor:
     if x.is_complex():
         numbers = torch.view_as_real(numbers).reshape(-1)
     numbers = numbers.view(INTEGERS[numbers.element_size()])
-    weights = (torch.arange(min(len(numbers), BLOCK), device=x.device) * 2 + 1) * _FIRST
+    weights = (torch.arange(min(len(numbers), BLOCK), device=x.device) * 2 + 1) * _OF_PLACES
     result = torch.zeros((), dtype=torch.int64, device=x.device)
     for i, block in enumerate(numbers.split(BLOCK) if len(numbers) else ()):
-        mixed = block.long() * _SECOND
+        mixed = block.long() * _OF_BITS
         mixed = mixed ^ (mixed >> 32)
         result = result + (mixed * weights[: len(block)]).sum() * (2 * i + 1)
     for axis, size in enumerate(x.shape):
@@ -96,5 +97,7 @@ def tree_checksum(values: Tree) -> Tensor:
         False
     """
     sums = checksums(values)
-    mixed = sums * _SECOND
-    return ((mixed ^ (mixed >> 32)) * (torch.arange(len(sums), device=sums.device) * 2 + 1) * _THIRD).sum()
+    mixed = sums * _OF_BITS
+    return (
+        (mixed ^ (mixed >> 32)) * (torch.arange(len(sums), device=sums.device) * 2 + 1) * _OF_LEAVES
+    ).sum()

@@ -32,10 +32,10 @@ def naive_checksum(x: Tensor) -> int:
     result = 0
     for i, number in enumerate(x.reshape(-1).tolist()):
         block, place = divmod(i, checksums_module.BLOCK)
-        mixed = (number * checksums_module._SECOND) & MASK
+        mixed = (number * checksums_module._OF_BITS) & MASK
         mixed -= (mixed >> 63) << 64
         mixed ^= mixed >> 32
-        result += mixed * (2 * place + 1) * checksums_module._FIRST * (2 * block + 1)
+        result += mixed * (2 * place + 1) * checksums_module._OF_PLACES * (2 * block + 1)
     result += sum((size + 1) * (2 * axis + 3) for axis, size in enumerate(x.shape))
     return ((result + (1 << 63)) & MASK) - (1 << 63)
 
@@ -100,6 +100,13 @@ def test_it_compiles_to_the_same_number() -> None:
     batch = {"x": torch.arange(5), "y": torch.randn(3, 2), "z": torch.ones(2, dtype=torch.bool)}
     compiled = torch.compile(tree_checksum, fullgraph=True, backend="aot_eager")
     assert compiled(batch) == tree_checksum(batch)
+
+
+def test_weights_of_positions_are_int64_without_overflow() -> None:
+    """Inductor folds constants in unbounded integers, and fails to write one that is too large."""
+    assert (2 * checksums_module.BLOCK + 1) * checksums_module._OF_PLACES < 2**63
+    assert (2 * checksums_module.BLOCK + 1) * checksums_module._OF_LEAVES < 2**63
+    assert 0 < checksums_module._OF_BITS < 2**62
 
 
 def test_no_argument_is_changed_and_a_gradient_does_not_matter() -> None:
