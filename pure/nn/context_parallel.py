@@ -7,8 +7,8 @@ Communication a layer: an all-gather of keys and values [B, T, K, H], forward, a
 gradients; and an all-reduce of the gradients of its params. The hidden states are joined at the end, by one
 all-gather [B, T, D], so that every head and loss takes them unchanged; each process then computes the whole
 loss, and `chunk` bounds the memory of its logits. (Heads of a large vocabulary are cut by `tensor_parallel`,
-over another dimension of the mesh.) As attention is causal, the last process has the most
-scores: up to 2 n/(n + 1) times the mean. (An order of places that balances them is not implemented.)
+over another dimension of the mesh.) Each process multiplies its queries with all keys, and masks the later
+ones: the work is the same on all, and up to twice what causal attention needs. (An order of places that gives each process early and late ones is not implemented.)
 
     mesh = init_device_mesh("cuda", (machines, n), mesh_dim_names=("data", "context"))
     model = context_parallel(transformer(config, backend="flash"), mesh["context"])

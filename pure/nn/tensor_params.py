@@ -1,5 +1,10 @@
 """Params of a tensor-parallel model: this process's parts of whole ones, and whole ones from all parts.
 
+A state on disk is whole, so that it is the plain model's: any number of processes resumes from it.
+
+    checkpoint.save(folder, join_params(state, model), group=every_process, fingerprint=fingerprint(stage))
+    state = split_params(checkpoint.load(folder, plain_stage.init(key), group=every_process).state, model)
+
 Shape letters: n processes.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,11 +24,12 @@ from pure.optim.base import chain
 from pure.optim.clip import clip_by_global_norm
 from pure.optim.muon import muon
 from pure.parallel.cut_models import CutModel
-from pure.parallel.group import Group
+from pure.parallel.group import Group, group_of
 from pure.parallel.rows import gather, local
 from pure.transform.gradient import accumulation
 from pure.transform.noise_scale import noise_scale
 from pure.types import GradientTransformation, Model, Tree
+from stages.checkpoint import checkpoint
 from stages.checkpoint.fingerprint import fingerprint
 from stages.cut_model import check_cut_models, norms_of_whole_leaves
 from stages.data_parallel import data_parallel
@@ -120,7 +122,22 @@ def plain_runs() -> dict[str, TrainState]:
     return {name: train(*stages[name], params) for name in stages}
 
 
-def cut_runs() -> dict[str, Any]:
+def resumed_run(model: Model, params: Tree, folder: str) -> tuple[TrainState, TrainState]:
+    """The state after three steps, and after two, a checkpoint of the whole state, and one more."""
+    fit, make_batch = make_stages(model, params)["pretrain"]
+    state = fit.init(random.key(0), params)
+    for i in range(2):
+        state = fit.step(state, make_batch(i))
+    every = group_of("test", torch.distributed.group.WORLD)
+    plain, _ = make_stages(transformer(CONFIG), noisy_params(transformer(CONFIG)))["pretrain"]
+    checkpoint.save(folder, join_params(state, model), group=every, fingerprint=fingerprint(fit))
+    target = plain.init(random.key(1))
+    loaded = checkpoint.load(folder, target, group=every, fingerprint=fingerprint(plain))
+    resumed = split_params(loaded.state, model)
+    return fit.step(state, make_batch(2)), fit.step(resumed, make_batch(2))
+
+
+def cut_runs(folder: str) -> dict[str, Any]:
     """Whole states after three steps on 2 x 2 processes, and what must hold on each."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
     plain = transformer(CONFIG)
@@ -131,6 +148,8 @@ def cut_runs() -> dict[str, Any]:
     for name, (fit, make_batch) in make_stages(model, own).items():
         state = train(data_parallel(fit, mesh["data"]), make_batch, own)
         results[name] = join_params(state, model)
+    uninterrupted, resumed = resumed_run(model, own, folder)
+    assert distance(resumed, uninterrupted) == 0
     rows = sharded(pretrain(model, clipped_adamw()), mesh["data"])
     first = rows.init(random.key(0))
     results["rows drawn"] = join_params(gather(first), model)
@@ -166,9 +185,9 @@ def cut_runs() -> dict[str, Any]:
     return results
 
 
-def test_runs_on_two_by_two_processes_equal_those_of_one() -> None:
+def test_runs_on_two_by_two_processes_equal_those_of_one(tmp_path: Path) -> None:
     with crew(4) as members:
-        results = members.run(cut_runs)
+        results = members.run(cut_runs, str(tmp_path))
     expected = plain_runs()
     expected["context"] = expected["sft"]
     fit, make_batch = make_stages(transformer(CONFIG), noisy_params(transformer(CONFIG)))["sft"]
