@@ -8,7 +8,8 @@ gradients; and an all-reduce of the gradients of its params. The hidden states a
 all-gather [B, T, D], so that every head and loss takes them unchanged; each process then computes the whole
 loss, and `chunk` bounds the memory of its logits. (Heads of a large vocabulary are cut by `tensor_parallel`,
 over another dimension of the mesh.) Each process multiplies its queries with all keys, and masks the later
-ones: the work is the same on all, and up to twice what causal attention needs. (An order of places that gives each process early and late ones is not implemented.)
+ones: the work is the same on all, and up to twice what causal attention needs. (An order of places that gives
+each process early and late ones is not implemented.)
 
     mesh = init_device_mesh("cuda", (machines, n), mesh_dim_names=("data", "context"))
     model = context_parallel(transformer(config, backend="flash"), mesh["context"])
