@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         world = read_world(os.environ)
     except ValueError as error:
-        print(f"intro2llm: {error}", file=sys.stderr)
+        if os.environ.get("RANK") in (None, "", "0"):
+            print(f"intro2llm: {error}", file=sys.stderr)
         return 2
     if world is not None and world.rank and (name not in SUBCOMMANDS or not SUBCOMMANDS[name].joins):
         return 0 if name in ANSWERED else 2  # process 0 answers

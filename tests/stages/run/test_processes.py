@@ -11,11 +11,17 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 import pytest
+import torch
 
 from stages.cli.main import main
+from stages.run.channel import Channel
+from stages.run.processes import ALONE, take_gpu
+from stages.run.world import World
 from tests.stages.children import join_all, limit_files, start_joined, wait_for
 from tests.stages.small import flags, rows, same_run
 
@@ -215,6 +221,52 @@ def test_other_flags_on_one_process_are_refused_by_name(alone: Path, tmp_path: P
         "process 1 differs from process 0 in flags and code: --seed is 1, not 0; start all processes",
     )
     assert_refused(tmp_path, [flags(alone, **own), ["--lerning", "1"]], "--lerning: unknown flag")
+
+
+def test_other_code_on_one_process_is_refused(alone: Path, tmp_path: Path) -> None:
+    message = "process 1 differs from process 0 in flags and code: source is sha256:0, not sha256:"
+    assert_refused(tmp_path, flags(alone, output_dir=tmp_path / "run"), message, setups={1: change_code})
+
+
+def change_code() -> None:
+    """Gives the code of a process another digest."""
+    from stages.run import processes
+
+    original = processes.describe_code
+    processes.describe_code = lambda: original() | {"source": "sha256:0"}
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = Channel(World(1, 2, 1, 2, "127.0.0.1", 1), {}, SimpleQueue(), {}, Event(), int)
+    two = ALONE._replace(rank=1, size=2, first=False, channel=channel)
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="2 processes on this machine, and torch sees 1 GPU: each takes one"):
+        take_gpu(two, torch.device("cuda"))
+    take_gpu(two, torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    take_gpu(two, torch.device("cuda"))
+    assert taken == [1]
+
+
+def test_a_world_size_without_an_address_is_one_message_of_one_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["pretrain"]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == lines
+
+
+def test_flags_that_need_several_processes_or_one_are_refused(
+    alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", *flags(alone, output_dir=tmp_path / "run", shard="state")]) == 2
+    assert "--shard state cuts the state over processes, and there is one" in capsys.readouterr().err
+    arguments = flags(alone, output_dir=tmp_path / "run", backend="jax")
+    assert_refused(tmp_path, arguments, "--backend jax runs in one process")
 
 
 def test_a_folder_in_use_is_refused_once(alone: Path, tmp_path: Path) -> None:
