@@ -137,7 +137,9 @@ def _attempt(processes: Processes, name: str, arguments: Sequence[str]) -> End:
         return End(resolve(SUBCOMMANDS[name].run)(options, processes), "", False)
     except SystemExit as stop:
         if len(stop.args) == 2:  # a signal, perhaps of torchrun, as another process was killed
-            return joining.find_cause(processes) or End(*stop.args, True)
+            code, signal_name = stop.args
+            text = f"{signal_name}: {_describe_interruption(name, *folder)}"
+            return joining.find_cause(processes) or End(code, text, True)
         return End(int(stop.code or 0), "", False)  # --help
     except (Exception, KeyboardInterrupt) as error:
         explained = explain(error, name, *folder)
@@ -184,7 +186,7 @@ def _raise_at_signals() -> None:
             signal.signal(each, signal.SIG_IGN)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(128 + number, f"{signal.Signals(number).name}: ended; the same command starts again")
+        raise SystemExit(128 + number, signal.Signals(number).name)
 
     for number in SIGNALS:
         signal.signal(number, stop)
@@ -257,7 +259,7 @@ def _describe(error: BaseException) -> str:
     return f"{error.strerror}; check the disk of --output_dir, and that of {gettempdir()}"
 
 
-def _describe_interruption(name: str, folder: Path | None) -> str:
+def _describe_interruption(name: str, folder: Path | None = None) -> str:
     """Says what an interrupted subcommand keeps, and how to resume."""
     keeps = SUBCOMMANDS[name].keeps
     if not keeps or folder is None:

@@ -280,9 +280,8 @@ def _end_process(channel: Channel, end: End) -> None:
 def _accept(world: World, publish: Publish, until: float) -> dict[int, Connection]:
     """Process 0: waits for the connections of all others."""
     token = secrets.token_hex(16)
-    host = "127.0.0.1" if is_loopback(world.address) else ""
     connections: dict[int, Connection] = {}
-    with socket.create_server((host, 0), backlog=world.size) as server:
+    with _make_server(world) as server:
         publish("channel", json.dumps([server.getsockname()[1], token]))
         while len(connections) < world.size - 1:
             missing = sorted(set(range(1, world.size)) - set(connections))
@@ -295,12 +294,32 @@ def _accept(world: World, publish: Publish, until: float) -> dict[int, Connectio
                     "running, and has it the same MASTER_ADDR and MASTER_PORT?"
                 ) from None
             connection = _wrap(opened)
-            said = json.loads(connection.recv_bytes(1 << 10))
-            if hmac.compare_digest(str(said[1]), token) and said[0] in missing:
-                connections[said[0]] = connection
-            else:
+            rank = _read_greeting(connection, token)
+            if rank in missing:
+                connections[rank] = connection
+            else:  # none of ours
                 connection.close()
     return dict(sorted(connections.items()))
+
+
+def _make_server(world: World) -> socket.socket:
+    """Listens on a free port: of this machine alone where all processes are on it."""
+    if is_loopback(world.address):
+        return socket.create_server(("127.0.0.1", 0), backlog=world.size)
+    if socket.has_dualstack_ipv6():
+        family = socket.AF_INET6
+        return socket.create_server(("", 0), family=family, backlog=world.size, dualstack_ipv6=True)
+    return socket.create_server(("", 0), backlog=world.size)
+
+
+def _read_greeting(connection: Connection, token: str) -> int:
+    """The rank of a process that connects; -1 for anything else."""
+    with suppress(OSError, EOFError, ValueError, TypeError):
+        if connection.poll(SECONDS_FOR_CAUSE):
+            rank, given = json.loads(connection.recv_bytes(1 << 10))
+            if hmac.compare_digest(str(given), token):
+                return int(rank)
+    return -1
 
 
 def _connect(world: World, look: Look, until: float) -> dict[int, Connection]:

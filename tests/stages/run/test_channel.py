@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from stages.run import channel as channels
 from stages.run.channel import Channel, End, EndedError, conclude, exchange, find_cause, open_channel
 from stages.run.world import World
 
@@ -101,6 +103,20 @@ def test_processes_at_different_exchanges_are_told() -> None:
         2, lambda channel: exchange(channel, f"at {channel.world.rank}", 0, waits_for="a", seconds=1)
     )
     assert "process 1 is at 'at 1', process 0 at 'at 0'" in str(results[0])
+
+
+def test_a_stranger_on_the_port_is_not_taken_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = channels._connect
+
+    def knock_and_connect(world: World, look: Callable[[str], str], until: float) -> Any:
+        told = look("channel")
+        for text in (b"", b"\x00\x00\x00\x02hi", b'\x00\x00\x00\x07[1,"x"]'):
+            with socket.create_connection(("127.0.0.1", json.loads(told)[0])) as stranger:
+                stranger.sendall(text)
+        return original(world, lambda name: told, until)
+
+    monkeypatch.setattr(channels, "_connect", knock_and_connect)
+    assert run_all(2, lambda channel: exchange(channel, "a", 1, waits_for="a")) == [[1, 1]] * 2
 
 
 def test_a_process_that_never_comes_is_named() -> None:
