@@ -18,7 +18,7 @@ from pure.loss.importance import importance_metrics, importance_weights
 from pure.loss.log_probability import LogProbs
 from pure.loss.ppo import gae, whiten
 from pure.parallel.collect import by_rows
-from pure.parallel.rows import gather_unless_layers
+from pure.parallel.layers import gather_for_model
 from pure.transform.frozen import frozen
 from pure.transform.precision import cast_params
 from pure.types import Tree
@@ -72,7 +72,7 @@ def experience(
         (a batch of rows: the fields of Rollouts, old_logps, old_values, advantages and returns [B, M], and
         token_weights [B, M] if there is an importance_cap; metrics).
     """
-    params = cast_params(gather_unless_layers(params), compute)
+    params = cast_params(gather_for_model(params), compute)
     policy, value = params["policy"], params["value"]
     if mask_truncated:
         total = torch.where(rollouts.ended, total, torch.nan)

@@ -26,7 +26,7 @@ from pure.loss.importance import IMPORTANCE_METRICS, importance_metrics, importa
 from pure.loss.kl import kl as divergence
 from pure.loss.log_probability import LogProbabilities, LogProbs
 from pure.parallel.collect import by_rows
-from pure.parallel.rows import gather_unless_layers
+from pure.parallel.layers import gather_for_model
 from pure.transform.frozen import frozen
 from pure.transform.precision import cast_params
 from pure.types import GradientTransformation, Model, Tree
@@ -287,7 +287,7 @@ def examples(
     if behaviour == "rollouts":
         inputs["old_logps"] = answers.logps
     elif behaviour == "params":
-        policy = cast_params(gather_unless_layers(state.params), compute)
+        policy = cast_params(gather_for_model(state.params), compute)
         inputs["old_logps"] = by_rows(frozen(logps_fn), samples)(policy, answers).logps
     return tree.map(lambda x: x[:, None], {**answers._asdict(), **inputs})
 

@@ -24,7 +24,7 @@ from pure.loss.kto import kto_loss, mismatched_divergence
 from pure.loss.log_probability import linear_log_probabilities
 from pure.parallel.collect import by_rows
 from pure.parallel.group import run_within
-from pure.parallel.rows import gather_unless_layers
+from pure.parallel.layers import gather_for_model
 from pure.transform.frozen import frozen
 from pure.transform.jit import region
 from pure.transform.modes import may_be_differentiated
@@ -133,7 +133,7 @@ def step(
     Returns:
         The next state.
     """
-    policy = cast_params(gather_unless_layers(state.params), compute)
+    policy = cast_params(gather_for_model(state.params), compute)
     estimate = divergence_fn(policy, batch)
     new = inner.step(state, {**batch, "divergence": estimate.expand(len(batch["tokens"]))})
     desirable, real = batch["desirable"], (batch["labels"] != IGNORE).any(1)

@@ -69,33 +69,33 @@ def update_rows(update: Callable[..., Tree], trained: Tree, grads: Tree, *rest: 
     """
     if not rows.is_cut(trained):
         return update(trained, grads, *rest)
-    if is_elementwise_function(update, True):
-        return rows.wrap(update(rows.local(trained), grads, *rest), trained)
+    by_rows, by_layer = is_elementwise_function(update, True), is_leafwise_function(update, True)
     grads = rows.wrap(grads, trained["params"])
-    old, spec = tree.flatten(trained)
+    if not by_layer:
+        choose = rows.local if by_rows else rows.gather
+        return rows.wrap(rows.own_like(update(choose(trained), choose(grads), *rest), trained), trained)
+    leaves, spec = tree.flatten(trained)
     grad_leaves, grads_spec = tree.flatten(grads)
-    if not is_leafwise_function(update, True):
-        new = update(rows.gather(trained), rows.gather(grads), *rest)
-        return rows.wrap(rows.own_like(new, trained), trained)
-    new_leaves = list(old)
+    new_leaves = list(leaves)
     for part in plan_parts(spec, grads_spec):
-        for i, x in _update_part(update, part, old, grad_leaves, rest):
+        olds = [leaves[i] for i in part.own + part.shared]
+        part_grads = [grad_leaves[i] for i in part.grads]
+        news = _update_part(update, part, by_rows, olds, part_grads, rest)
+        for i, x in zip(part.own + part.shared, news, strict=True):
             new_leaves[i] = x
     return tree.unflatten(spec, new_leaves)
 
 
 def _update_part(
-    update: Callable[..., Tree], part: Part, old: list, grads: list, rest: tuple
-) -> list[tuple[int, Any]]:
-    """Updates the whole leaves of one layer: [(index, its new rows)]."""
-    indices = part.own + part.shared
-    olds = [old[i] for i in indices]
-    whole, whole_grads = rows.gather((olds, [grads[i] for i in part.grads]))
-    own = tree.unflatten(part.own_spec, whole[: len(part.own)])
-    shared = tree.unflatten(part.shared_spec, whole[len(part.own) :])
-    new = update(tree.combine(own, shared), tree.unflatten(part.grads_spec, whole_grads), *rest)
-    leaves = tree.leaves(tree.select(own, new)) + tree.leaves(tree.select(shared, new))
-    return list(zip(indices, rows.wrap(rows.own_like(leaves, olds), olds), strict=True))
+    update: Callable[..., Tree], part: Part, by_rows: bool, olds: list, grads: list, rest: tuple
+) -> list:
+    """Updates the rows, or the whole leaves, of one layer: its new rows."""
+    values, part_grads = (rows.local if by_rows else rows.gather)((olds, grads))
+    own = tree.unflatten(part.own_spec, values[: len(part.own)])
+    shared = tree.unflatten(part.shared_spec, values[len(part.own) :])
+    new = update(tree.combine(own, shared), tree.unflatten(part.grads_spec, part_grads), *rest)
+    news = tree.leaves(tree.select(own, new)) + tree.leaves(tree.select(shared, new))
+    return rows.wrap(rows.own_like(news, olds), olds)
 
 
 def _drop_shapes(state: Tree) -> list:

@@ -22,26 +22,33 @@ from stages.stage import Init, Stage
 from stages.state import TrainState
 
 
-def sharded(stage: Stage, mesh: Any) -> Stage:
+def sharded(stage: Stage, mesh: Any, *, layers: bool = False) -> Stage:
     """Return the same stage, whose state is cut into rows over several processes, and its batches too.
 
     Each process holds ⌈S/n⌉ rows of each leaf of `params`, `opt_state` and `extra`, as DTensors (`Shard(0)`);
-    `step`, `key`, `metrics` and leaves [] are whole and equal on all. A step gathers the params once,
-    differentiates the loss of this process's rows of the batch, adds up the gradients so that each process
-    has its rows of the sum, and updates the rows:
+    `step`, `key`, `metrics` and leaves [] are whole and equal on all. A step differentiates the loss of this
+    process's rows of the batch, adds up the gradients so that each process has its rows of the sum, and
+    updates the rows:
 
         p_r ← p_r + optimizer(Σ_q ∂ sum_q / ∂p  [rows of r], state_r, p_r)        for each process r
 
-    Bytes received by a process in a step: (n - 1)/n P for the params, as much for the gradients, no matter
-    how often gradients are accumulated. An optimizer that acts on each element by itself
-    (`optim.is_elementwise`) receives no more; Muon and others that look at whole leaves gather params, state
-    and gradient of one layer after the other (`stages.row_update`). The numbers are those of one process, up
-    to the order of summation (1e-6 in float32).
+    The numbers are those of one process, up to the order of summation (1e-6 in float32).
+
+        layers   whole at a time            bytes received by a process
+        False    params, their gradient     (n - 1)/n 2 P a step: params before, gradients after all parts
+        True     two layers, and what is    (n - 1)/n 3 P for each part of an accumulation: a layer before its
+                 outside all layers         forward and before its backward pass, then its gradient
+
+    An optimizer that acts on each element by itself (`optim.is_elementwise`) receives no more; Muon and
+    others that look at whole leaves gather params, state and gradient of one layer after the other
+    (`stages.row_update`).
 
     Args:
-        stage: of `stages.stage.stage`, or a built-in one, with any loss, optimizer and gradient. A gradient=
-            other than the plain one gets whole gradients and a whole memory.
+        stage: of `stages.stage.stage`, or a built-in one.
         mesh: the processes: a DeviceMesh with one dimension, or a ProcessGroup.
+        layers: gather params layer by layer (`pure.parallel.layers`), in models of `pure.nn.transformer`, and
+            their adapters and heads; any other leaf that is outside all lists is gathered once a loss. False
+            gathers all params once a step, for any model, loss and gradient.
 
     Returns:
         Stage. `init(key, params=None)` draws each process's rows of the model's own initial params, bit-equal
@@ -52,12 +59,16 @@ def sharded(stage: Stage, mesh: Any) -> Stage:
     Edge cases: a leaf with fewer rows than processes has none on the last ones. A skipped step keeps the
     rows. Initial params that are not drawn by a transformer's own `init` (a head of rewards, adapters' norms)
     are made whole, then cut. An optimizer that is neither elementwise nor leafwise (`optim.is_leafwise`)
-    gathers the whole state at each update. A fingerprint is that of the plain stage.
+    gathers the whole state at each update. A frozen base (`lora(model, cut(base, mesh))`) or reference may be
+    cut as well (`pure.parallel.rows.cut`), and is gathered layer by layer; take layers=True then, as the loss
+    has collectives. Online stages gather the policy once for sampling. A fingerprint is that of the plain
+    stage.
 
     Raises:
         ValueError: for a population or sweep; a stage made by hand; before torch.distributed is initialised;
             in `init`, if processes start from different keys or params; in a step, for fewer rows than
-            processes, or a state cut over others.
+            processes, a state cut over others, or with `layers` for a model that does not gather its layers
+            and a gradient= that looks at whole gradients (noise_scale, cosines, clipped).
 
     Example:
         >>> from pure import optim, random
@@ -73,7 +84,8 @@ def sharded(stage: Stage, mesh: Any) -> Stage:
         tensor([2., 2., 2.])
         >>> dist.destroy_process_group()
 
-    Source: Rajbhandari et al. 2020, section 5 (optimizer state, gradients and params cut).
+    Source: Rajbhandari et al. 2020, section 5: optimizer state, gradients and params cut; Zhao et al. 2023,
+    section 3, for `layers`.
     """
     refuse_members("sharded", stage)
     if stage.loss is None:
@@ -82,7 +94,7 @@ def sharded(stage: Stage, mesh: Any) -> Stage:
             "stages.stage.stage, or use data_parallel"
         )
     group = group_of("sharded", mesh)
-    group = group._replace(mesh=mesh_of(mesh, _device_type(group)))
+    group = group._replace(mesh=mesh_of(mesh, _device_type(group)), layers=layers, errors_shared=not layers)
     return stage_within(stage, group)._replace(init=partial(init_rows, stage.init, group))
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from zlib import crc32
 
 import torch
@@ -18,6 +19,7 @@ from pure.optim.ema import warmed_decay
 from pure.parallel import rows
 from pure.parallel.cut_models import record_cut_models
 from pure.parallel.group import Group, data_group, within
+from pure.parallel.layers import loss_on_rows
 from pure.parallel.row_collectives import reduce_scatter_rows
 from pure.transform import precision
 from pure.transform.accumulate import Accumulated, Loss, Metric, divisor, number_rows
@@ -166,16 +168,24 @@ def _compute(
         result, new_memory = gradient.compute(loss, params, batch, key, memory, scale)
         return result._replace(grads=()), result.grads, new_memory
     group, adds = _group_of_state(params), is_accumulation(gradient)
+    if group.layers:
+        if not adds:
+            raise ValueError(
+                "sharded(layers=True): the stage has a gradient= that looks at whole gradients, such as "
+                "noise_scale or clipped; use layers=False, which gathers them"
+            )
+        with within(group._replace(scatter=True)):
+            rows_fn = partial(loss_on_rows, loss, params)
+            result, new_memory = gradient.compute(rows_fn, rows.local(params), batch, key, memory, scale)
+        return result._replace(grads=()), result.grads, new_memory
     with within(group._replace(scatter=adds)):
         result, new_memory = gradient.compute(
             loss, rows.gather(params), batch, key, rows.gather(memory), scale
         )
-    leaves, spec = tree.flatten(result.grads)
+    whole_grads = [result.grads]  # no name keeps them: each leaf is freed once it is summed
     result = result._replace(grads=())
-    if adds:
-        leaves = reduce_scatter_rows(group, leaves)
-    grads = rows.own_like(tree.unflatten(spec, leaves), params)
-    return result, grads, rows.own_like(new_memory, memory)
+    grads = reduce_scatter_rows(group, whole_grads.pop()) if adds else whole_grads.pop()
+    return result, rows.own_like(grads, params), rows.own_like(new_memory, memory)
 
 
 def _group_of_state(params: Tree) -> Group:

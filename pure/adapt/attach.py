@@ -14,6 +14,7 @@ from pure import random
 from pure.adapt.lora_config import Site
 from pure.nn.linear import LoRA, row_norms
 from pure.nn.nf4 import NF4, dequantize
+from pure.parallel.layers import gather_node
 from pure.types import Tree
 
 
@@ -29,7 +30,7 @@ def attach(
     """Attaches each adapter to its matrix: the base's params, with `LoRA` nodes in the place of matrices.
 
     Args:
-        adapters: tree of the adapted model's `spec`; `{}` gives the base.
+        adapters: tree of the adapted model's `spec`; `{}` gives the base. Rows are gathered, as they are few.
         base: params of the base model.
         adapted: {path of a matrix: Site}.
         squares: {path: [O] squared norms of the base's rows}, for DoRA; else empty.
@@ -44,6 +45,7 @@ def attach(
     """
     if not adapters:
         return base
+    adapters = gather_node(adapters)
     keys: dict[str, Tensor] = {}
     if key is not None and rate is not None:
         numbers = [site.number for site in adapted.values()]

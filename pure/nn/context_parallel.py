@@ -23,6 +23,7 @@ Attention", 2023 (the same, in turn).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +35,7 @@ from pure.nn.block import DropoutMasks
 from pure.nn.linear import LoRA
 from pure.nn.tensor_parallel import check_buildable
 from pure.parallel.group import Group, group_of
+from pure.parallel.layers import Rows
 from pure.parallel.operators import copy_to_group, join_over_group
 from pure.types import Model, Tree
 
@@ -160,7 +162,14 @@ def copy_params(params: Tree, group: Group) -> Tree:
             "context_parallel: the dropout of adapters is drawn for whole rows; set the adapters' dropout "
             "to 0"
         )
-    return tree.map(lambda x: copy_to_group(x, group) if x.is_floating_point() else x, params)
+    return tree.map(partial(_copy_leaf, group), params)
+
+
+def _copy_leaf(group: Group, x: Tensor | Rows) -> Tensor | Rows:
+    """Copies a float leaf, or the rows that a process holds of it."""
+    if isinstance(x, Rows):
+        return x.with_rows(copy_to_group(x.local, group))
+    return copy_to_group(x, group) if x.is_floating_point() else x
 
 
 def _pad(x: Tensor, axis: int, padding: int) -> Tensor:

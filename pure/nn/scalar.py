@@ -20,6 +20,7 @@ from pure import random, tree
 from pure.config import ModelConfig
 from pure.nn.linear import linear
 from pure.nn.naive import accumulation_dtype
+from pure.parallel.layers import gather_node
 from pure.types import Hidden, Model, ParamSpec, Tree
 
 
@@ -108,7 +109,7 @@ def score(
         [B, T] float: float32, or float64 with float64 params.
     """
     hidden = model.hidden(params["model"], tokens, positions=positions, segment_ids=segment_ids, key=key)
-    score = linear(params["score"], hidden)[..., 0]
+    score = linear(gather_node(params["score"]), hidden)[..., 0]
     return score.to(accumulation_dtype(score.dtype))
 
 

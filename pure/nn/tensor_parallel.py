@@ -41,6 +41,7 @@ from pure import tree
 from pure.config import ModelConfig
 from pure.nn.packed import Packed
 from pure.parallel.group import Group, group_of
+from pure.parallel.layers import Rows
 from pure.parallel.operators import copy_to_group, sum_over_group
 from pure.types import Model, ParamSpec, Tree
 
@@ -313,7 +314,7 @@ def check_parts(params: Tree, group: Group) -> None:
     for i, layer in enumerate(params["layers"]):
         for part in ("attention", "feedforward"):
             for name, leaf in layer[part].items():
-                if not isinstance(leaf, Tensor | Packed):
+                if not isinstance(leaf, Tensor | Packed | Rows):
                     raise TypeError(
                         f"tensor_parallel: layers/{i}/{part}/{name} is a {type(leaf).__name__}, which is not "
                         f"cut over {group.size} processes; train adapters with stages.data_parallel or "

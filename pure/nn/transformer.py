@@ -32,6 +32,7 @@ from pure.nn.prepare import prepare
 from pure.nn.tensor_parallel import cut_spec, embed, init_leaf
 from pure.parallel.cut_models import note_cut, same_over_group
 from pure.parallel.group import Group
+from pure.parallel.layers import gather_layers, gather_node
 from pure.parallel.operators import copy_to_group
 from pure.parallel.rows import cut_here, draw_rows
 from pure.parallel.vocabulary import CutLogits, gather_logits
@@ -170,7 +171,8 @@ def hidden(
     Separate from `logits`, because chunked cross-entropies, value heads and reward heads take hidden states.
 
     Args:
-        params: as `transformer_spec`.
+        params: as `transformer_spec`; leaves that are cut into rows over processes are gathered, layer by
+            layer (`pure.parallel.layers`).
         tokens: [B, T] integers in 0 .. V-1.
         positions: [B, T] integers, index of each token in its document; None counts from the row's start.
         segment_ids: [B, T] integers: a token attends only to its own segment; None: one segment per row.
@@ -211,10 +213,11 @@ def hidden(
     for is_same in same:
         x = x if is_same is None else torch.where(is_same, x, torch.nan)
     # 3. Layers.
+    layer = gather_layers(layer, params["layers"])
     for layer_params, layer_masks in zip(params["layers"], places.masks, strict=True):
         x, _ = layer(layer_params, x, angles, places.segment_ids, layer_masks, None, places.start)
     # 4. Norm.
-    x = last_norm(params["norm"], x)
+    x = last_norm(gather_node(params["norm"]), x)
     return x if context is None else join_places(x, length, context)
 
 
@@ -223,7 +226,7 @@ def logits(params: Tree, hidden: Tensor, *, config: ModelConfig, tensor: Group |
 
     With a group, they are CutLogits (`pure.parallel.vocabulary`).
     """
-    head = params["head"] if "head" in params else params["embedding"]
+    head = gather_node(params["head"] if "head" in params else params["embedding"])
     if tensor is None:
         return linear(head, hidden)
     return CutLogits(linear(head, copy_to_group(hidden, tensor)), tensor)
@@ -325,7 +328,7 @@ def _embed(
     params: Tree, tokens: Tensor, positions: Tensor, config: ModelConfig, tensor: Group | None
 ) -> tuple[Tensor, Rotation | None]:
     """Embeds tokens [B, T] at positions [B, T]: (x [B, T, D], rotary angles or None)."""
-    x = embed(params["embedding"], tokens, tensor)
+    x = embed(gather_node(params["embedding"]), tokens, tensor)
     if config.use_rope:
         return x, rotation(positions, config=config)
     return x + sinusoidal(positions, config.hidden_size).to(x.dtype), None

@@ -83,12 +83,25 @@ def total(values: Tree) -> Tree:
     del values  # a leaf that nobody else holds is freed when its sum is there
     for indices in buckets(leaves):
         flat = torch.cat([leaves[i].reshape(-1) for i in indices])
-        _collect("sum of the gradients", group, dist.all_reduce, flat)
+        run_collective("sum of the gradients", group, dist.all_reduce, flat)
         pieces = flat.split([leaves[i].numel() for i in indices])
         for i, piece in zip(indices, pieces, strict=True):
             total_leaf = piece.view(leaves[i].shape)
             leaves[i] = total_leaf if len(indices) == 1 else total_leaf.clone()
     return tree.unflatten(spec, leaves)
+
+
+def common_count(count: Tensor) -> Tensor:
+    """Return the count [] by which all processes divide a loss whose gradients are summed as they arise.
+
+    That is the sum of all counts where params are gathered layer by layer (`Group.layers`), else the count.
+
+    Example:
+        >>> common_count(torch.tensor(3.0))
+        tensor(3.)
+    """
+    group = data_group()
+    return total(count.detach()) if group is not None and group.layers else count
 
 
 def every(rows: Tree, count: int) -> Tree:
@@ -170,7 +183,7 @@ def compute_in_group(function: Callable[[Tree], Result], batch: Tree) -> tuple[R
         result = function(batch)
     mark = tree_checksum(batch)
     largest = torch.stack([mark, -mark, torch.full_like(mark, error is not None)])
-    _collect("comparison of the batches", group, dist.all_reduce, largest, op=dist.ReduceOp.MAX)
+    run_collective("comparison of the batches", group, dist.all_reduce, largest, op=dist.ReduceOp.MAX)
     same = largest[0] == -largest[1]
     if readable:
         if not same:
@@ -231,7 +244,7 @@ def exchange(value: Any, group: Group) -> list[Any]:
     if group.size == 1:
         return [value]
     values: list[Any] = [None] * group.size
-    _collect("exchange of messages", group, dist.all_gather_object, values, value)
+    run_collective("exchange of messages", group, dist.all_gather_object, values, value)
     return values
 
 
@@ -283,6 +296,30 @@ def refuse_transforms(caller: str, values: Sequence[Tensor] = ()) -> None:
         )
 
 
+def run_collective(name: str, group: Group, collective: Callable, *args: Any, **options: Any) -> None:
+    """Call a collective of torch.distributed; its error says what was waited for.
+
+    Args:
+        name: of what it does, in the error.
+        group: the processes.
+        collective: such as `dist.all_reduce`.
+        args, options: its arguments, without the group.
+
+    Raises:
+        RuntimeError: if another process ended, or did not take part within torch's timeout of the group.
+    """
+    if torch.compiler.is_compiling():
+        collective(*args, group=group.handle, **options)
+        return
+    try:
+        collective(*args, group=group.handle, **options)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"data_parallel: the {name} failed: one of the {group.size} processes ended, raised an error or "
+            f"did not take this step; see its own message ({str(error).splitlines()[0]})"
+        ) from error
+
+
 def _by_rows(function: Callable[..., Tree], block: int, params: Tree, batch: Tree) -> Tree:
     """Computes own rows, and gathers all."""
     group = data_group()
@@ -299,7 +336,7 @@ def _gather_rows(group: Group, counts: list[int], x: Tensor) -> Tensor:
     padding = x.new_zeros(max(counts) - x.shape[0], *x.shape[1:])
     padded = torch.cat([x, padding])
     parts = [torch.empty_like(padded) for _ in counts]
-    _collect("gathering of rows", group, dist.all_gather, parts, padded)
+    run_collective("gathering of rows", group, dist.all_gather, parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
@@ -308,20 +345,6 @@ def _is_readable(batch: Tree) -> bool:
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False
     return all(x.device.type == "cpu" for x in tree.leaves(batch))
-
-
-def _collect(name: str, group: Group, collective: Callable, *args: Any, **options: Any) -> None:
-    """Calls a collective; an error of torch says what was waited for."""
-    if torch.compiler.is_compiling():
-        collective(*args, group=group.handle, **options)
-        return
-    try:
-        collective(*args, group=group.handle, **options)
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"data_parallel: the {name} failed: one of the {group.size} processes ended, raised an error or "
-            f"did not take this step; see its own message ({str(error).splitlines()[0]})"
-        ) from error
 
 
 def _attempt(function: Callable[..., Result], *args: Any) -> tuple[Result | None, Exception | None]:

@@ -15,8 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pure.parallel.collect import buckets, refuse_transforms
+from pure import tree
+from pure.parallel.collect import buckets, refuse_transforms, run_collective
 from pure.parallel.group import Group
+from pure.types import Tree
 
 
 def own_rows(size: int, group: Group) -> tuple[int, int]:
@@ -52,7 +54,7 @@ def all_gather_rows(group: Group, rows: Sequence[Tensor], sizes: Sequence[int]) 
     """
     if group.size == 1:
         return list(rows)
-    refuse_transforms("rows")
+    refuse_transforms("sharded")
     wholes = list(rows)
     counts = [size * x.shape[1:].numel() for x, size in zip(rows, sizes, strict=True)]
     for indices in buckets(rows, counts):
@@ -66,38 +68,41 @@ def all_gather_rows(group: Group, rows: Sequence[Tensor], sizes: Sequence[int]) 
     return wholes
 
 
-def reduce_scatter_rows(group: Group, values: Sequence[Tensor]) -> list[Tensor]:
+def reduce_scatter_rows(group: Group, values: Tree) -> Tree:
     """Return this process's rows of the sums over all processes, by one reduce-scatter a bucket.
 
     A bucket has about 32 MB. Bytes received by a process: (n - 1)/n of the values.
 
     Args:
         group: the processes.
-        values: whole leaves [S, ...], of the same shapes on all processes; leaves [] are summed whole.
+        values: tree of whole leaves [S, ...], of the same shapes on all processes; leaves [] are summed too.
+            A leaf that nobody else holds is freed when its sum is there.
 
     Returns:
-        [rows of this process, ...] of each leaf.
+        A tree of [rows of this process, ...].
 
     Raises:
-        RuntimeError: under a transform of torch.func.
+        RuntimeError: under a transform of torch.func; if another process ended.
     """
     if group.size == 1:
-        return list(values)
-    refuse_transforms("rows")
-    sums = list(values)
-    for indices in buckets(values):
-        steps = [-(-values[i].shape[0] // group.size) if values[i].ndim else 1 for i in indices]
-        parts = [_by_process(values[i], step, group.size) for i, step in zip(indices, steps, strict=True)]
+        return values
+    refuse_transforms("sharded")
+    leaves, spec = tree.flatten(values)
+    del values
+    for indices in buckets(leaves):
+        shapes = [leaves[i].shape for i in indices]
+        steps = [-(-shape[0] // group.size) if shape else 1 for shape in shapes]
+        parts = [_by_process(leaves[i], step, group.size) for i, step in zip(indices, steps, strict=True)]
         flat = torch.cat(parts, 1)
+        counts = [part.shape[1] for part in parts]
+        del parts
         summed = flat.new_empty(flat.shape[1])
         _reduce_scatter(summed, flat.reshape(-1), group)
-        pieces = summed.split([part.shape[1] for part in parts])
-        for i, step, piece in zip(indices, steps, pieces, strict=True):
-            first, last = own_rows(values[i].shape[0], group) if values[i].ndim else (0, 1)
-            rows = piece.view(step, *values[i].shape[1:])[: last - first].reshape(-1, *values[i].shape[1:])
-            rows = rows if values[i].ndim else rows[0]
-            sums[i] = rows if len(indices) == 1 else rows.clone()
-    return sums
+        for i, shape, step, piece in zip(indices, shapes, steps, summed.split(counts), strict=True):
+            first, last = own_rows(shape[0], group) if shape else (0, 1)
+            rows = piece.view(step, *shape[1:])[: last - first] if shape else piece.view(())
+            leaves[i] = rows if len(indices) == 1 else rows.clone()
+    return tree.unflatten(spec, leaves)
 
 
 def _pad(rows: Tensor, count: int) -> Tensor:
@@ -116,11 +121,13 @@ def _by_process(x: Tensor, step: int, size: int) -> Tensor:
 
 def _all_gather(output: Tensor, own: Tensor, group: Group) -> None:
     """All-gather of flat tensors, as bytes: backends have no uint32, and some no bool."""
-    collect: Callable = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
-    collect(output.view(torch.uint8), own.view(torch.uint8), group=group.handle)
+    name = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
+    gather: Callable = getattr(dist, name)
+    run_collective("gathering of params", group, gather, output.view(torch.uint8), own.view(torch.uint8))
 
 
 def _reduce_scatter(output: Tensor, values: Tensor, group: Group) -> None:
     """Reduce-scatter of flat tensors (a name that torch changed)."""
-    reduce: Callable = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
-    reduce(output, values, group=group.handle)
+    name = "reduce_scatter_single" if hasattr(dist, "reduce_scatter_single") else "reduce_scatter_tensor"
+    reduce: Callable = getattr(dist, name)
+    run_collective("sum of the gradients", group, reduce, output, values)

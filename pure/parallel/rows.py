@@ -114,15 +114,6 @@ def gather(values: Tree) -> Tree:
     return tree.unflatten(spec, leaves)
 
 
-def gather_unless_layers(values: Tree) -> Tree:
-    """Return what a function of params takes in the running step: whole leaves, as `gather`.
-
-    Where the model gathers layer by layer (`Group.layers`), the same tree.
-    """
-    group = data_group()
-    return values if group is not None and group.layers else gather(values)
-
-
 def whole_leaf(x: Tensor) -> Tensor:
     """Return one leaf whole, as `gather` does; a plain tensor is returned as it is."""
     return gather([x])[0]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.foreign import check_loss
-from pure.parallel.collect import compute_in_group, own, total
+from pure.parallel.collect import common_count, compute_in_group, own, total
 from pure.parallel.group import data_group
 from pure.transform.grad import value_and_grad
 from pure.types import Tree
@@ -281,10 +281,11 @@ def _micro_batch(loss: Callable, params: Tree, batch: Tree, key: Tensor, scale: 
     def scaled_loss(params: Tree) -> tuple[Tensor, Any]:
         total, count, metrics = check_sums(loss(params, batch, key))
         if scale is None:
-            return total, (total, count, metrics)
-        return total * (scale / divisor(count)), (total, count, metrics)
+            return total, (total, count, count, metrics)
+        shared = common_count(count)
+        return total * (scale / divisor(shared)), (total, count, shared, metrics)
 
-    (_, (total, count, metrics)), grads = value_and_grad(scaled_loss, has_aux=True)(params)
+    (_, (total, count, shared, metrics)), grads = value_and_grad(scaled_loss, has_aux=True)(params)
     if scale is not None:
-        grads = tree.map(lambda g: g * (divisor(count) / scale), grads)
+        grads = tree.map(lambda g: g * (divisor(shared) / scale), grads)
     return Accumulated(total, count, metrics, grads)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
+from pure.parallel.layers import Rows
 from pure.transform.modes import is_forward_mode, keeps_activations, may_be_differentiated
 
 
@@ -95,16 +96,19 @@ def _vjp_by_func(
 
 def _vjp_by_autograd(
     function: Callable, inputs: list[Tensor], cotangents: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    """The same in plain eager code: takes less memory, and regions inside stay compiled."""
+) -> tuple[Tensor | None, ...]:
+    """The same in plain eager code: takes less memory, and regions inside stay compiled.
+
+    An input that no output depends on has None: zeros of its size would be made for nothing.
+    """
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]
         outputs = function(*leaves)
     pairs = [(y, c) for y, c in zip(outputs, cotangents, strict=True) if y.requires_grad]
     if not pairs:
-        return tuple(torch.zeros_like(x) for x in inputs)
+        return (None,) * len(inputs)
     outputs, cotangents = zip(*pairs, strict=True)
-    return torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True, materialize_grads=True)
+    return torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True)
 
 
 def _remat(function: Callable, *args: Any) -> Any:
@@ -112,16 +116,17 @@ def _remat(function: Callable, *args: Any) -> Any:
     if torch.compiler.is_compiling() or is_forward_mode() or keeps_activations():
         return function(*args)  # a compiler would merge both computations; forward mode saves nothing
     leaves, spec = tree.flatten(args)
-    tensor_indices = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
+    tensor_indices = [i for i, x in enumerate(leaves) if isinstance(x, Tensor | Rows)]
     structures: list = []  # the structure of the output, known only once `flat` has run
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
         full = list(leaves)
         for i, x in zip(tensor_indices, tensors, strict=True):
-            full[i] = x
+            full[i] = full[i].with_rows(x) if isinstance(full[i], Rows) else x
         outputs, structure = tree.flatten(function(*tree.unflatten(spec, full)))
         structures.append(structure)
         return tuple(outputs)
 
-    outputs = _Remat.apply(flat, *(leaves[i] for i in tensor_indices))
+    tensors = [x.local if isinstance(x, Rows) else x for x in (leaves[i] for i in tensor_indices)]
+    outputs = _Remat.apply(flat, *tensors)
     return tree.unflatten(structures[0], list(outputs))

@@ -60,6 +60,7 @@ ITEM: Mapping[str, str] = {
 """module.function -> why it may read a number out of a tensor."""
 
 IN_PLACE: Mapping[str, str] = {
+    "pure.parallel.layers._call_whole": "the layer gathered last, held by one call of a model",
     "pure.generation.stepper._get_compiled_step": "a table of compiled steps, held by one call of generate",
 }
 """module.function -> why it may write into an argument."""
@@ -147,6 +148,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "pure/nn/tensor_params.py": "tests/pure/nn/test_tensor_parallel.py",
     "pure/nn/inputs.py": "tests/pure/nn/test_transformer.py",
     "pure/nn/dropout.py": "tests/pure/nn/test_transformer.py",
+    "pure/parallel/layers.py": "tests/laws/test_sharded.py",
     "pure/parallel/row_collectives.py": "tests/pure/parallel/test_rows.py",
     "stages/sharded.py": "tests/laws/test_sharded.py",
     "pure/interop/peft.py": "tests/stages/models/test_adapter.py",
