@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from pure import tree
 from pure.parallel.group import Group
-from pure.parallel.rows import group_of_rows
 from pure.types import Tree
 from stages.checkpoint import checkpoint
 from stages.checkpoint.agreement import is_first
 from stages.checkpoint.pieces import copy_to_host
-from stages.checkpoint.together import Running, begin, finish, is_cut
+from stages.checkpoint.together import Running, begin, finish, group_of_state, has_parts
+from stages.checkpoint.word_files import make_wait
 
 
 class Saver(NamedTuple):
@@ -93,7 +93,7 @@ def make_saver(folder: str | os.PathLike[str], *, group: Group | None = None, **
 
     def close() -> None:
         for save in running:
-            save.closing.set()
+            save.wait.closing.set()
             save.done.exception()
 
     return Saver(save, wait, close)
@@ -101,8 +101,10 @@ def make_saver(folder: str | os.PathLike[str], *, group: Group | None = None, **
 
 def _begin(folder: Path, state: Tree, group: Group | None, arguments: dict[str, Any]) -> Running:
     """Starts this process's part of a save; of a state that all hold, others than the first have none."""
-    if is_cut(state):
-        return begin(_run_in_thread, group or group_of_rows(state), folder, state, copy=True, **arguments)
+    format = arguments.get("format", "state")
+    if has_parts(state, format):
+        options = {"format": format, **arguments}
+        return begin(_run_in_thread, group_of_state(group, state), folder, state, copy=True, **options)
     if group is not None:
         arguments = arguments | {"processes": group.size}
     done: Future = Future()
@@ -113,7 +115,7 @@ def _begin(folder: Path, state: Tree, group: Group | None, arguments: dict[str, 
             done.set_result(None)
     except Exception as error:  # no memory for the copy, or no thread: all hear of it at the next call
         done.set_exception(error)
-    return Running(group, None, done, threading.Event(), threading.Event(), lambda: None)
+    return Running(group, None, done, make_wait(), lambda: None)
 
 
 def snapshot(state: Tree) -> Tree:

@@ -29,13 +29,13 @@ from typing import Any
 
 from pure.parallel.group import Group
 from pure.types import Tree
-from stages.checkpoint import directories, manifest
+from stages.checkpoint import dcp, directories, manifest
 from stages.checkpoint.agreement import agree, is_first, size_of
 from stages.checkpoint.damage import Damage
 from stages.checkpoint.directories import step_of as step_of
 from stages.checkpoint.loading import Loaded, Skipped, load_one
-from stages.checkpoint.saving import Warn, plan, write_one_file
-from stages.checkpoint.together import is_cut, save_pieces
+from stages.checkpoint.saving import Format, Warn, plan, write_one_file
+from stages.checkpoint.together import has_parts, save_parts
 
 
 def save(
@@ -51,6 +51,7 @@ def save(
     warn: Warn = warnings.warn,
     group: Group | None = None,
     processes: int = 1,
+    format: Format = "state",
 ) -> Path:
     """Saves a state; when this returns, it is on the disk. Older checkpoints are kept until then.
 
@@ -76,6 +77,8 @@ def save(
             Of a state that is cut into rows each writes its own; None is then the group of its mesh, else
             this process alone.
         processes: number of processes that compute the state, for the manifest; with `group`, its size.
+        format: "state" is Flax's msgpack; "dcp" the files of torch.distributed.checkpoint, which its `load`
+            and other tools read, beside our manifest. `load` finds out.
 
     Returns:
         The folder of the checkpoint.
@@ -96,8 +99,8 @@ def save(
         "keep_best": keep_best,
         "warn": warn,
     }
-    if is_cut(state):
-        return save_pieces(group, folder, state, options)
+    if has_parts(state, format):
+        return save_parts(group, folder, state, format, options)
     if group is not None:
         return _save_by_first(group, partial(save, folder, state, processes=group.size, **options))
     return write_one_file(plan(Path(folder), state, processes=processes, **options), state)
@@ -206,6 +209,12 @@ def best(folder: str | os.PathLike[str]) -> Path | None:
 def _list_together(folder: Path, step: int | None, group: Group | None) -> list[Path]:
     """Lists the checkpoints that the first process sees, the newest first; all processes must see them."""
     paths = agree(group, None, directories.list_complete(folder, step))[0]
+    if not paths and (folder / dcp.METADATA).is_file():
+        raise ValueError(
+            f"checkpoint.load: {folder}: a folder of torch.distributed.checkpoint without manifest.json, "
+            "whose bytes cannot be verified; load it with torch.distributed.checkpoint.load, and save the "
+            "state here"
+        )
     if not paths:
         of_step = "" if step is None else f" of step {step}"
         raise FileNotFoundError(

@@ -43,6 +43,13 @@ def damage_of_leaves(file: str, leaves: Iterable[str]) -> Damage:
     return Damage(file, tuple(leaves), "bytes have changed since it was written (sha256)")
 
 
+def reason_of(error: Exception) -> str:
+    """Return an error's message; of an OSError, without the number and the path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error)
+
+
 def _is_intact(file: BinaryIO, leaf: LeafRecord, size: int) -> bool:
     """Verifies a leaf's data and the bytes before it; `file` is positioned at its header."""
     header, data = hashlib.sha256(), hashlib.sha256()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +11,11 @@ from pure.parallel import rows
 from pure.parallel.group import Group
 from pure.serial.writer import SerialError
 from pure.types import Tree
-from stages.checkpoint import assemble, manifest, state_file
-from stages.checkpoint.damage import Damage, damage_of_leaves, find_damage
+from stages.checkpoint import assemble, dcp, manifest, state_file
+from stages.checkpoint.damage import Damage, damage_of_leaves, find_damage, reason_of
 from stages.checkpoint.directories import step_of
 from stages.checkpoint.fingerprint import NAMES
-from stages.checkpoint.manifest import MANIFEST, ONE_FILE, STATE, Manifest
+from stages.checkpoint.manifest import DCP, MANIFEST, ONE_FILE, STATE, Manifest
 from stages.checkpoint.records import Piece
 
 
@@ -84,7 +84,8 @@ def load_one(
     except OSError as error:
         return _damage_of_file(next((x for x in files if x.file in str(error.filename)), files[0]), error)
     except SerialError as error:
-        damage = next((found for piece in files if (found := _find_damage(path, piece))), None)
+        find = dcp.find_damage if record.format == DCP else _find_first_damage
+        damage = find(path, files)
         if damage is None:  # every byte is right
             raise SerialError(f"checkpoint.load: {path} does not fit the target: {error}") from None
         return damage
@@ -100,6 +101,8 @@ def _read(
         file = path / STATE
         state, bad = state_file.read(file, target, record.leaves, record.bytes, subset=subset)
         return state, damage_of_leaves(STATE, bad) if bad else None
+    if record.format == DCP:
+        return dcp.read(path, files, target, group, subset=subset)
     return assemble.read(path, files, target, group, subset=subset)
 
 
@@ -111,7 +114,14 @@ def _damage_of_length(path: Path, piece: Piece) -> Damage | None:
         return _damage_of_file(piece, error)
     if size == piece.bytes:
         return None
+    if not piece.leaves:
+        return dcp.find_damage(path, [piece])
     return _find_damage(path, piece) or Damage(piece.file, (), "its length changes while it is read")
+
+
+def _find_first_damage(path: Path, files: Sequence[Piece]) -> Damage | None:
+    """The damage of the first file that has any."""
+    return next((found for piece in files if (found := _find_damage(path, piece))), None)
 
 
 def _find_damage(path: Path, piece: Piece) -> Damage | None:
@@ -149,10 +159,3 @@ def _check_fingerprint(path: Path, record: Manifest, fingerprint: Mapping[str, s
             f"checkpoint.load: {path} was saved by another run: {'; '.join(lines[:8])}{more}. Set these "
             "back, or choose another folder"
         )
-
-
-def reason_of(error: Exception) -> str:
-    """Return an error's message; of an OSError, without the number and the path."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error)

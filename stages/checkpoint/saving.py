@@ -5,22 +5,40 @@ from __future__ import annotations
 import errno
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from data_pipes.files import sync_folder, write_new
 from pure.types import Tree
 from stages.checkpoint import directories, manifest, state_file
+from stages.checkpoint.damage import reason_of
 from stages.checkpoint.directories import step_of
-from stages.checkpoint.loading import reason_of
 from stages.checkpoint.manifest import MANIFEST, STATE, Manifest
 
 Warn = Callable[[str], Any]
 """Takes a warning, one line."""
+
+
+Format = Literal["state", "dcp"]
+"""Flax's msgpack, or the files of torch.distributed.checkpoint."""
+
+
+class Writing(NamedTuple):
+    """Functions that write the parts of a save.
+
+    Fields:
+        write: writes this process's part, and returns its records as JSON.
+        gather: (manifest, records of all by rank) -> the manifest with the files.
+        file_of: rank -> name of a file that grows while that process writes.
+    """
+
+    write: Callable[[], Any]
+    gather: Callable[[Manifest, Sequence[Any]], Manifest]
+    file_of: Callable[[int], str]
 
 
 class Plan(NamedTuple):

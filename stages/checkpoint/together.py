@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,11 +14,10 @@ from typing import Any, NamedTuple
 from pure.parallel import rows
 from pure.parallel.group import Group
 from pure.types import Tree
-from stages.checkpoint import directories, pieces, saving
+from stages.checkpoint import dcp, directories, pieces, saving
 from stages.checkpoint.agreement import agree, is_first
-from stages.checkpoint.manifest import PIECES
-from stages.checkpoint.records import check_pieces
-from stages.checkpoint.saving import Plan
+from stages.checkpoint.saving import Format, Plan, Writing
+from stages.checkpoint.word_files import Wait, await_words, leave_word, make_wait
 
 Start = Callable[[Callable[[], Any]], None]
 """Runs a function: at once, or in a thread."""
@@ -30,50 +28,62 @@ class Running(NamedTuple):
 
     Fields:
         group: the processes; None is this one alone.
-        own: done when this process has written its piece; None if the first one writes all.
+        own: done when this process has written its part; None if the first one writes all.
         done: done when the checkpoint is published, on the first process; its result is the folder.
-        stop: set to end the wait for the pieces of others.
-        closing: set when the run ends by an error.
+        wait: events that end the wait for the parts of others.
         discard: removes what was written, after all have stopped writing.
     """
 
     group: Group | None
     own: Future | None
     done: Future
-    stop: threading.Event
-    closing: threading.Event
+    wait: Wait
     discard: Callable[[], None]
 
 
-def begin(start: Start, group: Group, folder: Path, state: Tree, *, copy: bool, **options: Any) -> Running:
-    """Begins to save a state that is cut into rows; a collective call.
+def begin(
+    start: Start,
+    group: Group,
+    folder: Path,
+    state: Tree,
+    *,
+    copy: bool,
+    format: Format,
+    **options: Any,
+) -> Running:
+    """Begins to save a state of which each process writes a part; a collective call.
 
     Args:
         start: runs the function that writes.
         group: the processes.
         folder: the run's folder.
-        state: tree of which a leaf is cut.
+        state: tree whose leaves are cut into rows; for "dcp" any.
         copy: copy the state first, so that it may be overwritten.
+        format: "state" (`pieces`) or "dcp".
         options: as in `saving.plan`.
 
     Returns:
         Running, to be given to `finish`.
 
     Steps:
-        1. Check the arguments, and copy this process's rows.
-        2. The first process makes the temporary folder; all agree that it did.
-        3. Each process writes its piece.
-        4. The first waits for the records of all pieces, and publishes.
+        1. Check the arguments, and copy this process's part (DCP: plan it).
+        2. The first process makes the temporary folder; all agree that it did (DCP: and exchange plans).
+        3. Each process writes its part, and leaves word.
+        4. The first waits for the word of all, and publishes.
 
     Raises:
         OSError, ValueError, TypeError, SerialError: an error of any process in steps 1 and 2.
     """
-    error, token, planned, part = None, "", None, None
+    error, token, planned, plan = None, "", None, None
+    own: dcp.Planned | pieces.Part | None = None
     temporary = Path()
     try:
         # 1. Own part.
         planned = saving.plan(folder, state, processes=group.size, **options)
-        part = pieces.own_part(state, group, copy=copy)
+        if format == "dcp":
+            plan, own = dcp.plan_locally(state, group)
+        else:
+            own = pieces.own_part(state, group, copy=copy)
         # 2. Temporary folder.
         temporary = planned.final.with_name(planned.final.name + ".tmp")
         if is_first(group):
@@ -82,19 +92,54 @@ def begin(start: Start, group: Group, folder: Path, state: Tree, *, copy: bool, 
                 temporary = directories.make_temporary(planned.final)
     except Exception as raised:
         error = raised
-    answers = agree(group, error, (token, str(temporary)))
+    answers = agree(group, error, (token, plan))
     assert planned is not None
-    assert part is not None
     token = answers[0][0]
-    # 3. and 4. Pieces.
-    stop, closing = threading.Event(), threading.Event()
+    if isinstance(own, dcp.Planned):
+        writing = _plan_together(own, [plan for _, plan in answers], temporary, group, copy)
+    else:
+        assert own is not None
+        write = partial(pieces.write_piece, temporary, own, group)
+        writing = Writing(write, pieces.gather_records, partial(_piece_file, group.size))
+    # 3. and 4. Parts.
+    return _start(start, group, planned, temporary, token, writing)
+
+
+def _plan_together(own: dcp.Planned, plans: list[Any], temporary: Path, group: Group, copy: bool) -> Writing:
+    """The plans of the first process for all; an error of the copy is raised where it would be written."""
+    together, metadata, error = None, None, None
+    try:
+        if is_first(group):
+            together, metadata = dcp.plan_together(own, plans)
+    except Exception as raised:
+        error = raised
+    try:
+        together = agree(group, error, together)[0]
+    except BaseException:
+        if is_first(group):
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    try:
+        return dcp.prepare_writing(own, together, metadata, temporary, group, copy)
+    except Exception as raised:
+        return Writing(partial(_raise, raised), pieces.gather_records, partial(_piece_file, group.size))
+
+
+def _start(
+    start: Start, group: Group, planned: Plan, temporary: Path, token: str, writing: Writing
+) -> Running:
+    """Starts to write this process's part and, on the first process, to publish."""
+    wait = make_wait()
     own: Future = Future()
     done: Future = Future()
-    write = partial(pieces.write_piece, temporary, part, group, token)
-    finish_save = partial(_publish, planned, temporary, group, token, stop, closing)
-    start(partial(_run, planned, write, own, finish_save if is_first(group) else _return_none, done))
-    discard = partial(shutil.rmtree, temporary, ignore_errors=True) if is_first(group) else _return_none
-    return Running(group, own, done, stop, closing, discard)
+    name = pieces.piece_name(group.rank, group.size)
+    write = partial(leave_word, temporary, name, token, writing.write)
+    publish: Callable[[], Any] = partial(_publish, planned, temporary, group, token, writing, wait)
+    discard: Callable[[], None] = partial(shutil.rmtree, temporary, ignore_errors=True)
+    if not is_first(group):
+        publish, discard = _return_none, _return_none
+    start(partial(_run, planned, write, own, publish, done))
+    return Running(group, own, done, wait, discard)
 
 
 def finish(save: Running) -> Path:
@@ -113,7 +158,7 @@ def finish(save: Running) -> Path:
         if save.own is not None:
             agree(save.group, save.own.exception())
     except BaseException:
-        save.stop.set()
+        save.wait.stop.set()
         save.done.exception()
         save.discard()
         raise
@@ -125,15 +170,15 @@ def finish(save: Running) -> Path:
         raise
 
 
-def save_pieces(
-    group: Group | None, folder: str | os.PathLike[str], state: Tree, options: dict[str, Any]
+def save_parts(
+    group: Group | None, folder: str | os.PathLike[str], state: Tree, format: Format, options: dict[str, Any]
 ) -> Path:
-    """Saves a state that is cut into rows, and returns when it is on the disk; a collective call.
+    """Saves a state of which each process writes a part; it is on the disk then. A collective call.
 
     Args:
-        group: the processes; None is the group of the state's mesh.
+        group: the processes; None is the group of the state's mesh, or this process alone.
         folder: the run's folder.
-        state: tree of which a leaf is cut.
+        state, format: as in `begin`.
         options: as in `saving.plan`.
 
     Returns:
@@ -142,13 +187,26 @@ def save_pieces(
     Raises:
         OSError, ValueError, TypeError, SerialError: as `checkpoint.save`, on all processes.
     """
-    group = group or rows.group_of_rows(state)
-    return finish(begin(lambda run: run(), group, Path(folder), state, copy=False, **options))
+    group = group_of_state(group, state)
+    return finish(begin(lambda run: run(), group, Path(folder), state, copy=False, format=format, **options))
 
 
-def is_cut(state: Tree) -> bool:
-    """Tells whether each process holds only rows of a state."""
-    return rows.is_cut(state)
+def group_of_state(group: Group | None, state: Tree) -> Group:
+    """Returns the processes that hold a state: the group given, that of its mesh, or this process alone."""
+    if group is not None:
+        return group
+    return rows.group_of_rows(state) if rows.is_cut(state) else Group(0, 1, None)
+
+
+def has_parts(state: Tree, format: Format) -> bool:
+    """Tells if each process writes a part: of a state in rows, and in DCP's format.
+
+    Raises:
+        ValueError: for another format.
+    """
+    if format not in ("state", "dcp"):
+        raise ValueError(f"checkpoint: expected the format 'state' or 'dcp', got {format!r}")
+    return format == "dcp" or rows.is_cut(state)
 
 
 def _run(
@@ -172,15 +230,24 @@ def _run(
     done.set_result(path)
 
 
-def _publish(
-    planned: Plan, temporary: Path, group: Group, token: str, stop: threading.Event, closing: threading.Event
-) -> Path:
-    """Waits for all pieces, and publishes the checkpoint."""
-    written = pieces.await_pieces(temporary, group.size, token, stop=stop, closing=closing)
-    check_pieces(written)
-    saving.publish(planned, temporary, planned.record._replace(format=PIECES, pieces=written))
+def _publish(planned: Plan, temporary: Path, group: Group, token: str, writing: Writing, wait: Wait) -> Path:
+    """Waits for all parts, and publishes the checkpoint."""
+    names = [pieces.piece_name(rank, group.size) for rank in range(group.size)]
+    parts = [(name, temporary / writing.file_of(rank)) for rank, name in enumerate(names)]
+    words = await_words(temporary, parts, token, wait)
+    saving.publish(planned, temporary, writing.gather(planned.record, words))
     saving.delete_old(planned)
     return planned.final
+
+
+def _piece_file(size: int, rank: int) -> str:
+    """The file that a process writes."""
+    return f"{pieces.piece_name(rank, size)}.msgpack"
+
+
+def _raise(error: Exception) -> None:
+    """Raises an error."""
+    raise error
 
 
 def _return_none() -> None:

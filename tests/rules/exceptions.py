@@ -85,6 +85,7 @@ CLASSES: Mapping[str, str] = {
     "pure.transform.memory._AllocationTracker": "torch takes a mode as a class",
     "pure.interop.jax.trace_modes._Detach": "torch takes a mode as a class",
     "pure.interop.jax.trace_modes._Watch": "torch takes a mode as a class",
+    "stages.checkpoint.dcp._Unpickler": "pickle takes its rules as a class",
     "data_pipes.chat.template._Generation": "jinja2 takes a tag of its own as a class",
     "data_pipes.chat.template_budget.Sandbox": "jinja2 takes the rules of a sandbox as a class",
 }
@@ -160,6 +161,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/checkpoint/saving.py": "tests/stages/checkpoint/test_checkpoint.py",
     "stages/checkpoint/damage.py": "tests/stages/checkpoint/test_state_file.py",
     "stages/checkpoint/records.py": "tests/stages/checkpoint/test_manifest.py",
+    "stages/checkpoint/word_files.py": "tests/stages/checkpoint/test_pieces.py",
     "stages/checkpoint/together.py": "tests/stages/checkpoint/test_pieces.py",
     "stages/checkpoint/assemble.py": "tests/stages/checkpoint/test_pieces.py",
     "stages/checkpoint/skeleton.py": "tests/stages/checkpoint/test_pieces.py",

@@ -1,4 +1,4 @@
-"""A state that is cut into rows: `pieces` writes it, `together` agrees, `assemble` and `skeleton` read it.
+"""A state cut into rows: `pieces` writes it, `together` and `word_files` agree, `assemble` and `skeleton` read.
 
 Whatever number of processes saves and loads, the bits are the same.
 """
