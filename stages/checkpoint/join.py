@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,16 @@ from stages.checkpoint import directories, manifest, state_file
 from stages.checkpoint.assemble import Located, Place, fill, locate, read_places, read_value, whole_shape
 from stages.checkpoint.manifest import DCP, MANIFEST
 from stages.checkpoint.records import LeafRecord, Piece
+from stages.checkpoint.saving import Warn
 from stages.checkpoint.skeleton import read_skeleton
 
 
 def to_msgpack(
-    folder: str | os.PathLike[str], out: str | os.PathLike[str], *, step: int | None = None
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    warn: Warn = warnings.warn,
 ) -> Path:
     """Writes a checkpoint as one file, with the bytes of `flax.serialization.to_bytes`.
 
@@ -28,21 +34,23 @@ def to_msgpack(
     written, and one leaf is in memory at a time.
 
     Args:
-        folder: a run's folder, of which the newest checkpoint is taken; or a checkpoint's.
+        folder: a run's folder, of which the newest undamaged checkpoint is taken; or a checkpoint's.
         out: the file to write; it must not exist.
         step: the checkpoint's step; None is the newest.
+        warn: is called with a line for each damaged checkpoint that is skipped.
 
     Returns:
         The file.
 
     Steps:
-        1. Find the checkpoint, and read its structure.
-        2. Write leaf by leaf: read its rows from all pieces, and verify them.
+        1. List the checkpoints, the newest first.
+        2. Write leaf by leaf: read its rows from all pieces, and verify them. At damage take the next one.
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
         FileExistsError: if `out` exists.
-        ValueError: if a byte of the checkpoint is wrong, with the file and the leaf; `out` is removed.
+        ValueError: if all are damaged, with the file and the leaf, or have the format of
+            torch.distributed.checkpoint; nothing is left at `out`.
         OSError: if the disk refuses.
 
     Example:
@@ -54,38 +62,50 @@ def to_msgpack(
         ...     one == (path / "state.msgpack").read_bytes()
         True
     """
-    # 1. Checkpoint.
-    path = next(iter(directories.list_complete(Path(folder), step)), None)
-    if path is None:
+    # 1. Checkpoints.
+    paths = directories.list_complete(Path(folder), step)
+    if not paths:
         raise FileNotFoundError(
             f"{folder}: no checkpoint here; expected a run's folder, with checkpoints/step-*"
         )
+    for i, path in enumerate(paths):
+        try:
+            # 2. Leaves.
+            return _write(path, Path(out))
+        except (ValueError, FileNotFoundError) as error:
+            if i + 1 == len(paths):
+                raise ValueError(f"{error}; no other checkpoint is left") from None
+            warn(f"to_msgpack: skipped a damaged checkpoint: {error}")
+    raise AssertionError("unreachable")
+
+
+def _write(path: Path, out: Path) -> Path:
+    """Writes one checkpoint as one file; raises ValueError or FileNotFoundError if it is damaged."""
     with (path / MANIFEST).open("rb") as file:
         try:
             record = manifest.read(file)
         except ValueError as error:
-            raise ValueError(f"{path / MANIFEST}: {error}; take another checkpoint") from None
+            raise ValueError(f"{path / MANIFEST}: {error}") from None
     if record.format == DCP:
         raise ValueError(
-            f"{path} has the format of torch.distributed.checkpoint; load it with checkpoint.load, and save "
-            "it again"
+            f"{path} has the format of torch.distributed.checkpoint, which keeps no empty containers; load it "
+            "with checkpoint.load, and save it again"
         )
     files = manifest.files_of(record)
     by_number: dict[int | None, list[Located]] = {None: []}
     for located in locate(files):
         by_number.setdefault(located.number, []).append(located)
     leaves = [leaf for leaf in files[0].leaves if leaf.dtype != "end"]
-    # 2. Leaves.
     try:
         _verify(path, by_number[None], {})
         values = [_read_later(path, files[0], by_number[i], leaf) for i, leaf in enumerate(leaves)]
-        state_file.write_dict(Path(out), fill(read_skeleton(path, files[0]), values))
+        state_file.write_dict(out, fill(read_skeleton(path, files[0]), values))
     except FileExistsError:
         raise
     except BaseException:
-        Path(out).unlink(missing_ok=True)
+        out.unlink(missing_ok=True)
         raise
-    return Path(out)
+    return out
 
 
 def _read_later(path: Path, first: Piece, located: Sequence[Located], leaf: LeafRecord) -> Any:
@@ -110,7 +130,4 @@ def _verify(path: Path, located: Sequence[Located], places: Mapping[int, Place])
     """Reads leaves into their places; raises if a byte is wrong."""
     damage = read_places(path, located, places, None)
     if damage is not None:
-        raise ValueError(
-            f"{path / damage.file}: {damage.reason}; leaves {', '.join(damage.leaves)}; take another "
-            "checkpoint"
-        )
+        raise ValueError(f"{path / damage.file}: {damage.reason}; leaves {', '.join(damage.leaves)}")

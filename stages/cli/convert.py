@@ -75,7 +75,7 @@ def run(options: ConvertOptions) -> int:
         multiple = options.vocabulary_multiple
         model = new_tokens.add_tokens(model, options.add_tokens, multiple=multiple, say=print)
     if isinstance(options, ExportOptions) and options.format != "safetensors":
-        state = _read_state(options.model_path) if options.state else None
+        state = _read_state(options.model_path, options.format) if options.state else None
         path = language_model.save_for_jax(folder, model, options.format, state)
     else:
         path = language_model.save(folder, model)
@@ -86,8 +86,8 @@ def run(options: ConvertOptions) -> int:
     return 0
 
 
-def _read_state(model_path: str) -> Any:
-    """The state of the run's newest checkpoint, verified."""
+def _read_state(model_path: str, form: str) -> Any:
+    """The state of the run's newest checkpoint, verified; for msgpack the folder, which is joined leaf by leaf."""
     from stages.checkpoint import checkpoint
     from stages.models import jax_params
 
@@ -95,4 +95,6 @@ def _read_state(model_path: str) -> Any:
         raise ValueError(
             f"--state: {model_path} holds no checkpoint; expected a run's folder with checkpoints/step-*"
         )
+    if form == "msgpack":
+        return Path(model_path)
     return jax_params.as_lists(checkpoint.load(model_path, None).state)

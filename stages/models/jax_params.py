@@ -27,7 +27,7 @@ from pure.nn.transformer import transformer
 from pure.serial import serial
 from pure.serial.writer import SerialError
 from pure.types import Tree
-from stages.checkpoint import orbax, orbax_folder, state_file
+from stages.checkpoint import join, orbax, orbax_folder, state_file
 from stages.models import folder as model_folder
 
 Form = Literal["orbax", "msgpack"]
@@ -115,7 +115,7 @@ def write(
     folder: str | Path,
     texts: Mapping[str, str],
     tokenizer: tokenizers.Tokenizer,
-    trees: Mapping[str, Tree],
+    trees: Mapping[str, Tree | Path],
     form: Form,
 ) -> Path:
     """Writes a model's folder for JAX, atomically.
@@ -124,7 +124,8 @@ def write(
         folder: the folder to make; it must not exist.
         texts: contents of the small files, by name; config.json among them.
         tokenizer: written as tokenizer.json.
-        trees: {name: tree}; "params" among them.
+        trees: {name: tree}; "params" among them. For "msgpack" a tree may be the folder of a run, whose newest
+            checkpoint is written leaf by leaf.
         form: "orbax" makes a folder of each tree, "msgpack" a file NAME.msgpack.
 
     Returns:
@@ -138,7 +139,9 @@ def write(
 
     def fill(partial: Path) -> None:
         for name, values in trees.items():
-            if form == "orbax":
+            if isinstance(values, Path):
+                join.to_msgpack(values, partial / f"{name}{SUFFIX}")
+            elif form == "orbax":
                 orbax.write(partial / name, values)
             else:
                 state_file.write(partial / f"{name}{SUFFIX}", values)

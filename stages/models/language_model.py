@@ -163,7 +163,7 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
 
 
 def save_for_jax(
-    folder: str | Path, pretrained: Pretrained, form: jax_params.Form, state: Tree = None
+    folder: str | Path, pretrained: Pretrained, form: jax_params.Form, state: Tree | Path = None
 ) -> Path:
     """Writes a folder with the params as JAX users read them, beside configuration and tokenizer.
 
@@ -172,7 +172,8 @@ def save_for_jax(
         pretrained: the model.
         form: "orbax": FOLDER/params is an Orbax folder; "msgpack": FOLDER/params.msgpack has the bytes of
             `flax.serialization.to_bytes`.
-        state: a further tree, written as `state`; None writes none.
+        state: a further tree, written as `state`; None writes none. For "msgpack" it may be the folder of a
+            run, whose newest checkpoint is written leaf by leaf.
 
     Returns:
         The folder, which `load` reads.
