@@ -212,6 +212,11 @@ def _describe(path: str, item: Any) -> Leaf:
     if isinstance(item, Lazy):
         return Leaf(path, name_of(item.dtype), item.shape, math.prod(item.shape) * item.dtype.itemsize)
     if isinstance(item, Tensor):
+        if hasattr(item, "device_mesh"):  # a DTensor, whose memory is elsewhere too
+            raise SerialError(
+                f"{path}: this leaf is cut into rows; save it with stages.checkpoint, or write "
+                "pure.parallel.rows.gather(tree)"
+            )
         dtype = name_of(item.dtype)
         if dtype not in DTYPES or item.layout != torch.strided or item.device.type == "meta":
             raise SerialError(

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from data_pipes.digest import hash_bytes, short_digest
 from pure.parallel.group import Group
+from pure.parallel.rows import whole_leaf
 from pure.serial.writer import memory, name_of
 from pure.types import Model
 from stages.stage import Stage
@@ -181,7 +182,8 @@ def _numbers(dtype: str, shape: Any, values: Callable[[], Any], data: Callable[[
 
 def _digest_tensor(tensor: Tensor) -> str:
     """Digest of a tensor's bytes."""
-    return _digest(memory(tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()))
+    tensor = whole_leaf(tensor.detach())  # one that is cut into rows is gathered
+    return _digest(memory(tensor.resolve_conj().resolve_neg().cpu().contiguous()))
 
 
 def _digest_array(array: np.ndarray) -> str:

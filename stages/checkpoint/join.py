@@ -68,15 +68,15 @@ def to_msgpack(
         raise FileNotFoundError(
             f"{folder}: no checkpoint here; expected a run's folder, with checkpoints/step-*"
         )
-    for i, path in enumerate(paths):
+    damage = ""
+    for path in paths:
         try:
             # 2. Leaves.
             return _write(path, Path(out))
         except (ValueError, FileNotFoundError) as error:
-            if i + 1 == len(paths):
-                raise ValueError(f"{error}; no other checkpoint is left") from None
-            warn(f"to_msgpack: skipped a damaged checkpoint: {error}")
-    raise AssertionError("unreachable")
+            damage = str(error)
+            warn(f"to_msgpack: skipped a damaged checkpoint: {damage}")
+    raise ValueError(f"{damage}; no other checkpoint is left")
 
 
 def _write(path: Path, out: Path) -> Path:
@@ -88,8 +88,8 @@ def _write(path: Path, out: Path) -> Path:
             raise ValueError(f"{path / MANIFEST}: {error}") from None
     if record.format == DCP:
         raise ValueError(
-            f"{path} has the format of torch.distributed.checkpoint, which keeps no empty containers; load it "
-            "with checkpoint.load, and save it again"
+            f"{path} has the format of torch.distributed.checkpoint, which keeps no empty containers; load "
+            "it with checkpoint.load, and save it again"
         )
     files = manifest.files_of(record)
     by_number: dict[int | None, list[Located]] = {None: []}

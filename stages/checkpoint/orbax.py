@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from data_pipes import files
 from pure import tree
@@ -197,6 +198,11 @@ def _leaf_to_numpy(leaf: Any, path: str) -> tuple[Any, str]:
         if isinstance(leaf, int) and not -(2**63) <= leaf < 2**63:
             raise SerialError(f"orbax.write: {path}: {leaf} does not fit in 64 bits")
         return leaf, ""
+    if isinstance(leaf, DTensor):
+        raise SerialError(
+            f"orbax.write: {path}: this leaf is cut into rows, and an Orbax folder is written by one "
+            "process; write pure.parallel.rows.gather(tree), or run intro2llm export --state --format orbax"
+        )
     name = name_of(leaf.dtype)
     if name not in DTYPES or leaf.layout != torch.strided or leaf.device.type == "meta" or not leaf.numel():
         raise SerialError(

@@ -87,7 +87,7 @@ def run(options: ConvertOptions) -> int:
 
 
 def _read_state(model_path: str, form: str) -> Any:
-    """The state of the run's newest checkpoint, verified; for msgpack the folder, which is joined leaf by leaf."""
+    """The state of the run's newest checkpoint, verified; for msgpack the folder, of which it is written."""
     from stages.checkpoint import checkpoint
     from stages.models import jax_params
 

@@ -124,8 +124,8 @@ def write(
         folder: the folder to make; it must not exist.
         texts: contents of the small files, by name; config.json among them.
         tokenizer: written as tokenizer.json.
-        trees: {name: tree}; "params" among them. For "msgpack" a tree may be the folder of a run, whose newest
-            checkpoint is written leaf by leaf.
+        trees: {name: tree}; "params" among them. For "msgpack" a tree may be the folder of a run, whose
+            newest checkpoint is written leaf by leaf.
         form: "orbax" makes a folder of each tree, "msgpack" a file NAME.msgpack.
 
     Returns:

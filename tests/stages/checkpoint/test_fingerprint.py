@@ -18,11 +18,14 @@ import numpy as np
 import pytest
 import torch
 
+from pure.parallel.group import Group
 from pure.types import GradientTransformation
 from stages.checkpoint import checkpoint
 from stages.checkpoint.fingerprint import fingerprint
 from stages.checkpoint.manifest import differences
+from stages.data_parallel import data_parallel
 from stages.stage import Stage
+from tests.laws.test_stages import BY_NAME
 
 ROOT = Path(__file__).parents[3]
 
@@ -243,6 +246,13 @@ def test_a_stage_s_fingerprint_ignores_its_other_fields() -> None:
     """`init` and `step` describe the computation; `loss` is a part of `step`."""
     stage = Stage(partial(begin, config=Config()), partial(step, loss=partial(loss, beta=0.1)))
     assert fingerprint(stage._replace(loss=partial(loss, beta=0.1))) == fingerprint(stage)
+
+
+def test_the_number_of_processes_is_no_part_of_a_fingerprint() -> None:
+    alone = BY_NAME["pretrain-dropout"].make()
+    for size in (1, 2, 4):
+        together = data_parallel(alone, Group(0, size, None))
+        assert fingerprint(together) == fingerprint(alone)
 
 
 def test_the_compile_argument_does_not_change_the_fingerprint() -> None:

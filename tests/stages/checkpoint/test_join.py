@@ -79,13 +79,13 @@ def test_damage_is_named_and_leaves_no_file(two: Crew, tmp_path: Path) -> None:
         with pytest.raises(
             ValueError, match=r"state-00002-of-00002.msgpack: bytes have changed .*leaves [wb]"
         ):
-            to_msgpack(tmp_path, tmp_path / "out")
+            to_msgpack(tmp_path, tmp_path / "out", warn=lambda text: None)
         assert not (tmp_path / "out").exists()
     with pytest.raises(FileNotFoundError, match="no checkpoint here"):
         to_msgpack(tmp_path / "checkpoints" / "nowhere", tmp_path / "out")
     (path.parent / "manifest.json").write_text("{}")
     with pytest.raises(ValueError, match=r"manifest.json: .*; no other checkpoint is left"):
-        to_msgpack(tmp_path, tmp_path / "out")
+        to_msgpack(tmp_path, tmp_path / "out", warn=lambda text: None)
     checkpoint.save(tmp_path, example() | {"text": "older"}, step=0)
     lines: list[str] = []
     to_msgpack(tmp_path, tmp_path / "out", warn=lines.append)
@@ -94,4 +94,4 @@ def test_damage_is_named_and_leaves_no_file(two: Crew, tmp_path: Path) -> None:
     assert "skipped a damaged checkpoint" in lines[0]
     checkpoint.save(tmp_path / "dcp", {"w": torch.ones(1)}, step=1, format="dcp")
     with pytest.raises(ValueError, match=r"has the format of torch\.distributed\.checkpoint"):
-        to_msgpack(tmp_path / "dcp", tmp_path / "again")
+        to_msgpack(tmp_path / "dcp", tmp_path / "again", warn=lambda text: None)

@@ -12,6 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from pure import tree
 from pure.parallel import rows
 from pure.parallel.group import Group, group_of
 from pure.serial.serial import to_bytes
-from stages.checkpoint import background, checkpoint, manifest, state_file
+from stages.checkpoint import background, checkpoint, manifest, orbax, state_file
+from stages.checkpoint.fingerprint import describe
 from stages.state import TrainState
 from tests.crew import Crew, crew
 
@@ -171,6 +173,14 @@ def fill_the_disk(run: Path) -> list[Any]:
     return [*results, names, save(5)]
 
 
+def write_elsewhere() -> list[Any]:
+    """Writers of one process are given rows; a fingerprint of rows is that of the whole."""
+    value = {"w": torch.arange(6.0)}
+    in_rows = rows.cut(value, group_of("test", dist.group.WORLD))
+    errors = [outcome(lambda: to_bytes(in_rows)), outcome(lambda: orbax.write("nowhere", in_rows))]
+    return [*errors, describe(partial(max, in_rows)) == describe(partial(max, value))]
+
+
 def refuse_bad_groups(run: Path) -> list[Any]:
     group = group_of("test", dist.group.WORLD)
     half = groups()[2]
@@ -289,6 +299,13 @@ def train_until_one_dies() -> None:
     for _ in range(500):
         dist.barrier()
         time.sleep(0.01)
+
+
+def test_rows_are_refused_by_name_where_one_process_writes(four: Crew) -> None:
+    for msgpack, orbax_error, same in four.run(write_elsewhere):
+        assert "w: this leaf is cut into rows" in msgpack[2]
+        assert "orbax.write: w: this leaf is cut into rows" in orbax_error[2]
+        assert same
 
 
 def die_inside_a_save(run: Path, victim: int, at_end: bool) -> None:

@@ -118,6 +118,10 @@ def test_a_stage_starts_from_an_orbax_folder_and_its_state_goes_to_orbax(
     assert_equal(state, jax_params.as_lists(saved))
     assert int(state["step"]) == 6
     assert_equal(params_of(tmp_path / "out"), params_of(tmp_path / "sft"))
+    export[-1] = str(tmp_path / "flax")
+    assert main([*export, "--state", "--format", "msgpack"]) == 0
+    newest = checkpoint.list_saved(tmp_path / "sft")[-1]
+    assert (tmp_path / "flax" / "state.msgpack").read_bytes() == (newest / "state.msgpack").read_bytes()
     chosen[chosen.index("--model_path") + 1] = str(tmp_path / "out")
     assert main(["sft", *chosen]) == 0
     missing = ["export", "--model_path", str(folders / "hf"), "--output_dir", str(tmp_path / "x"), "--state"]
