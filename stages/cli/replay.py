@@ -50,8 +50,8 @@ def run(options: ReplayOptions) -> int:
         print(line)
     if differences:
         print(
-            f"step {step}: {len(differences)} differences; was it another machine, torch, number of threads or "
-            "processes, or was the run resumed with another --backend, --compile or "
+            f"step {step}: {len(differences)} differences; was it another machine, torch, number of threads "
+            "or processes, or was the run resumed with another --backend, --compile or "
             f"--device?{_compare_compiled(folder, step)}"
         )
         return 1
