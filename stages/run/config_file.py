@@ -27,6 +27,7 @@ WITHOUT_EFFECT = (
     "output_dir",
     "save_every",
     "keep_last",
+    "checkpoint_format",
     "eval_every",
     "patience",
     "resume",

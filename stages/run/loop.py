@@ -22,6 +22,7 @@ from pure.transform.jit import jit
 from pure.types import Tree
 from stages import population, sweep
 from stages.checkpoint import background, checkpoint, directories
+from stages.checkpoint.saving import Format
 from stages.run import compiler, early_stopping, log, mfu, signals
 from stages.run.allocator import keep_freed_memory
 from stages.run.early_stopping import BestValidation
@@ -47,6 +48,7 @@ class RunOptions:
         backend: "torch", or "jax", which lowers the step and always compiles it (`stages.run.jax_step`).
         save_every: steps between checkpoints; 0 saves only at the end.
         keep_last: checkpoints to keep, besides the best.
+        checkpoint_format: "state" or "dcp" (`stages.checkpoint.checkpoint.save`).
         eval_every: steps between validations; 0 validates only at the end.
         patience: validations without improvement before the run stops; 0 never stops it.
         watch: the validation metric that decides what is best; lower is better.
@@ -59,6 +61,7 @@ class RunOptions:
     backend: str = "torch"
     save_every: int = 0
     keep_last: int = 2
+    checkpoint_format: Format = "state"
     eval_every: int = 0
     patience: int = 0
     watch: str = "val_loss"
@@ -156,6 +159,7 @@ def run(
     saver = background.make_saver(
         folder,
         group=processes.group,
+        format=options.checkpoint_format,
         fingerprint=fingerprint,
         keep_last=options.keep_last,
         keep_best=1,

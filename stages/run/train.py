@@ -169,6 +169,7 @@ def _take_steps(
             backend=flags.backend,
             save_every=flags.save_every,
             keep_last=flags.keep_last,
+            checkpoint_format=flags.checkpoint_format,
             eval_every=flags.eval_every,
             patience=flags.patience,
             resume=flags.resume,

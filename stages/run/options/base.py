@@ -98,6 +98,9 @@ class RunFlags(DeviceFlags):
     """Steps between checkpoints; 0 saves only at the end."""
     keep_last: Annotated[int, AtLeast(1)] = 2
     """Number of checkpoints to keep, besides the best."""
+    checkpoint_format: Literal["state", "dcp"] = "state"
+    """Files of the checkpoints: state, which Flax reads; dcp, those of torch.distributed.checkpoint, which
+    other tools read. Any number of processes resumes from either."""
     eval_every: Annotated[int, AtLeast(0)] = 0
     """Steps between validations; 0 validates only at the end."""
     patience: Annotated[int, AtLeast(0)] = 0

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from pure import tree
+from pure.parallel import rows
+from pure.parallel.group import group_of
+from pure.serial.serial import to_bytes
+from stages.checkpoint import checkpoint
+from stages.cli.main import main
 from stages.models import language_model
 from stages.run.experiment import Experiment, fingerprint_of
 from stages.run.options.tuning import SFTOptions
 from stages.run.train import Outcome, train
+from tests.crew import crew
 from tests.stages.small_stages import write_model, write_rows
 
 
@@ -73,3 +82,50 @@ def test_invalid_flags_leave_no_output_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--batch_size: expected at least 1"):
         run(tmp_path, batch_size=0)
     assert not (tmp_path / "run").exists()
+
+
+def save_in_rows(run_folder: Path) -> None:
+    """Saves the run's newest checkpoint again, as two processes would have."""
+    group = group_of("test", dist.group.WORLD)
+    loaded = checkpoint.load(run_folder, None, group=group)
+    in_rows = {
+        name: rows.cut(part, group) if name in ("params", "opt_state") else part
+        for name, part in loaded.state.items()
+    }
+    record = loaded.manifest
+    checkpoint.save(
+        run_folder,
+        in_rows,
+        step=loaded.step,
+        metadata=record.metadata,
+        fingerprint=record.fingerprint,
+        group=group,
+    )
+
+
+def resume(folder: Path, **changes: Any) -> Outcome:
+    """Takes the last steps of a run again, whose first two are saved."""
+    shutil.rmtree(folder / "run" / "final_model")
+    shutil.rmtree(checkpoint.list_saved(folder / "run")[-1])
+    return run(folder, max_steps=4, save_every=2, **changes)
+
+
+def test_a_run_resumes_and_replays_from_checkpoints_of_torch_and_from_pieces(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(tmp_path, max_steps=4, save_every=2, checkpoint_format="dcp")
+    files = os.listdir(checkpoint.list_saved(tmp_path / "run")[-1])
+    assert sorted(files) == [".metadata", "__0_0.distcp", "manifest.json"]
+    again = resume(tmp_path, checkpoint_format="state")
+    assert to_bytes(again.state) == to_bytes(whole.state)
+    shutil.rmtree(checkpoint.list_saved(tmp_path / "run")[-1])
+    shutil.rmtree(checkpoint.list_saved(tmp_path / "run")[0])
+    run(tmp_path, max_steps=4, save_every=2)  # from the start
+    shutil.rmtree(checkpoint.list_saved(tmp_path / "run")[-1])
+    with crew(2) as two:
+        two.run(save_in_rows, tmp_path / "run")
+    assert len(list(checkpoint.list_saved(tmp_path / "run")[-1].glob("state-*.msgpack"))) == 2
+    assert to_bytes(run(tmp_path, max_steps=4, save_every=2).state) == to_bytes(whole.state)
+    capsys.readouterr()
+    assert main(["replay", str(tmp_path / "run"), "--step", "3"]) == 0
+    assert "equal, bit for bit" in capsys.readouterr().out
