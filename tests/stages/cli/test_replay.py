@@ -102,7 +102,7 @@ def test_a_changed_log_is_reported(run_copy: Path, capsys: pytest.CaptureFixture
     assert replay(run_copy, 11) == 1
     shown = capsys.readouterr().out
     assert f"loss: {lines[10]['loss']!r} in the log, " in shown
-    assert "step 11: 1 differences; was it another machine, torch or thread count" in shown
+    assert "step 11: 1 differences; was it another machine, torch, number of threads or processes" in shown
     assert replay(run_copy, 2) == 1
     assert "grad_norm: nothing in the log, " in capsys.readouterr().out
 
