@@ -185,10 +185,15 @@ def read(
         ValueError: if `.metadata` is not what DCP writes.
     """
     first, *others = files
+    if first.file != METADATA:
+        raise SerialError(f"expected {METADATA} as the first file, got {first.file}")
     mine = [x for i, x in enumerate(others) if group is None or i % group.size == group.rank]
     if (damage := find_damage(folder, [first, *mine])) is not None:
         return target, damage
     metadata = read_metadata(folder)
+    names = {piece.file for piece in files}
+    if unknown := [x.relative_path for x in metadata.storage_data.values() if x.relative_path not in names]:
+        raise SerialError(f"{METADATA} names {unknown[0]!r}, which manifest.json does not")
     state = _empty_like(metadata, target, subset)
     try:
         _read_leaves(folder, metadata, state)

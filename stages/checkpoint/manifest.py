@@ -43,7 +43,7 @@ ONE_FILE, PIECES, DCP = 1, 2, 3
 STATE, MANIFEST = "state.msgpack", "manifest.json"
 """Names of the files in a checkpoint's folder."""
 _FIELDS = ("step", "score", "metadata", "fingerprint", "environment")
-_LARGEST = 2**28  # maximum bytes of a manifest, about 300,000 leaves
+_LARGEST = 2**30  # maximum bytes of a manifest, about 2.5 million leaves in all pieces
 
 
 class Manifest(NamedTuple):
@@ -116,6 +116,9 @@ def encode(manifest: Manifest) -> bytes:
 
     Returns:
         UTF-8, one line per leaf, so that two manifests can be compared with `diff`.
+
+    Raises:
+        ValueError: if it is longer than `read` accepts.
     """
     pieces = files_of(manifest)
     files = {piece.file: encode_piece(piece) for piece in pieces}
@@ -129,7 +132,13 @@ def encode(manifest: Manifest) -> bytes:
     }
     body["sha256"] = _digest(body)
     lines = [f"{json.dumps(key)}: {_encode_lines(value)}" for key, value in body.items()]
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    data = ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    if len(data) > _LARGEST:
+        raise ValueError(
+            f"a manifest has at most {_LARGEST} bytes, got {len(data)}; save from fewer processes, or in the "
+            "format dcp"
+        )
+    return data
 
 
 def decode(data: bytes) -> Manifest:
@@ -167,7 +176,7 @@ def files_of(manifest: Manifest) -> tuple[Piece, ...]:
 
 
 def read(file: BinaryIO) -> Manifest:
-    """Reads and decodes a manifest from an open file, of at most 256 MiB.
+    """Reads and decodes a manifest from an open file, of at most 1 GiB.
 
     Raises:
         ValueError: as `decode`, and if the file is longer.

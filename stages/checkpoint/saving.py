@@ -179,6 +179,8 @@ def explain_errors(final: Path) -> Iterator[None]:
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         fix = "make room there" if is_full else "make the folder writable, or choose another output folder"
+        if error.errno in (errno.ECANCELED, errno.ETIMEDOUT):
+            fix = "look for that process's own message"
         raise OSError(
             error.errno,
             f"checkpoint.save: could not save {final}: {error.strerror}; {fix}, and save again. What was "

@@ -1,6 +1,7 @@
 """Words that processes leave in a folder: each says when it has written, and the first one waits for all.
 
     STEP.tmp/NAME.json    a process's word, written when its part is on the disk
+    STEP.tmp/NAME.failed  instead, if it could not write
     STEP.tmp/NAME.lock    locked while it writes; free if it was killed
 
 No collective is made, so that all of it can run in threads beside the training.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +27,8 @@ PATIENCE = 600.0
 CLOSING = 5.0
 """The same where a run ends by an error, unless the process is known to be alive."""
 _POLL = 0.02  # seconds between two looks at a folder
+_VISIBLE = 60.0  # seconds after which a network file system shows what another machine wrote
+_VISIBLE_CLOSING = 1.0  # the same where a run ends by an error
 
 
 class Wait(NamedTuple):
@@ -54,12 +58,18 @@ def leave_word(folder: Path, name: str, token: str, write: Callable[[], Any]) ->
         write: writes the part, and returns JSON for the first process.
 
     Raises:
-        OSError: if the disk refuses; whatever `write` raises.
+        OSError: if the disk refuses, or this process does not see the folder; whatever `write` raises.
     """
+    _await_folder(folder)
     with _locked(folder / f"{name}.lock"):
-        body = {"save": token, "word": write()}
-        body["sha256"] = hash_json(body)
-        write_atomically(folder / f"{name}.json", json.dumps(body).encode())
+        try:
+            body = {"save": token, "word": write()}
+            body["sha256"] = hash_json(body)
+            write_atomically(folder / f"{name}.json", json.dumps(body).encode())
+        except BaseException:
+            with suppress(OSError):
+                (folder / f"{name}.failed").touch()
+            raise
 
 
 def await_words(folder: Path, parts: list[tuple[str, Path]], token: str, wait: Wait) -> list[Any]:
@@ -86,18 +96,32 @@ def await_words(folder: Path, parts: list[tuple[str, Path]], token: str, wait: W
     return words
 
 
+def _await_folder(folder: Path) -> None:
+    """Waits until this process sees the folder that the first one made."""
+    until = time.monotonic() + _VISIBLE
+    while not folder.is_dir():
+        if time.monotonic() > until:
+            raise OSError(
+                errno.ENOENT,
+                f"the first process has made {folder}, which this one does not see; choose a folder on a file "
+                "system that all share",
+            )
+        time.sleep(_POLL)
+
+
 def _await_word(folder: Path, rank: int, name: str, file: Path, token: str, wait: Wait) -> Any:
     """Waits for one word."""
-    length, since = -1, time.monotonic()
+    length, since, ended_at = -1, time.monotonic(), math.inf
     while True:
         ended = _has_ended(folder / f"{name}.lock")
         found, word = _read_word(folder / f"{name}.json", token)
         if found:
             return word
-        if wait.stop.is_set():
+        if wait.stop.is_set() or (folder / f"{name}.failed").exists():
             raise OSError(errno.ECANCELED, "another process could not write its part")
-        if ended:
-            raise OSError(errno.EIO, f"process {rank} ended before {file.name} was complete")
+        ended_at = min(ended_at, time.monotonic()) if ended else math.inf
+        if time.monotonic() - ended_at > (_VISIBLE_CLOSING if wait.closing.is_set() else _VISIBLE):
+            raise OSError(errno.ECANCELED, f"process {rank} ended before {file.name} was complete")
         now = _length(file)
         if now != length:
             length, since = now, time.monotonic()

@@ -126,3 +126,9 @@ def test_a_manifest_above_the_size_limit_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(manifest, "_LARGEST", 100)
     with pytest.raises(ValueError, match="at most 100 bytes"):
         manifest.read(io.BytesIO(manifest.encode(example())))
+
+
+def test_a_manifest_that_could_not_be_read_again_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "_LARGEST", 100)
+    with pytest.raises(ValueError, match=r"at most 100 bytes, got \d+; save from fewer processes"):
+        manifest.encode(example())
