@@ -103,8 +103,8 @@ def _await_folder(folder: Path) -> None:
         if time.monotonic() > until:
             raise OSError(
                 errno.ENOENT,
-                f"the first process has made {folder}, which this one does not see; choose a folder on a file "
-                "system that all share",
+                f"the first process has made {folder}, which this one does not see; choose a folder on a "
+                "file system that all share",
             )
         time.sleep(_POLL)
 

@@ -21,14 +21,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pure import tree
+from pure import random, tree
 from pure.parallel import rows
 from pure.parallel.group import Group, group_of
 from pure.serial.serial import to_bytes
 from stages.checkpoint import background, checkpoint, manifest, orbax, state_file
-from stages.checkpoint.fingerprint import describe
+from stages.checkpoint.fingerprint import describe, fingerprint
+from stages.sharded import sharded
 from stages.state import TrainState
 from tests.crew import Crew, crew
+from tests.laws.test_stages import BY_NAME, run_steps
 
 SIZES = (1, 2, 4)
 
@@ -173,6 +175,35 @@ def fill_the_disk(run: Path) -> list[Any]:
     return [*results, names, save(5)]
 
 
+def train_and_resume(run: Path) -> dict[str, bool]:
+    """Three steps of a sharded stage; the third again from checkpoints, in both formats and of other numbers."""
+    row = BY_NAME["pretrain-muon-ema"]
+    plain = row.make()
+    stages = {size: sharded(plain, group) for size, group in groups().items() if group is not None}
+    results = {}
+    for size in (2, 4):
+        if size not in stages:
+            continue
+        group, a_stage = group_of("test", stages[size].init.args[1]), stages[size]
+        state = run_steps(a_stage, [row.batch(0), row.batch(1)], a_stage.init(random.key(0)))
+        for form in ("state", "dcp"):
+            saver = background.make_saver(run / f"{size}-{form}", group=group, format=form)
+            saver.save(state, fingerprint=fingerprint(a_stage))
+            saver.wait()
+        end = a_stage.step(state, row.batch(2))
+        for form in ("state", "dcp"):
+            target = a_stage.init(random.key(1))
+            loaded = checkpoint.load(
+                run / f"{size}-{form}",
+                target,
+                group=group,
+                fingerprint=fingerprint(plain),
+                warn=lambda text: None,
+            )
+            results[f"{size}-{form}"] = is_same(a_stage.step(loaded.state, row.batch(2)), end)
+    return results
+
+
 def write_elsewhere() -> list[Any]:
     """Writers of one process are given rows; a fingerprint of rows is that of the whole."""
     value = {"w": torch.arange(6.0)}
@@ -299,6 +330,19 @@ def train_until_one_dies() -> None:
     for _ in range(500):
         dist.barrier()
         time.sleep(0.01)
+
+
+def test_a_sharded_stage_resumes_to_the_same_bits(four: Crew, tmp_path: Path) -> None:
+    results = four.run(train_and_resume, tmp_path)
+    assert results[0] == {"2-state": True, "2-dcp": True, "4-state": True, "4-dcp": True}
+    assert results[3] == {"4-state": True, "4-dcp": True}
+    plain = BY_NAME["pretrain-muon-ema"].make()
+    alone, other = (
+        checkpoint.load(tmp_path / f"{name}", plain.init(random.key(1)), warn=lambda text: None).state
+        for name in ("2-state", "2-dcp")
+    )
+    assert to_bytes(alone) == to_bytes(other)
+    assert alone.step == 2
 
 
 def test_rows_are_refused_by_name_where_one_process_writes(four: Crew) -> None:
