@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from pure import tree
+from pure.parallel.checksum import checksum
 from pure.parallel.collect import exchange
 from pure.parallel.group import Group
 from pure.serial.writer import SerialError
+from pure.types import Tree
 
 
 class _Failure(NamedTuple):
@@ -51,6 +58,43 @@ def agree(group: Group | None, error: BaseException | None, value: Any = None) -
         if failure is not None:
             raise _rebuild(failure)
     return [value for _, value in answers]
+
+
+def check_replicas(group: Group | None, state: Tree) -> None:
+    """Refuse a state whose leaves that are not cut differ between processes; a collective call.
+
+    The first process writes them for all. Processes that drifted apart, or that hold parts of a leaf without
+    saying so (`pure.nn.tensor_parallel`), would lose what the others have.
+
+    Args:
+        group: the processes; None is this one alone.
+        state: tree of tensors and numbers.
+
+    Raises:
+        ValueError: on all processes, with the first leaf that differs.
+    """
+    if group is None or group.size == 1:
+        return
+    paths = []
+    sums: list[Any] = []
+    for path, leaf in zip(tree.paths(state), tree.leaves(state), strict=True):
+        if not isinstance(leaf, DTensor):
+            paths.append(path)
+            sums.append(checksum(leaf) if isinstance(leaf, Tensor) else leaf)
+    numbers = iter(
+        torch.stack([x.cpu() for x in sums if isinstance(x, Tensor)] or [torch.zeros(())]).tolist()
+    )
+    values = [next(numbers) if isinstance(x, Tensor) else repr(x) for x in sums]
+    answers = exchange((paths, values), group)
+    for rank, (other_paths, other_values) in enumerate(answers):
+        differing = [path for path, a, b in zip(paths, answers[0][1], other_values, strict=False) if a != b]
+        if other_paths != answers[0][0] or differing:
+            leaf_path = differing[0] if differing else "the structure"
+            raise ValueError(
+                f"checkpoint.save: {leaf_path} is another one on process {rank} than on process 0, though it is "
+                "not cut into rows; train with data_parallel or sharded, and give a tensor-parallel state whole "
+                "(pure.nn.tensor_parallel.join_params)"
+            )
 
 
 def is_first(group: Group | None) -> bool:

@@ -14,7 +14,7 @@ from pure import tree
 from pure.parallel.group import Group
 from pure.types import Tree
 from stages.checkpoint import checkpoint
-from stages.checkpoint.agreement import is_first
+from stages.checkpoint.agreement import check_replicas, is_first
 from stages.checkpoint.pieces import copy_to_host
 from stages.checkpoint.together import Running, begin, finish, group_of_state, has_parts
 from stages.checkpoint.word_files import make_wait
@@ -102,7 +102,10 @@ def make_saver(folder: str | os.PathLike[str], *, group: Group | None = None, **
 def _begin(folder: Path, state: Tree, group: Group | None, arguments: dict[str, Any]) -> Running:
     """Starts this process's part of a save; of a state that all hold, others than the first have none."""
     format = arguments.get("format", "state")
-    if has_parts(state, format):
+    in_parts = has_parts(state, format)
+    if group is not None or in_parts:
+        check_replicas(group_of_state(group, state), state)
+    if in_parts:
         options = {"format": format, **arguments}
         return begin(_run_in_thread, group_of_state(group, state), folder, state, copy=True, **options)
     if group is not None:

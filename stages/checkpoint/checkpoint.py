@@ -30,12 +30,12 @@ from typing import Any
 from pure.parallel.group import Group
 from pure.types import Tree
 from stages.checkpoint import dcp, directories, manifest
-from stages.checkpoint.agreement import agree, is_first, size_of
+from stages.checkpoint.agreement import agree, check_replicas, is_first, size_of
 from stages.checkpoint.damage import Damage
 from stages.checkpoint.directories import step_of as step_of
 from stages.checkpoint.loading import Loaded, Skipped, load_one
 from stages.checkpoint.saving import Format, Warn, plan, write_one_file
-from stages.checkpoint.together import has_parts, save_parts
+from stages.checkpoint.together import group_of_state, has_parts, save_parts
 
 
 def save(
@@ -86,7 +86,8 @@ def save(
     Raises:
         OSError: if writing fails (a full disk, missing permission); earlier checkpoints are untouched. Every
             error is raised on all processes of the group.
-        ValueError: if the step is unknown or negative, keep_last is below 1, or keep_best is negative.
+        ValueError: if the step is unknown or negative, keep_last is below 1, or keep_best is negative; if
+            leaves that are not cut differ between processes.
         TypeError: if the metadata is not JSON.
         SerialError: if a leaf cannot be written.
     """
@@ -99,7 +100,10 @@ def save(
         "keep_best": keep_best,
         "warn": warn,
     }
-    if has_parts(state, format):
+    in_parts = has_parts(state, format)
+    if group is not None or in_parts:
+        check_replicas(group_of_state(group, state), state)
+    if in_parts:
         return save_parts(group, folder, state, format, options)
     if group is not None:
         return _save_by_first(group, partial(save, folder, state, processes=group.size, **options))

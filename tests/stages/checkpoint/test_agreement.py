@@ -155,6 +155,36 @@ def test_an_error_of_one_is_raised_on_all(two: Crew, tmp_path: Path) -> None:
     assert unfit[0] == "SerialError"
 
 
+def save_different(run: Path) -> list[Any]:
+    """States that differ on the processes: in a bit, in their keys, in a number; in both formats."""
+    rank = dist.get_rank()
+    states = (
+        state(1.0) | {"w": torch.full((1000,), 1.0 + rank)},
+        state(1.0) | ({"x": torch.ones(1)} if rank else {}),
+        state(1.0) | {"count": rank},
+    )
+    results = []
+    for value in states:
+        for form in ("state", "dcp"):
+            results.append(
+                outcome(lambda v=value, f=form: checkpoint.save(run, v, step=1, group=group(), format=f))
+            )
+    saver = background.make_saver(run, group=group())
+    results.append(outcome(lambda: saver.save(states[0], step=1)))
+    return [*results, outcome(saver.wait), run.exists()]
+
+
+def test_states_that_differ_between_processes_are_refused_on_all(two: Crew, tmp_path: Path) -> None:
+    first, second = two.run(save_different, tmp_path / "run")
+    assert first == second
+    for error, name in zip(
+        first, ["w", "w", "the structure", "the structure", "count", "count", "w"], strict=False
+    ):
+        assert error[0] == "ValueError"
+        assert f"checkpoint.save: {name} is another one on process 1 than on process 0" in error[2]
+    assert first[-2:] == [None, False]
+
+
 def test_a_folder_that_is_not_shared_is_refused_on_all(two: Crew, tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "here", state(1.0), step=1)
     for kind, _, text in two.run(load_unshared, tmp_path):
