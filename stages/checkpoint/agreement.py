@@ -91,9 +91,9 @@ def check_replicas(group: Group | None, state: Tree) -> None:
         if other_paths != answers[0][0] or differing:
             leaf_path = differing[0] if differing else "the structure"
             raise ValueError(
-                f"checkpoint.save: {leaf_path} is another one on process {rank} than on process 0, though it is "
-                "not cut into rows; train with data_parallel or sharded, and give a tensor-parallel state whole "
-                "(pure.nn.tensor_parallel.join_params)"
+                f"checkpoint.save: {leaf_path} is another one on process {rank} than on process 0, though it "
+                "is not cut into rows; train with data_parallel or sharded, and give a tensor-parallel state "
+                "whole (pure.nn.tensor_parallel.join_params)"
             )
 
 
