@@ -5,6 +5,9 @@ A state on disk is whole, so that it is the plain model's: any number of process
     checkpoint.save(folder, join_params(state, model), group=every_process, fingerprint=fingerprint(stage))
     state = split_params(checkpoint.load(folder, plain_stage.init(key), group=every_process).state, model)
 
+A state that is cut into rows too (`stages.sharded` over another dimension of the mesh) is gathered first,
+`join_params(gather(state), model)`: its rows alone are those of one part.
+
 Shape letters: n processes.
 """
 
