@@ -74,6 +74,10 @@ def check(options: Options, processes: Processes = ALONE) -> None:
             f"--shard {options.shard} cuts the state over processes, and there is one; start several with "
             "intro2llm launch NUMBER, or leave --shard out"
         )
+    if options.shard == "layers" and (options.noise_scale or options.clip_per_sample):
+        raise ValueError(
+            "--shard layers has no whole gradient for --noise_scale and --clip_per_sample; use --shard state"
+        )
     if processes.size > 1 and options.backend == "jax":
         raise ValueError("--backend jax runs in one process, which may have many devices; start it alone")
     if isinstance(options, PretrainOptions):

@@ -40,7 +40,7 @@ def join(experiment: Experiment, processes: Processes, shard: str = "none") -> t
     Args:
         experiment: the run as built from the flags.
         processes: joined, or alone.
-        shard: "none", or "state": each process holds its rows of the state.
+        shard: "none"; "state" or "layers": each process holds its rows of the state.
 
     Returns:
         (experiment, processes), the processes with their group; on the first, the experiment's completions
@@ -52,7 +52,7 @@ def join(experiment: Experiment, processes: Processes, shard: str = "none") -> t
     if processes.channel is not None:
         joining.compare(processes, fingerprint_of(experiment), about="data and model")
         processes = joining.connect(processes, experiment.key.device)
-        wrap = data_parallel if shard == "none" else sharded
+        wrap = data_parallel if shard == "none" else partial(sharded, layers=shard == "layers")
         experiment = experiment._replace(stage=wrap(experiment.stage, processes.group))
     if processes.first and experiment.recorder is not None:
         observe = partial(_observe_and_record, observe=experiment.observe, recorder=experiment.recorder)

@@ -91,9 +91,10 @@ class RunFlags(DeviceFlags):
     A run may go on with the other."""
     compile: bool = True
     """Compile the step; on a CPU this needs a C++ compiler, and takes 1 to 3 minutes the first time."""
-    shard: Literal["none", "state"] = "none"
-    """On several processes: each holds the whole state (none), or its rows of it (state), which takes their
-    share of the memory. A run may go on with the other."""
+    shard: Literal["none", "state", "layers"] = "none"
+    """On several processes: each holds the whole state (none), or its rows of it, which takes their share of
+    the memory, and gathers params once a step (state) or layer by layer (layers). A run may go on with
+    another."""
     save_every: Annotated[int, AtLeast(0)] = 100
     """Steps between checkpoints; 0 saves only at the end."""
     keep_last: Annotated[int, AtLeast(1)] = 2

@@ -287,16 +287,16 @@ def test_subcommands_of_one_process_are_refused_by_name(subcommand: str, tmp_pat
 def test_a_state_in_rows_has_the_numbers_of_one_process_also_after_an_interruption(
     two: Path, tmp_path: Path
 ) -> None:
-    """It goes on with the whole state, on two processes and on one."""
+    """It goes on layer by layer, and then on one process."""
     arguments = partial(flags, two, output_dir=tmp_path / "run")
     processes = start_joined(2, tmp_path / "out", arguments(shard="state"), {1: partial(stop_at, 5)})
     assert join_all(processes) == [143, 143], printed(tmp_path / "out", "err")
     assert rows(tmp_path / "run")[-1]["step"] == 5
     assert len(list((tmp_path / "run" / "checkpoints" / "step-00000005").glob("*.msgpack"))) == 2
-    processes = start_joined(2, tmp_path / "out", arguments(), {0: partial(stop_at, 8)})
+    processes = start_joined(2, tmp_path / "out", arguments(shard="layers"), {0: partial(stop_at, 8)})
     assert join_all(processes) == [143, 143], printed(tmp_path / "out", "err")
     assert (
-        "--shard was state, is none: the run resumes, but not bit for bit"
+        "--shard was state, is layers: the run resumes, but not bit for bit"
         in printed(tmp_path / "out", "out")[0]
     )
     assert main(["pretrain", *arguments()]) == 0
