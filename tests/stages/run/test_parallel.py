@@ -14,13 +14,22 @@ from tests.stages.small import rows
 from tests.stages.small_stages import NAMES, flags
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_each_stage_has_the_numbers_of_one_process(name: str, tmp_path: Path) -> None:
-    changes = {"max_steps": 3, "eval_every": 2, "data_path": tmp_path / f"{name}.jsonl"}
-    assert main([name, *flags(tmp_path, name, **changes)]) == 0
+ROWS = (
+    ("grpo", {"shard": "state"}),
+    ("sft", {"shard": "layers", "optimizer": "muon", "ema": 0.9, "patience": 1, "eval_every": 1}),
+    ("dpo", {"shard": "layers", "qlora": True}),
+)
+"""Stages whose state is held in rows; that of sft ends early, with the best state as its final model."""
+
+
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in NAMES), *ROWS])
+def test_each_stage_has_the_numbers_of_one_process(name: str, options: dict, tmp_path: Path) -> None:
+    changes = {"max_steps": 3, "eval_every": 2, "data_path": tmp_path / f"{name}.jsonl"} | options
+    assert main([name, *flags(tmp_path, name, **changes | {"shard": "none"})]) == 0
     arguments = flags(tmp_path, name, **changes, output_dir=tmp_path / "two")
     codes = join_all(start_joined(2, tmp_path / "out", arguments, subcommand=name))
     assert codes == [0, 0], printed(tmp_path / "out", "err")
+    assert (tmp_path / "two" / "final_model").exists()
     expected, got = rows(tmp_path / name), rows(tmp_path / "two")
     for one, other in zip(expected, got, strict=True):
         assert one.keys() == other.keys()
