@@ -13,7 +13,6 @@ from tests.stages.run.test_processes import assert_refused, printed
 from tests.stages.small import rows
 from tests.stages.small_stages import NAMES, flags
 
-
 ROWS = (
     ("grpo", {"shard": "state"}),
     ("sft", {"shard": "layers", "optimizer": "muon", "ema": 0.9, "patience": 1, "eval_every": 1}),
