@@ -275,7 +275,7 @@ def _fold(
         signal = agree(parts.processes, max(signals_received, default=0))
         status = _status(number, total, options.patience, best, signal)
         if signal and not signals_received:
-            parts.screen.say(f"signal {signal} to another process: the run ends after this step")
+            parts.screen.say(f"{signals.name_of(signal)} to another process: the run ends after this step")
         is_new_best = bool(values) and best.since == 0
         is_save_due = options.save_every > 0 and number % options.save_every == 0
         saving = bool(status) or is_new_best or is_save_due

@@ -29,8 +29,7 @@ def catch_signals(quiet: bool = False) -> Iterator[list[int]]:
 
     def record(number: int, frame: FrameType | None) -> None:
         if not caught and not quiet:
-            name = signal.Signals(number).name
-            os.write(2, f"\n{name}: the run ends after this step; its state is saved\n".encode())
+            os.write(2, f"\n{name_of(number)}: the run ends after this step; its state is saved\n".encode())
         caught.append(number)
 
     if threading.current_thread() is not threading.main_thread():
@@ -42,3 +41,13 @@ def catch_signals(quiet: bool = False) -> Iterator[list[int]]:
     finally:
         for name, handler in zip(SIGNALS, previous, strict=True):
             signal.signal(name, handler)
+
+
+def name_of(number: int) -> str:
+    """Returns the name of a signal.
+
+    Example:
+        >>> name_of(15)
+        'SIGTERM'
+    """
+    return signal.Signals(number).name

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from stages.cli.main import main
 from tests.stages.small import flags, rows
 
 
-def test_launch_runs_a_stage_in_two_processes_and_returns_their_exit_code(tmp_path: Path) -> None:
-    """A whole run, then one that the processes refuse, each started as a user does."""
+def test_launch_runs_a_stage_in_two_processes_that_print_once(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stages.cli.main", "launch", "2", "pretrain"]
-    arguments = flags(tmp_path, max_steps=2)
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [*command, *flags(tmp_path, max_steps=2)], capture_output=True, text=True, timeout=200
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == f"final model: {tmp_path / 'run' / 'final_model'} (step 2)"
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2]
-    refused = subprocess.run(
-        [*command, *arguments, "--seed", "3"], capture_output=True, text=True, timeout=200
-    )
-    assert refused.returncode == 2
-    (line,) = refused.stderr.splitlines()
-    assert "--seed was 0, is 3" in line
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"), [((2, 2), 2), ((143, 143), 143), ((-9, 1), 1), ((-9,), 1), ((), 143)]
+)
+def test_the_exit_code_is_that_of_the_processes(
+    codes: tuple[int, ...], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun's launcher reports the processes that failed; with none of them, a signal to itself."""
+
+    def launch(config: Any, entrypoint: str, args: list[str]) -> None:
+        assert (config.nproc_per_node, config.max_restarts, args[:3]) == (
+            2,
+            0,
+            ["-m", "stages.cli.main", "pretrain"],
+        )
+        if not codes:
+            raise SignalException("received", signal.SIGTERM)
+        raise ChildFailedError("python", {i: ProcessFailure(i, 1, code, "") for i, code in enumerate(codes)})
+
+    monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", launch)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert main(["launch", "2", "pretrain", *flags(tmp_path)]) == expected
 
 
 @pytest.mark.parametrize(
