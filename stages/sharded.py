@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -120,5 +121,6 @@ def init_rows(init: Init, group: Group, key: Tensor, params: Tree | None = None)
 
 
 def _device_type(group: Group) -> str:
-    """The device of a group's tensors."""
-    return "cuda" if "nccl" in str(dist.get_backend(group.handle)) else "cpu"
+    """The device of a group's tensors: a GPU, if its backend has one."""
+    on_cpu = str(dist.get_backend(group.handle)) in ("gloo", "mpi") or not torch.cuda.is_available()
+    return "cpu" if on_cpu else "cuda"

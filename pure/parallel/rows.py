@@ -272,6 +272,11 @@ def _cut_leaf(group: Group, mesh: DeviceMesh, x: Tensor) -> Tensor:
 
 def _make(rows: Tensor, size: int, mesh: DeviceMesh) -> DTensor:
     """A DTensor of `size` rows in all, that has the storage of `rows`."""
+    if rows.device.type not in (mesh.device_type, "meta"):  # DTensor would copy the rows to the other device
+        raise ValueError(
+            f"rows: the leaves are on {rows.device.type}, and the mesh has devices of {mesh.device_type}; "
+            f"give init_device_mesh({rows.device.type!r}, (number of processes,))"
+        )
     shape = torch.Size((size, *rows.shape[1:]))
     return DTensor.from_local(
         rows, mesh, (Shard(0),), run_check=False, shape=shape, stride=_contiguous_stride(shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,7 +119,11 @@ def check_small_buckets() -> None:
 
 
 def check_groups() -> None:
-    """A ProcessGroup and a Group are taken as a mesh; other placements and transforms are refused."""
+    """A ProcessGroup and a Group are taken as a mesh; other devices, placements, transforms are refused."""
+    with pytest.raises(
+        ValueError, match=r"the leaves are on cpu, and the mesh has devices of cuda; give init"
+    ):
+        rows._make(torch.ones(3), 3, SimpleNamespace(device_type="cuda"))
     group = group_of("test", dist.group.WORLD)
     for mesh in (dist.group.WORLD, group):
         assert_same_bits(rows.gather(rows.cut(example(), mesh)), example())
