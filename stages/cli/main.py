@@ -143,13 +143,12 @@ def _attempt(processes: Processes, name: str, arguments: Sequence[str]) -> End:
         return End(int(stop.code or 0), "", False)  # --help
     except (Exception, KeyboardInterrupt) as error:
         explained = explain(error, name, *folder)
-        if explained is not None and os.environ.get(TRACEBACK) != "1":
-            return End(*explained, True)
-        cause = None if explained else joining.find_cause(processes, SECONDS_FOR_CAUSE)
-        if cause is not None:
+        if cause := joining.find_cause(processes, 0.0 if explained else SECONDS_FOR_CAUSE):
             return cause
-        traceback.print_exception(error)
-        return End(1, f"process {processes.rank}: {type(error).__name__}: {error}"[:300], True)
+        if explained is None or os.environ.get(TRACEBACK) == "1":
+            traceback.print_exception(error)
+        bug = (1, f"process {processes.rank}: {type(error).__name__}: {error}"[:300])
+        return End(*(explained or bug), True)
 
 
 def _parse(name: str, arguments: Sequence[str], folder: list[Path]) -> object:
