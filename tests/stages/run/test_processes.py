@@ -170,6 +170,32 @@ def slow_tokenizer() -> None:
     tokenizers.train = lambda *args, **options: time.sleep(60)
 
 
+def test_an_error_that_another_process_caused_is_told_as_that_of_the_other(
+    alone: Path, tmp_path: Path
+) -> None:
+    """As a compiler's, in which torch hides that the process was interrupted."""
+    arguments = flags(alone, output_dir=tmp_path / "run")
+    processes = start_joined(2, tmp_path / "out", arguments, {0: hide_interruption})
+    wait_for(lambda: (tmp_path / "run" / "data").exists(), processes[0])
+    processes[1].kill()
+    assert join_all(processes, 20)[0] == 1
+    (line,) = printed(tmp_path / "out", "err")[0]
+    assert "process 1 ended without a message" in line
+
+
+def hide_interruption() -> None:
+    """Makes the training of a tokenizer wait, and fail with an error of its own when that is interrupted."""
+    from data_pipes import tokenizer as tokenizers
+
+    def train(*args: Any, **options: Any) -> None:
+        try:
+            time.sleep(60)
+        except RuntimeError:
+            raise OSError("no C++ compiler") from None
+
+    tokenizers.train = train
+
+
 def test_a_folder_that_the_other_process_does_not_see_is_named(alone: Path, tmp_path: Path) -> None:
     arguments = flags(alone, output_dir="run")
     for name in ("a", "b"):
