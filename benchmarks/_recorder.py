@@ -42,7 +42,7 @@ KINDS: Mapping[str, str] = {
     "reduce_scatter_tensor_coalesced": REDUCE_SCATTER,
 }
 """Name of torch's operator -> kind. Both its namespaces, c10d and _c10d_functional."""
-SILENT = ("wait_tensor", "barrier", "monitored_barrier_")
+SILENT = ("wait_tensor", "_wrap_tensor_autograd", "barrier", "monitored_barrier_")
 """Operators of these namespaces that move no data."""
 
 
@@ -81,15 +81,19 @@ class Recorder(TorchDispatchMode):
         self.alive: dict[int, int] = {}
         self.current = self.peak = self.marked = 0
         self.resize: Any = None
+        self.data_ptr: Any = None
 
     def __enter__(self) -> Recorder:
+        storage: Any = torch.UntypedStorage
         # FSDP2 frees and allocates whole params by the size of their storage, without an operator.
-        self.resize = torch.UntypedStorage.resize_
-        torch.UntypedStorage.resize_ = self.resize_hook()  # type: ignore[method-assign]
+        self.resize, storage.resize_ = storage.resize_, self.resize_hook()
+        # `pure.parallel.layers` tells leaves apart by address, which tensors without data do not have.
+        self.data_ptr, storage.data_ptr = storage.data_ptr, self.data_ptr_hook()
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        torch.UntypedStorage.resize_ = self.resize  # type: ignore[method-assign]
+        storage: Any = torch.UntypedStorage
+        storage.resize_, storage.data_ptr = self.resize, self.data_ptr
         super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -152,6 +156,14 @@ class Recorder(TorchDispatchMode):
             return result
 
         return resize
+
+    def data_ptr_hook(self) -> Any:
+        """Return the function that takes the place of UntypedStorage.data_ptr."""
+
+        def data_ptr(storage: torch.UntypedStorage) -> int:
+            return storage._cdata if storage.device.type == "meta" else self.data_ptr(storage)
+
+        return data_ptr
 
     def kinds(self) -> Counter[str]:
         """Return the number of collectives of each kind."""

@@ -43,8 +43,10 @@ from pure import optim, random, tree
 from pure.config import PRESETS, ModelConfig, preset
 from pure.nn.transformer import transformer
 from pure.transform.jit import jit
+from pure.types import ParamSpec, Tree
 from stages.data_parallel import data_parallel
 from stages.pretrain import pretrain
+from stages.sharded import sharded
 from stages.stage import Stage
 
 RATE, CLIP = 1e-3, 1.0
@@ -86,6 +88,18 @@ class Setting(NamedTuple):
         tokens = random.randint(random.key(1), shape, 0, self.config.vocab_size).long().to(self.device)
         return {"tokens": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
 
+    @property
+    def params(self) -> Tree:
+        """Params, the same in every process. (torch's generator, as our own takes seconds in eager code.)"""
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(spec: ParamSpec) -> Tensor:
+            if spec.init != "normal":
+                return torch.full(spec.shape, float(spec.init == "ones"), device=self.device)
+            return torch.normal(0.0, spec.std, spec.shape, generator=generator).to(self.device)
+
+        return tree.map(draw, transformer(self.config).spec)
+
 
 class Side(NamedTuple):
     """A way to train, prepared in one process.
@@ -104,7 +118,7 @@ def our_side(wrap: Callable[[Stage, DeviceMesh], Stage], setting: Setting, mesh:
     optimizer = optim.chain(optim.clip_by_global_norm(CLIP), optim.adamw(RATE))
     compute = getattr(torch, setting.dtype)
     stage = wrap(pretrain(transformer(setting.config), optimizer, compute=compute), mesh)
-    held = [stage.init(random.key(0, device=setting.device))]
+    held = [stage.init(random.key(0, device=setting.device), setting.params)]
     step = jit(stage.step, donate=True, regions=True) if setting.compiled else stage.step
     data = setting.batch
 
@@ -117,9 +131,7 @@ def our_side(wrap: Callable[[Stage, DeviceMesh], Stage], setting: Setting, mesh:
 def peer_side(shard: bool, setting: Setting, mesh: DeviceMesh) -> Side:
     """Prepare DDP, or FSDP2."""
     device, dtype = setting.device, getattr(torch, setting.dtype)
-    params = transformer(setting.config).init(random.key(0, device=device))
-    module: Any = LossModule(setting.config, params)
-    del params
+    module: Any = LossModule(setting.config, setting.params)
     if setting.compiled:
         for layer in module.layers:
             layer.compile()
@@ -152,10 +164,14 @@ SIDES: Mapping[str, Callable[[Setting, DeviceMesh], Side]] = {
     "one_process": partial(our_side, lambda stage, mesh: stage),
     "data_parallel": partial(our_side, data_parallel),
     "DDP": partial(peer_side, False),
+    "sharded": partial(our_side, sharded),
     "FSDP2": partial(peer_side, True),
 }
 """Name -> builder of a side."""
-TARGETS = (("data_parallel", "DDP", 1.3, None),)
+TARGETS = (
+    ("data_parallel", "DDP", 1.3, None),
+    ("sharded", "FSDP2", 1.2, 1.15),
+)
 """(ours, the peer, highest quotient of times, of peaks; None: no target)."""
 
 

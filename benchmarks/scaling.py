@@ -1,12 +1,13 @@
 """Count what 1 to 1,024 processes send and hold, without hardware, and estimate what limits them.
 
-    python benchmarks/scaling.py [--models NAME ...] [--sizes N ...]
+    python benchmarks/scaling.py [--models NAME ...] [--sizes N ...] [--write]
 
 The steps are the real ones, of our functions and of FSDP2, as the first of n processes would run them
 (`_recorder.py`): tensors without data, and a process group that only notes. What is counted: bytes of state, the
 most bytes that computing the gradient takes beside it (whole params and gradients; of activations only those of 8
 tokens), collectives and the bytes that a process sends for them in a ring. What is estimated, from data sheets:
-the seconds of computing and of communication, none of it at the same time.
+the seconds of computing and of communication, none of it at the same time. `--write` puts the tables into
+docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -26,18 +28,26 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp._fully_shard import _fsdp_param
 from torch.distributed.tensor import DTensor
 
 import stages.step
 from pure import optim, random, tree
 from pure.config import ModelConfig, preset
+from pure.nn.context_parallel import context_parallel
+from pure.nn.tensor_parallel import tensor_parallel
 from pure.nn.transformer import transformer
+from pure.parallel.rows import cut
+from pure.types import GradientTransformation, Model
 from stages.data_parallel import data_parallel
 from stages.pretrain import pretrain
 from stages.run.mfu import flops_per_token
+from stages.sharded import sharded
 from stages.stage import Stage
 
-SIZES = (1, 2, 8, 64, 512, 1024)
+PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
+START, END = "<!-- scaling -->", "<!-- /scaling -->"
+SIZES = (1, 8, 64, 1024)
 LENGTH = 8
 """Tokens of the one row of a process: few, so that activations do not count."""
 EIGHT_BILLION = ModelConfig(
@@ -129,13 +139,17 @@ class Machine(NamedTuple):
         return tokens * flops_per_token(transformer(config), length) / (self.flops * self.mfu)
 
 
-def count_ours(wrap: Callable[[Stage, DeviceMesh], Stage], config: ModelConfig, mesh: DeviceMesh) -> Counts:
+def count_ours(
+    wrap: Callable[[Stage, DeviceMesh], Stage], cut_state: bool, config: ModelConfig, mesh: DeviceMesh
+) -> Counts:
     """Count the second step of a stage of ours, wrapped for the processes of a mesh."""
     model = transformer(config)
-    optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-3))
-    plain = pretrain(model, optimizer, compute=torch.bfloat16)
+    plain = pretrain(model, _optimizer(), compute=torch.bfloat16)
     params = tree.map(lambda spec: torch.empty(spec.shape, device="meta"), model.spec)
     state = plain.init(random.key(0, device="meta"), params)
+    if cut_state:
+        names = ("params", "opt_state", "extra")
+        state = state._replace(**{name: cut(getattr(state, name), mesh) for name in names})
     tokens = torch.zeros(mesh.size(), LENGTH, dtype=torch.int64, device="meta")
     step = wrap(plain, mesh).step
     state = step(state, {"tokens": tokens, "labels": tokens})  # the first step has checks of its own
@@ -145,12 +159,12 @@ def count_ours(wrap: Callable[[Stage, DeviceMesh], Stage], config: ModelConfig, 
 
 
 def count_fsdp2(config: ModelConfig, mesh: DeviceMesh) -> Counts:
-    """Count the second step of FSDP2 on a module of the same functions, a unit a layer, and AdamW.
+    """Count a step of FSDP2 on a module of the same functions, a unit a layer, and AdamW.
 
     Params are gathered in bfloat16 and gradients summed in float32, as torchtitan does by default.
     """
     precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    with FakeTensorMode():
+    with FakeTensorMode(), first_rows_only():
         params = tree.map(lambda spec: torch.empty(spec.shape), transformer(config).spec)
         module = LossModule(config, params)
         del params
@@ -159,17 +173,30 @@ def count_fsdp2(config: ModelConfig, mesh: DeviceMesh) -> Counts:
         fully_shard(module, mesh=mesh, mp_policy=precision)
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
         tokens = torch.zeros(1, LENGTH, dtype=torch.int64)
-        for _ in range(2):
-            with Recorder() as recorder:
-                module(tokens, tokens).backward()
-                recorder.mark()
-                torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
+        with Recorder() as recorder:
+            module(tokens, tokens).backward()
+            recorder.mark()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
         moments = [list(x.values()) for x in optimizer.state.values()]
         return Counts(
             local_bytes([list(module.parameters()), moments]), recorder.marked, tuple(recorder.collectives)
         )
+
+
+@contextmanager
+def first_rows_only() -> Iterator[None]:
+    """Let FSDP2 cut out the rows of the first process alone; it makes those of all n, which takes minutes."""
+
+    def first_chunk(x: Tensor, count: int, dim: int) -> list[Tensor]:
+        return [x.narrow(dim, 0, -(-x.shape[dim] // count))]
+
+    original = _fsdp_param._chunk_with_empty
+    _fsdp_param._chunk_with_empty = first_chunk
+    try:
+        yield
+    finally:
+        _fsdp_param._chunk_with_empty = original
 
 
 @contextmanager
@@ -189,10 +216,36 @@ def marked_gradients(recorder: Recorder) -> Iterator[None]:
 
 
 METHODS: Mapping[str, Callable[[ModelConfig, DeviceMesh], Counts]] = {
-    "data_parallel": partial(count_ours, data_parallel),
+    "data_parallel": partial(count_ours, data_parallel, False),
+    "sharded": partial(count_ours, sharded, True),
     "FSDP2": count_fsdp2,
 }
 """Name -> counter of a step."""
+
+
+CUT_MODELS: Mapping[str, Callable[[Model, DeviceMesh], Model]] = {
+    "tensor_parallel": tensor_parallel,
+    "context_parallel": context_parallel,
+}
+"""Name -> the function that lets a group compute a model."""
+
+
+def count_model(way: str, config: ModelConfig, size: int, rows: int, length: int) -> Counts:
+    """Count a step of a model that `size` processes compute together; activations are part of the peak.
+
+    Raises:
+        ValueError: if the model does not divide by the processes.
+    """
+    with pretended(size) as mesh:
+        model = CUT_MODELS[way](transformer(config), mesh)
+        stage = pretrain(model, _optimizer(), compute=torch.bfloat16)
+        params = tree.map(lambda spec: torch.empty(spec.shape, device="meta"), model.spec)
+        state = stage.init(random.key(0, device="meta"), params)
+        tokens = torch.zeros(rows, length, dtype=torch.int64, device="meta")
+        with Recorder() as recorder:
+            stage.step(state, {"tokens": tokens, "labels": tokens})
+        held = local_bytes((state.params, state.opt_state))
+        return Counts(held, recorder.peak, tuple(recorder.collectives))
 
 
 def count(method: str, config: ModelConfig, size: int) -> Counts:
@@ -215,6 +268,10 @@ LIMITS_HEADING = (
     "model", "way", "fits from", "10% from", "50% from", "10% from, batch of 1M", "50% from, batch of 1M",
     "tokens for 10%",
 )  # fmt: skip
+GROUP_HEADING = (
+    "model", "way", "processes", "state GB", "sent GB", "collectives", "communication ms", "computing ms",
+    "share of the step",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -229,14 +286,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--mfu", type=float, default=Machine().mfu, help="share of the peak FLOP/s (0.4)")
     parser.add_argument("--per_node", type=int, default=8, help="GPUs of a node (8)")
     parser.add_argument("--network", type=float, default=50.0, help="GB/s of network a GPU (50)")
+    parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name}")
     options = parser.parse_args(arguments)
     machine = Machine(mfu=options.mfu, per_node=options.per_node, network_speed=options.network * 1e9)
     lines = [
         *tables(options.models, options.sizes, machine, options.tokens, options.length),
         "",
         *small_table(),
+        "",
+        f"### Models cut over the processes of a node: {options.tokens:,} tokens, of all processes",
+        "",
+        *group_table(options.models, machine, options.tokens, options.length),
     ]
     print("\n".join(lines))
+    if options.write:
+        write(PAGE, "\n".join(lines))
 
 
 def tables(
@@ -300,6 +364,28 @@ def counted_cells(size: int, way: str, counts: Counts, fsdp2: Counts) -> Iterato
     yield f"{counts.sent() / fsdp2.sent():.2f}" if fsdp2.sent() else "-"
 
 
+def group_table(names: Sequence[str], machine: Machine, tokens: int, length: int) -> Iterator[str]:
+    """Yield the table of models that the processes of one node compute together."""
+    yield _row(GROUP_HEADING)
+    yield _row("---" for _ in GROUP_HEADING)
+    for name in names:
+        for way in CUT_MODELS:
+            for size in (2, 4, 8):
+                try:
+                    x = count_model(way, MODELS[name], size, max(1, tokens // length), length)
+                except ValueError:  # its heads do not divide
+                    continue
+                seconds = machine.communication(x)
+                computing = machine.computing(MODELS[name], tokens, length) / size
+                cells = (_gigabytes(x.state), _gigabytes(x.sent()), str(len(x.collectives)))
+                times = (
+                    f"{seconds * 1e3:.3g}",
+                    f"{computing * 1e3:.3g}",
+                    f"{_share(seconds, computing):.1%}",
+                )
+                yield _row((name, way, str(size), *cells, *times))
+
+
 def small_table() -> Iterator[str]:
     """Yield the table of a model of 6 layers on 8 processes, which a test counts again."""
     config = small_config()
@@ -310,6 +396,16 @@ def small_table() -> Iterator[str]:
     counts = {way: count(way, config, 8) for way in METHODS}
     for way, x in counts.items():
         yield _row(counted_cells(8, way, x, counts["FSDP2"]))
+
+
+def write(path: Path, lines: str) -> None:
+    """Put the tables between the two marks of a page."""
+    before, rest = path.read_text(encoding="utf8").split(START)
+    path.write_text(f"{before}{START}\n{lines}\n{END}{rest.split(END)[1]}", encoding="utf8")
+
+
+def _optimizer() -> GradientTransformation:
+    return optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-3))
 
 
 def _time_cells(seconds: float, computing: float) -> tuple[str, str]:
