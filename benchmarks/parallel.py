@@ -165,12 +165,14 @@ SIDES: Mapping[str, Callable[[Setting, DeviceMesh], Side]] = {
     "data_parallel": partial(our_side, data_parallel),
     "DDP": partial(peer_side, False),
     "sharded": partial(our_side, sharded),
+    "sharded_layers": partial(our_side, partial(sharded, layers=True)),
     "FSDP2": partial(peer_side, True),
 }
 """Name -> builder of a side."""
 TARGETS = (
     ("data_parallel", "DDP", 1.3, None),
-    ("sharded", "FSDP2", 1.2, 1.15),
+    ("sharded", "FSDP2", 1.2, None),
+    ("sharded_layers", "FSDP2", 1.2, 1.15),
 )
 """(ours, the peer, highest quotient of times, of peaks; None: no target)."""
 

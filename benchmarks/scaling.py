@@ -57,6 +57,7 @@ EIGHT_BILLION = ModelConfig(
     num_hidden_layers=32,
     num_attention_heads=32,
     num_key_value_heads=8,
+    max_position_embeddings=131072,
     tie_word_embeddings=False,
 )
 MODELS: Mapping[str, ModelConfig] = {
@@ -218,6 +219,7 @@ def marked_gradients(recorder: Recorder) -> Iterator[None]:
 METHODS: Mapping[str, Callable[[ModelConfig, DeviceMesh], Counts]] = {
     "data_parallel": partial(count_ours, data_parallel, False),
     "sharded": partial(count_ours, sharded, True),
+    "sharded, layers": partial(count_ours, partial(sharded, layers=True), True),
     "FSDP2": count_fsdp2,
 }
 """Name -> counter of a step."""
@@ -371,10 +373,9 @@ def group_table(names: Sequence[str], machine: Machine, tokens: int, length: int
     for name in names:
         for way in CUT_MODELS:
             for size in (2, 4, 8):
-                try:
-                    x = count_model(way, MODELS[name], size, max(1, tokens // length), length)
-                except ValueError:  # its heads do not divide
+                if way == "tensor_parallel" and not _divides(MODELS[name], size):
                     continue
+                x = count_model(way, MODELS[name], size, max(1, tokens // length), length)
                 seconds = machine.communication(x)
                 computing = machine.computing(MODELS[name], tokens, length) / size
                 cells = (_gigabytes(x.state), _gigabytes(x.sent()), str(len(x.collectives)))
@@ -406,6 +407,12 @@ def write(path: Path, lines: str) -> None:
 
 def _optimizer() -> GradientTransformation:
     return optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-3))
+
+
+def _divides(config: ModelConfig, size: int) -> bool:
+    """Whether heads, channels and words can be dealt out evenly."""
+    heads = (config.num_attention_heads, config.num_key_value_heads)
+    return not any(x % size for x in (*heads, config.intermediate_size, config.vocab_size))
 
 
 def _time_cells(seconds: float, computing: float) -> tuple[str, str]:

@@ -59,7 +59,7 @@ def test_an_unknown_collective_is_refused(recorder: ModuleType) -> None:
     with (
         recorder.pretended(2),
         recorder.Recorder(),
-        pytest.raises(ValueError, match="no rule for the bytes of c10d.broadcast_"),
+        pytest.raises(ValueError, match=r"no rule for the bytes of c10d\.broadcast_"),
     ):
         dist.broadcast(torch.zeros(2, device="meta"), 0)
 
@@ -99,7 +99,16 @@ def test_data_parallel_sends_its_gradients_once_and_holds_one_copy(scaling: Modu
 
 
 def test_the_page_is_what_the_code_does(scaling: ModuleType) -> None:
-    """`python benchmarks/scaling.py --write` makes the page; the smallest model is counted again here."""
+    """`python benchmarks/scaling.py --write` makes the page; the smallest model is counted again here.
+
+    Bytes sent, collectives and state are equal; the peak may move by a tenth before the page is made again.
+    """
     page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf8")
-    assert "\n".join(scaling.small_table()) in page
     assert all(f"### {name}:" in page for name in scaling.MODELS)
+    title, _, *counted = scaling.small_table()
+    quoted = page.split(title)[1].split("###")[0].strip().splitlines()
+    rows = [[[cell.strip() for cell in line.split("|")] for line in lines[2:]] for lines in (quoted, counted)]
+    assert [row[2] for row in rows[0]] == list(scaling.METHODS)
+    for of_page, of_code in zip(*rows, strict=True):
+        assert float(of_page.pop(4)) == pytest.approx(float(of_code.pop(4)), rel=0.1)
+        assert of_page == of_code
