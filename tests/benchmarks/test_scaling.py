@@ -90,8 +90,9 @@ def test_seconds_by_hand(scaling: ModuleType, recorder: ModuleType) -> None:
 
 
 def test_data_parallel_sends_its_gradients_once_and_holds_one_copy(scaling: ModuleType) -> None:
-    counts = scaling.count("data_parallel", scaling.small_config(), 8)
-    gradients = 4 * scaling.tree.count(scaling.transformer(scaling.small_config()).spec)
+    config = scaling.small_config(num_hidden_layers=2)
+    counts = scaling.count("data_parallel", config, 8)
+    gradients = 4 * scaling.tree.count(scaling.transformer(config).spec)
     assert counts.sent() == pytest.approx(2 * 7 / 8 * gradients, rel=1e-3)
     assert counts.state == pytest.approx(3 * gradients, rel=1e-3)
     bucket = 2**25
