@@ -13,15 +13,16 @@ from tests.stages.run.test_processes import assert_refused, printed
 from tests.stages.small import rows
 from tests.stages.small_stages import NAMES, flags
 
-ROWS = (
+RUNS = (
+    *((name, {}) for name in ("reward", "kto", "ppo")),
     ("grpo", {"shard": "state"}),
     ("sft", {"shard": "layers", "optimizer": "muon", "ema": 0.9, "patience": 1, "eval_every": 1}),
     ("dpo", {"shard": "layers", "qlora": True}),
 )
-"""Stages whose state is held in rows; that of sft ends early, with the best state as its final model."""
+"""Every stage; half of them hold the state in rows; that of sft ends early, with the best state as its final model."""
 
 
-@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in NAMES), *ROWS])
+@pytest.mark.parametrize(("name", "options"), RUNS)
 def test_each_stage_has_the_numbers_of_one_process(name: str, options: dict, tmp_path: Path) -> None:
     changes = {"max_steps": 3, "eval_every": 2, "data_path": tmp_path / f"{name}.jsonl"} | options
     assert main([name, *flags(tmp_path, name, **changes | {"shard": "none"})]) == 0
@@ -40,6 +41,10 @@ def test_each_stage_has_the_numbers_of_one_process(name: str, options: dict, tmp
         one, other = ((tmp_path / x / "completions.jsonl").read_text() for x in (name, "two"))
         assert json.loads(one.splitlines()[0]) == json.loads(other.splitlines()[0])
         assert one.count("\n") == other.count("\n") == 3
+
+
+def test_every_stage_is_run() -> None:
+    assert {name for name, _ in RUNS} == set(NAMES)
 
 
 def test_a_reward_that_fails_on_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
