@@ -215,14 +215,14 @@ def test_another_sampler_takes_the_place_of_ours(kind: object) -> None:
     assert same_bits(ours.step(state, prompt_batch(0)), given.step(state, prompt_batch(0)))
 
 
-SAMPLERS = ((grpo, {"variant": variant}) for variant in CLIPS)
+WEIGHTED = [
+    *[(grpo, {"variant": variant}) for variant in CLIPS],
+    (grpo, {"iterations": 2}),
+    (ppo, {"epochs": 1, "value_weight": 0.0}),
+]
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [*SAMPLERS, (grpo, {"iterations": 2}), (ppo, {"epochs": 1, "value_weight": 0.0})],
-    ids=str,
-)
+@pytest.mark.parametrize(("kind", "options"), WEIGHTED, ids=lambda x: getattr(x, "__name__", str(x)))
 def test_importance_weights_multiply_the_gradient_of_the_policy(kind: object, options: dict) -> None:
     """Every token is reported half as likely as it is, so that its weight is the cap of 1.5, or 2."""
     options = {"clip_low": 0.2, "clip_high": 0.2} | options if kind is grpo else options
