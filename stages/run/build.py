@@ -17,6 +17,8 @@ import torch
 
 from data_pipes.chat.chat import ChatTemplate
 from pure import random
+from pure.config import ModelConfig
+from pure.parallel.group import Group
 from stages.models import adapter, hardware, identity, initial_adapters, language_model, new_tokens
 from stages.models.chat_template import source_of, template_of, with_template
 from stages.models.identity import hash_weights
@@ -39,6 +41,7 @@ from stages.run.options.tuning import (
     STAGES,
     BaseModelFlags,
     GRPOOptions,
+    KTOOptions,
     OnlineOptions,
     PPOOptions,
     PreferenceOptions,
@@ -48,6 +51,15 @@ from stages.run.options.tuning import (
 )
 from stages.run.processes import ALONE, Processes, after_first, take_gpu
 from stages.run.rewards.functions import refuse_unknown
+from stages.run.tensor_parts import (
+    check_adapters,
+    check_model,
+    check_optimizer,
+    check_reference,
+    check_rollouts,
+    count_parts,
+    cut_base,
+)
 
 Options: TypeAlias = PretrainOptions | TuningOptions
 
@@ -69,6 +81,7 @@ def check(options: Options, processes: Processes = ALONE) -> None:
         ValueError: naming the flag, its value and what to type instead.
         FileNotFoundError: for a file that a flag names and that is not there.
     """
+    parts = count_parts(options.tensor_parallel, processes.size)
     if processes.size == 1 and options.shard != "none":
         raise ValueError(
             f"--shard {options.shard} cuts the state over processes, and there is one; start several with "
@@ -80,10 +93,11 @@ def check(options: Options, processes: Processes = ALONE) -> None:
         )
     if processes.size > 1 and options.backend == "jax":
         raise ValueError("--backend jax runs in one process, which may have many devices; start it alone")
+    check_optimizer(options.tensor_parallel, options)
     if isinstance(options, PretrainOptions):
         build_pretrain.check(options)
         take_gpu(processes, hardware.pick_device(options.device))
-        check_rows(options, options.batch_size, f"--batch_size {options.batch_size}", processes.size)
+        check_rows(options, options.batch_size, f"--batch_size {options.batch_size}", parts)
         return
     take_gpu(processes, hardware.pick_device(options.device))
     check_tuning_flags(options)
@@ -99,17 +113,19 @@ def check(options: Options, processes: Processes = ALONE) -> None:
         refuse_unknown(options.reward)
         tokens += options.max_new_tokens
         flags += f" and --max_new_tokens {options.max_new_tokens}"
-    context = language_model.read_config(options.model_path).max_position_embeddings
+    config = language_model.read_config(options.model_path)
+    _check_tensor(options, config)
+    context = config.max_position_embeddings
     if tokens > context:
         raise ValueError(
             f"{flags}: {tokens} tokens exceed the model's max_position_embeddings {context}; take fewer"
         )
     rows, name = options.batch_size, f"--batch_size {options.batch_size}"
-    if isinstance(options, GRPOOptions) and rows >= processes.size:
+    if isinstance(options, GRPOOptions) and rows >= parts:
         rows, name = rows * options.samples, f"{name} of --samples {options.samples}"
-    if isinstance(options, PPOOptions) and rows >= processes.size:
+    if isinstance(options, PPOOptions) and rows >= parts:
         rows, name = rows // options.minibatches, f"{name} in --minibatches {options.minibatches}"
-    check_rows(options, rows, name, processes.size)
+    check_rows(options, rows, name, parts)
 
 
 def build(options: Options, say: Say = print, processes: Processes = ALONE) -> Experiment:
@@ -132,7 +148,7 @@ def build(options: Options, say: Say = print, processes: Processes = ALONE) -> E
         prepare = partial(corpus.prepare, options, vocab_size, say)
         prepared = after_first(processes, prepare, waits_for=f"the data in {options.output_dir}")
         text = prepared or corpus.reopen_shared(Path(options.output_dir))
-        return build_pretrain.build(options, text, say)
+        return build_pretrain.build(options, text, say, processes.tensor)
     recipe = RECIPES[type(options)]
     device = hardware.pick_device(options.device)
     start = load_start(
@@ -142,6 +158,7 @@ def build(options: Options, say: Say = print, processes: Processes = ALONE) -> E
         dropout=recipe.dropout and not (isinstance(options, PreferenceOptions) and options.disable_dropout),
         joins_adapters=recipe.joins_adapters,
         say=say,
+        tensor=processes.tensor,
     )
     source = examples.Source(
         options.data_path,
@@ -189,6 +206,7 @@ def load_start(
     dropout: bool,
     joins_adapters: bool,
     say: Say,
+    tensor: Group | None = None,
 ) -> Start:
     """Loads the model at --model_path, with new tokens and adapters as the flags say.
 
@@ -199,6 +217,8 @@ def load_start(
         dropout: the stage trains with dropout.
         joins_adapters: join new adapters with those at --model_path; False merges those into the base.
         say: prints a message to the user.
+        tensor: processes that share the model; None: this one has the whole. Whole params are on the device
+            until the run is built.
 
     Returns:
         Start.
@@ -208,7 +228,7 @@ def load_start(
     """
     base, template = _load_base(flags, key.device, say)
     digest = hash_weights(base.params)
-    adapted = None
+    whole, base, adapted = base, cut_base(base, tensor), None
     save_model = partial(final_model.save_whole, base=base)
     if config := adapter_flags.lora_config_of(flags):
         adapted = adapter.attach(
@@ -224,9 +244,20 @@ def load_start(
         params = adapted.model.init(random.fold_in(key, 2))
         idle = adapter_flags.describe_idle_dropout(config.dropout, used=dropout)
         say(adapter.describe(adapted, params) + idle)
-        base = base._replace(model=adapted.model, params=params)
+        whole = base = base._replace(model=adapted.model, params=params)
         save_model = partial(final_model.save_adapters, base=base, adapted=adapted)
-    return Start(base, template, adapted, dtype, key, identity.describe_model(digest), save_model)
+    return Start(base, whole, template, adapted, dtype, key, identity.describe_model(digest), save_model)
+
+
+def _check_tensor(options: TuningOptions, config: ModelConfig) -> None:
+    """Refuses what --tensor_parallel cannot train."""
+    size = options.tensor_parallel
+    check_model(size, config)
+    check_adapters(size, options)
+    if isinstance(options, OnlineOptions):
+        check_rollouts(size, options)
+        check_reference(size, bool(options.beta), "use --beta 0")
+    check_reference(size, isinstance(options, KTOOptions), "train pairs with dpo")
 
 
 def _load_base(

@@ -73,10 +73,12 @@ def build_dpo(options: DPOOptions, start: Start, data: Data, say: Say) -> Experi
     pipe, held_out = _build_pipes(preference_pipe, _longest_side(data), options, options.seed, data, say)
     if options.variant not in REFERENCE_FREE:
         say("computing the reference's log-probabilities")
-        reference = tree.cast(start.base.params, start.dtype)  # freshly initialised adapters are the identity
-        pipe = with_reference(pipe, start.base.model, reference)
+        reference = tree.cast(
+            start.whole.params, start.dtype
+        )  # freshly initialised adapters are the identity
+        pipe = with_reference(pipe, start.whole.model, reference)
         if held_out is not None:
-            held_out = with_reference(held_out, start.base.model, reference)
+            held_out = with_reference(held_out, start.whole.model, reference)
     optimization = optimizer.build(options, len(pipe), start.dtype)
     stage = dpo(
         start.base.model,

@@ -20,6 +20,7 @@ from data_pipes.windows import windows
 from pure import random
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
+from pure.parallel.group import Group
 from stages.models import hardware, identity, language_model
 from stages.models.identity import hash_weights
 from stages.models.language_model import Pretrained
@@ -30,16 +31,20 @@ from stages.run.experiment import Experiment, Say
 from stages.run.gradient_options import gradient_options
 from stages.run.options.base import BatchFlags
 from stages.run.options.pretrain import PretrainOptions, StartFlags, check_pretrain_flags
+from stages.run.tensor_parts import check_model, cut_base
 from stages.run.validation import bits_per_byte
 
 
-def build(options: PretrainOptions, corpus: Corpus, say: Say = print) -> Experiment:
+def build(
+    options: PretrainOptions, corpus: Corpus, say: Say = print, tensor: Group | None = None
+) -> Experiment:
     """Builds a run of pretraining.
 
     Args:
         options: the flags, checked.
         corpus: the data.
         say: prints a message to the user.
+        tensor: processes that share the model; None: this one has the whole.
 
     Returns:
         Experiment.
@@ -51,7 +56,8 @@ def build(options: PretrainOptions, corpus: Corpus, say: Say = print) -> Experim
     dtype = hardware.pick_dtype(options.dtype, device)
     config = _build_config(options, corpus.tokenizer, say)
     config_file.refuse_other_model(Path(options.output_dir), dataclasses.asdict(config))
-    model = transformer(config)
+    whole, base_identity = _start_model(options.model_path, config, corpus.tokenizer, device)
+    base = cut_base(whole, tensor)
     pipe = make_pipe(
         corpus.train,
         options,
@@ -61,7 +67,7 @@ def build(options: PretrainOptions, corpus: Corpus, say: Say = print) -> Experim
     )
     optimization = optimizer.build(options, len(pipe), dtype)
     stage = pretrain(
-        model,
+        base.model,
         optimization.optimizer,
         compute=dtype,
         label_smoothing=options.label_smoothing,
@@ -75,10 +81,6 @@ def build(options: PretrainOptions, corpus: Corpus, say: Say = print) -> Experim
         stride=(options.max_length + 1) // 2,  # each scored token has at least half a window of context
         boundaries=options.boundaries,
     )
-    base = Pretrained(model, {}, corpus.tokenizer)
-    base_identity: dict[str, str] = {}
-    if options.model_path:
-        base, base_identity = _load_base(base, options.model_path, device)
     return Experiment(
         base=base,
         template=None,
@@ -86,12 +88,12 @@ def build(options: PretrainOptions, corpus: Corpus, say: Say = print) -> Experim
         pipe=pipe,
         params=base.params if options.model_path else None,
         key=random.key(options.seed, device=device),
-        validate=bits_per_byte(model, held_out, corpus.held_out_bytes, dtype=dtype),
+        validate=bits_per_byte(base.model, held_out, corpus.held_out_bytes, dtype=dtype),
         observe=optimizer.observe(optimization.schedule),
         schedule=optimization.schedule,
         identity=base_identity,
         save_model=partial(final_model.save_whole, base=base),
-        model_flops=mfu.model_flops(model, options.max_length, dtype, device),
+        model_flops=mfu.model_flops(whole.model, options.max_length, dtype, device),
     )
 
 
@@ -106,6 +108,7 @@ def check(options: PretrainOptions) -> None:
     """
     check_pretrain_flags(options)
     config = model_config.read_config(options.config, options.model_path)
+    check_model(options.tensor_parallel, config)
     if options.tokenizer_path and Path(options.tokenizer_path).exists():
         model_config.fit_to_tokenizer(
             config, tokenizers.load(options.tokenizer_path), name=_config_flag(options)
@@ -172,8 +175,13 @@ def _build_config(flags: StartFlags, tokenizer: Tokenizer, say: Say) -> ModelCon
     return config
 
 
-def _load_base(new: Pretrained, model_path: str, device: torch.device) -> tuple[Pretrained, dict[str, str]]:
-    """Loads weights and tokenizer from --model_path into `new`; returns it and the base's identity."""
+def _start_model(
+    model_path: str | None, config: ModelConfig, tokenizer: Tokenizer, device: torch.device
+) -> tuple[Pretrained, dict[str, str]]:
+    """Returns the model to start from, without params if they are new, and the identity of its weights."""
+    new = Pretrained(transformer(config), {}, tokenizer)
+    if not model_path:
+        return new, {}
     base = language_model.load(model_path, dtype=torch.float32)
     base_identity = identity.describe_model(hash_weights(base.params))
     base = language_model.move_to(base, device)

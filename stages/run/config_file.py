@@ -40,7 +40,7 @@ WITHOUT_EFFECT = (
 """Flags that a resumed run may change: no step's result depends on them. (With a server or without one is a
 matter of the fingerprint.)"""
 
-MACHINE = ("device", "compile", "backend", "shard")
+MACHINE = ("device", "compile", "backend", "shard", "tensor_parallel")
 """Flags that a resumed run may change, though results then differ by rounding."""
 
 COMPARED_ELSEWHERE = (

@@ -39,7 +39,8 @@ class Start(NamedTuple):
 
     Fields:
         base: model, params in float32, tokenizer and chat template; with adapters, the adapted model and the
-            params of the adapters.
+            params of the adapters; with --tensor_parallel, this process's part of the model.
+        whole: `base` before it was cut over processes.
         template: the chat template, compiled.
         adapter: the frozen base of the adapters; None trains the whole model.
         dtype: compute dtype.
@@ -49,6 +50,7 @@ class Start(NamedTuple):
     """
 
     base: Pretrained
+    whole: Pretrained
     template: ChatTemplate
     adapter: Adapter | None
     dtype: torch.dtype

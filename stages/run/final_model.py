@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from pure.parallel.rows import is_cut
-from pure.types import Tree
+from pure.types import Model, Tree
 from stages.checkpoint import checkpoint
 from stages.models import adapter, language_model, reward_model
 from stages.models.adapter import Adapter
@@ -15,10 +16,16 @@ from stages.run.config_file import MODEL
 from stages.run.experiment import SaveModel, Say
 from stages.run.loop import Result
 from stages.run.processes import ALONE, Processes, share_first
+from stages.run.tensor_parts import join_state, load_state
 
 
 def write(
-    folder: Path, result: Result, save_model: SaveModel, say: Say, processes: Processes = ALONE
+    folder: Path,
+    result: Result,
+    save_model: SaveModel,
+    say: Say,
+    processes: Processes = ALONE,
+    model: Model | None = None,
 ) -> Path:
     """Writes final_model: the last weights, or the best of a run that stopped early; with --ema the average.
 
@@ -27,7 +34,9 @@ def write(
         result: result of the loop.
         save_model: the experiment's function that writes the model.
         say: prints a message to the user.
-        processes: those that computed the run; the first writes, and the others give it their rows.
+        processes: those that computed the run; the first writes, and the others give it their rows and
+            parts.
+        model: of `tensor_parallel`, whose parts the state holds; None: it has no parts.
 
     Returns:
         The folder of the model.
@@ -37,8 +46,9 @@ def write(
     best = share_first(processes, None if found is None else str(found), about="the best checkpoint")
     if best is not None:
         reason = f", the best; validation stopped improving, and the run ended at {step}"
-        state, step = checkpoint.load(best, state, warn=say, group=processes.group)[:2]
-    params = policy_of(state.extra.get("ema", state.params))
+        load = partial(checkpoint.load, best, warn=say, group=processes.group)
+        state, step = load_state(load, state, model)[:2]
+    params = join_state(policy_of(state.extra.get("ema", state.params)), model)
     path = folder / MODEL
     if processes.first or is_cut(params):
         path = save_model(path, params)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from pure import tree
 from pure.parallel.group import within
 from pure.parallel.rows import gather
 from pure.transform.jit import jit
-from pure.types import Tree
+from pure.types import Model, Tree
 from stages import population, sweep
 from stages.checkpoint import background, checkpoint, directories
 from stages.checkpoint.saving import Format
@@ -30,6 +31,7 @@ from stages.run.jax_step import jax_step
 from stages.run.metrics import Observe, Readings, readings
 from stages.run.processes import ALONE, Processes, agree, find_cause, share_first
 from stages.run.progress import Progress, progress
+from stages.run.tensor_parts import join_state, load_state
 from stages.run.validation import Validate
 from stages.stage import Stage
 from stages.state import TrainState
@@ -102,6 +104,7 @@ def run(
     observe: Observe | None = None,
     model_flops: mfu.ModelFlops | None = None,
     processes: Processes = ALONE,
+    model: Model | None = None,
     options: RunOptions | None = None,
 ) -> Result:
     """Folds `stage.step` over `pipe`, from the start or from the newest valid checkpoint of the folder.
@@ -123,6 +126,8 @@ def run(
         model_flops: FLOPs per token and peak of the device, for `tflops` and `mfu`; see `stages.run.mfu`.
         processes: those that take the steps together, with `stage` wrapped by `data_parallel`; only the first
             writes and prints.
+        model: of `tensor_parallel`, whose parts the state holds; whole states are saved. None: it has no
+            parts.
         options: see RunOptions.
 
     Returns:
@@ -149,7 +154,8 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     say: Callable[[str], None] = (lambda text: None) if quiet else print
     # 1. State.
-    state, best = _begin(stage, folder, key, params, fingerprint, options.resume, say, processes)
+    load = partial(checkpoint.load, folder, fingerprint=fingerprint, warn=say, group=processes.group)
+    state, best = _begin(stage.init(key, params), folder, options.resume, load, processes, model)
     first = step_of(state)
     # 2. Outputs.
     outputs = []
@@ -180,6 +186,7 @@ def run(
         saver=saver,
         validate=validate,
         processes=processes,
+        model=model,
         options=options,
     )
     # 3. and 4. Steps; `_closing` waits and closes.
@@ -203,27 +210,25 @@ class _Parts(NamedTuple):
     saver: background.Saver
     validate: Validate | None
     processes: Processes
+    model: Model | None
     options: RunOptions
 
 
 def _begin(
-    stage: Stage,
+    state: TrainState,
     folder: Path,
-    key: Tensor,
-    params: Tree | None,
-    fingerprint: Mapping | None,
     resume: bool,
-    say: Callable[[str], None],
+    load: Callable[[TrainState], checkpoint.Loaded],
     processes: Processes,
+    model: Model | None,
 ) -> tuple[TrainState, BestValidation]:
-    """Loads the newest valid checkpoint, or makes a new state."""
-    state = stage.init(key, params)
+    """Loads the newest valid checkpoint; the state is new if there is none."""
     has_checkpoint = bool(directories.list_complete(folder))
     if not share_first(processes, has_checkpoint, about="whether there is a checkpoint"):
         return state, BestValidation()
     if not resume:
         raise ValueError(f"{folder} holds checkpoints of an earlier run; resume it, or choose another folder")
-    loaded = checkpoint.load(folder, state, fingerprint=fingerprint, warn=say, group=processes.group)
+    loaded = load_state(load, state, model)
     return loaded.state, early_stopping.from_json(loaded.manifest.metadata.get("early_stopping"))
 
 
@@ -324,7 +329,7 @@ def _validate(parts: _Parts, state: TrainState) -> Mapping[str, float]:
         return {}
     parts.readings.settle()  # stops the clock, so that validation does not count in tokens per second
     params = gather(state.extra.get("ema", state.params))
-    with within(parts.processes.group):
+    with within(parts.processes.data):
         return dict(parts.validate(params))
 
 
@@ -360,7 +365,7 @@ def _save(parts: _Parts, state: TrainState, number: int, best: BestValidation, s
     """Flushes the log, then starts saving a checkpoint in the background."""
     parts.readings.flush()
     metadata = {"early_stopping": early_stopping.to_json(best)}
-    parts.saver.save(state, step=number, score=score, metadata=metadata)
+    parts.saver.save(join_state(state, parts.model), step=number, score=score, metadata=metadata)
 
 
 def _is_validation_step(number: int, total: int, every: int) -> bool:

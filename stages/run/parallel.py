@@ -39,11 +39,11 @@ def join(experiment: Experiment, processes: Processes, shard: str = "none") -> t
 
     Args:
         experiment: the run as built from the flags.
-        processes: joined, or alone.
+        processes: joined, or alone; connected already where they share the model.
         shard: "none"; "state" or "layers": each process holds its rows of the state.
 
     Returns:
-        (experiment, processes), the processes with their group; on the first, the experiment's completions
+        (experiment, processes), the processes with their groups; on the first, the experiment's completions
         are recorded.
 
     Raises:
@@ -53,7 +53,7 @@ def join(experiment: Experiment, processes: Processes, shard: str = "none") -> t
         joining.compare(processes, fingerprint_of(experiment), about="data and model")
         processes = joining.connect(processes, experiment.key.device)
         wrap = data_parallel if shard == "none" else partial(sharded, layers=shard == "layers")
-        experiment = experiment._replace(stage=wrap(experiment.stage, processes.group))
+        experiment = experiment._replace(stage=wrap(experiment.stage, processes.data))
     if processes.first and experiment.recorder is not None:
         observe = partial(_observe_and_record, observe=experiment.observe, recorder=experiment.recorder)
         stage = record_scores(experiment.stage, experiment.recorder)

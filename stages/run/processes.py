@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from pure.parallel.group import Group
+from pure.parallel.group import Group, group_of
 from stages.run import channel as channels
 from stages.run.channel import Channel, End, EndedError
 from stages.run.world import World, is_loopback
@@ -51,7 +51,9 @@ class Processes(NamedTuple):
         size: their number.
         first: this is process 0, which alone writes files and prints.
         channel: the connections; None for a process that is alone.
-        group: for collectives; None until `connect`, and for a process that is alone.
+        group: all, for collectives; None until `connect`, and for a process that is alone.
+        data: those that split each batch: all, or one of each group that shares the model.
+        tensor: those that share the model with this one (`--tensor_parallel`); None has it whole.
         store: torch.distributed's store, through which they found each other.
     """
 
@@ -60,6 +62,8 @@ class Processes(NamedTuple):
     first: bool = True
     channel: Channel | None = None
     group: Group | None = None
+    data: Group | None = None
+    tensor: Group | None = None
     store: Any = None
 
 
@@ -96,23 +100,25 @@ def joined(world: World | None) -> Iterator[Processes]:
             interrupt=interrupt,
         )
         try:
-            yield Processes(world.rank, world.size, world.rank == 0, channel, None, store)
+            yield Processes(world.rank, world.size, world.rank == 0, channel, store=store)
         finally:
             channel.concluding.set()
             release()
 
 
-def connect(processes: Processes, device: torch.device) -> Processes:
-    """Makes the group for collectives: gloo on CPUs, NCCL beside it for GPUs.
+def connect(processes: Processes, device: torch.device, tensor: int = 1) -> Processes:
+    """Makes the groups for collectives: gloo on CPUs, NCCL beside it for GPUs.
 
     Args:
         processes: joined.
         device: of the run.
+        tensor: number of processes, with ranks one after the other, that share the model; divides their
+            number.
 
     Returns:
-        The processes with their group; unchanged for a process that is alone.
+        The processes with their groups; unchanged for a process that is alone, or connected already.
     """
-    if processes.channel is None:
+    if processes.channel is None or processes.group is not None:
         return processes
     world = processes.channel.world
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -124,7 +130,16 @@ def connect(processes: Processes, device: torch.device) -> Processes:
         world_size=world.size,
         timeout=timedelta(seconds=seconds),
     )
-    return processes._replace(group=Group(world.rank, world.size, dist.group.WORLD))
+    every = Group(world.rank, world.size, dist.group.WORLD)
+    processes = processes._replace(group=every, data=every)
+    if tensor == 1:
+        return processes
+    ranks = torch.arange(world.size).view(-1, tensor)  # [data, tensor]
+    shared, split = (
+        dist.new_subgroups_by_enumeration(x.tolist(), timeout=timedelta(seconds=seconds))[0]
+        for x in (ranks, ranks.T)
+    )
+    return processes._replace(data=group_of("connect", split), tensor=group_of("connect", shared))
 
 
 def take_gpu(processes: Processes, device: torch.device) -> None:

@@ -15,6 +15,7 @@ from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.tuning import TuningOptions, stage_name
 
 if TYPE_CHECKING:
+    from pure.types import Model
     from stages.run.experiment import Experiment, Say
     from stages.run.log import Writer
     from stages.run.loop import Result
@@ -81,8 +82,9 @@ def train(
         say(f"loading {options.model_path}")
     sys.stdout.flush()  # torch is imported now, which takes seconds
     from stages.checkpoint import lock
+    from stages.models import hardware
     from stages.run import build, config_file, final_model, parallel
-    from stages.run.processes import ALONE
+    from stages.run.processes import ALONE, connect
 
     processes = processes or ALONE
     say = say if processes.first else _say_nothing
@@ -94,6 +96,8 @@ def train(
 
         options = dataclasses.replace(options, device="cpu")  # torch's tensors are on the CPU
     parallel.compare_flags(processes, dataclasses.asdict(options))
+    if options.tensor_parallel > 1:  # the model is built for its group
+        processes = connect(processes, hardware.pick_device(options.device), options.tensor_parallel)
     with lock.lock_folder(folder) if processes.first else nullcontext():
         if processes.first:
             config_file.refuse_other_stage(folder, stage)
@@ -113,7 +117,9 @@ def train(
         if result.status == "interrupted":
             say(f"saved at step {int(result.state.step)}; the same command resumes from there")
             return Outcome(experiment, result.state, result.status, result.signal, None)
-        path = final_model.write(folder, result, experiment.save_model, say, processes)
+        path = final_model.write(
+            folder, result, experiment.save_model, say, processes, _cut_model(experiment, processes)
+        )
     return Outcome(experiment, result.state, result.status, result.signal, path)
 
 
@@ -133,6 +139,11 @@ def run(options: PretrainOptions | TuningOptions, processes: Processes | None = 
 
 def _say_nothing(line: str) -> None:
     """Ignores a line for the user, which process 0 prints."""
+
+
+def _cut_model(experiment: Experiment, processes: Processes) -> Model | None:
+    """The model whose parts the processes have; None where each has the whole."""
+    return None if processes.tensor is None else experiment.base.model
 
 
 def _take_steps(
@@ -164,6 +175,7 @@ def _take_steps(
         observe=experiment.observe,
         model_flops=experiment.model_flops,
         processes=processes,
+        model=_cut_model(experiment, processes),
         options=loop.RunOptions(
             compile=compiled and not no_compiler,
             backend=flags.backend,

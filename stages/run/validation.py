@@ -22,9 +22,11 @@ from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.loss.cross_entropy import cross_entropy
 from pure.parallel.collect import together, total
+from pure.parallel.cut_models import record_cut_models
 from pure.parallel.group import data_group, within
 from pure.transform.accumulate import Loss, Metric, divisor
 from pure.types import Model, Tree
+from stages.cut_model import score_once
 from stages.online import Rollout, Score, policy_of, weighted_sum
 from stages.rollout import rollout
 from stages.stage import Stage
@@ -226,8 +228,9 @@ def _sum_own_rewards(
         return torch.zeros(2, dtype=torch.float64, device=device)
     prompts = tree.map(lambda x: x[numbers.start :: numbers.step].to(device), batch)
     with torch.no_grad(), within(None):
-        rollouts = sample(policy, prompts, key)
-        rewards = score(rollouts._replace(row=rollouts.row + row_offset))
+        with record_cut_models() as models:
+            rollouts = sample(policy, prompts, key)
+        rewards = score_once(score, models, rollouts._replace(row=rollouts.row + row_offset))
     values = weighted_sum(rewards, weights).double()
     return torch.stack([values.nansum(), values.isfinite().sum().double()])
 

@@ -95,6 +95,9 @@ class RunFlags(DeviceFlags):
     """On several processes: each holds the whole state (none), or its rows of it, which takes their share of
     the memory, and gathers params once a step (state) or layer by layer (layers). A run may go on with
     another."""
+    tensor_parallel: Annotated[int, AtLeast(1)] = 1
+    """Number of processes that share the model, each with its heads and channels of every layer and its part
+    of the vocabulary; groups of this size split the batches. A run may go on with another number."""
     save_every: Annotated[int, AtLeast(0)] = 100
     """Steps between checkpoints; 0 saves only at the end."""
     keep_last: Annotated[int, AtLeast(1)] = 2
