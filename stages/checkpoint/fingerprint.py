@@ -19,7 +19,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,22 +51,26 @@ Flat = dict[str, str]
 Seen = dict[int, tuple[Any, Flat | None]]
 
 
-def fingerprint(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str, str]:
+def fingerprint(
+    stage: Any, pipe: Any = None, tokenizer: Any = None, parts: Sequence[tuple[Tensor, Tensor]] = ()
+) -> dict[str, str]:
     """Describes a run for its checkpoints.
 
     Resuming with one number changed gives a run that is neither the old one nor the new one, and nobody
     notices. With this dict in the checkpoint, `load` names the number.
 
     Args:
-        stage, pipe, tokenizer: as in `describe`.
+        stage, pipe, tokenizer, parts: as in `describe`.
 
     Returns:
         The entries of `describe`, and the version of their names.
     """
-    return {NAMES: NAMES_VERSION, **describe(stage, pipe, tokenizer)}
+    return {NAMES: NAMES_VERSION, **describe(stage, pipe, tokenizer, parts)}
 
 
-def describe(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str, str]:
+def describe(
+    stage: Any, pipe: Any = None, tokenizer: Any = None, parts: Sequence[tuple[Tensor, Tensor]] = ()
+) -> dict[str, str]:
     """Describes a run by everything that its stage, pipe and tokenizer are made of.
 
     Args:
@@ -74,6 +78,8 @@ def describe(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str, s
         pipe: the run's data; entries are named "pipe. ...".
         tokenizer: the run's tokenizer; entries are named "tokenizer. ...". Of a Tokenizer only the spec is
             described.
+        parts: tensors of the stage that hold this process's part of a leaf, each with the whole leaf, which
+            is described in its place.
 
     Returns:
         {path: literal or digest}, the same in every process that builds the same run (never an address or a
@@ -108,10 +114,10 @@ def describe(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str, s
         >>> describe(partial(max, key=abs), pipe=[1, 2])
         {'': 'builtins.max', 'key': 'builtins.abs', 'pipe': '[1, 2]'}
     """
-    seen: Seen = {}
-    parts = {"": stage, "pipe": pipe, "tokenizer": getattr(tokenizer, "spec", tokenizer)}
+    seen: Seen = {id(part): (part, {"": str(_literal(whole))}) for part, whole in parts}
+    things = {"": stage, "pipe": pipe, "tokenizer": getattr(tokenizer, "spec", tokenizer)}
     flat: Flat = {}
-    for name, part in parts.items():
+    for name, part in things.items():
         if name == "" or part is not None:
             flat |= _prefix(name, _visit(part, name or type(stage).__name__, seen))
     return {path: text for path, text in flat.items() if all(flat.get(end) != text for end in _ends(path))}

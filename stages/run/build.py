@@ -41,7 +41,6 @@ from stages.run.options.tuning import (
     STAGES,
     BaseModelFlags,
     GRPOOptions,
-    KTOOptions,
     OnlineOptions,
     PPOOptions,
     PreferenceOptions,
@@ -55,7 +54,6 @@ from stages.run.tensor_parts import (
     check_adapters,
     check_model,
     check_optimizer,
-    check_reference,
     check_rollouts,
     count_parts,
     cut_base,
@@ -256,8 +254,6 @@ def _check_tensor(options: TuningOptions, config: ModelConfig) -> None:
     check_adapters(size, options)
     if isinstance(options, OnlineOptions):
         check_rollouts(size, options)
-        check_reference(size, bool(options.beta), "use --beta 0")
-    check_reference(size, isinstance(options, KTOOptions), "train pairs with dpo")
 
 
 def _load_base(

@@ -13,6 +13,7 @@ from data_pipes.tokenizer.spec import vocabulary_size
 from pure import random
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper, stepper
+from pure.transform.precision import cast_params
 from pure.types import Tree
 from stages.grpo import grpo
 from stages.models.chat_template import stop_ids
@@ -56,7 +57,7 @@ def build_grpo(options: GRPOOptions, start: Start, data: Data, say: Say) -> Expe
         samples=options.samples,
         say=say,
     )
-    sampling = _sampling(options, start)
+    sampling, reference = _sampling(options, start), _reference(start, options.beta)
     decode = stepper(start.base.model) if options.compile else False
     sampler = build_sampler(options, start, sampling, options.samples, Path(options.output_dir), say)
     stage = grpo(
@@ -66,7 +67,7 @@ def build_grpo(options: GRPOOptions, start: Start, data: Data, say: Say) -> Expe
         sampling=sampling,
         rewards=rewards.names,
         weights=rewards.weights,
-        reference=_reference(start, options.beta),
+        reference=reference,
         beta=options.beta,
         samples=options.samples,
         kl=options.kl,
@@ -81,7 +82,8 @@ def build_grpo(options: GRPOOptions, start: Start, data: Data, say: Say) -> Expe
         **gradient_options(options),
     )
     validate = _validate(start, held_out, len(data.train), rewards, sampling, decode)
-    return _with_log(from_start(start, stage, pipe, optimization, validate=validate), rewards)
+    experiment = from_start(start, stage, pipe, optimization, validate=validate, reference=reference)
+    return _with_log(experiment, rewards)
 
 
 def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experiment:
@@ -108,7 +110,7 @@ def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experi
         samples=1,
         say=say,
     )
-    sampling = _sampling(options, start)
+    sampling, reference = _sampling(options, start), _reference(start, options.beta)
     decode = stepper(start.base.model) if options.compile else False
     sampler = build_sampler(options, start, sampling, 1, Path(options.output_dir), say)
     stage = ppo(
@@ -118,7 +120,7 @@ def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experi
         sampling=sampling,
         rewards=rewards.names,
         weights=rewards.weights,
-        reference=_reference(start, options.beta),
+        reference=reference,
         beta=options.beta,
         target_kl=options.target_kl,
         epochs=options.epochs,
@@ -133,7 +135,8 @@ def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experi
         **gradient_options(options),
     )
     validate = _validate(start, held_out, len(data.train), rewards, sampling, decode)
-    return _with_log(from_start(start, stage, pipe, optimization, validate=validate), rewards)
+    experiment = from_start(start, stage, pipe, optimization, validate=validate, reference=reference)
+    return _with_log(experiment, rewards)
 
 
 def _build_pipes(flags: BatchFlags, seed: int, data: Data, say: Say) -> tuple[TablePipe, TablePipe | None]:
@@ -187,7 +190,7 @@ def _reference(start: Start, beta: float) -> Tree | None:
     """Params of the reference: None if beta is 0, {} for the base without its adapters."""
     if not beta:
         return None
-    return {} if start.adapter else start.base.params
+    return {} if start.adapter else cast_params(start.base.params, start.dtype)
 
 
 def _with_log(experiment: Experiment, rewards: Scorer) -> Experiment:

@@ -10,6 +10,7 @@ from data_pipes.preference import preference_pipe, unpaired_pipe, with_reference
 from data_pipes.table import TablePipe
 from pure import tree
 from pure.nn.scalar import scalar_model
+from pure.transform.precision import cast_params
 from stages.dpo import REFERENCE_FREE, dpo
 from stages.kto import kto
 from stages.reward import reward
@@ -109,10 +110,11 @@ def build_kto(options: KTOOptions, start: Start, data: Data, say: Say) -> Experi
     longest = max(len(answer.completion.tokens) for answer in [*data.train, *data.held_out])
     pipe, held_out = _build_pipes(unpaired_pipe, longest, options, options.seed, data, say)
     optimization = optimizer.build(options, len(pipe), start.dtype)
+    reference = {} if start.adapter else cast_params(start.base.params, start.dtype)  # {}: without adapters
     stage = kto(
         start.base.model,
         optimization.optimizer,
-        reference={} if start.adapter else start.base.params,  # {}: the base without its adapters
+        reference=reference,
         beta=options.beta,
         desirable_weight=options.desirable_weight,
         undesirable_weight=options.undesirable_weight,
@@ -121,7 +123,7 @@ def build_kto(options: KTOOptions, start: Start, data: Data, say: Say) -> Experi
         **gradient_options(options),
     )
     validate = mean_loss(stage, held_out, ("rewards/chosen", "rewards/rejected", "kl"))
-    return from_start(start, stage, pipe, optimization, validate=validate)
+    return from_start(start, stage, pipe, optimization, validate=validate, reference=reference)
 
 
 def _report_labels(data: Data, desirable_weight: float, undesirable_weight: float, say: Say) -> None:

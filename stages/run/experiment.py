@@ -21,6 +21,7 @@ from stages.run.data.examples import Data, Kind
 from stages.run.metrics import Observe
 from stages.run.mfu import ModelFlops
 from stages.run.optimizer import Optimization
+from stages.run.tensor_parts import pair_with_whole
 from stages.run.validation import Validate
 from stages.stage import Stage
 
@@ -75,6 +76,7 @@ class Experiment(NamedTuple):
         identity: entries of the fingerprint besides stage, pipe and tokenizer: initial weights, rewards.
         save_model: writes final_model.
         model_flops: FLOPs of a token and peak of the device, for the log; None logs neither.
+        reference: params of a frozen model that the stage computes with; None: it has none.
         recorder: logs the completions of an online stage; `stages.run.parallel.join` gives them to it.
     """
 
@@ -90,6 +92,7 @@ class Experiment(NamedTuple):
     identity: Mapping[str, str]
     save_model: SaveModel
     model_flops: ModelFlops | None = None
+    reference: Tree | None = None
     recorder: Recorder | None = None
 
 
@@ -111,7 +114,13 @@ class Recipe(NamedTuple):
 
 
 def from_start(
-    start: Start, stage: Stage, pipe: Pipe, optimization: Optimization, *, validate: Validate
+    start: Start,
+    stage: Stage,
+    pipe: Pipe,
+    optimization: Optimization,
+    *,
+    validate: Validate,
+    reference: Tree | None = None,
 ) -> Experiment:
     """Makes the Experiment of a stage that trains the model at --model_path.
 
@@ -120,6 +129,7 @@ def from_start(
         stage, pipe: stage and batches of the run.
         optimization: optimizer and schedule of the stage.
         validate: params -> {name: number}.
+        reference: params of the frozen model that the stage computes with, if it does.
 
     Returns:
         Experiment.
@@ -136,6 +146,7 @@ def from_start(
         schedule=optimization.schedule,
         identity=start.identity,
         save_model=start.save_model,
+        reference=reference,
     )
 
 
@@ -150,13 +161,15 @@ def fingerprint_of(experiment: Experiment) -> dict[str, str]:
     """Computes a run's fingerprint: all that determines its numbers; resuming refuses another fingerprint.
 
     Args:
-        experiment: the run.
+        experiment: the run; all processes that share its model must make the same call.
 
     Returns:
         {path: literal or digest} of stage, pipe, tokenizer, initial weights and rewards.
     """
     described = _without_rewards(experiment.stage)
-    return {**fingerprint(described, experiment.pipe, experiment.base.tokenizer), **experiment.identity}
+    parts = pair_with_whole(experiment.reference, experiment.base.model)
+    facts = fingerprint(described, experiment.pipe, experiment.base.tokenizer, parts)
+    return {**facts, **experiment.identity}
 
 
 def _without_rewards(stage: Stage) -> Any:

@@ -9,7 +9,9 @@ import dataclasses
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
+from pure import tree
 from pure.config import ModelConfig
 from pure.nn.tensor_parallel import check_divisible, tensor_parallel
 from pure.nn.tensor_params import join_params, split_params
@@ -112,24 +114,6 @@ def check_adapters(tensor: int, flags: AdapterFlags) -> None:
             )
 
 
-def check_reference(tensor: int, is_used: bool, fix: str) -> None:
-    """Refuses a reference model in the steps: the fingerprint has the digest of its whole params.
-
-    Args:
-        tensor: --tensor_parallel.
-        is_used: the stage computes log-probabilities of a reference in its steps.
-        fix: what to type instead.
-
-    Raises:
-        ValueError: for one.
-    """
-    if tensor > 1 and is_used:
-        raise ValueError(
-            f"--tensor_parallel {tensor}: the reference model of this stage is not cut; {fix}, or use --shard "
-            "state in the place of --tensor_parallel"
-        )
-
-
 def check_rollouts(tensor: int, flags: RolloutFlags) -> None:
     """Refuses a server that samples completions: whole weights are sent to it.
 
@@ -161,6 +145,21 @@ def cut_base(base: Pretrained, group: Group | None) -> Pretrained:
         return base
     model = tensor_parallel(base.model, group)
     return base._replace(model=model, params=split_params(base.params, model) if base.params else {})
+
+
+def pair_with_whole(params: Tree | None, model: Model) -> list[tuple[Tensor, Tensor]]:
+    """Pairs this process's parts of frozen params with the whole leaves; all processes must call it.
+
+    Args:
+        params: of `model`; None: there are none.
+        model: any model; one that is not cut has no parts.
+
+    Returns:
+        [(part, whole leaf)], for `stages.checkpoint.fingerprint.fingerprint`.
+    """
+    if params is None or model.parallel is None or model.parallel.tensor is None:
+        return []
+    return list(zip(tree.leaves(params), tree.leaves(join_params(params, model)), strict=True))
 
 
 def join_state(state: Tree, model: Model | None) -> Tree:
