@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from data_pipes.digest import hash_bytes, short_digest
+from pure.nn.scalar import ScalarModel, scalar_model
 from pure.parallel.group import Group
 from pure.parallel.rows import whole_leaf
 from pure.serial.writer import memory, name_of
@@ -288,6 +289,8 @@ def _record(thing: Any, child: Callable[[str, Any], Flat], path: str) -> Flat:
     elif isinstance(thing, Model):
         parts = _plain_model(thing)._asdict()
         del parts["parallel"]
+    elif isinstance(thing, ScalarModel):
+        parts = _plain_scalar_model(thing)._asdict()
     elif hasattr(thing, "_fields"):
         parts = thing._asdict()
     elif dataclasses.is_dataclass(thing):
@@ -312,6 +315,15 @@ def _plain_model(model: Model) -> Model:
     if parallel is None or (parallel.tensor is None and parallel.context is None):
         return model
     return parallel.build()
+
+
+def _plain_scalar_model(scalar: ScalarModel) -> ScalarModel:
+    """The scalar model that one process computes."""
+    model = getattr(scalar.init, "keywords", {}).get("model")
+    if not isinstance(model, Model):
+        return scalar
+    plain = _plain_model(model)
+    return scalar if plain is model else scalar_model(plain)
 
 
 def _merge(thing: Any, entries: dict[str, Flat], parts: Mapping[str, Any]) -> Flat:

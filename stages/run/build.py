@@ -17,7 +17,6 @@ import torch
 
 from data_pipes.chat.chat import ChatTemplate
 from pure import random
-from pure.config import ModelConfig
 from pure.parallel.group import Group
 from stages.models import adapter, hardware, identity, initial_adapters, language_model, new_tokens
 from stages.models.chat_template import source_of, template_of, with_template
@@ -109,10 +108,12 @@ def check(options: Options, processes: Processes = ALONE) -> None:
     tokens, flags = options.max_length, f"--max_length {options.max_length}"
     if isinstance(options, OnlineOptions):
         refuse_unknown(options.reward)
+        check_rollouts(options.tensor_parallel, options)
         tokens += options.max_new_tokens
         flags += f" and --max_new_tokens {options.max_new_tokens}"
     config = language_model.read_config(options.model_path)
-    _check_tensor(options, config)
+    check_model(options.tensor_parallel, config)
+    check_adapters(options.tensor_parallel, options)
     context = config.max_position_embeddings
     if tokens > context:
         raise ValueError(
@@ -245,15 +246,6 @@ def load_start(
         whole = base = base._replace(model=adapted.model, params=params)
         save_model = partial(final_model.save_adapters, base=base, adapted=adapted)
     return Start(base, whole, template, adapted, dtype, key, identity.describe_model(digest), save_model)
-
-
-def _check_tensor(options: TuningOptions, config: ModelConfig) -> None:
-    """Refuses what --tensor_parallel cannot train."""
-    size = options.tensor_parallel
-    check_model(size, config)
-    check_adapters(size, options)
-    if isinstance(options, OnlineOptions):
-        check_rollouts(size, options)
 
 
 def _load_base(

@@ -18,10 +18,14 @@ import numpy as np
 import pytest
 import torch
 
+from pure.config import ModelConfig
+from pure.nn.scalar import scalar_model
+from pure.nn.tensor_parallel import tensor_parallel
+from pure.nn.transformer import transformer
 from pure.parallel.group import Group
 from pure.types import GradientTransformation
 from stages.checkpoint import checkpoint
-from stages.checkpoint.fingerprint import fingerprint
+from stages.checkpoint.fingerprint import describe, fingerprint
 from stages.checkpoint.manifest import differences
 from stages.data_parallel import data_parallel
 from stages.stage import Stage
@@ -285,3 +289,17 @@ def test_a_fingerprint_is_the_same_in_every_process() -> None:
         seen.add(done.stdout)
     assert len(seen) == 1
     assert b"0x" not in seen.pop()
+
+
+def test_a_part_of_a_leaf_is_described_as_the_whole_one() -> None:
+    whole = torch.arange(8.0)
+    part = whole[:4].clone()
+    described = describe(partial(max, default=part), parts=[(part, whole)])
+    assert described == describe(partial(max, default=whole))
+    assert described != describe(partial(max, default=part))
+
+
+def test_a_scalar_model_that_processes_share_is_the_plain_one() -> None:
+    model = transformer(ModelConfig(num_hidden_layers=1))
+    shared = tensor_parallel(model, Group(rank=0, size=2, handle=None))
+    assert describe(scalar_model(shared)) == describe(scalar_model(model))
