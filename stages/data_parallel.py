@@ -45,7 +45,9 @@ def data_parallel(stage: Stage, mesh: Any) -> Stage:
 
         gradient = Σ_r ∂ sum_r / ∂params,    count = Σ_r count_r      over the rows r of each process
 
-    The numbers are those of one process, up to the order of summation (1e-6 in float32); those of two
+    The numbers are those of one process, up to the order of summation: gradients to 1e-6 in float32. (Params
+    of an optimizer that divides by what may be near 0 can differ more: Adam's to 1e-4, SOAP's by more, as
+    with `accumulation=2` on one process.) Those of two
     processes are those of `accumulation=2`, bit for bit. All processes must be given the same states and the
     same whole batches (no DistributedSampler: a batch is not cut beforehand), and take the same number of
     steps in the same order. Compile after: `jit(data_parallel(stage, mesh).step, donate=True, regions=True)`.
@@ -61,7 +63,9 @@ def data_parallel(stage: Stage, mesh: Any) -> Stage:
         stage's, a function of one process: gradients per sample, influence, curvature, audits and validation
         take it as ever. The functions in `parts` must be called by all processes, as `step` must.
 
-    Edge cases: B need not be a multiple of n. An error of a loss (on a CPU) or a reward function on one
+    Edge cases: the loss must be a sum over rows, with their count. One that returns a mean and the count 1,
+    or uses a statistic of the whole batch, gives other numbers, as it does with `accumulation`; that is not
+    found out. B need not be a multiple of n. An error of a loss (on a CPU) or a reward function on one
     process is raised on all. A fingerprint is that of the plain stage, so that a run resumes with another
     number of processes. `stages.branch` works; what differentiates or vmaps steps (`unroll`, `population`,
     `sweep`, torch.func) is refused: collectives have no derivative here.

@@ -33,7 +33,8 @@ def sharded(stage: Stage, mesh: Any, *, layers: bool = False) -> Stage:
 
         p_r ← p_r + optimizer(Σ_q ∂ sum_q / ∂p  [rows of r], state_r, p_r)        for each process r
 
-    The numbers are those of one process, up to the order of summation (1e-6 in float32).
+    The numbers are those of one process, up to the order of summation, for a loss that is a sum
+    over rows: see `stages.data_parallel.data_parallel`.
 
         layers   whole at a time            bytes received by a process
         False    params, their gradient     (n - 1)/n 2 P a step: params before, gradients after all parts
@@ -77,7 +78,7 @@ def sharded(stage: Stage, mesh: Any, *, layers: bool = False) -> Stage:
         >>> from stages.stage import stage
         >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         >>> def square(params, batch, key):
-        ...     return (params - batch["x"].mean()).square().sum(), torch.tensor(1), {}
+        ...     return (params - batch["x"][:, None]).square().sum(), torch.tensor(len(batch["x"])), {}
         >>> import torch
         >>> fit = sharded(stage(square, optim.sgd(0.5)), dist.group.WORLD)
         >>> state = fit.init(random.key(0), torch.zeros(3))

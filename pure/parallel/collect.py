@@ -316,7 +316,7 @@ def run_collective(name: str, group: Group, collective: Callable, *args: Any, **
     except RuntimeError as error:
         raise RuntimeError(
             f"data_parallel: the {name} failed: one of the {group.size} processes ended, raised an error or "
-            f"did not take this step; see its own message ({str(error).splitlines()[0]})"
+            "did not take this step; see its own message"
         ) from error
 
 

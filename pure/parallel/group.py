@@ -69,10 +69,11 @@ def group_of(caller: str, mesh: DeviceMesh | Group | Any) -> Group:
         )
     if isinstance(mesh, DeviceMesh):
         if mesh.ndim != 1:
-            names = mesh.mesh_dim_names or ()
+            names = mesh.mesh_dim_names
+            one = f"mesh[{names[0]!r}]" if names else "mesh.get_group(0)"
             raise ValueError(
-                f"{caller}: expected a mesh with one dimension, got {mesh.ndim} {list(names)}; give one of "
-                "them, such as mesh['data'], or mesh.get_group(0)"
+                f"{caller}: expected a mesh with one dimension, got {mesh.ndim}; give one of them, such as "
+                f"{one}"
             )
         mesh = mesh.get_group(0) if mesh.get_coordinate() is not None else dist.GroupMember.NON_GROUP_MEMBER
     outside = dist.GroupMember.NON_GROUP_MEMBER  # what new_group returns to processes that it leaves out

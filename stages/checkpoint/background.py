@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pure import tree
-from pure.parallel.group import Group
+from pure.parallel.group import Group, group_of
 from pure.types import Tree
 from stages.checkpoint import checkpoint
 from stages.checkpoint.agreement import check_replicas, is_first
@@ -39,7 +39,7 @@ class Saver(NamedTuple):
     close: Callable[[], None]
 
 
-def make_saver(folder: str | os.PathLike[str], *, group: Group | None = None, **arguments: Any) -> Saver:
+def make_saver(folder: str | os.PathLike[str], *, group: Any = None, **arguments: Any) -> Saver:
     """Makes a Saver for a run's folder.
 
     Writing and fsyncing gigabytes takes seconds in which a step could be computed. Copying them in memory
@@ -49,7 +49,7 @@ def make_saver(folder: str | os.PathLike[str], *, group: Group | None = None, **
     Args:
         folder: the run's folder.
         group: the processes that hold the state. All of them make the same calls of `save` and `wait`, which
-            agree on errors: one that failed on any process is raised on all. None is this process alone.
+            agree on errors: one that failed on any process is raised on all. As in `checkpoint.save`.
         arguments: those of every `checkpoint.save`, such as keep_last and fingerprint.
 
     Returns:
@@ -67,6 +67,7 @@ def make_saver(folder: str | os.PathLike[str], *, group: Group | None = None, **
         ...     print(background.wait().name)
         step-00000001
     """
+    group = None if group is None else group_of("make_saver", group)
     running: list[Running] = []  # at most one
     last: list[Path] = []  # folder of the last save that succeeded
 

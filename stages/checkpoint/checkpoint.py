@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pure.parallel.group import Group
+from pure.parallel.group import Group, group_of
 from pure.types import Tree
 from stages.checkpoint import dcp, directories, manifest
 from stages.checkpoint.agreement import agree, check_replicas, is_first, size_of
@@ -49,7 +49,7 @@ def save(
     keep_last: int | None = None,
     keep_best: int = 0,
     warn: Warn = warnings.warn,
-    group: Group | None = None,
+    group: Any = None,
     processes: int = 1,
     format: Format = "state",
 ) -> Path:
@@ -73,7 +73,8 @@ def save(
         keep_best: number of checkpoints with the lowest scores to keep as well; they may be among the newest.
         warn: is called with a line if an old checkpoint could not be deleted; the save has succeeded
             nevertheless.
-        group: the processes that hold this state, all of which make this call; the first writes and warns.
+        group: the processes that hold this state, all of which make this call; the first writes and warns. A
+            DeviceMesh with one dimension, a ProcessGroup or a Group.
             Of a state that is cut into rows each writes its own; None is then the group of its mesh, else
             this process alone.
         processes: number of processes that compute the state, for the manifest; with `group`, its size.
@@ -100,6 +101,7 @@ def save(
         "keep_best": keep_best,
         "warn": warn,
     }
+    group = None if group is None else group_of("checkpoint.save", group)
     in_parts = has_parts(state, format)
     if group is not None or in_parts:
         check_replicas(group_of_state(group, state), state)
@@ -129,7 +131,7 @@ def load(
     fingerprint: Mapping[str, str] | None = None,
     subset: bool = False,
     warn: Warn = warnings.warn,
-    group: Group | None = None,
+    group: Any = None,
 ) -> Loaded:
     """Loads the newest undamaged checkpoint of a run; every byte is verified before the state is returned.
 
@@ -145,7 +147,7 @@ def load(
         warn: is called with a line for each damaged checkpoint that is skipped, and if torch, the machine or
             the number of threads or processes differs (the run resumes, though perhaps not bit for bit).
         group: the processes that load, all of which make this call: the first chooses the checkpoint, a
-            damaged one is skipped by all, and the first `warn`s. None is this process alone.
+            damaged one is skipped by all, and the first `warn`s. As in `save`; None is this process alone.
 
     Returns:
         Loaded(state, step, path, manifest, skipped).
@@ -173,6 +175,7 @@ def load(
         >>> loaded.step, loaded.state
         (7, {'w': tensor([1., 1.])})
     """
+    group = None if group is None else group_of("checkpoint.load", group)
     # 1. The newest first.
     paths = _list_together(Path(folder), step, group)
     skipped: list[Skipped] = []

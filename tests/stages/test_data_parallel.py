@@ -340,7 +340,7 @@ MISTAKES: Mapping[str, str] = {
     "few prompts": TOO_FEW,
     "sampled": "0",
     "own prompts": "ValueError: data_parallel: the prompts: prompts of process 1 differs",
-    "two dimensions": "ValueError: data_parallel: expected a mesh with one dimension, got 2 ['rows', 'data']; give",
+    "two dimensions": "ValueError: data_parallel: expected a mesh with one dimension, got 2; give",
     "no mesh": "TypeError: data_parallel: expected a DeviceMesh or a ProcessGroup, got int; write torch.distributed",
     "usable": "2",
 }
@@ -484,7 +484,7 @@ def test_a_wait_ends_with_a_message_about_what_was_awaited(two: Crew) -> None:
     """Loaders of different lengths hang at the end of an epoch elsewhere; a pipe has one length everywhere."""
     expected = (
         "RuntimeError: data_parallel: the comparison of the batches failed: one of the 2 processes ended, raised "
-        "an error or did not take this step; see its own message ("
+        "an error or did not take this step; see its own message"
     )
     waited, stopped = two.run(stop_early)
     assert stopped == ("stopped", 1)

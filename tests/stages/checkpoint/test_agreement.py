@@ -41,14 +41,14 @@ def outcome(function: Callable[[], Any]) -> Any:
 
 
 def save_and_load(run: Path) -> dict[str, Any]:
-    path = checkpoint.save(run, state(1.0), step=1, group=group())
-    saver = background.make_saver(run, group=group(), keep_last=3)
+    path = checkpoint.save(run, state(1.0), step=1, group=dist.group.WORLD)
+    saver = background.make_saver(run, group=dist.group.WORLD, keep_last=3)
     value = state(2.0)
     saver.save(value, step=2)
     value["w"].fill_(9.0)
     newest = saver.wait()
     warnings: list[str] = []
-    loaded = checkpoint.load(run, state(0.0), group=group(), warn=warnings.append)
+    loaded = checkpoint.load(run, state(0.0), group=dist.group.WORLD, warn=warnings.append)
     same = torch.equal(loaded.state["w"], state(2.0)["w"])
     return {
         "paths": (path, newest, saver.wait()),
