@@ -96,7 +96,5 @@ def test_meshes_of_four_processes() -> None:
         assert found["rows"] == (rank // 2, 2)
         assert found["data"] == found["handle"] == (rank % 2, 2)
         assert found["others"] == found["new others"] == (outside if rank % 2 else (rank // 2, 2))
-        assert found["square"].startswith(
-            "test: expected a mesh with one dimension, got 2; give one"
-        )
+        assert found["square"].startswith("test: expected a mesh with one dimension, got 2; give one")
         assert found["number"].startswith("test: expected a DeviceMesh or a ProcessGroup, got int; write")
