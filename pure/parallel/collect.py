@@ -168,7 +168,7 @@ def compute_in_group(function: Callable[[Tree], Result], batch: Tree) -> tuple[R
 
     Raises:
         ValueError: for batches that differ.
-        Exception: of the function, on whichever process.
+        Exception, SystemExit: of the function, on whichever process.
         RuntimeError: as `total`.
     """
     group = data_group()
@@ -206,7 +206,7 @@ def together(function: Callable[..., Result], *args: Any) -> Result:
         Its result.
 
     Raises:
-        Exception: this process's own error, or else that of the lowest rank that failed.
+        Exception, SystemExit: this process's own error, or else that of the lowest rank that failed.
 
     Example:
         >>> together(max, 1, 2)
@@ -220,7 +220,7 @@ def together(function: Callable[..., Result], *args: Any) -> Result:
     return result  # type: ignore[return-value]
 
 
-def raise_first(error: Exception | None, group: Group) -> None:
+def raise_first(error: Exception | SystemExit | None, group: Group) -> None:
     """Raise this process's error, or else that of the lowest rank that has one, on all processes.
 
     Args:
@@ -228,7 +228,7 @@ def raise_first(error: Exception | None, group: Group) -> None:
         group: the processes; all of them must call this.
 
     Raises:
-        Exception: of the type that it has where it was raised, if its class is loaded here and takes its
+        Exception, SystemExit: of the type that it has where it was raised, if its class is loaded here and takes its
             arguments, else a RuntimeError with its type's name and its text; its cause names the process.
     """
     errors = exchange(None if error is None else _describe(error), group)
@@ -347,15 +347,15 @@ def _is_readable(batch: Tree) -> bool:
     return all(x.device.type == "cpu" for x in tree.leaves(batch))
 
 
-def _attempt(function: Callable[..., Result], *args: Any) -> tuple[Result | None, Exception | None]:
+def _attempt(function: Callable[..., Result], *args: Any) -> tuple[Result | None, Exception | SystemExit | None]:
     """Result and error of a call, one of which is None."""
     try:
         return function(*args), None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return None, error
 
 
-def _describe(error: Exception) -> tuple[str, str, tuple, str]:
+def _describe(error: Exception | SystemExit) -> tuple[str, str, tuple, str]:
     """An error's class by module and name, its arguments if they are literals, and its text."""
     kind = type(error)
     arguments = error.__reduce__()[1]  # of an OSError, unlike `args`, with the file's name
@@ -364,10 +364,10 @@ def _describe(error: Exception) -> tuple[str, str, tuple, str]:
     return kind.__module__, kind.__qualname__, tuple(arguments) if literal else (str(error),), text
 
 
-def _rebuild(module: str, name: str, args: tuple, text: str) -> Exception:
+def _rebuild(module: str, name: str, args: tuple, text: str) -> Exception | SystemExit:
     """The error from `_describe`; a RuntimeError if its class is not loaded, or takes other arguments."""
     kind = getattr(sys.modules.get(module), name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception):
+    if isinstance(kind, type) and issubclass(kind, Exception | SystemExit):
         with suppress(TypeError, ValueError):
             return kind(*args)
     return RuntimeError(text)

@@ -132,6 +132,7 @@ def _attempt(processes: Processes, name: str, arguments: Sequence[str]) -> End:
     from stages.run.channel import SECONDS_FOR_CAUSE, End
 
     folder: list[Path] = []
+    options: object = None
     try:
         options = _parse(name, arguments, folder)
         return End(resolve(SUBCOMMANDS[name].run)(options, processes), "", False)
@@ -140,8 +141,11 @@ def _attempt(processes: Processes, name: str, arguments: Sequence[str]) -> End:
             code, signal_name = stop.args
             text = f"{signal_name}: {_describe_interruption(name, *folder)}"
             return joining.find_cause(processes) or End(code, text, True)
-        return End(int(stop.code or 0), "", False)  # --help
-    except (Exception, KeyboardInterrupt) as error:
+        if options is None:  # --help
+            return End(0, "", False)
+        code, text = _describe_exit(stop)
+        return joining.find_cause(processes, 0.0) or End(code, text, True)
+    except BaseException as error:
         explained = explain(error, name, *folder)
         if cause := joining.find_cause(processes, 0.0 if explained else SECONDS_FOR_CAUSE):
             return cause
@@ -149,6 +153,13 @@ def _attempt(processes: Processes, name: str, arguments: Sequence[str]) -> End:
             traceback.print_exception(error)
         bug = (1, f"process {processes.rank}: {type(error).__name__}: {error}"[:300])
         return End(*(explained or bug), True)
+
+
+def _describe_exit(stop: SystemExit) -> tuple[int, str]:
+    """Exit code and message of a SystemExit that the run's code raised, such as a reward's."""
+    code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    said = f": {stop.code}" if isinstance(stop.code, str) else ""
+    return code, f"SystemExit ended the run with exit code {code}{said}"
 
 
 def _parse(name: str, arguments: Sequence[str], folder: list[Path]) -> object:

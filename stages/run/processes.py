@@ -6,6 +6,7 @@ must agree on goes through the connections of `stages.run.channel`.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import signal
@@ -278,6 +279,7 @@ def conclude(processes: Processes, end: End) -> End:
 def release() -> None:
     """Leaves the group, so that no other process waits for this one in a collective."""
     if dist.is_available() and dist.is_initialized():
+        gc.collect()  # an error's traceback may still hold the group
         leaving = threading.Thread(target=partial(_suppressed, dist.destroy_process_group), daemon=True)
         leaving.start()
         leaving.join(2.0)  # NCCL may wait for a collective that never ends

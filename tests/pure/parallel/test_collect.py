@@ -201,13 +201,15 @@ def fail_in_one(kind: str) -> str:
     def compute(batch: Tree) -> int:
         if rank == 2 and kind == "error":
             raise ZeroDivisionError("on process 2")
+        if rank == 2 and kind == "exit":
+            raise SystemExit(5)
         return rank
 
     batch = {"x": torch.arange(3) + (rank == 2 and kind == "batch")}
     with within(group_of("test", dist.group.WORLD)):
         try:
             return f"{kind}: {compute_in_group(compute, batch)}"
-        except (ValueError, ZeroDivisionError) as error:
+        except (ValueError, ZeroDivisionError, SystemExit) as error:
             cause = f" after {error.__cause__}" if error.__cause__ else ""
             return f"{type(error).__name__}: {error}{cause}"
 
@@ -218,6 +220,8 @@ def test_three_processes() -> None:
         errors = three.run(fail_in_one, "error")
         other = "ZeroDivisionError: on process 2 after on process 2 of 3"
         assert errors == [other, other, "ZeroDivisionError: on process 2"]
+        other = "SystemExit: 5 after on process 2 of 3"
+        assert three.run(fail_in_one, "exit") == [other, other, "SystemExit: 5"]
         assert all(
             text.startswith("ValueError: data_parallel: the batches")
             for text in three.run(fail_in_one, "batch")

@@ -135,6 +135,40 @@ def test_when_one_process_is_killed_the_other_ends_and_the_run_resumes_to_the_sa
     assert same_run(tmp_path / "run", uninterrupted)
 
 
+class OwnError(BaseException):
+    """An error that `except Exception` does not catch."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (SystemExit(5), 5, "SystemExit ended the run with exit code 5"),
+        (OwnError("mine"), 1, "process 1: OwnError: mine"),
+    ],
+)
+def test_any_error_on_one_process_ends_all_at_once(
+    error: BaseException, code: int, message: str, alone: Path, tmp_path: Path
+) -> None:
+    arguments = flags(alone, output_dir=tmp_path / "run")
+    processes = start_joined(2, tmp_path / "out", arguments, {1: partial(raise_in_step, error)})
+    assert join_all(processes, 20) == [code, code]
+    assert printed(tmp_path / "out", "err")[0] == [f"intro2llm pretrain: {message}"]
+
+
+def raise_in_step(error: BaseException) -> None:
+    """Lets the third step of this process raise an error, while the other one waits in a collective."""
+    from stages.run import loop
+
+    original = loop._step
+
+    def failing(parts: Any, state: Any, *args: Any) -> Any:
+        if int(state.step) == 2:
+            raise type(error)(*error.args)  # its traceback would keep the group
+        return original(parts, state, *args)
+
+    loop._step = failing
+
+
 def test_a_full_disk_on_the_first_process_ends_all_with_its_message(alone: Path, tmp_path: Path) -> None:
     arguments = flags(alone, output_dir=tmp_path / "run")
     size = len((alone / "run" / "metrics.jsonl").read_bytes()) // 2
