@@ -228,8 +228,9 @@ def raise_first(error: Exception | SystemExit | None, group: Group) -> None:
         group: the processes; all of them must call this.
 
     Raises:
-        Exception, SystemExit: of the type that it has where it was raised, if its class is loaded here and takes its
-            arguments, else a RuntimeError with its type's name and its text; its cause names the process.
+        Exception, SystemExit: of the type that it has where it was raised, if its class is loaded here and
+            takes its arguments, else a RuntimeError with its type's name and its text; its cause names the
+            process.
     """
     errors = exchange(None if error is None else _describe(error), group)
     if error is not None:
@@ -347,7 +348,9 @@ def _is_readable(batch: Tree) -> bool:
     return all(x.device.type == "cpu" for x in tree.leaves(batch))
 
 
-def _attempt(function: Callable[..., Result], *args: Any) -> tuple[Result | None, Exception | SystemExit | None]:
+def _attempt(
+    function: Callable[..., Result], *args: Any
+) -> tuple[Result | None, Exception | SystemExit | None]:
     """Result and error of a call, one of which is None."""
     try:
         return function(*args), None

@@ -119,7 +119,10 @@ def _run_joined(world: World, name: str, arguments: Sequence[str]) -> int:
     except (OSError, SystemExit, KeyboardInterrupt) as error:  # before they were joined
         from stages.run.channel import End
 
-        code, text = error.args if isinstance(error, SystemExit) else explain(error, name) or (1, str(error))
+        if isinstance(error, SystemExit):
+            code, text = error.args[0], f"{error.args[1]}: {_describe_interruption(name)}"
+        else:
+            code, text = explain(error, name) or (1, str(error))
         end = End(code, text, True)
     if end.text:
         _print_error(name, end.text)

@@ -12,6 +12,7 @@ import json
 import os
 import queue
 import secrets
+import select
 import socket
 import sys
 import threading
@@ -31,6 +32,9 @@ SECONDS_FOR_CAUSE = 4.0
 
 SECONDS_TO_END = 120.0
 """Longest wait of a process that has done its work, for each of the others."""
+
+SECONDS_UNTIL_TOLD = 10.0
+"""Wait for another process to join, after which the user is told of it."""
 
 Publish = Callable[[str, str], Any]
 Look = Callable[[str], str]
@@ -95,10 +99,40 @@ def open_channel(
         TimeoutError: if a process does not come; it names the process.
     """
     until = time.monotonic() + seconds
-    connections = _accept(world, publish, until) if world.rank == 0 else _connect(world, look, until)
+    connections = _accept(world, publish, seconds) if world.rank == 0 else _connect(world, look, until)
     channel = Channel(world, connections, queue.SimpleQueue(), {}, threading.Event(), interrupt)
     threading.Thread(target=_read, args=(channel,), name="channel", daemon=True).start()
     return channel
+
+
+def wait_to_join(ready: Callable[[], bool], world: World, rank: int, seconds: float) -> bool:
+    """Waits for another process, which may still be importing; says so once it takes long.
+
+    Args:
+        ready: called ten times a second or more, so that a signal's error is raised at once.
+        world: this process's place.
+        rank: the process that is waited for.
+        seconds: longest wait.
+
+    Returns:
+        True once `ready` is; False after `seconds`.
+    """
+    start = time.monotonic()
+    tells = world.rank <= 1 or world.local_rank == 0
+    while not ready():
+        waited = time.monotonic() - start
+        if waited > seconds:
+            return False
+        if tells and waited > SECONDS_UNTIL_TOLD:
+            place = f"{world.address}:{world.port}"
+            print(
+                f"intro2llm: waiting for process {rank} at {place}, up to {seconds:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+            tells = False
+        time.sleep(0.1 if waited > 1 else 0.01)
+    return True
 
 
 def exchange(
@@ -277,22 +311,21 @@ def _end_process(channel: Channel, end: End) -> None:
     os._exit(end.code)
 
 
-def _accept(world: World, publish: Publish, until: float) -> dict[int, Connection]:
+def _accept(world: World, publish: Publish, seconds: float) -> dict[int, Connection]:
     """Process 0: waits for the connections of all others."""
     token = secrets.token_hex(16)
     connections: dict[int, Connection] = {}
+    until = time.monotonic() + seconds
     with _make_server(world) as server:
         publish("channel", json.dumps([server.getsockname()[1], token]))
         while len(connections) < world.size - 1:
             missing = sorted(set(range(1, world.size)) - set(connections))
-            server.settimeout(max(until - time.monotonic(), 0.01))
-            try:
-                opened, _ = server.accept()
-            except TimeoutError:
+            if not wait_to_join(lambda: _has_caller(server), world, missing[0], until - time.monotonic()):
                 raise TimeoutError(
                     f"process 0 waited too long for process {missing[0]} of {world.size} to join; is it "
                     "running, and has it the same MASTER_ADDR and MASTER_PORT?"
-                ) from None
+                )
+            opened, _ = server.accept()
             connection = _wrap(opened)
             rank = _read_greeting(connection, token)
             if rank in missing:
@@ -300,6 +333,11 @@ def _accept(world: World, publish: Publish, until: float) -> dict[int, Connectio
             else:  # none of ours
                 connection.close()
     return dict(sorted(connections.items()))
+
+
+def _has_caller(server: socket.socket) -> bool:
+    """Tells whether a process connects."""
+    return bool(select.select([server], [], [], 0)[0])
 
 
 def _make_server(world: World) -> socket.socket:

@@ -22,11 +22,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
 from pure.parallel.group import Group, group_of
 from stages.run import channel as channels
 from stages.run.channel import Channel, End, EndedError
+from stages.run.store import find_store, look_up
 from stages.run.world import World, is_loopback
 
 Result = TypeVar("Result")
@@ -84,6 +84,7 @@ def joined(world: World | None) -> Iterator[Processes]:
 
     Raises:
         TimeoutError: if the others do not come; it names the one that is missing.
+        OSError: if they cannot be reached.
     """
     if world is None:
         yield ALONE
@@ -91,12 +92,12 @@ def joined(world: World | None) -> Iterator[Processes]:
     seconds = float(os.environ.get(JOIN_SECONDS, 300))
     if is_loopback(world.address):  # gloo would look up this machine's name, which may have no address
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if os.uname().sysname == "Darwin" else "lo")
-    store = _find_store(world, seconds)
+    store = find_store(world, seconds)
     with _raising_signal() as interrupt:
         channel = channels.open_channel(
             world,
             publish=store.set,
-            look=lambda name: store.get(name).decode(),
+            look=lambda name: look_up(store, world, name, seconds),
             seconds=seconds,
             interrupt=interrupt,
         )
@@ -314,18 +315,6 @@ def _raising_signal() -> Iterator[Callable[[], Any]]:
         yield partial(signal.pthread_kill, threading.get_ident(), signal.SIGURG)
     finally:
         signal.signal(signal.SIGURG, previous)
-
-
-def _find_store(world: World, seconds: float) -> Any:
-    """Connects with the store of torch.distributed at MASTER_ADDR."""
-    try:
-        return next(rendezvous("env://", world.rank, world.size, timeout=timedelta(seconds=seconds)))[0]
-    except (RuntimeError, OSError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise TimeoutError(
-            f"process {world.rank} of {world.size} could not join the others at {world.address}, port "
-            f"{world.port}, within {seconds:.0f} s: {first[:200]}"
-        ) from error
 
 
 def _suppressed(function: Callable[[], Any]) -> None:

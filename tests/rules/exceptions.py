@@ -183,6 +183,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/stage.py": "tests/laws/test_stages.py",
     "stages/step.py": "tests/laws/test_stages.py",
     "stages/experience.py": "tests/stages/test_ppo.py",
+    "stages/run/store.py": "tests/stages/run/test_processes.py",
     "stages/run/rewards/scorer.py": "tests/stages/cli/test_tune.py",
     "stages/run/build_online.py": "tests/stages/run/test_build.py",
     "stages/run/vllm_requests.py": "tests/stages/run/test_vllm_rollout.py",

@@ -1,4 +1,4 @@
-"""Runs of many processes (`stages.run.processes`, `stages.run.parallel`): the numbers of one, one message.
+"""Runs of many processes (`stages.run.processes`, `store`, `parallel`): the numbers of one, one message.
 
 All end with the same exit code, and no wait is without an end.
 """
@@ -256,7 +256,43 @@ def test_a_process_that_does_not_come_is_named(tmp_path: Path, alone: Path) -> N
     processes = start_joined(1, tmp_path / "out", flags(alone, output_dir=tmp_path / "run"), setups)
     assert join_all(processes) == [1]
     ((line,),) = printed(tmp_path / "out", "err")
-    assert "process 0 of 3 could not join the others at 127.0.0.1" in line
+    assert "process 0 waited too long for process 1 of 3 to join; is it running, and has it the same" in line
+
+
+@pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGTERM), (1, signal.SIGINT)])
+def test_a_signal_ends_a_process_that_waits_for_others_to_join(
+    rank: int, number: signal.Signals, alone: Path, tmp_path: Path
+) -> None:
+    setups = {0: partial(wait_alone, rank)}
+    processes = start_joined(1, tmp_path / "out", flags(alone, output_dir=tmp_path / "run"), setups)
+    wait_for(lambda: printed(tmp_path / "out", "err") not in ([], [[]]), processes[0])
+    os.kill(processes[0].pid, number)
+    assert join_all(processes, 5) == [128 + number]
+    ((waiting, line),) = printed(tmp_path / "out", "err")
+    assert waiting.startswith(f"intro2llm: waiting for process {1 - rank} at 127.0.0.1:")
+    assert waiting.endswith(", up to 300 s")
+    assert "interrupted" in line
+
+
+def wait_alone(rank: int) -> None:
+    """Makes a process one of two, which says soon that it waits."""
+    from stages.run import channel
+
+    channel.SECONDS_UNTIL_TOLD = 0.2
+    os.environ.update(WORLD_SIZE="2", RANK=str(rank))
+
+
+def test_two_processes_with_rank_0_are_told_so(alone: Path, tmp_path: Path) -> None:
+    setups = dict.fromkeys((0, 1), be_first)
+    processes = start_joined(2, tmp_path / "out", flags(alone, output_dir=tmp_path / "run"), setups)
+    assert join_all(processes, 20) == [1, 1]
+    lines = [line for (line,) in printed(tmp_path / "out", "err")]
+    assert sum("is in use: has another process RANK=0 too?" in line for line in lines) == 1, lines
+
+
+def be_first() -> None:
+    """Makes a process the first, and it waits two seconds for the others."""
+    os.environ.update(RANK="0", INTRO2LLM_JOIN_SECONDS="2")
 
 
 def test_flags_that_cannot_work_are_refused_once(alone: Path, tmp_path: Path) -> None:
