@@ -257,8 +257,10 @@ def _load_together(
 
 def _warn_of_environment(loaded: Loaded, group: Group | None, warn: Warn) -> None:
     """Warns of what differs from the machine and the processes that saved a checkpoint."""
-    was = {"processes": 1, **loaded.manifest.environment}
-    for difference in manifest.differences(was, manifest.environment() | {"processes": size_of(group)}):
+    count = "the number of processes"
+    was = dict(loaded.manifest.environment)
+    was[count] = was.pop("processes", 1)
+    for difference in manifest.differences(was, manifest.environment() | {count: size_of(group)}):
         if not difference.startswith("python "):
             warn(f"checkpoint.load: {loaded.path.name}: {difference}; the run may not resume bit for bit")
 

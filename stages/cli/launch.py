@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import sys
+import tempfile
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from stages.run.options.ranges import AtLeast
+from stages.run.options.ranges import AtLeast, ShownAs
+from stages.run.world import LAUNCHER
 
 SECONDS_TO_SAVE = 600
 """Time that the processes have to save their state after a signal, before they are killed."""
@@ -23,10 +25,15 @@ SECONDS_TO_SAVE = 600
 class LaunchOptions:
     """Run a subcommand in several processes on this machine, such as launch 2 pretrain --max_steps 9."""
 
-    processes: Annotated[int, AtLeast(1), tyro.conf.Positional, tyro.conf.arg(metavar="PROCESSES")]
-    """Number of processes; with --device cuda each takes a GPU."""
-    subcommand: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SUBCOMMAND")]
-    """Training stage, followed by its flags."""
+    processes: Annotated[
+        int, AtLeast(1), ShownAs("PROCESSES"), tyro.conf.Positional, tyro.conf.arg(metavar="PROCESSES")
+    ]
+    """Number of processes, which divide the rows of each batch (--batch_size) among them; with --device cuda
+    each takes a GPU."""
+    subcommand: Annotated[
+        str, ShownAs("SUBCOMMAND"), tyro.conf.Positional, tyro.conf.arg(metavar="SUBCOMMAND")
+    ]
+    """pretrain, sft, reward, dpo, kto, grpo, ppo or evaluate, followed by its flags."""
 
 
 def run(options: LaunchOptions, arguments: Sequence[str] = ()) -> int:
@@ -44,6 +51,7 @@ def run(options: LaunchOptions, arguments: Sequence[str] = ()) -> int:
     """
     _check(options.subcommand, arguments)
     from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, launch_agent
 
@@ -60,10 +68,13 @@ def run(options: LaunchOptions, arguments: Sequence[str] = ()) -> int:
     }
     if "shutdown_timeout" in {field.name for field in dataclasses.fields(LaunchConfig)}:
         settings["shutdown_timeout"] = SECONDS_TO_SAVE
+    os.environ[LAUNCHER] = str(os.getpid())
     command = ["-m", "stages.cli.main", options.subcommand, *arguments]
     logging.disable(logging.CRITICAL)  # the processes say what happened
     try:
-        launch_agent(LaunchConfig(**settings), sys.executable, command)
+        with tempfile.TemporaryDirectory(prefix="intro2llm-", ignore_cleanup_errors=True) as logs:
+            config = LaunchConfig(**settings, logs_specs=DefaultLogsSpecs(log_dir=logs))
+            launch_agent(config, sys.executable, command)
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
         return max(*codes, 1)  # negative: killed
@@ -71,6 +82,7 @@ def run(options: LaunchOptions, arguments: Sequence[str] = ()) -> int:
         return 128 + int(error.sigval)
     finally:
         logging.disable(logging.NOTSET)
+        del os.environ[LAUNCHER]
     return 0
 
 

@@ -111,6 +111,7 @@ def _run_joined(world: World, name: str, arguments: Sequence[str]) -> int:
     try:
         from stages.run import processes as joining
 
+        joining.end_with_launcher()
         with _silent(world.rank > 0), joining.joined(world) as processes:
             end = _attempt(processes, name, arguments)
             for number in SIGNALS:
@@ -137,6 +138,12 @@ def _attempt(processes: Processes, name: str, arguments: Sequence[str]) -> End:
     folder: list[Path] = []
     options: object = None
     try:
+        names = joining.gather_values(processes, name, about="subcommand")
+        for rank, other in enumerate(names):
+            if other != names[0]:
+                raise ValueError(
+                    f"process {rank} runs {other}, process 0 {names[0]}; start all with one command"
+                )
         options = _parse(name, arguments, folder)
         return End(resolve(SUBCOMMANDS[name].run)(options, processes), "", False)
     except SystemExit as stop:

@@ -14,6 +14,8 @@ from stages.rollout import Rollouts
 from stages.run import processes as joining
 from stages.run.data.completions_log import Recorder
 from stages.run.experiment import Experiment, fingerprint_of
+from stages.run.options.base import RunFlags, describe_rows
+from stages.run.options.tuning import OnlineOptions
 from stages.run.processes import Processes
 from stages.sharded import sharded
 from stages.stage import Stage
@@ -32,6 +34,30 @@ def compare_flags(processes: Processes, flags: Mapping[str, Any]) -> None:
     """
     facts = {f"--{name}": value for name, value in flags.items()}
     joining.compare(processes, {**joining.describe_code(), **facts}, about="flags and code")
+
+
+def describe_split(size: int, options: RunFlags) -> str:
+    """Says how the processes divide each batch.
+
+    Args:
+        size: number of processes.
+        options: checked flags.
+
+    Returns:
+        One line.
+
+    Example:
+        >>> from stages.run.options.pretrain import PretrainOptions
+        >>> describe_split(2, PretrainOptions(batch_size=8, shard="state"))
+        '2 processes, 4 rows of each batch on each, --shard state'
+    """
+    parts = size // options.tensor_parallel
+    rows, more = divmod(options.batch_size, parts)
+    noun = "prompt" if isinstance(options, OnlineOptions) else "row"
+    count = f"{rows} or {rows + 1} {noun}s" if more else describe_rows(rows, noun)
+    groups = f" in groups of {options.tensor_parallel} that share the model" if parts < size else ""
+    shard = "" if options.shard == "none" else f", --shard {options.shard}"
+    return f"{size} processes{groups}, {count} of each batch on each{' group' if groups else ''}{shard}"
 
 
 def join(experiment: Experiment, processes: Processes, shard: str = "none") -> tuple[Experiment, Processes]:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -27,7 +28,7 @@ from pure.parallel.group import Group, group_of
 from stages.run import channel as channels
 from stages.run.channel import Channel, End, EndedError
 from stages.run.store import find_store, look_up
-from stages.run.world import World, is_loopback
+from stages.run.world import LAUNCHER, World, is_loopback
 
 Result = TypeVar("Result")
 
@@ -286,6 +287,13 @@ def release() -> None:
         leaving.join(2.0)  # NCCL may wait for a collective that never ends
 
 
+def end_with_launcher() -> None:
+    """Sends SIGTERM to this process once `intro2llm launch`, which started it, has been killed."""
+    if os.environ.get(LAUNCHER):
+        watching = partial(_watch_parent, int(os.environ[LAUNCHER]))
+        threading.Thread(target=watching, name="launcher", daemon=True).start()
+
+
 def describe_code() -> dict[str, str]:
     """Returns the versions of package and torch, and the digest of the source of all packages."""
     digest = hashlib.sha256()
@@ -315,6 +323,13 @@ def _raising_signal() -> Iterator[Callable[[], Any]]:
         yield partial(signal.pthread_kill, threading.get_ident(), signal.SIGURG)
     finally:
         signal.signal(signal.SIGURG, previous)
+
+
+def _watch_parent(pid: int) -> None:
+    """Waits until this process has another parent."""
+    while os.getppid() == pid:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _suppressed(function: Callable[[], Any]) -> None:

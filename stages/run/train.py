@@ -103,6 +103,8 @@ def train(
             config_file.refuse_other_stage(folder, stage)
             for line in config_file.refuse_other_flags(folder, options):
                 say(line)
+        if processes.size > 1:
+            say(parallel.describe_split(processes.size, options))
         # 2. Build.
         experiment, processes = parallel.join(build.build(options, say, processes), processes, options.shard)
         # 3. config.json.

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+LAUNCHER = "INTRO2LLM_LAUNCHER"
+"""Environment variable: the pid of `intro2llm launch`, in the processes that it starts."""
+
 START = "start the processes with torchrun, or with intro2llm launch NUMBER STAGE"
 
 

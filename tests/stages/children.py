@@ -43,7 +43,7 @@ def start_joined(
     folder: Path,
     arguments: list[str] | list[list[str]],
     setups: Mapping[int, Setup] | None = None,
-    subcommand: str = "pretrain",
+    subcommand: str | list[str] = "pretrain",
 ) -> list[ForkServerProcess]:
     """Starts `intro2llm SUBCOMMAND ARGUMENTS` in processes that join each other, as torchrun does.
 
@@ -52,7 +52,7 @@ def start_joined(
         folder: gets what process R prints, in `R.out` and `R.err`.
         arguments: flags of all, or a list of those of each.
         setups: rank -> called in that process before the command; picklable.
-        subcommand: the subcommand's name.
+        subcommand: the subcommand's name, or a list of those of each.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.stages.preloaded"])
@@ -63,9 +63,10 @@ def start_joined(
     processes = []
     for rank in range(count):
         own = arguments[rank] if isinstance(arguments[0], list) else arguments
+        name = subcommand if isinstance(subcommand, str) else subcommand[rank]
         variables = {"RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         setup = partial(_set_up, {name: str(x) for name, x in variables.items()}, (setups or {}).get(rank))
-        process = context.Process(target=_run, args=(subcommand, own, setup, folder / str(rank)), daemon=True)
+        process = context.Process(target=_run, args=(name, own, setup, folder / str(rank)), daemon=True)
         process.start()
         processes.append(process)
     return processes

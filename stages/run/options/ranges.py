@@ -56,6 +56,16 @@ class Within(NamedTuple):
     fix: str = ""
 
 
+class ShownAs(NamedTuple):
+    """The name of an argument without a flag, in messages.
+
+    Fields:
+        name: as in the usage line.
+    """
+
+    name: str
+
+
 class MayBeEmpty(NamedTuple):
     """Text that may be empty, such as a system message."""
 
@@ -92,15 +102,16 @@ def check_values(flags: Flags) -> None:
         value = getattr(flags, name)
         values = value if isinstance(value, tuple | list) else (value,)
         markers = getattr(hint, "__metadata__", ())
+        shown = next((marker.name for marker in markers if isinstance(marker, ShownAs)), f"--{name}")
         if "" in values and MayBeEmpty() not in markers:
             raise ValueError(
-                f"--{name}: expected text, got an empty one (a shell variable that is not set?); give a "
+                f"{shown}: expected text, got an empty one (a shell variable that is not set?); give a "
                 "value, or leave the flag out"
             )
         for marker in markers:
             if isinstance(marker, AtLeast | Above | Within):
                 for number in values:
-                    _check_number(name, number, marker)
+                    _check_number(shown, number, marker)
 
 
 def _check_number(name: str, value: float | None, marker: AtLeast | Above | Within) -> None:
@@ -110,7 +121,7 @@ def _check_number(name: str, value: float | None, marker: AtLeast | Above | With
     expected = _expectation(value, marker)
     if expected:
         fix = f"; {marker.fix}" if marker.fix else ""
-        raise ValueError(f"--{name}: expected {expected}, got {value}{fix}")
+        raise ValueError(f"{name}: expected {expected}, got {value}{fix}")
 
 
 def _expectation(value: float, marker: AtLeast | Above | Within) -> str:

@@ -124,7 +124,7 @@ def test_the_first_process_writes_the_bytes_of_one_process_and_all_load_them(
     warnings: list[str] = []
     checkpoint.load(tmp_path / "two", state(0.0), warn=warnings.append)
     assert warnings == [
-        "checkpoint.load: step-00000002: processes was 2, is 1; the run may not resume bit for bit"
+        "checkpoint.load: step-00000002: the number of processes was 2, is 1; the run may not resume bit for bit"
     ]
 
 

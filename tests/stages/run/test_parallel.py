@@ -56,7 +56,7 @@ def test_a_reward_that_fails_on_one_process_ends_all_with_its_message(tmp_path: 
 
 
 def test_a_batch_with_too_few_rows_for_the_processes_is_refused(tmp_path: Path) -> None:
-    message = "--batch_size 4 in --minibatches 4: 1 rows for 2 processes"
+    message = "--batch_size 4 in --minibatches 4: 1 row for 2 processes"
     assert_refused(tmp_path, flags(tmp_path, "ppo", minibatches=4), message, subcommand="ppo")
-    message = "--batch_size 1: 1 rows for 2 processes"
+    message = "--batch_size 1: 1 row for 2 processes"
     assert_refused(tmp_path, flags(tmp_path, "grpo", batch_size=1), message, subcommand="grpo")

@@ -70,6 +70,7 @@ def test_two_processes_have_the_numbers_of_one(two: Path) -> None:
 def test_only_the_first_process_prints(two: Path) -> None:
     first, second = printed(two / "out", "out")
     assert first[-1] == f"final model: {two / 'two' / 'final_model'} (step 12)"
+    assert first[1] == "2 processes, 2 rows of each batch on each"
     assert sum(line.startswith("step 4: val_loss") for line in first) == 1
     assert second == []
     assert printed(two / "out", "err") == [[], []]
@@ -298,12 +299,12 @@ def be_first() -> None:
 def test_flags_that_cannot_work_are_refused_once(alone: Path, tmp_path: Path) -> None:
     own = {"output_dir": tmp_path / "run"}
     assert_refused(
-        tmp_path, flags(alone, batch_size=1, **own), "--batch_size 1: 1 rows for 2 processes; give at least"
+        tmp_path, flags(alone, batch_size=1, **own), "--batch_size 1: 1 row for 2 processes; give at least"
     )
     assert_refused(
         tmp_path,
         flags(alone, gradient_accumulation=4, **own),
-        "--batch_size 4 in 4 micro-batches (--gradient_accumulation 4) leaves 1 rows for 2 processes",
+        "--batch_size 4 in 4 micro-batches (--gradient_accumulation 4) leaves 1 row for 2 processes",
     )
     assert not (tmp_path / "run").exists()
 
@@ -316,6 +317,8 @@ def test_other_flags_on_one_process_are_refused_by_name(alone: Path, tmp_path: P
         "process 1 differs from process 0 in flags and code: --seed is 1, not 0; start all processes",
     )
     assert_refused(tmp_path, [flags(alone, **own), ["--lerning", "1"]], "--lerning: unknown flag")
+    message = "process 1 runs sft, process 0 pretrain; start all with one command"
+    assert_refused(tmp_path, flags(alone, **own), message, subcommand=["pretrain", "sft"])
 
 
 def test_other_code_on_one_process_is_refused(alone: Path, tmp_path: Path) -> None:

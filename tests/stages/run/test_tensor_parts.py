@@ -171,7 +171,7 @@ def test_sizes_that_do_not_divide_are_refused_before_the_data_are_prepared(tmp_p
 def test_a_batch_has_a_row_for_each_part() -> None:
     two = PretrainOptions(batch_size=1, tensor_parallel=2)
     build.check(two, TWO)
-    with pytest.raises(ValueError, match="--batch_size 1: 1 rows for 2 processes"):
+    with pytest.raises(ValueError, match="--batch_size 1: 1 row for 2 processes"):
         build.check(two, Processes(size=4))
 
 
