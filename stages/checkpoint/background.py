@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,7 +135,10 @@ def _start(function: Callable[[], Any], future: Future) -> None:
         try:
             future.set_result(function())
         except BaseException as error:
-            future.set_exception(error)
+            with suppress(
+                InvalidStateError
+            ):  # a signal's error, raised as the thread was started, came first
+                future.set_exception(error)
 
     _run_in_thread(run)
 
