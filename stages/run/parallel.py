@@ -14,7 +14,7 @@ from stages.rollout import Rollouts
 from stages.run import processes as joining
 from stages.run.data.completions_log import Recorder
 from stages.run.experiment import Experiment, fingerprint_of
-from stages.run.options.base import RunFlags, describe_rows
+from stages.run.options.base import TrainOptions, describe_rows
 from stages.run.options.tuning import OnlineOptions
 from stages.run.processes import Processes
 from stages.sharded import sharded
@@ -36,7 +36,7 @@ def compare_flags(processes: Processes, flags: Mapping[str, Any]) -> None:
     joining.compare(processes, {**joining.describe_code(), **facts}, about="flags and code")
 
 
-def describe_split(size: int, options: RunFlags) -> str:
+def describe_split(size: int, options: TrainOptions) -> str:
     """Says how the processes divide each batch.
 
     Args:
