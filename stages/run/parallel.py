@@ -14,8 +14,7 @@ from stages.rollout import Rollouts
 from stages.run import processes as joining
 from stages.run.data.completions_log import Recorder
 from stages.run.experiment import Experiment, fingerprint_of
-from stages.run.options.base import TrainOptions, describe_rows
-from stages.run.options.tuning import OnlineOptions
+from stages.run.options.base import describe_rows
 from stages.run.processes import Processes
 from stages.sharded import sharded
 from stages.stage import Stage
@@ -36,28 +35,29 @@ def compare_flags(processes: Processes, flags: Mapping[str, Any]) -> None:
     joining.compare(processes, {**joining.describe_code(), **facts}, about="flags and code")
 
 
-def describe_split(size: int, options: TrainOptions) -> str:
+def describe_split(size: int, rows: int, *, tensor: int = 1, shard: str = "none", noun: str = "row") -> str:
     """Says how the processes divide each batch.
 
     Args:
         size: number of processes.
-        options: checked flags.
+        rows: of a batch.
+        tensor: number of processes that share the model.
+        shard: as in `join`.
+        noun: name of a row.
 
     Returns:
         One line.
 
     Example:
-        >>> from stages.run.options.pretrain import PretrainOptions
-        >>> describe_split(2, PretrainOptions(batch_size=8, shard="state"))
+        >>> describe_split(2, 8, shard="state")
         '2 processes, 4 rows of each batch on each, --shard state'
     """
-    parts = size // options.tensor_parallel
-    rows, more = divmod(options.batch_size, parts)
-    noun = "prompt" if isinstance(options, OnlineOptions) else "row"
-    count = f"{rows} or {rows + 1} {noun}s" if more else describe_rows(rows, noun)
-    groups = f" in groups of {options.tensor_parallel} that share the model" if parts < size else ""
-    shard = "" if options.shard == "none" else f", --shard {options.shard}"
-    return f"{size} processes{groups}, {count} of each batch on each{' group' if groups else ''}{shard}"
+    parts = size // tensor
+    low, more = divmod(rows, parts)
+    count = f"{low} or {low + 1} {noun}s" if more else describe_rows(low, noun)
+    groups = f" in groups of {tensor} that share the model" if tensor > 1 else ""
+    split = "" if shard == "none" else f", --shard {shard}"
+    return f"{size} processes{groups}, {count} of each batch on each{' group' if groups else ''}{split}"
 
 
 def join(experiment: Experiment, processes: Processes, shard: str = "none") -> tuple[Experiment, Processes]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.run.options.base import RunFlags
 from stages.run.options.pretrain import PretrainOptions
-from stages.run.options.tuning import TuningOptions, stage_name
+from stages.run.options.tuning import OnlineOptions, TuningOptions, stage_name
 
 if TYPE_CHECKING:
     from pure.types import Model
@@ -104,7 +104,15 @@ def train(
             for line in config_file.refuse_other_flags(folder, options):
                 say(line)
         if processes.size > 1:
-            say(parallel.describe_split(processes.size, options))
+            say(
+                parallel.describe_split(
+                    processes.size,
+                    options.batch_size,
+                    tensor=options.tensor_parallel,
+                    shard=options.shard,
+                    noun="prompt" if isinstance(options, OnlineOptions) else "row",
+                )
+            )
         # 2. Build.
         experiment, processes = parallel.join(build.build(options, say, processes), processes, options.shard)
         # 3. config.json.
