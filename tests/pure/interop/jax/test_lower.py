@@ -338,7 +338,9 @@ def test_four_bits_need_no_int64() -> None:
     lowered = lower(lambda x: (nf4_linear(packed, x), dequantize(packed)), x)
     product, weight = jax.jit(lowered)(to_jax(x))
     assert np.array_equal(weight, dequantize(packed))
-    np.testing.assert_allclose(product, nf4_linear(packed, x), rtol=1e-5, atol=1e-5)
+    # 400 terms are added in another order: the error is relative to the sum of their sizes.
+    sizes = x.abs() @ dequantize(packed).abs().T
+    assert (np.abs(product - nf4_linear(packed, x).numpy()) < 2e-7 * sizes.numpy()).all()
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
