@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+from concurrent.futures import Future
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch.distributed as dist
@@ -38,20 +41,17 @@ def find_store(world: World, seconds: float) -> Any:
     place = f"{place} at {world.address}, port {world.port}"
     if not serves and not wait_to_join(lambda: _answers(world), world, 0, seconds):
         raise TimeoutError(f"{place}, within {seconds:.0f} s; is process 0 running?")
-    try:
-        store = dist.TCPStore(
-            world.address,
-            world.port,
-            world.size,
-            serves,
-            timedelta(seconds=min(seconds, SECONDS_TO_CONNECT)),
-            wait_for_workers=False,
-            multi_tenant=serves,
-        )
-    except (RuntimeError, OSError) as error:
-        if "EADDRINUSE" in str(error):
-            raise OSError(f"port {world.port} is in use: has another process RANK=0 too?") from error
+    connecting: Future = Future()
+    connect = partial(_connect, connecting, world, serves, min(seconds, SECONDS_TO_CONNECT))
+    threading.Thread(target=connect, name="store", daemon=True).start()
+    if not wait_to_join(connecting.done, world, 0, min(seconds, SECONDS_TO_CONNECT)):
+        raise TimeoutError(f"{place}: what listens there is not process 0, or is busy; choose another port")
+    error = connecting.exception()
+    if error is not None and "EADDRINUSE" in str(error):
+        raise OSError(f"port {world.port} is in use: has another process RANK=0 too?") from error
+    if error is not None:
         raise TimeoutError(f"{place}: {str(error).strip().partition(chr(10))[0][:200]}") from error
+    store = connecting.result()
     store.set_timeout(timedelta(seconds=seconds))
     return store
 
@@ -80,6 +80,24 @@ def look_up(store: Any, world: World, name: str, seconds: float) -> str:
         return store.get(name).decode()
     except RuntimeError as error:
         raise ConnectionError(f"process 0 ended before process {world.rank} had joined it") from error
+
+
+def _connect(connecting: Future, world: World, serves: bool, seconds: float) -> None:
+    """Connects in a thread, as torch waits without an end for what is not a store."""
+    try:
+        store = dist.TCPStore(
+            world.address,
+            world.port,
+            world.size,
+            serves,
+            timedelta(seconds=seconds),
+            wait_for_workers=False,
+            multi_tenant=serves,
+        )
+    except Exception as error:
+        connecting.set_exception(error)
+    else:
+        connecting.set_result(store)
 
 
 def _answers(world: World) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 from functools import partial
 from pathlib import Path
@@ -289,6 +290,22 @@ def test_two_processes_with_rank_0_are_told_so(alone: Path, tmp_path: Path) -> N
     assert join_all(processes, 20) == [1, 1]
     lines = [line for (line,) in printed(tmp_path / "out", "err")]
     assert sum("is in use: has another process RANK=0 too?" in line for line in lines) == 1, lines
+
+
+def test_a_port_of_something_else_is_told(alone: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        variables = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": str(server.getsockname()[1])}
+        setups = {0: partial(set_variables, variables | {"INTRO2LLM_JOIN_SECONDS": "1"})}
+        processes = start_joined(1, tmp_path / "out", flags(alone, output_dir=tmp_path / "run"), setups)
+        assert join_all(processes, 20) == [1]
+    ((line,),) = printed(tmp_path / "out", "err")
+    assert "process 1 of 2 could not join the others at 127.0.0.1" in line
+    assert "what listens there is not process 0" in line
+
+
+def set_variables(variables: dict[str, str]) -> None:
+    """Sets environment variables."""
+    os.environ.update(variables)
 
 
 def be_first() -> None:
