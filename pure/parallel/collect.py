@@ -249,17 +249,21 @@ def exchange(value: Any, group: Group) -> list[Any]:
     return values
 
 
-def buckets(leaves: Sequence[Tensor], counts: Sequence[int] | None = None) -> Iterator[list[int]]:
-    """Yield the indices of the leaves that one collective takes: of one dtype, and about BUCKET bytes.
+def buckets(
+    leaves: Sequence[Tensor], counts: Sequence[int] | None = None, bucket: int | None = None
+) -> Iterator[list[int]]:
+    """Yield the indices of the leaves that one collective takes: of one dtype, and not much more bytes.
 
     Args:
         leaves: tensors.
         counts: elements of each, the same on all processes; None: those of the leaves.
+        bucket: bytes that one collective takes, if its first leaf has not more; None: BUCKET.
 
     Example:
         >>> list(buckets([torch.zeros(2), torch.zeros(2, dtype=torch.int64), torch.zeros(3)]))
         [[0, 2], [1]]
     """
+    limit = BUCKET if bucket is None else bucket
     for dtype in dict.fromkeys(x.dtype for x in leaves):
         indices: list[int] = []
         size = 0
@@ -267,7 +271,7 @@ def buckets(leaves: Sequence[Tensor], counts: Sequence[int] | None = None) -> It
             if x.dtype != dtype:
                 continue
             nbytes = x.element_size() * (x.numel() if counts is None else counts[i])
-            if indices and size + nbytes > BUCKET:
+            if indices and size + nbytes > limit:
                 yield indices
                 indices, size = [], 0
             indices.append(i)

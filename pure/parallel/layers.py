@@ -25,7 +25,11 @@ from pure.parallel.row_collectives import all_gather_rows, reduce_scatter_rows
 from pure.parallel.rows import gather, group_of_rows, local
 from pure.transform.by_layer import layer_name
 from pure.transform.modes import is_forward_mode
+from pure.transform.precision import cast_dtype, compute_dtype
 from pure.types import Tree
+
+LAYER = 1 << 62
+"""Bytes of a bucket of a layer: all of it, as it is whole in memory anyway, and a collective has a cost."""
 
 REFUSED = (
     "sharded(layers=True): a leaf of params is this process's rows, which only the layers of "
@@ -83,11 +87,19 @@ class Saved(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Plan of a gathering. `sizes` has None for leaves [], which all processes hold."""
+    """Plan of a gathering.
+
+    Fields:
+        group: the processes.
+        sizes: S of each leaf; None for leaves [], which all processes hold.
+        dtypes: that the leaves are gathered in.
+        bucket: bytes that one collective takes, about; None: 32 MB.
+    """
 
     group: Group
     sizes: tuple[int | None, ...]
     dtypes: tuple[torch.dtype, ...]
+    bucket: int | None = None
 
 
 def loss_on_rows(
@@ -95,8 +107,8 @@ def loss_on_rows(
 ) -> tuple[Tensor, Tensor, dict]:
     """Compute a loss whose params are this process's rows.
 
-    Leaves outside all layers (embedding, norm, head) are gathered once, before the loss; those of a layer are
-    given to it as `Rows`.
+    Leaves outside all layers (embedding, norm, head) are gathered once, before the loss, in the dtype that it
+    computes in; those of a layer are given to it as `Rows`.
 
     Args:
         loss: of whole params.
@@ -117,7 +129,8 @@ def loss_on_rows(
         if wholes[i].ndim and i not in outside:
             leaves[i] = Rows(x, wholes[i].shape[0], x.dtype, group)
     sizes = tuple(wholes[i].shape[0] if wholes[i].ndim else None for i in outside)
-    plan = Plan(group, sizes, tuple(leaves[i].dtype for i in outside))
+    compute = compute_dtype(loss)
+    plan = Plan(group, sizes, tuple(cast_dtype(leaves[i].dtype, compute) for i in outside))
     for i, x in zip(outside, gather_with_gradient(plan, [leaves[i] for i in outside]), strict=True):
         leaves[i] = x
     try:
@@ -240,7 +253,7 @@ class _Scatter(torch.autograd.Function):
 
     @staticmethod
     def forward(plan: Plan, *wholes: Tensor) -> tuple[Tensor, ...]:
-        sums = reduce_scatter_rows(plan.group, wholes)
+        sums = reduce_scatter_rows(plan.group, wholes, bucket=plan.bucket)
         return tuple(y.view_as(y) if y is x else y for x, y in zip(wholes, sums, strict=True))
 
     @staticmethod
@@ -261,7 +274,8 @@ def _gather_plainly(plan: Plan, rows: Sequence[Tensor]) -> list[Tensor]:
     cast = [x.to(dtype) for x, dtype in zip(rows, plan.dtypes, strict=True)]
     cut = [i for i, size in enumerate(plan.sizes) if size is not None]
     sizes = [size for size in plan.sizes if size is not None]
-    for i, x in zip(cut, all_gather_rows(plan.group, [cast[i] for i in cut], sizes), strict=True):
+    wholes = all_gather_rows(plan.group, [cast[i] for i in cut], sizes, bucket=plan.bucket)
+    for i, x in zip(cut, wholes, strict=True):
         cast[i] = x
     return cast
 
@@ -283,7 +297,7 @@ def _plan(leaves: Sequence[Rows | DTensor]) -> tuple[Plan, list[Tensor]]:
     group = first.group if isinstance(first, Rows) else group_of_rows(list(leaves))
     sizes = tuple(x.size if isinstance(x, Rows) else x.shape[0] for x in leaves)
     own = [x.local if isinstance(x, Rows) else local(x).detach() for x in leaves]
-    return Plan(group, sizes, tuple(x.dtype for x in leaves)), own
+    return Plan(group, sizes, tuple(x.dtype for x in leaves), LAYER), own
 
 
 def _row_indices(leaves: Sequence[Any]) -> list[int]:

@@ -1,6 +1,6 @@
 """Collectives of rows: whole leaves from the rows of all processes, and rows of the sums of whole leaves.
 
-Plain tensors, in buckets of about 32 MB; `pure.parallel.rows` has the trees.
+Plain tensors, in buckets of about 32 MB, or of a layer; `pure.parallel.rows` has the trees.
 
 Shape letters: S rows of a leaf, n processes.
 
@@ -36,8 +36,10 @@ def own_rows(size: int, group: Group) -> tuple[int, int]:
     return min(group.rank * step, size), min((group.rank + 1) * step, size)
 
 
-def all_gather_rows(group: Group, rows: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-    """Return whole leaves from the rows of all processes, by one all-gather a bucket of about 32 MB.
+def all_gather_rows(
+    group: Group, rows: Sequence[Tensor], sizes: Sequence[int], *, bucket: int | None = None
+) -> list[Tensor]:
+    """Return whole leaves from the rows of all processes, by one all-gather a bucket.
 
     Bytes received by a process: (n - 1)/n of the whole leaves.
 
@@ -45,6 +47,7 @@ def all_gather_rows(group: Group, rows: Sequence[Tensor], sizes: Sequence[int]) 
         group: the processes.
         rows: this process's rows of each leaf [about S/n, ...].
         sizes: S of each leaf.
+        bucket: bytes of whole leaves that one collective gathers, about; None: 32 MB.
 
     Returns:
         [S, ...] of each leaf.
@@ -57,7 +60,7 @@ def all_gather_rows(group: Group, rows: Sequence[Tensor], sizes: Sequence[int]) 
     refuse_transforms("sharded")
     wholes = list(rows)
     counts = [size * x.shape[1:].numel() for x, size in zip(rows, sizes, strict=True)]
-    for indices in buckets(rows, counts):
+    for indices in buckets(rows, counts, bucket):
         padded = [_pad(rows[i], -(-sizes[i] // group.size)) for i in indices]
         flat = torch.cat([x.reshape(-1) for x in padded])
         everywhere = flat.new_empty(group.size * flat.numel())
@@ -68,15 +71,16 @@ def all_gather_rows(group: Group, rows: Sequence[Tensor], sizes: Sequence[int]) 
     return wholes
 
 
-def reduce_scatter_rows(group: Group, values: Tree) -> Tree:
+def reduce_scatter_rows(group: Group, values: Tree, *, bucket: int | None = None) -> Tree:
     """Return this process's rows of the sums over all processes, by one reduce-scatter a bucket.
 
-    A bucket has about 32 MB. Bytes received by a process: (n - 1)/n of the values.
+    Bytes received by a process: (n - 1)/n of the values.
 
     Args:
         group: the processes.
         values: tree of whole leaves [S, ...], of the same shapes on all processes; leaves [] are summed too.
             A leaf that nobody else holds is freed when its sum is there.
+        bucket: bytes of values that one collective sums, about; None: 32 MB.
 
     Returns:
         A tree of [rows of this process, ...].
@@ -89,7 +93,7 @@ def reduce_scatter_rows(group: Group, values: Tree) -> Tree:
     refuse_transforms("sharded")
     leaves, spec = tree.flatten(values)
     del values
-    for indices in buckets(leaves):
+    for indices in buckets(leaves, bucket=bucket):
         shapes = [leaves[i].shape for i in indices]
         steps = [-(-shape[0] // group.size) if shape else 1 for shape in shapes]
         parts = [_by_process(leaves[i], step, group.size) for i, step in zip(indices, steps, strict=True)]

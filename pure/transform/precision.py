@@ -64,9 +64,37 @@ def cast_params(params: Tree, dtype: torch.dtype) -> Tree:
         >>> [x.dtype for x in cast_params(params, torch.float32).values()]
         [torch.float64, torch.float32]
     """
-    if dtype != torch.float32:
-        return tree.cast(params, dtype)
-    return tree.map(lambda x: x if x.dtype == torch.float64 else tree.cast(x, dtype), params)
+    return tree.map(lambda x: tree.cast(x, cast_dtype(x.dtype, dtype)), params)
+
+
+def cast_dtype(own: torch.dtype, compute: torch.dtype | None) -> torch.dtype:
+    """Returns the dtype of a leaf of params in a computation.
+
+    Args:
+        own: the leaf's.
+        compute: that of the computation; None casts nothing.
+
+    Example:
+        >>> cast_dtype(torch.float64, torch.float32), cast_dtype(torch.float32, torch.bfloat16)
+        (torch.float64, torch.bfloat16)
+        >>> cast_dtype(torch.int32, torch.bfloat16)
+        torch.int32
+    """
+    if compute is None or not own.is_floating_point or (own, compute) == (torch.float64, torch.float32):
+        return own
+    return compute
+
+
+def compute_dtype(function: Callable) -> torch.dtype | None:
+    """Returns the dtype that `mixed` was given; None for a function that it did not return.
+
+    Example:
+        >>> compute_dtype(mixed(max, torch.bfloat16)), compute_dtype(max)
+        (torch.bfloat16, None)
+    """
+    if isinstance(function, partial) and function.func is _mixed:
+        return function.args[1]
+    return None
 
 
 def loss_scale(initial: float = FIRST_SCALE, device: torch.device | str = "cpu") -> LossScale:
