@@ -179,7 +179,7 @@ def explain_errors(final: Path) -> Iterator[None]:
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         fix = "make room there" if is_full else "make the folder writable, or choose another output folder"
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and final.parent.is_dir():
             fix = "another process saves there too: give group= on all of them, or one folder to each"
         if error.errno in (errno.ECANCELED, errno.ETIMEDOUT):
             fix = "look for that process's own message"
