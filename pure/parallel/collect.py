@@ -250,7 +250,10 @@ def exchange(value: Any, group: Group) -> list[Any]:
 
 
 def buckets(
-    leaves: Sequence[Tensor], counts: Sequence[int] | None = None, bucket: int | None = None
+    leaves: Sequence[Tensor],
+    counts: Sequence[int] | None = None,
+    bucket: int | None = None,
+    dtypes: Sequence[torch.dtype] | None = None,
 ) -> Iterator[list[int]]:
     """Yield the indices of the leaves that one collective takes: of one dtype, and not much more bytes.
 
@@ -258,19 +261,21 @@ def buckets(
         leaves: tensors.
         counts: elements of each, the same on all processes; None: those of the leaves.
         bucket: bytes that one collective takes, if its first leaf has not more; None: BUCKET.
+        dtypes: of each leaf in the collective; None: its own.
 
     Example:
         >>> list(buckets([torch.zeros(2), torch.zeros(2, dtype=torch.int64), torch.zeros(3)]))
         [[0, 2], [1]]
     """
     limit = BUCKET if bucket is None else bucket
-    for dtype in dict.fromkeys(x.dtype for x in leaves):
+    dtypes = [x.dtype for x in leaves] if dtypes is None else dtypes
+    for dtype in dict.fromkeys(dtypes):
         indices: list[int] = []
         size = 0
         for i, x in enumerate(leaves):
-            if x.dtype != dtype:
+            if dtypes[i] != dtype:
                 continue
-            nbytes = x.element_size() * (x.numel() if counts is None else counts[i])
+            nbytes = dtype.itemsize * (x.numel() if counts is None else counts[i])
             if indices and size + nbytes > limit:
                 yield indices
                 indices, size = [], 0

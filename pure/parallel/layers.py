@@ -92,7 +92,7 @@ class Plan:
     Fields:
         group: the processes.
         sizes: S of each leaf; None for leaves [], which all processes hold.
-        dtypes: that the leaves are gathered in.
+        dtypes: that the leaves are gathered, or summed, in.
         bucket: bytes that one collective takes, about; None: 32 MB.
     """
 
@@ -235,13 +235,11 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         ctx.plan, *rows = inputs
-        ctx.own = [(x.dtype, y.shape) for x, y in zip(rows, output, strict=True)]
+        ctx.dtypes = tuple(x.dtype for x in rows)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple:
-        wide = [g.to(dtype) for g, (dtype, _) in zip(cotangents, ctx.own, strict=True)]
-        del cotangents
-        return (None, *_Scatter.apply(ctx.plan, *wide))
+        return (None, *_Scatter.apply(replace(ctx.plan, dtypes=ctx.dtypes), *cotangents))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> Any:
@@ -249,11 +247,11 @@ class _Gather(torch.autograd.Function):
 
 
 class _Scatter(torch.autograd.Function):
-    """Whole leaves -> this process's rows of their sums; its derivative is `_Gather`."""
+    """whole -> this process's rows of their sums, in the plan's dtypes; derivative: `_Gather`."""
 
     @staticmethod
     def forward(plan: Plan, *wholes: Tensor) -> tuple[Tensor, ...]:
-        sums = reduce_scatter_rows(plan.group, wholes, bucket=plan.bucket)
+        sums = reduce_scatter_rows(plan.group, wholes, dtypes=plan.dtypes, bucket=plan.bucket)
         return tuple(y.view_as(y) if y is x else y for x, y in zip(wholes, sums, strict=True))
 
     @staticmethod

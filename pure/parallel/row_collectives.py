@@ -62,7 +62,7 @@ def all_gather_rows(
     counts = [size * x.shape[1:].numel() for x, size in zip(rows, sizes, strict=True)]
     for indices in buckets(rows, counts, bucket):
         padded = [_pad(rows[i], -(-sizes[i] // group.size)) for i in indices]
-        flat = torch.cat([x.reshape(-1) for x in padded])
+        flat = _join([x.reshape(-1) for x in padded])
         everywhere = flat.new_empty(group.size * flat.numel())
         _all_gather(everywhere, flat, group)
         columns = everywhere.view(group.size, -1).split([x.numel() for x in padded], 1)
@@ -71,15 +71,19 @@ def all_gather_rows(
     return wholes
 
 
-def reduce_scatter_rows(group: Group, values: Tree, *, bucket: int | None = None) -> Tree:
+def reduce_scatter_rows(
+    group: Group, values: Tree, *, dtypes: Sequence[torch.dtype] | None = None, bucket: int | None = None
+) -> Tree:
     """Return this process's rows of the sums over all processes, by one reduce-scatter a bucket.
 
-    Bytes received by a process: (n - 1)/n of the values.
+    Bytes received by a process: (n - 1)/n of the values. Beside the values and their rows, one bucket is in
+    memory at a time.
 
     Args:
         group: the processes.
         values: tree of whole leaves [S, ...], of the same shapes on all processes; leaves [] are summed too.
             A leaf that nobody else holds is freed when its sum is there.
+        dtypes: of the sums, one a leaf; None: those of the values.
         bucket: bytes of values that one collective sums, about; None: 32 MB.
 
     Returns:
@@ -88,17 +92,18 @@ def reduce_scatter_rows(group: Group, values: Tree, *, bucket: int | None = None
     Raises:
         RuntimeError: under a transform of torch.func; if another process ended.
     """
-    if group.size == 1:
-        return values
-    refuse_transforms("sharded")
     leaves, spec = tree.flatten(values)
+    dtypes = [x.dtype for x in leaves] if dtypes is None else dtypes
+    if group.size == 1:
+        return tree.unflatten(spec, [x.to(dtype) for x, dtype in zip(leaves, dtypes, strict=True)])
+    refuse_transforms("sharded")
     del values
-    for indices in buckets(leaves, bucket=bucket):
+    for indices in buckets(leaves, bucket=bucket, dtypes=dtypes):
         shapes = [leaves[i].shape for i in indices]
         steps = [-(-shape[0] // group.size) if shape else 1 for shape in shapes]
         parts = [_by_process(leaves[i], step, group.size) for i, step in zip(indices, steps, strict=True)]
-        flat = torch.cat(parts, 1)
         counts = [part.shape[1] for part in parts]
+        flat = _join(parts, 1, dtypes[indices[0]])
         del parts
         summed = flat.new_empty(flat.shape[1])
         _reduce_scatter(summed, flat.reshape(-1), group)
@@ -114,6 +119,18 @@ def _pad(rows: Tensor, count: int) -> Tensor:
     if rows.shape[0] == count:
         return rows
     return torch.cat([rows, rows.new_zeros(count - rows.shape[0], *rows.shape[1:])])
+
+
+def _join(parts: Sequence[Tensor], dim: int = 0, dtype: torch.dtype | None = None) -> Tensor:
+    """Concatenates, in another dtype without a copy of the parts in it; one part alone is not copied."""
+    dtype = parts[0].dtype if dtype is None else dtype
+    if len(parts) == 1:
+        return parts[0].to(dtype)
+    if all(x.dtype == dtype for x in parts):
+        return torch.cat(list(parts), dim)
+    shape = list(parts[0].shape)
+    shape[dim] = sum(x.shape[dim] for x in parts)
+    return torch.cat(list(parts), dim, out=parts[0].new_empty(shape, dtype=dtype))
 
 
 def _by_process(x: Tensor, step: int, size: int) -> Tensor:

@@ -103,6 +103,11 @@ def check_reduce_scatter_rows() -> None:
         total = torch.stack(parts).double().sum(0)
         first, last = row_collectives.own_rows(total.shape[0], group) if total.ndim else (None, None)
         torch.testing.assert_close(own.double(), total[first:last] if total.ndim else total)
+    assert_same_bits(values, everywhere[group.rank])
+    halves = [x.bfloat16() for x in values]  # summed in float32, as if they had been cast before
+    wide = row_collectives.reduce_scatter_rows(group, halves, dtypes=[torch.float32] * len(halves))
+    assert_same_bits(wide, row_collectives.reduce_scatter_rows(group, [x.float() for x in halves]))
+    assert_same_bits(halves, [x.bfloat16() for x in values])
 
 
 def check_small_buckets() -> None:
