@@ -13,33 +13,18 @@ Without --compile steps are eager, and the processes come from a fork server, so
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import multiprocessing
-import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
-STEPS = 24
-SHAPE: Mapping[str, int] = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
-TIMINGS = ("tok_per_sec", "tflops", "mfu", "compile_seconds")
-"""Metrics that depend on the clock; they are not compared."""
+from _interrupted import SHAPE, is_saving, list_flags, pretrain, read_results
 
 
 class Kill(NamedTuple):
@@ -119,7 +104,7 @@ def kill_run(work: Path, count: int, rng: random.Random, compile: bool) -> Run:
     process = start(work, "killed", compile)
     process.join()
     assert process.exitcode == 0, f"the resumed run ended with exit code {process.exitcode}"
-    equal = read_results(work / "killed") == read_results(work / "never_killed")
+    equal = read_state_and_results(work / "killed") == read_state_and_results(work / "never_killed")
     shutil.rmtree(work / "killed")
     return Run(kills, equal)
 
@@ -134,60 +119,27 @@ def wait_randomly(folder: Path, process: ForkServerProcess, rng: random.Random) 
         time.sleep(rng.uniform(0.0, 1.2))
 
 
-def is_saving(folder: Path) -> bool:
-    """Test whether a save is being written."""
-    with contextlib.suppress(FileNotFoundError):
-        return any(name.endswith(".tmp") for name in os.listdir(folder / "checkpoints"))
-    return False
-
-
 def describe_kill(folder: Path) -> Kill:
     """Describe the folder of a killed run."""
     path = folder / "metrics.jsonl"
     return Kill(is_saving(folder), path.read_bytes().count(b"\n") if path.exists() else 0)
 
 
-def read_results(folder: Path) -> tuple[bytes, bytes, list[str]]:
-    """Read the results of a finished run: state, weights, log."""
+def read_state_and_results(folder: Path) -> tuple:
+    """Read what is compared: the bytes of the last state, log and final weights."""
     state = max((folder / "checkpoints").glob("step-????????")) / "state.msgpack"
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    log = [json.dumps({name: value for name, value in row.items() if name not in TIMINGS}) for row in rows]
-    steps = [row["step"] for row in rows]
-    assert steps == list(range(1, STEPS + 1)), f"metrics.jsonl: expected steps 1 .. {STEPS}, got {steps}"
-    return state.read_bytes(), (folder / "final_model" / "model.safetensors").read_bytes(), log
+    return state.read_bytes(), read_results(folder)
 
 
 def start(work: Path, name: str, compile: bool) -> ForkServerProcess:
     """Start or resume a run in a child process."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["stages.run.build", "stages.run.loop"])
-    arguments = {
-        "config": work / "shape.json",
-        "data_path": work / "text",
-        "output_dir": work / name,
-        "batch_size": 4,
-        "max_length": 32,
-        "max_steps": STEPS,
-        "save_every": 2,
-        "eval_every": 8,
-        "learning_rate": 0.01,
-        "device": "cpu",
-    }
-    words = [word for flag, value in arguments.items() for word in (f"--{flag}", str(value))]
+    paths = {"config": work / "shape.json", "data_path": work / "text"}
+    words = list_flags(work / name, **paths, eval_every=8, learning_rate=0.01)
     process = context.Process(target=pretrain, args=([*words, "--compile" if compile else "--no-compile"],))
     process.start()
     return process
-
-
-def pretrain(arguments: list[str]) -> None:
-    """Child process: `intro2llm pretrain` on one thread, printing errors only."""
-    import torch
-
-    from stages.cli.main import main as command
-
-    torch.set_num_threads(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.exit(command(["pretrain", *arguments]))
 
 
 if __name__ == "__main__":

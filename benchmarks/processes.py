@@ -24,18 +24,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
-STEPS = 24
-SHAPE: Mapping[str, int] = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
-TIMINGS = ("tok_per_sec", "tflops", "mfu", "compile_seconds")
-"""Metrics that depend on the clock; they are not compared."""
+from _interrupted import SHAPE, STEPS, is_saving, list_flags, pretrain, read_results
+
 KINDS: Mapping[str, tuple[signal.Signals, tuple[int, ...]]] = {
     "kill -9 of process 0": (signal.SIGKILL, (0,)),
     "kill -9 of process 1": (signal.SIGKILL, (1,)),
@@ -124,25 +114,13 @@ def run_round(
     kept = [code for rank, code in enumerate(codes) if number != signal.SIGKILL or rank not in ranks]
     assert end(start(folder, run, shard)) == [0, 0], (run / "0.err").read_text()
     damaged = "skipped a damaged" in (run / "0.out").read_text()
-    return Round(tuple(kept), seconds, during_save, damaged, result(run) == expected[shard])
+    return Round(tuple(kept), seconds, during_save, damaged, read_results(run) == expected[shard])
 
 
 def run_whole(folder: Path, shard: str) -> tuple:
     """Run without an interruption, and return its result."""
     assert end(start(folder, folder / shard, shard)) == [0, 0], (folder / shard / "0.err").read_text()
-    return result(folder / shard)
-
-
-def result(run: Path) -> tuple:
-    """Return what is compared: the log without timings, and the bytes of the final weights."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    log = [{name: value for name, value in row.items() if name not in TIMINGS} for row in rows]
-    return log, (run / "final_model" / "model.safetensors").read_bytes()
-
-
-def is_saving(run: Path) -> bool:
-    """Check if a checkpoint has begun that is not complete."""
-    return any((run / "checkpoints").glob("*.tmp"))
+    return read_results(folder / shard)
 
 
 def write_text(folder: Path) -> None:
@@ -160,12 +138,8 @@ def start(folder: Path, run: Path, shard: str) -> list[ForkServerProcess]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    flags = {"config": folder / "config.json", "data_path": folder / "text.txt", "output_dir": run}
-    numbers = {"batch_size": 4, "max_length": 32, "max_steps": STEPS, "save_every": 2, "eval_every": 6}
-    choices = {"dtype": "float32", "device": "cpu", "shard": shard, "workers": 1}
-    words = [
-        word for name, value in (flags | numbers | choices).items() for word in (f"--{name}", str(value))
-    ]
+    paths = {"config": folder / "config.json", "data_path": folder / "text.txt"}
+    words = list_flags(run, **paths, eval_every=6, dtype="float32", shard=shard, workers=1)
     processes = []
     for rank in range(2):
         place = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -192,16 +166,9 @@ def end(processes: list[ForkServerProcess]) -> list[int | None]:
 
 
 def run_process(variables: dict[str, str], words: list[str], printed: str) -> None:
-    """Body of a process: the command, on one thread."""
-    import torch
-
-    from stages.cli.main import main as run_command
-
+    """Body of a process."""
     os.environ.update(variables)
-    torch.set_num_threads(1)
-    for stream, ending in ((1, "out"), (2, "err")):
-        os.dup2(os.open(f"{printed}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-    raise SystemExit(run_command(["pretrain", *words]))
+    pretrain(words, f"{printed}.out", f"{printed}.err")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple, TypeVar
 
 from data_pipes.types import BadRow, OnBad, Row, stop
+from pure.plural import count_noun
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Letters that name the choices, in order."""
@@ -114,8 +115,8 @@ def few_shot(questions: Questions, subject: str, count: int) -> list[Question]:
     if len(examples) < count:
         source = questions.dev_source.replace("{subject}", subject)
         raise ValueError(
-            f"few_shot: expected {count} examples of the subject {subject!r}, got {len(examples)} from "
-            f"{source}; ask for at most {len(examples)}, or add some there"
+            f"few_shot: expected {count_noun(count, 'example')} of the subject {subject!r}, got "
+            f"{len(examples)} from {source}; ask for at most {len(examples)}, or add some there"
         )
     return examples[:count]
 
@@ -233,7 +234,8 @@ def _parse_arc(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...], int]:
     labels = _require_texts(row["choices"].get("label"), "choices['label']")
     if len(labels) != len(choices):
         raise UnreadableError(
-            f"expected a label for each choice, got {len(choices)} choices and {len(labels)} labels"
+            f"expected a label for each choice, got {count_noun(len(choices), 'choice')} and "
+            f"{count_noun(len(labels), 'label')}"
         )
     key = require_text(row.get("answerKey"), "answerKey").strip()
     if labels.count(key) != 1:

@@ -22,6 +22,7 @@ import numpy as np
 from data_pipes.ngram import hash_ngrams, hash_words
 from data_pipes.types import Document, text_length
 from data_pipes.workers import group, map_in_order
+from pure.plural import count_noun
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\x80-\x9f\ufffd]")
 _STOP_WORDS = frozenset(["the", "be", "to", "of", "and", "that", "have", "with"])
@@ -128,13 +129,14 @@ def render_report(counts: Report) -> str:
 
     Example:
         >>> print(render_report(report([Drop("a", "length: 5 characters", 5)])))
-        length: 1 documents, 5 characters; a (5 characters)
+        length: 1 document, 5 characters; a (5 characters)
     """
     by_characters = sorted(counts.dropped.items(), key=lambda item: -item[1][1])
     lines = []
     for name, (documents, characters) in by_characters:
         examples = ", ".join(counts.examples[name])
-        lines.append(f"{name}: {documents} documents, {characters} characters; {examples}")
+        size = f"{count_noun(documents, 'document')}, {count_noun(characters, 'character')}"
+        lines.append(f"{name}: {size}; {examples}")
     return "\n".join(lines) or "no document was dropped"
 
 
@@ -268,9 +270,9 @@ def _first_reason(
 def _length(document: Document, *, minimum: int, maximum: int | None) -> str | None:
     size = len(document.text)
     if size < minimum:
-        return f"length: {size} characters, fewer than {minimum}"
+        return f"length: {count_noun(size, 'character')}, fewer than {minimum}"
     if maximum is not None and size > maximum:
-        return f"length: {size} characters, more than {maximum}"
+        return f"length: {count_noun(size, 'character')}, more than {maximum}"
     return None
 
 
@@ -287,7 +289,7 @@ def _alphanumeric(document: Document, *, minimum: float) -> str | None:
 def _lines(document: Document, *, mean: float, longest: int) -> str | None:
     sizes = [len(line) for line in document.text.splitlines()] or [0]
     if max(sizes) > longest:
-        return f"lines: the longest line has {max(sizes)} characters, more than {longest}"
+        return f"lines: the longest line has {count_noun(max(sizes), 'character')}, more than {longest}"
     average = sum(sizes) / len(sizes)
     return f"lines: {average:.0f} characters a line, more than {mean}" if average > mean else None
 
@@ -296,7 +298,7 @@ def _prose(document: Document, *, minimum_words: int, maximum_words: int) -> str
     text, words = document.text, document.text.split()
     rows = [row.strip() for row in text.splitlines() if row.strip()]
     if not minimum_words <= len(words) <= maximum_words:
-        return f"prose: {len(words)} words, not between {minimum_words} and {maximum_words}"
+        return f"prose: {count_noun(len(words), 'word')}, not between {minimum_words} and {maximum_words}"
     size = sum(map(len, words)) / max(len(words), 1)
     symbols = (text.count("#") + text.count("...") + text.count("…")) / max(len(words), 1)
     bullets = sum(row.startswith(("•", "-", "*")) for row in rows) / max(len(rows), 1)

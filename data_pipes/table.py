@@ -22,6 +22,7 @@ from torch import Tensor
 from data_pipes.digest import hash_blocks
 from data_pipes.shuffle import fold_in, fold_in_name, key_words, permute
 from data_pipes.tokens import TokenStore
+from pure.plural import count_noun
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,7 +68,8 @@ class TablePipe:
         number = operator.index(index)
         if not -len(self) <= number < len(self):
             raise IndexError(
-                f"pipe[{number}]: this pipe has {len(self)} batches; raise epochs to train longer"
+                f"pipe[{number}]: this pipe has {count_noun(len(self), 'batch', 'batches')}; raise epochs to "
+                "train longer"
             )
         return batch_at(self, self.window[number])
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
+from pure.plural import count_noun
 from pure.transform.accumulate import Loss, number_rows
 from pure.transform.curvature import Product, cg
 from pure.transform.grad import grad
@@ -311,7 +312,7 @@ def _inverse_product(product: Product, damping: float | Tensor, steps: int, tol:
         if solved.indefinite:
             raise ValueError(
                 f"influence: the matrix plus damping {damping} is not positive definite (found after "
-                f"{solved.steps} products); take a Gauss-Newton product, or more damping"
+                f"{count_noun(solved.steps, 'product')}); take a Gauss-Newton product, or more damping"
             )
         if not solved.residual <= 2 * tol:
             raise ValueError(

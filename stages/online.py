@@ -19,6 +19,7 @@ from torch import Tensor
 from pure import random
 from pure.loss.advantages import equal_rewards
 from pure.parallel.cut_models import record_cut_models
+from pure.plural import count_noun
 from pure.transform.accumulate import Loss
 from pure.transform.jit import outside
 from pure.types import Tree
@@ -224,7 +225,9 @@ def weighted_sum(rewards: Tensor, weights: tuple[float, ...] | None = None) -> T
     """
     count = rewards.shape[1]
     if weights is not None and len(weights) != count:
-        raise ValueError(f"weighted_sum: expected {count} weights, one for each reward, got {len(weights)}")
+        raise ValueError(
+            f"weighted_sum: expected {count_noun(count, 'weight')}, one for each reward, got {len(weights)}"
+        )
     present = rewards.isfinite()
     total = torch.zeros(rewards.shape[0], dtype=torch.float64, device=rewards.device)
     for i, weight in enumerate(weights or (1.0,) * count):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.parallel.group import is_grouped
+from pure.plural import count_noun
 from pure.transform.modes import has_values
 from pure.types import Tree
 from stages.online import Online, completion_weights, generate_and_score
@@ -117,7 +118,7 @@ def loss(params: Tree, batch: Tree, key: Tensor | None, *, stage: Stage, shared_
 
     Args:
         params: stacked, [P, ...].
-        batch: as a step takes it, with "batch_position".
+        batch: as a step takes it.
         key: [P, 2], the members' keys, or None for validation.
         stage, shared_batch: bound by `population`.
 
@@ -171,9 +172,9 @@ def check_leading_axis(caller: str, batch: Tree, members: int, shared_batch: boo
     for path, x in zip(tree.paths(batch), tree.leaves(batch), strict=True):
         if x.ndim < 1 or len(x) != members:
             raise ValueError(
-                f"{caller}: with shared_batch=False each leaf of a batch is [P, ...] with P = {members} "
-                f"members, got {path} {list(x.shape)}; write tree.stack([batch of each member]), or build "
-                f"the {caller} with shared_batch=True"
+                f"{caller}: with shared_batch=False each leaf of a batch is [P, ...] with P = "
+                f"{count_noun(members, 'member')}, got {path} {list(x.shape)}; write tree.stack([batch of "
+                f"each member]), or build the {caller} with shared_batch=True"
             )
 
 

@@ -19,6 +19,7 @@ from pure.generation.stepper import Stepper
 from pure.loss.check import check_range
 from pure.loss.cross_entropy import IGNORE
 from pure.loss.log_probability import Head, LogProbabilities, LogProbs, linear_log_probabilities
+from pure.plural import count_noun
 from pure.transform.jit import region
 from pure.types import Model, Tree
 
@@ -193,8 +194,8 @@ def sample_elsewhere(
     expected = samples * len(batch["row"])
     if len(rollouts.row) != expected:
         raise ValueError(
-            f"rollout: expected {samples} completions of each of {len(batch['row'])} prompts, {expected} "
-            f"rows, got {len(rollouts.row)}; give the stage and its sampler the same samples"
+            f"rollout: expected {count_noun(samples, 'completion')} of each of {len(batch['row'])} prompts, "
+            f"{expected} rows, got {len(rollouts.row)}; give the stage and its sampler the same samples"
         )
     return rollouts
 

@@ -22,7 +22,7 @@ from pure.optim.leafwise import is_elementwise, is_leafwise, mark_as_inner
 from pure.parallel.rows import cut_here
 from pure.transform import gradient as gradients
 from pure.transform import precision
-from pure.transform.accumulate import Loss
+from pure.transform.accumulate import Loss, Metric, number_rows
 from pure.transform.by_layer import update_at_once, update_by_layer
 from pure.transform.gradient import Gradient
 from pure.types import GradientTransformation, Tree
@@ -60,7 +60,8 @@ class Stage(NamedTuple):
         init: (key [2] uint32, params=None) -> TrainState; params default to the model's own initial ones.
         step: (state, batch) -> TrainState.
         loss: the function that `step` differentiates, in its precision; for validation, and for each
-            example's own gradient (`pure.transform.per_sample`). It takes the batches of `step`; in an
+            example's own gradient (`pure.transform.per_sample`). It takes the batches of `step`, whose rows
+            it numbers from 0 where they have no "batch_position", as `step` does; in an
             online stage, those that `update` builds from rollouts and rewards; in a population, with a
             leading axis over the members. None for a stage made by hand without one.
         parts: rollout, score and update of an online stage; None for all others.
@@ -185,7 +186,7 @@ def stage(
             update=mark_as_inner(update_fn, optimizer),
             elementwise=is_elementwise(optimizer),
         ),
-        loss=loss,
+        loss=partial(compute_loss, loss),
     )
 
 
@@ -194,6 +195,10 @@ def loss_of(stage: Stage) -> Loss:
 
     Args:
         stage: of `stage`, or a built-in one.
+
+    Returns:
+        (params, batch, key) -> (sum, count, metrics). A batch without "batch_position" is a whole one: its
+        rows are numbered from 0, as in a step.
 
     Raises:
         ValueError: for a stage made by hand, as Stage(init, step), without a loss.
@@ -211,6 +216,31 @@ def loss_of(stage: Stage) -> Loss:
             "stages.stage.stage"
         )
     return stage.loss
+
+
+def compute_loss(
+    loss: Loss, params: Tree, batch: Tree, key: Tensor | None, /
+) -> tuple[Tensor, Tensor, dict[str, Metric]]:
+    """Compute the loss of a batch, whose rows are numbered from 0 unless it has "batch_position" [B].
+
+    Args:
+        loss: bound by `stage`.
+        params, batch, key: as in `pure.transform.accumulate.Loss`.
+
+    Returns:
+        (sum [], count [], metrics).
+
+    Raises:
+        ValueError: if the batch has no rows, or its leaves differ in their number of rows.
+
+    Example:
+        >>> last = lambda params, batch, key: (batch["batch_position"][-1], torch.tensor(1), {})
+        >>> compute_loss(last, {}, {"x": torch.zeros(3)}, None)[0]
+        tensor(2)
+    """
+    if "batch_position" not in batch:
+        batch = number_rows("loss_of", batch)
+    return loss(params, batch, key)
 
 
 def examples_of(stage: Stage, state: TrainState, rollouts: Rollouts, rewards: Tensor) -> Tree:

@@ -21,6 +21,7 @@ from pure.parallel.cut_models import record_cut_models
 from pure.parallel.group import Group, data_group, within
 from pure.parallel.layers import loss_on_rows
 from pure.parallel.row_collectives import reduce_scatter_rows
+from pure.plural import count_noun
 from pure.transform import precision
 from pure.transform.accumulate import Accumulated, Loss, Metric, divisor, number_rows
 from pure.transform.by_layer import leaf_norms
@@ -193,8 +194,8 @@ def _group_of_state(params: Tree) -> Group:
     group, of_state = data_group(), rows.group_of_rows(params)
     if group is None or group.mesh is None or group.size != of_state.size:
         raise ValueError(
-            f"stage: the state is cut into rows over {of_state.size} processes, and the step runs on "
-            f"{1 if group is None else group.size} with whole states; call the step of "
+            f"stage: the state is cut into rows over {count_noun(of_state.size, 'process', 'processes')}, "
+            f"and the step runs on {1 if group is None else group.size} with whole states; call the step of "
             "stages.sharded.sharded(stage, mesh), or gather the state (pure.parallel.rows.gather)"
         )
     return group

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.plural import count_noun
 from pure.types import Tree
 from stages.population import check_leading_axis, map_members, refuse_grouped, sample_members
 from stages.stage import Stage
@@ -218,7 +219,7 @@ def loss(
 
     Args:
         params: stacked, [P, ...].
-        batch: as a step takes it, with "batch_position".
+        batch: as a step takes it.
         key: [P, 2], the members' keys, or None for validation.
         make, values, shared_batch: bound by `sweep`.
 
@@ -330,8 +331,8 @@ def _check_members(state: TrainState, members: int) -> None:
     """Check that the state is stacked and has P members."""
     if state.key.ndim != 2 or len(state.key) != members:
         raise ValueError(
-            f"sweep: expected the stacked state of {members} members, from `init` of this sweep, got one "
-            f"with a key of shape {list(state.key.shape)}"
+            f"sweep: expected the stacked state of {count_noun(members, 'member')}, from `init` of this "
+            f"sweep, got one with a key of shape {list(state.key.shape)}"
         )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pure.plural import count_noun
 from pure.transform.bound import differentiable_parts
 from pure.transform.modes import is_forward_mode
 from pure.transform.remat import remat as rematerialize
@@ -95,8 +96,8 @@ def _unroll(
     """Fold the step over the batches; all that has a gradient is among its arguments."""
     if len(batches) != steps:
         raise ValueError(
-            f"unroll: expected {steps} batches, one for each step, got {len(batches)}; slice the pipe: "
-            "pipe[k : k + steps]"
+            f"unroll: expected {count_noun(steps, 'batch', 'batches')}, one for each step, got "
+            f"{len(batches)}; slice the pipe: pipe[k : k + steps]"
         )
     if values and isinstance(stage, Stage):
         raise ValueError(

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from pure.plural import count_noun
+
 Gather = Callable[[Sequence[Awaitable]], list]
 """Runs awaitables and returns their results in order, with the exception in place of a result for each that
 raised; see `stages.run.rewards.coroutines`."""
@@ -194,8 +196,8 @@ def _call_batched(
     count = len(batch.completions)
     if isinstance(result, Exception):
         on_bad(
-            f"the reward {name!r} {_describe_exception(result)}, for a batch of {count} completions, the "
-            f"first {_quote_completion(batch, 0)}"
+            f"the reward {name!r} {_describe_exception(result)}, for a batch of "
+            f"{count_noun(count, 'completion')}, the first {_quote_completion(batch, 0)}"
         )
         return [None] * count
     try:
@@ -205,7 +207,8 @@ def _call_batched(
     if rewards is None or len(rewards) != count:
         got = f"a {type(result).__name__}" if rewards is None else str(len(rewards))
         raise ValueError(
-            f"the reward {name!r} gave {got}, expected a list of {count} rewards, one per completion"
+            f"the reward {name!r} gave {got}, expected a list of {count_noun(count, 'reward')}, one per "
+            "completion"
         )
     return rewards
 

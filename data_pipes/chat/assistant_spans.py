@@ -24,6 +24,7 @@ from data_pipes.chat.rendering import (
 )
 from data_pipes.chat.template import BEGIN, END
 from data_pipes.chat.template_checks import check_rendered, check_trained, check_turn, suggest_template
+from pure.plural import count_noun
 
 PROBE, ANSWER = Message("user", "a"), Message("assistant", "a")
 """Turns that every template accepts; their rendering shows how it begins and ends the assistant's turn."""
@@ -140,9 +141,9 @@ def _exclude_untrained(chat: Chat, text: str, spans: list[Span]) -> list[Span]:
     blocks = list(re.finditer(f"{BEGIN}[^{BEGIN}{END}]*{END}", text))
     if len(blocks) != len(trained):
         raise ValueError(
-            f"the chat template has {len(blocks)} {{% generation %}} blocks for {len(trained)} turns of the "
-            "assistant, so the turns with weight 0 cannot be found; drop these turns, or give another "
-            "--chat_template"
+            f"the chat template has {count_noun(len(blocks), '{% generation %} block')} for "
+            f"{count_noun(len(trained), 'turn')} of the assistant, so the turns with weight 0 cannot be "
+            "found; drop these turns, or give another --chat_template"
         )
     excluded = []
     for block, is_trained in zip(blocks, trained, strict=True):

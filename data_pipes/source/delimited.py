@@ -13,6 +13,7 @@ from typing import Any
 from data_pipes.source.lines import lines
 from data_pipes.source.text import PIECE, Location
 from data_pipes.types import BadRow, OnBad, Row, stop
+from pure.plural import count_noun
 
 _RAW = re.compile("[\udc80-\udcff]")
 """A byte that is not UTF-8, as decoded by `surrogateescape`."""
@@ -46,7 +47,7 @@ def delimited_rows(path: Location, *, delimiter: str = ",", on_bad: OnBad = stop
                 on_bad(BadRow(name, f"has two columns {repeated[0]!r}; rename one"))
                 return
         elif len(cells) != len(columns):
-            expected = f"{len(columns)} cells ({', '.join(columns)[:80]})"
+            expected = f"{count_noun(len(columns), 'cell')} ({', '.join(columns)[:80]})"
             on_bad(
                 BadRow(
                     name,

@@ -16,6 +16,7 @@ from torch import Tensor
 from pure import tree
 from pure.config import ModelConfig, from_dict, to_dict
 from pure.interop import hf_fields, hf_rope
+from pure.plural import count_noun
 from pure.types import Tree
 
 ARCHITECTURES: Mapping[str, str] = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
@@ -198,7 +199,8 @@ def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
     count = max(numbers, default=-1) + 1
     if config.num_hidden_layers != count:
         raise ValueError(
-            f"num_hidden_layers is {config.num_hidden_layers}, but the weights have {count} layers"
+            f"num_hidden_layers is {config.num_hidden_layers}, but the weights have "
+            f"{count_noun(count, 'layer')}"
         )
     width, head_dim, first = config.hidden_size, config.head_dim or 0, "model.layers.0"
     shapes = {

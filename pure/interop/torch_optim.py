@@ -28,6 +28,7 @@ from pure.interop.torch_optim_read import (
     step_count,
 )
 from pure.optim.base import INT32_MAX
+from pure.plural import count_noun
 from pure.types import Tree
 
 MOMENTS: Mapping[str, tuple[str, Mapping[str, str]]] = {
@@ -334,7 +335,7 @@ def _check_muon(p: TorchParameter, count: int) -> None:
     momentum = p.group["momentum"]
     if p.group["nesterov"] and count > 0 and momentum**count > 1e-7:
         raise ValueError(
-            f"to torch.optim: {p.name!r} had {count} updates of Muon; ours corrects the mean for its start "
-            f"at zero and torch's does not, so the next steps differ until {momentum}^count < 1e-7; hand "
-            "over later, or with nesterov=False on both sides"
+            f"to torch.optim: {p.name!r} had {count_noun(count, 'update')} of Muon; ours corrects the mean "
+            f"for its start at zero and torch's does not, so the next steps differ until {momentum}^count < "
+            "1e-7; hand over later, or with nesterov=False on both sides"
         )

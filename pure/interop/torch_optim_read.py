@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pure.plural import count_noun
+
 Source = torch.optim.Optimizer | Mapping[str, Any] | Sequence[Any]
 """An optimizer of torch, its state_dict, or a sequence of them, each with its own parameters."""
 
@@ -82,7 +84,8 @@ def read_parameters(source: Source, parameters: Parameters) -> list[TorchParamet
         found += _of_one(i, state, names, tensors, parameters)
     if listed is not None and len(listed) != len(found):
         raise ValueError(
-            f"torch optimizer: {len(listed)} names for {len(found)} parameters; give one for each"
+            f"torch optimizer: {count_noun(len(listed), 'name')} for "
+            f"{count_noun(len(found), 'parameter')}; give one for each"
         )
     _check_twice(found)
     return found
@@ -176,9 +179,9 @@ def _tensors(one: Any, state: Mapping[str, Any], parameters: Parameters) -> list
         if len(groups) == 1 and len(chosen) == count:
             return chosen
     raise ValueError(
-        f"torch optimizer: a state_dict with {count} parameters in {len(groups)} group(s) and no names; the "
-        f"module has {len(unique)}. Give the optimizer itself, or the names in the order in which it got the "
-        "parameters, group after group"
+        f"torch optimizer: a state_dict with {count_noun(count, 'parameter')} in "
+        f"{count_noun(len(groups), 'group')} and no names; the module has {len(unique)}. Give the optimizer "
+        "itself, or the names in the order in which it got the parameters, group after group"
     )
 
 
@@ -201,11 +204,14 @@ def _names(
         return [name_of[id(p)] for p in tensors or []]
     if listed is None:
         raise ValueError(
-            f"torch optimizer: {count} parameters without names; give the module, or their names in the "
-            "order in which the optimizer got them"
+            f"torch optimizer: {count_noun(count, 'parameter')} without names; give the module, or their "
+            "names in the order in which the optimizer got them"
         )
     if len(listed) < count:
-        raise ValueError(f"torch optimizer: {len(listed)} names for {count} parameters; give one for each")
+        raise ValueError(
+            f"torch optimizer: {count_noun(len(listed), 'name')} for {count_noun(count, 'parameter')}; give "
+            "one for each"
+        )
     return listed[:count]
 
 

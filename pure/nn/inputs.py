@@ -11,6 +11,7 @@ from torch import Tensor
 from pure.config import ModelConfig
 from pure.nn.tensor_parallel import check_parts
 from pure.parallel.group import Group
+from pure.plural import count_noun
 from pure.types import Tree
 
 
@@ -68,8 +69,8 @@ def check_params(params: Tree, config: ModelConfig, tensor: Group | None = None)
     if shape != expected or layers != config.num_hidden_layers:
         raise ValueError(
             f"transformer: params do not fit this config: expected an embedding {list(expected)} and "
-            f"{config.num_hidden_layers} layers, got {list(shape)} and {layers}; build the model with the "
-            "config of the params, and cut them with split_params for tensor_parallel"
+            f"{count_noun(config.num_hidden_layers, 'layer')}, got {list(shape)} and {layers}; build the "
+            "model with the config of the params, and cut them with split_params for tensor_parallel"
         )
     if tensor is not None:
         check_parts(params, tensor)

@@ -21,6 +21,7 @@ from pure.nn.tensor_parallel import find_parameters, tensor_layout
 from pure.parallel.cut_models import same_over_group
 from pure.parallel.group import Group
 from pure.parallel.operators import join_over_group
+from pure.plural import count_noun
 from pure.types import Model, Tree
 
 
@@ -52,8 +53,8 @@ def split_params(params: Tree, model: Model) -> Tree:
         if own.shape != expected or x.shape[axis] != expected[axis] * group.size:
             raise ValueError(
                 f"split_params: expected {path} with {expected[axis] * group.size} along axis {axis}, for "
-                f"{list(expected)} on each of {group.size} processes, got {list(x.shape)}; give whole "
-                "params of the plain model"
+                f"{list(expected)} on each of {count_noun(group.size, 'process', 'processes')}, got "
+                f"{list(x.shape)}; give whole params of the plain model"
             )
         return own.clone(memory_format=torch.contiguous_format)
 

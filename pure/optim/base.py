@@ -42,6 +42,7 @@ from pure import tree
 from pure.optim.extra import with_extra
 from pure.optim.leafwise import Check, elementwise, mark_by_parts
 from pure.optim.same_shapes import check_same_shapes
+from pure.plural import count_noun
 from pure.transform.modes import may_be_differentiated
 from pure.types import GradientTransformation, Schedule, Tree
 
@@ -156,7 +157,7 @@ def chain_update(
     """
     if len(state) != len(transforms):
         raise ValueError(
-            f"chain: {len(transforms)} transformations but {len(state)} states; "
+            f"chain: {count_noun(len(transforms), 'transformation')} but {count_noun(len(state), 'state')}; "
             "create the state with the init of the same chain"
         )
     states = []

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pure.optim.base import Scalar, upcast
+from pure.plural import count_noun
 
 STANDARD = (3.4445, -4.7750, 2.0315)
 DION = (
@@ -123,7 +124,9 @@ def coefficients(ns_coeffs: Coefficients | str, ns_steps: int) -> Coefficients:
     if mixed or any(len(row) != 3 for row in triples or [ns_coeffs]):
         raise ValueError(f"muon: ns_coeffs must be three numbers or a sequence of triples, got {ns_coeffs}")
     if len(triples) > ns_steps:
-        raise ValueError(f"muon: {len(triples)} triples in ns_coeffs and ns_steps={ns_steps}; raise ns_steps")
+        raise ValueError(
+            f"muon: {count_noun(len(triples), 'triple')} in ns_coeffs and ns_steps={ns_steps}; raise ns_steps"
+        )
     return tuple(triples) if triples else tuple(ns_coeffs)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pure.number import is_int
 from pure.optim.base import Scalar
+from pure.plural import count_noun
 from pure.types import Schedule
 
 
@@ -159,8 +160,9 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
         raise ValueError("join_schedules: expected at least one schedule, got none")
     if len(schedules) != len(boundaries) + 1:
         raise ValueError(
-            f"join_schedules: {len(schedules)} schedules need {len(schedules) - 1} boundaries, "
-            f"got {len(boundaries)}: {list(boundaries)}"
+            f"join_schedules: {len(schedules)} schedules need "
+            f"{count_noun(len(schedules) - 1, 'boundary', 'boundaries')}, got {len(boundaries)}: "
+            f"{list(boundaries)}"
         )
     if list(boundaries) != sorted(boundaries):
         raise ValueError(

@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 from pure import tree
 from pure.parallel.checksum import tree_checksum
 from pure.parallel.group import Group, data_group
+from pure.plural import count_noun
 from pure.types import Tree
 
 BUCKET = 1 << 25
@@ -55,8 +56,8 @@ def own(batch: Tree, block: int = 1) -> Tree:
     rows = min(sizes) // block if sizes else 0
     if rows < group.size:
         raise ValueError(
-            f"data_parallel: expected at least {group.size} rows (prompts, groups, or rows of a "
-            f"micro-batch), one for each process, got {rows}; give larger batches, or start fewer processes"
+            f"data_parallel: expected at least {count_noun(group.size, 'row')} (prompts, groups, or rows of "
+            f"a micro-batch), one for each process, got {rows}; give larger batches, or start fewer processes"
         )
     counts = [count * block for count in row_counts(rows, group.size)]
     return tree.map(lambda x: x.split(counts)[group.rank], batch)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pure.plural import count_noun
 from pure.random.gumbel import gumbel
 from pure.random.integers import permutation, randint
 from pure.random.threefry import device_of
@@ -83,8 +84,8 @@ def choice(
         raise ValueError("random.choice: a is empty; give an a with elements, or a shape without draws")
     if not replace and draws > size:
         raise ValueError(
-            f"random.choice: {draws} draws without replacement from {size}; draw at most {size}, or set "
-            "replace=True"
+            f"random.choice: {count_noun(draws, 'draw')} without replacement from {size}; draw at most "
+            f"{size}, or set replace=True"
         )
     if p is None and not replace:
         return permutation(key, elements, axis).narrow(axis, 0, draws).reshape(result_shape)
@@ -156,7 +157,7 @@ def _check_probabilities(p: Any, size: int, distinct: int) -> Tensor:
         )
     if (p > 0).sum() < distinct:
         raise ValueError(
-            f"random.choice: {distinct} draws without replacement, but p is above 0 for "
+            f"random.choice: {count_noun(distinct, 'draw')} without replacement, but p is above 0 for "
             f"{int((p > 0).sum())}; draw fewer"
         )
     return p

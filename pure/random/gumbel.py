@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pure.plural import count_noun
 from pure.random.threefry import draw_elementwise
 from pure.random.uniform import MANTISSA, bits_to_unit, check_mode, uniform
 
@@ -112,8 +113,8 @@ def categorical(
     draws, categories = math.prod(leading), logits.shape[axis]
     if draws > categories:
         raise ValueError(
-            f"random.categorical: {draws} draws without replacement from {categories}; draw at most "
-            f"{categories}, or set replace=True"
+            f"random.categorical: {count_noun(draws, 'draw')} without replacement from {categories}; draw at "
+            f"most {categories}, or set replace=True"
         )
     order = (gumbel(key, logits.shape, logits.dtype, mode) + logits).argsort(
         dim=axis, descending=True, stable=True

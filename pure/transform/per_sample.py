@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from pure import tree
+from pure.plural import count_noun
 from pure.transform.accumulate import Loss, number_rows
 from pure.transform.memory import RowBytes, fit_rows, measure_rows
 from pure.transform.modes import has_values
@@ -271,8 +272,8 @@ def _fitting_chunk(caller: str, needs: RowBytes, rows: int, memory: int, used: i
     results = needs.result * rows
     raise ValueError(
         f"{caller}: memory={memory} is too little: one row takes {needs.first} bytes, and the results of "
-        f"{rows} rows {results}; give at least {needs.first + results + used}, fewer rows, a part of the "
-        "params (where=), or use per_sample_fold"
+        f"{count_noun(rows, 'row')} {results}; give at least {needs.first + results + used}, fewer rows, a "
+        "part of the params (where=), or use per_sample_fold"
     )
 
 
@@ -281,8 +282,8 @@ def _check_axis(caller: str, results: Tree, rows: int) -> None:
     for path, x in zip(tree.paths(results), tree.leaves(results), strict=True):
         if not x.ndim or len(x) != rows:
             raise ValueError(
-                f"{caller}: function must return one result for each of {rows} rows, got {list(x.shape)}"
-                f"{' at ' + repr(path) if path else ''}; reduce the axes from 1 on"
+                f"{caller}: function must return one result for each of {count_noun(rows, 'row')}, got "
+                f"{list(x.shape)}{' at ' + repr(path) if path else ''}; reduce the axes from 1 on"
             )
 
 

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from pure.parallel import rows
 from pure.parallel.group import Group
+from pure.plural import count_noun
 from pure.serial import serial
 from pure.types import Tree
 from stages.checkpoint import state_file
@@ -66,8 +67,8 @@ def check_group(state: Tree, group: Group) -> None:
     cut_over = rows.group_of_rows(state)
     if (cut_over.size, cut_over.rank) != (group.size, group.rank):
         raise ValueError(
-            f"checkpoint.save: the state is cut over {cut_over.size} processes, and {group.size} save it; "
-            "give the group of its mesh"
+            f"checkpoint.save: the state is cut over {count_noun(cut_over.size, 'process', 'processes')}, "
+            f"and the group that saves it has {group.size}; give the group of its mesh"
         )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from pure.plural import count_noun
 from stages.run.options.groups import ChatModelFlags, DeviceFlags, SamplingFlags, defaults
 from stages.run.options.ranges import AtLeast, MayBeEmpty
 
@@ -159,7 +160,7 @@ def answer_fn(
     def answer(messages: Sequence[Message], show: Show = lambda piece: None) -> str:
         ids, dropped = fit_to_context(messages, encode, room)
         if dropped:
-            say(f"the context is full: the oldest {dropped} messages are dropped")
+            say(f"the context is full: {count_noun(dropped, 'message')} dropped, the oldest")
         state, step, finish = stream(base.tokenizer, skip_special=True)
         pieces: list[str] = []
 

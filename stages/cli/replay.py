@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from pure.plural import count_noun
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -50,8 +52,8 @@ def run(options: ReplayOptions) -> int:
         print(line)
     if differences:
         print(
-            f"step {step}: {len(differences)} differences; was it another machine, torch, number of threads "
-            "or processes, or was the run resumed with another --backend, --compile or "
+            f"step {step}: {count_noun(len(differences), 'difference')}; was it another machine, torch, "
+            "number of threads or processes, or was the run resumed with another --backend, --compile or "
             f"--device?{_compare_compiled(folder, step)}"
         )
         return 1

@@ -25,6 +25,7 @@ from data_pipes.source.multiple_choice import multiple_choice
 from data_pipes.types import BadRow, Row
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import stepper
+from pure.plural import count_noun
 from pure.types import Tree
 from stages.checkpoint.fingerprint import describe
 from stages.evaluate import exact_match, humaneval, mbpp
@@ -114,7 +115,8 @@ def build_tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
     paths = options.data_path or ("embedded",) * len(names)
     if len(paths) != len(names):
         raise ValueError(
-            f"--data_path has {len(paths)} entries for {len(names)} tasks ({', '.join(names)}); "
+            f"--data_path has {count_noun(len(paths), 'entry', 'entries')} for "
+            f"{count_noun(len(names), 'task')} ({', '.join(names)}); "
             'give one for each task, in order; "embedded" is a task\'s own data'
         )
     _check_template_flags(options, names, paths)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from pure.plural import count_noun
 from stages.evaluate.task import Sample, mean
 
 Z_95 = 1.959963984540054
@@ -162,8 +163,8 @@ def _pair_samples(
     pairs = [(sample, others[sample["id"]]) for sample in first if sample["id"] in others]
     if len(pairs) < 2:
         raise ValueError(
-            f"compare: the two evaluations of {name} share {len(pairs)} questions; expected at least 2: "
-            "evaluate both models on the same data"
+            f"compare: the two evaluations of {name} share {count_noun(len(pairs), 'question')}; expected at "
+            "least 2: evaluate both models on the same data"
         )
     for one, two in pairs:
         if (one.get("protocol"), one.get("item")) != (two.get("protocol"), two.get("item")):

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from data_pipes import files
 from data_pipes.digest import hash_bytes
 from data_pipes.files import writing
+from pure.plural import count_noun
 from stages.checkpoint.lock import lock_folder
 from stages.checkpoint.manifest import environment
 from stages.evaluate.task import Figure, Report, Sample, Task, reusable_samples, run_task, template_hash
@@ -120,8 +121,8 @@ def format_table(reports: Mapping[str, Report]) -> str:
             )
         if unscored := sum(sample.get("status") in ("broken", "killed") for sample in report.samples):
             lines.append(
-                f"{name:<12} {unscored:,} programs were not scored: their tests do not run, or the system "
-                f"killed them; see the reasons"
+                f"{name:<12} {count_noun(unscored, 'program')} not scored: the tests do not run, or the "
+                f"system killed them; see the reasons"
             )
     return "\n".join(lines)
 

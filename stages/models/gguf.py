@@ -22,6 +22,7 @@ from pure.interop import gguf as names
 from pure.interop import hf
 from pure.interop.gguf_header import MAGIC, Entry, parse
 from pure.nn.transformer import transformer
+from pure.plural import count_noun
 from stages.models import template_files
 from stages.models.folder import one_line_error
 from stages.models.special_tokens import SpecialTokens, texts_of
@@ -198,7 +199,9 @@ def _config(file: _File) -> ModelConfig:
     }
     count = max(blocks, default=-1) + 1
     if config.num_hidden_layers != count:
-        raise ValueError(f"block_count is {config.num_hidden_layers}, but the weights have {count} blocks")
+        raise ValueError(
+            f"block_count is {config.num_hidden_layers}, but the weights have {count_noun(count, 'block')}"
+        )
     return config
 
 

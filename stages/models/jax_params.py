@@ -24,6 +24,7 @@ from pure import tree
 from pure.config import ModelConfig
 from pure.interop.hf import list_names
 from pure.nn.transformer import transformer
+from pure.plural import count_noun
 from pure.serial import serial
 from pure.serial.writer import SerialError
 from pure.types import Tree
@@ -213,8 +214,9 @@ def _check_count(leaves: Mapping[str, Any], config: ModelConfig) -> None:
     numbers = {path.split("/")[1] for path in leaves if path.startswith("layers/")}
     if len(numbers) != config.num_hidden_layers:
         raise ValueError(
-            f"layers: {CONFIG} says num_hidden_layers {config.num_hidden_layers}, got {len(numbers)} layers; "
-            f"the tree has {list_names({path.split('/')[0] for path in leaves})}"
+            f"layers: {CONFIG} says num_hidden_layers {config.num_hidden_layers}, got "
+            f"{count_noun(len(numbers), 'layer')}; the tree has "
+            f"{list_names({path.split('/')[0] for path in leaves})}"
         )
 
 

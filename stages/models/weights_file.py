@@ -1,7 +1,8 @@
 """Write weights as safetensors, one at a time, so that rows of a model are gathered one leaf at a time.
 
 The bytes are those that the library `safetensors` writes for the same tensors: eight bytes with the length
-of the header, the header (JSON), then the tensors, the widest dtype first and by name within one.
+of the header, the header (JSON), then the tensors, the widest dtype first and by name within one (or in the
+order that they are given in).
 
 Source: the format of safetensors (README, "Format"); the order is that of its `prepare`.
 """
@@ -37,13 +38,16 @@ class WeightsFile(NamedTuple):
     header: bytes
 
 
-def plan_files(weights: Mapping[str, Tensor], name: str, shard_bytes: int) -> list[WeightsFile]:
+def plan_files(
+    weights: Mapping[str, Tensor], name: str, shard_bytes: int, *, by_name: bool = True
+) -> list[WeightsFile]:
     """Divides weights among files, in their order: one file, or several of at least one weight each.
 
     Args:
         weights: tensors by name, whole or cut into rows.
         name: of the file, if there is one; several are NAME-00001-of-00003.safetensors.
         shard_bytes: largest size of the weights in a file, in bytes.
+        by_name: order each file as the library safetensors does; False keeps the order of `weights`.
 
     Returns:
         The files.
@@ -62,7 +66,7 @@ def plan_files(weights: Mapping[str, Tensor], name: str, shard_bytes: int) -> li
         size += nbytes
     stem, count = Path(name).stem, len(parts)
     names = [name] if count == 1 else [f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-    return [_plan_file(file, weights, members) for file, members in zip(names, parts, strict=True)]
+    return [_plan_file(file, weights, members, by_name) for file, members in zip(names, parts, strict=True)]
 
 
 def read_leaves(files: Sequence[WeightsFile], weights: Mapping[str, Tensor]) -> Iterator[Tensor]:
@@ -100,7 +104,9 @@ def write(folder: Path, files: Sequence[WeightsFile], leaves: Iterator[Tensor]) 
                 stream.write(memory(next(leaves)))
 
 
-def _plan_file(name: str, weights: Mapping[str, Tensor], members: Sequence[str]) -> WeightsFile:
+def _plan_file(
+    name: str, weights: Mapping[str, Tensor], members: Sequence[str], by_name: bool
+) -> WeightsFile:
     """The header of a file, and the order of its weights."""
     dtypes, codes = [dtype for dtype, _ in CODES], dict(CODES)
     if wrong := [x for x in members if weights[x].dtype not in codes]:
@@ -108,7 +114,7 @@ def _plan_file(name: str, weights: Mapping[str, Tensor], members: Sequence[str])
             f"weights of {', '.join(map(str, codes))} are written, got {weights[wrong[0]].dtype} in "
             f"{wrong[0]}"
         )
-    ordered = sorted(members, key=lambda x: (dtypes.index(weights[x].dtype), x))
+    ordered = sorted(members, key=lambda x: (dtypes.index(weights[x].dtype), x)) if by_name else members
     fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for weight in ordered:

@@ -33,7 +33,7 @@ from stages.run import (
     model_config,
 )
 from stages.run.data import corpus, examples
-from stages.run.experiment import Experiment, Recipe, Say, Start
+from stages.run.experiment import Experiment, Recipe, Say, Start, say_nothing
 from stages.run.options.base import check_rows
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.tuning import (
@@ -193,8 +193,8 @@ def rebuild(folder: Path) -> tuple[Options, Experiment]:
     kind = _options_class(folder)
     options = dataclasses.replace(config_file.read_options(folder, kind), output_dir=str(folder))
     if isinstance(options, PretrainOptions):
-        return options, build_pretrain.build(options, corpus.reopen(folder), _say_nothing)
-    return options, build(options, _say_nothing)
+        return options, build_pretrain.build(options, corpus.reopen(folder), say_nothing)
+    return options, build(options, say_nothing)
 
 
 def load_start(
@@ -272,7 +272,3 @@ def _options_class(folder: Path) -> type[Options]:
             f"{folder / config_file.NAME}: unknown stage {name!r}; the run was made by another version"
         )
     return STAGES[name]
-
-
-def _say_nothing(line: str) -> None:
-    """Ignores a line for the user."""

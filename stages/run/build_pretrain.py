@@ -21,6 +21,7 @@ from pure import random
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
 from pure.parallel.group import Group
+from pure.plural import count_noun
 from stages.models import hardware, identity, language_model
 from stages.models.identity import hash_weights
 from stages.models.language_model import Pretrained
@@ -147,8 +148,8 @@ def make_pipe(
     tokens, length, max_steps = len(store.tokens), flags.max_length, flags.max_steps
     if tokens <= length:
         raise ValueError(
-            f"--data_path {data_path}: the training split has {tokens} tokens, but one row of --max_length "
-            f"{length} takes {length + 1}; give more text, or --max_length {max(tokens - 1, 1)}"
+            f"--data_path {data_path}: the training split has {count_noun(tokens, 'token')}, but one row of "
+            f"--max_length {length} takes {length + 1}; give more text, or --max_length {max(tokens - 1, 1)}"
         )
     epochs = flags.num_epochs
     if max_steps:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from pure.plural import count_noun
+
 CONSEQUENCE = "so the step is not compiled: it runs eagerly, at about half its speed"
 
 
@@ -45,7 +47,7 @@ def estimate_time(device: str, capability: str, cores: int) -> str:
         span = "up to a minute" if has_wide_vectors else "1 to 2 minutes"
     else:
         span = "1 to 2 minutes" if has_wide_vectors else "1 to 3 minutes"
-    return f"{span} on this processor ({capability}, {cores} core{'s' if cores > 1 else ''})"
+    return f"{span} on this processor ({capability}, {count_noun(cores, 'core')})"
 
 
 def missing_tool() -> str | None:

@@ -113,6 +113,10 @@ class Recipe(NamedTuple):
     joins_adapters: bool = True
 
 
+def say_nothing(line: str) -> None:
+    """Ignores a line for the user, which another process prints, or nobody."""
+
+
 def from_start(
     start: Start,
     stage: Stage,

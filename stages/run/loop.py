@@ -19,6 +19,7 @@ from data_pipes.types import Pipe
 from pure import tree
 from pure.parallel.group import within
 from pure.parallel.rows import gather
+from pure.plural import count_noun
 from pure.transform.jit import jit
 from pure.types import Model, Tree
 from stages import population, sweep
@@ -263,7 +264,7 @@ def _fold(
     total, options, device = len(parts.pipe), parts.options, state.key.device
     if first:
         parts.screen.say(
-            f"resuming from step {first}" if first < total else f"all {total} steps are already done"
+            f"resuming from step {first}" if first < total else f"already done: {count_noun(total, 'step')}"
         )
     if _is_out_of_patience(options.patience, best):
         return state, "early", best, None
@@ -299,9 +300,9 @@ def _refuse_skipped(parts: _Parts, status: str) -> None:
     skipped, steps = parts.readings.count_skipped()
     if status in ("complete", "early") and 2 * skipped > steps:
         raise FloatingPointError(
-            f"the updates of {skipped} of {steps} steps were skipped, as the loss or its gradient was not "
-            "finite or there was nothing to learn from, so the model is not trained; lower --learning_rate, "
-            "try --dtype float32, or fix the rewards"
+            f"the updates of {skipped} of {count_noun(steps, 'step')} were skipped, as the loss or its "
+            "gradient was not finite or there was nothing to learn from, so the model is not trained; lower "
+            "--learning_rate, try --dtype float32, or fix the rewards"
         )
 
 

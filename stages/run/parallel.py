@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from pure.plural import count_noun
 from stages.data_parallel import data_parallel
 from stages.online import Online
 from stages.rollout import Rollouts
 from stages.run import processes as joining
 from stages.run.data.completions_log import Recorder
 from stages.run.experiment import Experiment, fingerprint_of
-from stages.run.options.base import describe_rows
 from stages.run.processes import Processes
 from stages.sharded import sharded
 from stages.stage import Stage
@@ -54,7 +54,7 @@ def describe_split(size: int, rows: int, *, tensor: int = 1, shard: str = "none"
     """
     parts = size // tensor
     low, more = divmod(rows, parts)
-    count = f"{low} or {low + 1} {noun}s" if more else describe_rows(low, noun)
+    count = f"{low} or {low + 1} {noun}s" if more else count_noun(low, noun)
     groups = f" in groups of {tensor} that share the model" if tensor > 1 else ""
     split = "" if shard == "none" else f", --shard {shard}"
     return f"{size} processes{groups}, {count} of each batch on each{' group' if groups else ''}{split}"

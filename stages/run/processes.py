@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 
 from pure.parallel.group import Group, group_of
+from pure.plural import count_noun
 from stages.run import channel as channels
 from stages.run.channel import Channel, End, EndedError
 from stages.run.store import find_store, look_up
@@ -160,7 +161,7 @@ def take_gpu(processes: Processes, device: torch.device) -> None:
     needed, count = processes.channel.world.local_size, torch.cuda.device_count()
     if needed > count:
         raise ValueError(
-            f"{needed} processes on this machine, and torch sees {count} GPU{'' if count == 1 else 's'}: "
+            f"{needed} processes on this machine, and torch sees {count_noun(count, 'GPU')}: "
             f"each takes one; start {count}, or use --device cpu"
         )
     torch.cuda.set_device(processes.channel.world.local_rank)

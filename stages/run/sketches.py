@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from data_pipes.files import make_folder, read_json, sync_file, write_json, writing
+from pure.plural import count_noun
 from pure.transform.accumulate import Loss
 from pure.transform.sketch import count_sketch, projected
 from pure.types import Tree
@@ -89,7 +90,8 @@ def cached_sketches(
                 counts.append(len(rows))
                 write_json(path / MANIFEST, {"rows": counts, "dim": dim, "made from": described})
                 if say:
-                    say(f"sketches: {i + 1} of {len(batches)} batches, {sum(counts)} rows")
+                    done = count_noun(sum(counts), "row")
+                    say(f"sketches: {i + 1} of {count_noun(len(batches), 'batch', 'batches')}, {done}")
     # 3. Map.
     mapped = np.memmap(path / DATA, "<f4", "c", shape=(sum(counts), dim))
     return torch.from_numpy(mapped)
@@ -121,8 +123,8 @@ def _read_counts(path: Path, described: dict[str, str]) -> list[int]:
     if different:
         shown = "; ".join(f"{n}: {before.get(n)}, now {described.get(n)}" for n in different[:3])
         raise ValueError(
-            f"{path}: sketches of something else ({shown}; {len(different)} entries differ); give another "
-            "folder"
+            f"{path}: sketches of something else ({shown}; different entries: {len(different)}); give "
+            "another folder"
         )
     return list(manifest["rows"])
 

@@ -84,10 +84,11 @@ def train(
     from stages.checkpoint import lock
     from stages.models import hardware
     from stages.run import build, config_file, final_model, parallel
+    from stages.run.experiment import say_nothing
     from stages.run.processes import ALONE, connect
 
     processes = processes or ALONE
-    say = say if processes.first else _say_nothing
+    say = say if processes.first else say_nothing
     folder, stage = Path(options.output_dir), stage_name(type(options))
     # 1. Refuse.
     build.check(options, processes)
@@ -145,10 +146,6 @@ def run(options: PretrainOptions | TuningOptions, processes: Processes | None = 
     """
     outcome = train(options, processes=processes)
     return INTERRUPTED + outcome.signal if outcome.signal else 0
-
-
-def _say_nothing(line: str) -> None:
-    """Ignores a line for the user, which process 0 prints."""
 
 
 def _cut_model(experiment: Experiment, processes: Processes) -> Model | None:

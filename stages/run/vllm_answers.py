@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from pure.plural import count_noun
+
 SMALLEST = -1e4
 """vLLM writes -9999 for a log-probability of minus infinity."""
 
@@ -103,7 +105,7 @@ def _describe_tokens(tokens: Any, longest: int, vocabulary: int) -> str:
     if not tokens:
         return "the answer has no token; was the request aborted?"
     if len(tokens) > longest:
-        return f"asked for at most {longest} tokens, got {len(tokens)}"
+        return f"asked for at most {count_noun(longest, 'token')}, got {len(tokens)}"
     unknown = [x for x in tokens if not 0 <= x < vocabulary]
     if unknown:
         return (
@@ -120,7 +122,8 @@ def _describe_logps(logps: Any, tokens: list[int]) -> str:
     if not isinstance(logps, list) or not all(type(x) in (int, float) for x in logps):
         return f"expected token_logprobs to be a list of numbers, got {str(logps)[:80]!r}"
     if len(logps) != len(tokens):
-        return f"got {len(logps)} log-probabilities for {len(tokens)} tokens"
+        got = count_noun(len(logps), "log-probability", "log-probabilities")
+        return f"got {got} for {count_noun(len(tokens), 'token')}"
     wrong = [x for x in logps if not (SMALLEST <= x <= ROUNDING) or math.isnan(x)]
     if wrong:
         return (
@@ -142,8 +145,8 @@ def _describe_end(tokens: list[int], reason: Any, longest: int, stop_tokens: tup
         )
     if reason == "length" and len(tokens) < longest and tokens[-1] not in stop_tokens:
         return (
-            f"the completion was cut off after {len(tokens)} of {longest} tokens; start the server with a "
-            "larger --max-model-len"
+            f"the completion was cut off after {len(tokens)} of {count_noun(longest, 'token')}; start the "
+            "server with a larger --max-model-len"
         )
     if reason not in ("stop", "length"):
         return f"expected the completion to end by 'stop' or 'length', got {reason!r}; was the server paused?"

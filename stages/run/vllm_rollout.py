@@ -28,13 +28,14 @@ from torch import Tensor
 from pure.config import ModelConfig
 from pure.generation.sampling import Sampling
 from pure.interop import hf
+from pure.plural import count_noun
 from pure.types import Model, Tree
 from stages.rollout import ALTERING, Rollouts, arrange, completion_keys, repeat_prompts
 from stages.run.http_json import Server, parse_address
 from stages.run.sampling_group import call_together, find_group
 from stages.run.vllm_answers import Asked, Completion, read_answer
 from stages.run.vllm_requests import connect, request_completions, sampling_parameters, seed_of
-from stages.run.vllm_weights import SendWeights, checksum, send_paused
+from stages.run.vllm_weights import SendWeights, send_paused, sum_bits
 
 
 class VLLMRollout(NamedTuple):
@@ -166,7 +167,7 @@ def vllm_rollout(
         f"{name} {getattr(sampling, name)}" for name in ALTERING if getattr(sampling, name) is not None
     ]
     vocabulary = [] if sampling.vocabulary is None else [f"vocabulary {sampling.vocabulary}"]
-    return VLLMRollout(sample, ", ".join([f"{samples} samples", *shown, *altered, *vocabulary]))
+    return VLLMRollout(sample, ", ".join([count_noun(samples, "sample"), *shown, *altered, *vocabulary]))
 
 
 _DESCRIBED = ("max_tokens", "temperature", "stop_token_ids")
@@ -248,7 +249,7 @@ def _update_weights(
     sent: list[tuple[int, ...]],
     params: Tree,
 ) -> None:
-    """Send the weights, unless they are those that `sent` has the checksum of."""
+    """Send the weights, unless they are those whose sums of bits `sent` has."""
     if not (find_group().rank == 0 if sends_weights is None else sends_weights):
         return
     try:
@@ -258,7 +259,7 @@ def _update_weights(
             f"vllm_rollout: a parameter has no Hugging Face name ({error}); give weights=, a function of the "
             "params that returns {name: tensor} of a whole model, such as one that merges adapters"
         ) from None
-    now = checksum(named)
+    now = sum_bits(named)
     if sent == [now]:
         return
     sent.clear()  # until the server has all of them, it has neither these nor the last ones

@@ -10,8 +10,8 @@ real vLLM was run.
 
 from __future__ import annotations
 
-import json
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,11 @@ import torch
 from torch import Tensor
 
 from data_pipes.files import writing
+from pure.parallel.checksum import INTEGERS
+from stages.models import weights_file
 from stages.run.http_json import Server, request
 
 FILE = "model.safetensors"
-DTYPES: Mapping[torch.dtype, str] = MappingProxyType(
-    {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
-)
-"""dtype -> its name in a safetensors file."""
 
 
 class SendWeights(Protocol):
@@ -135,19 +133,20 @@ def convert_weights(weights: Mapping[str, Tensor], dtype: torch.dtype | None) ->
         yield name, copy.copy_(weight.detach())
 
 
-def checksum(weights: Mapping[str, Tensor]) -> tuple[int, ...]:
+def sum_bits(weights: Mapping[str, Tensor]) -> tuple[int, ...]:
     """Returns one number for each weight, which an update of the weights changes.
 
     The sum of the weight's bits, read as integers, so that a weight that was overwritten in place is noticed.
+    It is one kernel a weight, as it is computed at every step; `pure.parallel.checksum` tells more apart, and
+    launches some kernels for each 65,536 numbers.
 
     Example:
         >>> weights = {"a": torch.zeros(3), "b": torch.ones(1)}
-        >>> checksum(weights)
+        >>> sum_bits(weights)
         (0, 1065353216)
     """
-    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     sums = [
-        x.detach().contiguous().view(integers[x.element_size()]).sum(dtype=torch.int64).cpu()
+        x.detach().contiguous().view(INTEGERS[x.element_size()]).sum(dtype=torch.int64).cpu()
         for x in weights.values()
     ]
     return tuple(torch.stack(sums).tolist()) if sums else ()
@@ -160,28 +159,22 @@ def _send_by_folder(
     path = folder / "weights"
     try:
         with writing(folder, "make room there, or choose another folder"):
-            path.mkdir(parents=True, exist_ok=True)
-            _write_safetensors(path / FILE, weights, dtype)
+            shutil.rmtree(path, ignore_errors=True)  # of a run that was killed
+            path.mkdir(parents=True)
+            _write_safetensors(path, weights, dtype)
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(path)}}
         request(server, "POST", "/collective_rpc", body)
     finally:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _write_safetensors(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
-    """Writes a safetensors file, of which one weight at a time is in memory."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, weight in weights.items():
-        kind = dtype or weight.dtype
-        start, end = end, end + weight.numel() * kind.itemsize
-        header[name] = {"dtype": DTYPES[kind], "shape": list(weight.shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for _, weight in convert_weights(weights, dtype):
-            file.write(weight.cpu().reshape(-1).view(torch.uint8).numpy().data)
+def _write_safetensors(folder: Path, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+    """Writes a safetensors file in the order of the weights, of which one at a time is in memory."""
+    shapes = {
+        name: torch.empty(x.shape, dtype=dtype or x.dtype, device="meta") for name, x in weights.items()
+    }
+    files = weights_file.plan_files(shapes, FILE, sys.maxsize, by_name=False)
+    weights_file.write(folder, files, (x.cpu() for _, x in convert_weights(weights, dtype)))
 
 
 def _send_by_nccl(

@@ -36,7 +36,7 @@ def test_an_index_after_the_last_batch_is_refused() -> None:
     pipe = windows(memory_store([[1, 2, 3, 4]], vocab_size=8), batch_size=2, length=2, stride=1)
     assert len(pipe) == 1
     for index in (1, -2):
-        with pytest.raises(IndexError, match="this pipe has 1 batches"):
+        with pytest.raises(IndexError, match="this pipe has 1 batch;"):
             pipe[index]
 
 

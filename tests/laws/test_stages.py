@@ -685,6 +685,21 @@ def test_the_loss_of_a_population_is_that_of_each_member() -> None:
         loss_of(Stage(one.init, one.step))
 
 
+def test_the_loss_of_a_stage_numbers_the_rows_of_a_plain_batch() -> None:
+    model = transformer(small(num_hidden_layers=1, hidden_dropout=0.5))
+    params, key, batch = model.init(random.key(0)), random.key(1), text_batch(0)
+    for made in (pretrain(model, optim.sgd(0.1)), sft(model, optim.sgd(0.1))):
+        numbered = {"batch_position": torch.arange(len(batch["tokens"])), **batch}
+        assert same_bits(loss_of(made)(params, batch, key), loss_of(made)(params, numbered, key))
+        moved = {
+            **numbered,
+            "batch_position": numbered["batch_position"] + 1,
+        }  # a part of a batch keeps its own
+        assert loss_of(made)(params, moved, key)[0] != loss_of(made)(params, numbered, key)[0]
+        with pytest.raises(ValueError, match=r"loss_of: the batch has no rows"):
+            loss_of(made)(params, {}, key)
+
+
 def test_a_population_of_another_size_is_refused() -> None:
     params = {"w": torch.zeros(2, 3)}
     with pytest.raises(ValueError, match="leading axis of 3, one per member, got 2"):

@@ -164,7 +164,7 @@ FORMS = (
     _refused("untied head missing", r"missing lm_head\.weight", _changed(_drop_tensor("lm_head.weight"), UNTIED)),
     _refused("tied head that is another", r"tie_word_embeddings is true, and lm_head\.weight differs",
              _changed(lambda w: {**w, "lm_head.weight": w["model.embed_tokens.weight"] + 1})),
-    _refused("a layer missing", "num_hidden_layers is 2, but the weights have 1 layers",
+    _refused("a layer missing", "num_hidden_layers is 2, but the weights have 1 layer",
              _changed(lambda w: {name: x for name, x in w.items() if ".layers.1." not in name})),
     _refused("a weight missing", f"missing {NAME}", _changed(_drop_tensor(NAME))),
     _refused("a part of a larger model", "begin with 'language_model.model.'",

@@ -279,7 +279,7 @@ def test_importance_weights_of_a_truncated_sampler_are_refused(kind: object) -> 
 
 
 def test_the_number_of_weights_must_be_that_of_the_rewards() -> None:
-    with pytest.raises(ValueError, match="expected 1 weights, one for each reward, got 2"):
+    with pytest.raises(ValueError, match="expected 1 weight, one for each reward, got 2"):
         make_stage(grpo, weights=(1.0, 2.0)).step(make_stage(grpo).init(random.key(0)), prompt_batch(0))
 
 

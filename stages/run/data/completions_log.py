@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data_pipes.files import write_atomically, writing
 from data_pipes.tokenizer.spec import Tokenizer
+from pure.plural import count_noun
 from stages.rollout import Rollouts
 from stages.run.rewards.functions import completion_decoder
 from stages.score import decode_completions
@@ -149,8 +150,8 @@ def _warn(say: Callable[[str], Any], state: TrainState, groups: int, samples: in
     equal = float(state.metrics.get("frac_reward_zero_std", 0.0))
     if samples > 1 and equal >= WARNING_SHARE:
         say(
-            f"the reward is equal in {round(equal * groups)} of {groups} groups: nothing to learn from; "
-            "raise --temperature, use other prompts, or change the reward"
+            f"the reward is equal in {round(equal * groups)} of {count_noun(groups, 'group')}: nothing to "
+            "learn from; raise --temperature, use other prompts, or change the reward"
         )
     unscored = float(state.metrics.get("frac_unjudged", 0.0))
     if unscored >= WARNING_SHARE:

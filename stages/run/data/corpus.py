@@ -23,6 +23,7 @@ from data_pipes.store import open_store
 from data_pipes.tokenize import Progress, tokenize
 from data_pipes.tokens import TokenStore
 from data_pipes.types import Document
+from pure.plural import count_noun
 from stages.run.data import bad_rows, documents, held_out, provenance
 from stages.run.options.pretrain import CorpusFlags
 
@@ -119,10 +120,11 @@ def prepare(flags: CorpusFlags, vocab_size: int, say: Say = print) -> Corpus:
     # 5. Complete.
     files.write_json(corpus_file, {"made_from": made_from, "split": rule, "held_out_bytes": held_out_bytes})
     corpus = reopen(folder, say)
-    say(f"data: {len(corpus.train.tokens):,} tokens to train on, {len(corpus.held_out.tokens):,} held out")
+    tokens = count_noun(len(corpus.train.tokens), "token")
+    say(f"data: {tokens} to train on, {len(corpus.held_out.tokens):,} held out")
     bad = folder / documents.BAD
     if skipped := bad_rows.read(bad):
-        say(f"data: {len(skipped):,} rows or files skipped, see {bad}")
+        say(f"data: {count_noun(len(skipped), 'row or file', 'rows or files')} skipped, see {bad}")
     return corpus
 
 

@@ -17,6 +17,7 @@ from data_pipes.embedded import python_library
 from data_pipes.files import writing
 from data_pipes.source import path as source
 from data_pipes.types import Document, OnBad
+from pure.plural import count_noun
 from stages.run.data import bad_rows
 from stages.run.options.groups import TextSourceFlags
 from stages.run.options.pretrain import CorpusFlags
@@ -81,8 +82,9 @@ def summarize_reports(folder: Path) -> str:
     summary = ""
     if rows := bad_rows.read(folder / BAD):
         reasons = Counter(bad_rows.name_flags(row.reason) for row in rows).most_common(2)
-        counts = "; ".join(f"{reason} ({count:,} times)" for reason, count in reasons)
-        summary += f"; {len(rows):,} rows or files could not be read, see {folder / BAD}: {counts}"
+        counts = "; ".join(f"{reason} ({count_noun(count, 'time')})" for reason, count in reasons)
+        number = count_noun(len(rows), "row or file", "rows or files")
+        summary += f"; {number} could not be read, see {folder / BAD}: {counts}"
     dropped = folder / DROPPED
     table = dropped.read_text(encoding="utf-8").strip() if dropped.exists() else ""
     if table not in ("", filters.render_report(filters.report([]))):

@@ -29,6 +29,7 @@ from data_pipes.table import TablePipe
 from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import BadRow, OnBad, Row
 from data_pipes.workers import usable_cores
+from pure.plural import count_noun
 from stages.run.data import bad_rows
 from stages.run.options.base import BatchFlags
 
@@ -142,12 +143,12 @@ def read(
     encode = partial(_encode, kind, source=source, on_bad=on_bad, tokenizer=tokenizer, template=template)
     parts = [encode(rows) for rows in _load(kind.generate, source, on_bad)]
     skipped = len(bad_rows.read(bad)) if lists_bad else 0
-    note = f"; {skipped:,} rows were skipped, see {bad}" if skipped else ""
+    note = f"; {count_noun(skipped, 'row')} skipped, see {bad}" if skipped else ""
     if not parts[0]:
         raise ValueError(f"--data_path {source.data_path}: no row is left to train on{note}")
     # 3. Split.
     data = Data(*parts) if len(parts) == 2 else hold_out(parts[0], source.held_out)
-    say(f"data: {len(data.train):,} rows to train on, {len(data.held_out):,} held out{note}")
+    say(f"data: {count_noun(len(data.train), 'row')} to train on, {len(data.held_out):,} held out{note}")
     return data
 
 
@@ -213,8 +214,8 @@ def report_lost_rows(pipe: TablePipe, say: Callable[[str], Any]) -> None:
     """
     if pipe.truncated or pipe.dropped:
         say(
-            f"data: {pipe.truncated:,} rows were too long and truncated, {pipe.dropped:,} dropped with no "
-            "token left to train on; --max_length sets the limit"
+            f"data: {count_noun(pipe.truncated, 'row')} too long and truncated, {pipe.dropped:,} dropped "
+            "with no token left to train on; --max_length sets the limit"
         )
 
 

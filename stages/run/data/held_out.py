@@ -13,6 +13,7 @@ from typing import Literal
 
 from data_pipes.embedded.python_library import is_held_out
 from data_pipes.types import Document
+from pure.plural import count_noun
 
 Rule = Literal["names", "ends"]
 Part = Literal["train", "held_out"]
@@ -56,8 +57,8 @@ def choose_rule(
             return "names"
     if not has_text:
         raise ValueError(
-            f"--data_path {root}: there is no text in it ({count} documents, none with text){report()}; give "
-            "files with text"
+            f"--data_path {root}: there is no text in it ({count_noun(count, 'document')}, none with "
+            f"text){report()}; give files with text"
         )
     return "ends"
 

@@ -9,6 +9,7 @@ from typing import Any
 from data_pipes import tokenizer as tokenizers
 from data_pipes.digest import hash_json
 from data_pipes.source.text import files
+from pure.plural import count_noun
 from stages.models import folder as model_folder
 from stages.models import jax_params
 from stages.run.options.pretrain import CorpusFlags, StartFlags
@@ -98,5 +99,5 @@ def _render(value: Any) -> str:
         return str(value)
     if "trained" in value:
         return f"one trained here, of {value['trained']} ids"
-    size = f" ({value['files']} files, {value.get('bytes')} bytes)" if "files" in value else ""
+    size = f" ({count_noun(value['files'], 'file')}, {value.get('bytes')} bytes)" if "files" in value else ""
     return f"{value.get('path')}{size}"

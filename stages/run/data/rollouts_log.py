@@ -30,7 +30,7 @@ from pure.types import Tree
 from stages.online import Rollout
 from stages.rollout import Rollouts, arrange, repeat_prompts
 from stages.run.sampling_group import find_group, is_on_all
-from stages.run.vllm_weights import checksum
+from stages.run.vllm_weights import sum_bits
 
 NAME = "rollouts.jsonl"
 """File of the first process; process 2 has rollouts-2.jsonl."""
@@ -112,7 +112,7 @@ def _sample_once(
 
 def _identify(params: Tree, key: Tensor, settings: str) -> str:
     """A digest of all but the prompts that completions depend on."""
-    weights = checksum({str(i): leaf for i, leaf in enumerate(tree.leaves(params))})
+    weights = sum_bits({str(i): leaf for i, leaf in enumerate(tree.leaves(params))})
     return hash_bytes(json.dumps([weights, key.tolist(), settings]).encode())
 
 

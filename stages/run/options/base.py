@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from pure.plural import count_noun
 from stages.run.options.groups import DeviceFlags, RowFlags, WorkerFlags
 from stages.run.options.ranges import AtLeast, Decay, Share
 
@@ -223,16 +224,6 @@ def check_micro_batches(rows: int, name: str, count: int) -> None:
         )
 
 
-def describe_rows(count: int, noun: str = "row") -> str:
-    """Counts rows, or other things, in a message.
-
-    Example:
-        >>> describe_rows(1)
-        '1 row'
-    """
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def check_rows(flags: OptimizerFlags, rows: int, name: str, size: int) -> None:
     """Checks that every process gets rows of every micro-batch.
 
@@ -247,13 +238,14 @@ def check_rows(flags: OptimizerFlags, rows: int, name: str, size: int) -> None:
     """
     if rows < size:
         raise ValueError(
-            f"{name}: {describe_rows(rows)} for {size} processes; give at least one row a process, "
-            "or start fewer"
+            f"{name}: {count_noun(rows, 'row')} for {count_noun(size, 'process', 'processes')}; give at "
+            "least one row a process, or start fewer"
         )
     parts = max(flags.gradient_accumulation, 2 if flags.noise_scale else 1)
     if rows // parts < size:
         raise ValueError(
             f"{name} in {parts} micro-batches (--gradient_accumulation {flags.gradient_accumulation}"
-            f"{', --noise_scale' if flags.noise_scale else ''}) leaves {describe_rows(rows // parts)} for "
-            f"{size} processes, which split each micro-batch; accumulate less, as they save the same memory"
+            f"{', --noise_scale' if flags.noise_scale else ''}) leaves {count_noun(rows // parts, 'row')} "
+            f"for {count_noun(size, 'process', 'processes')}, which split each micro-batch; accumulate less, "
+            "as they save the same memory"
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Literal
 
+from pure.plural import count_noun
 from stages.run.http_json import parse_address
 from stages.run.options.base import (
     CrossEntropyFlags,
@@ -345,8 +346,8 @@ def _check_rewards(rewards: Sequence[str], weights: Sequence[float]) -> None:
     """Checks the weights of the rewards."""
     if weights and len(weights) != len(rewards):
         raise ValueError(
-            f"--reward_weights has {len(weights)} numbers for {len(rewards)} rewards ({' '.join(rewards)}); "
-            "give one for each"
+            f"--reward_weights has {count_noun(len(weights), 'number')} for "
+            f"{count_noun(len(rewards), 'reward')} ({' '.join(rewards)}); give one for each"
         )
     if weights and not (all(map(math.isfinite, weights)) and any(weights)):
         raise ValueError(

@@ -152,7 +152,7 @@ def test_a_bad_row_stops_the_evaluation_or_is_skipped_and_recorded(
 
 MISTAKES = (
     (["--task", "mmlu", "mmlu"], "named twice"),
-    (["--task", "perplexity", "mmlu", "--data_path", "a"], "--data_path has 1 entries for 2 tasks"),
+    (["--task", "perplexity", "mmlu", "--data_path", "a"], "--data_path has 1 entry for 2 tasks"),
     (["--task", "arc"], "--task arc has no data of its own"),
     (["--limit", "0"], "--limit: expected at least 1, got 0"),
     (["--task", "mmlu", "--data_path", "MISSING/nothing.csv"], "nothing.csv"),

@@ -81,7 +81,7 @@ def test_a_complete_run_is_left_as_it_is_when_run_again(
         final_weights(complete_copy / "run"),
     )
     assert main(["pretrain", *flags(complete_copy)]) == 0
-    assert "all 12 steps are already done" in capsys.readouterr().out
+    assert "already done: 12 steps" in capsys.readouterr().out
     assert before == (
         (complete_copy / "run" / "metrics.jsonl").read_bytes(),
         last_state(complete_copy / "run"),

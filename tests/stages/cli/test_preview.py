@@ -23,7 +23,7 @@ def test_rows_of_each_stage_are_shown_as_the_model_reads_them(
     assert "<|im_start|>user\nAdd" in out
     assert ("of the positions are trained" in out) == (stage in ("sft", "kto"))
     assert main(["preview", *flags, "--max_length", "24"]) == 0
-    assert "rows were too long and truncated" in capsys.readouterr().out
+    assert "rows too long and truncated" in capsys.readouterr().out
     assert main(["preview", *flags, "--batch", "999"]) == 2
     assert "--batch 999" in capsys.readouterr().err
     assert main(["preview", *flags, "--no_packing"]) == (0 if stage == "sft" else 2)

@@ -102,7 +102,7 @@ def test_a_changed_log_is_reported(run_copy: Path, capsys: pytest.CaptureFixture
     assert replay(run_copy, 11) == 1
     shown = capsys.readouterr().out
     assert f"loss: {lines[10]['loss']!r} in the log, " in shown
-    assert "step 11: 1 differences; was it another machine, torch, number of threads or processes" in shown
+    assert "step 11: 1 difference; was it another machine, torch, number of threads or processes" in shown
     assert replay(run_copy, 2) == 1
     assert "grad_norm: nothing in the log, " in capsys.readouterr().out
 
@@ -125,7 +125,7 @@ def test_a_checkpoint_with_other_bits_is_reported(run_copy: Path, capsys: pytest
     assert replay(run_copy, 12) == 1
     shown = capsys.readouterr().out
     assert "params/norm/scale: bits differ from the checkpoint's" in shown
-    assert "step 12: 1 differences" in shown
+    assert "step 12: 1 difference;" in shown
 
 
 def set_option(run_copy: Path, name: str, value: object) -> None:

@@ -68,7 +68,7 @@ def test_mcnemar_equals_the_binomial_tail() -> None:
 def test_incomparable_results_are_refused() -> None:
     with pytest.raises(ValueError, match="no task in common: t and u"):
         compare(_samples([1.0, 0.0]), _samples([1.0, 0.0], task="u"))
-    with pytest.raises(ValueError, match="share 1 questions"):
+    with pytest.raises(ValueError, match="share 1 question;"):
         compare(_samples([1.0]), _samples([1.0]))
     for part in ("item", "protocol"):
         other = _samples([1.0, 0.0])

@@ -147,7 +147,7 @@ MISFITS: dict[str, tuple[Callable[[Params], Any], str]] = {
     "integers": (norm_as(torch.ones(16, dtype=torch.int32)), "norm/scale: expected float32.*got int32"),
     "fewer layers": (
         lambda p: {**p, "layers": p["layers"][:1]},
-        "layers: .*num_hidden_layers 2, got 1 layers",
+        "layers: .*num_hidden_layers 2, got 1 layer;",
     ),
     "head": (lambda p: {**p, "head": p["embedding"] + 1}, "head: differs from embedding"),
     "other names": (

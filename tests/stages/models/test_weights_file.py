@@ -55,6 +55,8 @@ def test_files_are_divided_by_size_in_the_order_of_the_weights() -> None:
         ("model-00001-of-00002.safetensors", ("c",)),
         ("model-00002-of-00002.safetensors", ("a", "b")),
     ]
+    (file,) = weights_file.plan_files(weights, "x", 1000, by_name=False)
+    assert file.tensors == ("c", "a", "b")
     with pytest.raises(ValueError, match=r"got torch.int64 in n"):
         weights_file.plan_files({"n": torch.tensor(1)}, "x", 1)
 

@@ -16,9 +16,8 @@ from torch import Tensor
 from pure import random, tree
 from pure.interop import hf
 from pure.nn.transformer import transformer
-from stages.run import vllm_weights
 from stages.run.http_json import Server, request
-from stages.run.vllm_weights import checksum, convert_weights, folder_sender, nccl_sender, send_paused
+from stages.run.vllm_weights import convert_weights, folder_sender, nccl_sender, send_paused, sum_bits
 from tests.laws.test_stages import small
 from tests.stages.run.vllm_server import Running, serve
 from tests.stages.test_online import MODEL
@@ -90,17 +89,17 @@ def test_copies_are_contiguous_and_their_own() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_a_checksum_notices_a_change_in_place(dtype: torch.dtype) -> None:
+def test_a_sum_of_bits_notices_a_change_in_place(dtype: torch.dtype) -> None:
     weights = {name: x.to(dtype) for name, x in WEIGHTS.items()}
-    before = checksum(weights)
-    assert checksum(tree.clone(weights)) == before
+    before = sum_bits(weights)
+    assert sum_bits(tree.clone(weights)) == before
     for x in weights.values():
         old = x.flatten()[0].clone()
         x.view(-1)[0] += 1
-        assert checksum(weights) != before
+        assert sum_bits(weights) != before
         x.view(-1)[0] = old
-    assert checksum(weights) == before
-    assert checksum({}) == ()
+    assert sum_bits(weights) == before
+    assert sum_bits({}) == ()
 
 
 def fake_vllm(hand_over: Callable[[dict[str, Tensor]], None], made: list[Any]) -> dict[str, Any]:
@@ -171,4 +170,3 @@ def test_nccl_makes_one_group_and_sends_in_vllms_four_phases(nccl: tuple[Running
 def test_nccl_without_vllm_says_what_to_install() -> None:
     with serve(MODEL) as running, pytest.raises(ImportError, match=r"vllm 0.32 .*--rollout_folder"):
         nccl_sender()(Server(running.address), WEIGHTS, None)
-    assert vllm_weights.DTYPES[torch.bfloat16] == "BF16"

@@ -69,7 +69,7 @@ def test_a_table_is_printed_at_step_one_and_every_table_every_steps(tmp_path: Pa
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
-        ({"frac_reward_zero_std": 1.0}, "equal in 1 of 1 groups: nothing to learn from"),
+        ({"frac_reward_zero_std": 1.0}, "equal in 1 of 1 group: nothing to learn from"),
         ({"completions__clipped_ratio": 0.95}, "95% of the completions were cut off"),
     ],
 )

@@ -143,9 +143,7 @@ def test_bad_rows_are_listed_and_skipped(tmp_path: Path) -> None:
     )
     messages: list[str] = []
     prepare(make_options(tmp_path, data_path=str(path), on_bad="skip"), 280, messages.append)
-    assert (
-        messages[-1] == f"data: 1 rows or files skipped, see {tmp_path / 'run' / 'data' / 'bad_rows.jsonl'}"
-    )
+    assert messages[-1] == f"data: 1 row or file skipped, see {tmp_path / 'run' / 'data' / 'bad_rows.jsonl'}"
     (bad_row,) = (tmp_path / "run" / "data" / "bad_rows.jsonl").read_text().splitlines()
     assert json.loads(bad_row)["name"] == f"{path}:51"
 

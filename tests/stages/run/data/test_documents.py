@@ -26,8 +26,8 @@ def test_dropped_documents_are_listed_only_with_an_output_folder(tmp_path: Path)
     (skipped,) = bad_rows.read(tmp_path / documents.BAD)
     assert skipped.name == f"{path}:2"
     summary = documents.summarize_reports(tmp_path)
-    assert "1 rows or files could not be read" in summary
-    assert "--filter dropped by length: 1 documents" in summary
+    assert "1 row or file could not be read" in summary
+    assert "--filter dropped by length: 1 document" in summary
     documents.delete_reports(tmp_path)
     assert documents.summarize_reports(tmp_path) == ""
 

@@ -49,7 +49,7 @@ def test_bad_rows_are_refused_or_skipped_and_listed(tmp_path: Path) -> None:
     assert "rows.jsonl:1" in (tmp_path / "run" / examples.BAD).read_text()
     read(tmp_path, rows, "PREFERENCES", on_bad="skip")
     assert len((tmp_path / "run" / examples.BAD).read_text().splitlines()) == 1
-    with pytest.raises(ValueError, match="no row is left to train on; 1 rows were skipped, see"):
+    with pytest.raises(ValueError, match="no row is left to train on; 1 row skipped, see"):
         read(tmp_path, rows[:1], "PREFERENCES", on_bad="skip")
 
 

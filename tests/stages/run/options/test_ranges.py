@@ -115,7 +115,7 @@ REFUSED = (
     (DPO, {"label_smoothing": 0.1}, "has no effect on --variant sigmoid"),
     (DPO, {"beta": 0.0}, "^--beta 0 makes the loss"),
     (DPO, {"label_smoothing": 0.5, "variant": "robust"}, r"share in \[0, 0.5\) for --variant robust"),
-    (GRPO, {"reward_weights": (1.0, 2.0)}, r"^--reward_weights has 2 numbers for 1 rewards \(correct\)"),
+    (GRPO, {"reward_weights": (1.0, 2.0)}, r"^--reward_weights has 2 numbers for 1 reward \(correct\)"),
     (GRPO, {"reward_weights": (math.nan,)}, "finite numbers"),
     (GRPO, {"reward_weights": (0.0,)}, "not all of them 0"),
     (PretrainOptions(), {"held_out": 0.0}, "^--held_out: expected a share"),
