@@ -37,8 +37,11 @@ USAGE_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryErr
 COMPILER_ERRORS = ("InductorError", "BackendCompilerFailed", "InvalidCxxCompiler", "CppCompileError")
 """Names of the errors of torch.compile and the C++ compiler."""
 
-ANSWERED = ("-h", "--help", "help", "-V", "--version", "version")
+HELP, VERSION = ("-h", "--help", "help"), ("-V", "--version", "version")
 """Words that are no subcommand, and are answered."""
+
+SECONDS_TO_REFUSE = 10.0
+"""Longest wait to tell the other processes that this one refuses its subcommand."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals that end the processes of a run."""
@@ -67,20 +70,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK") in (None, "", "0"):
             print(f"intro2llm: {error}", file=sys.stderr)
         return 2
-    if world is not None and world.rank and (name not in SUBCOMMANDS or not SUBCOMMANDS[name].joins):
-        return 0 if name in ANSWERED else 2  # process 0 answers
-    if name in ("-h", "--help", "help"):
-        print(overview())
+    if name in (*HELP, *VERSION):
+        if world is None or world.rank == 0:
+            print(overview() if name in HELP else f"intro2llm {version('intro2llm')}")
         return 0
-    if name in ("-V", "--version", "version"):
-        print(f"intro2llm {version('intro2llm')}")
-        return 0
+    refusal = _refuse_name(name, world)
+    if refusal and (world is None or world.rank == 0):
+        print(refusal, file=sys.stderr, flush=True)
+    if world is not None:
+        return _refuse_joined(world, name, refusal) if refusal else _run_joined(world, name, rest)
+    return 2 if refusal else _run_alone(name, rest)
+
+
+def _refuse_name(name: str, world: World | None) -> str:
+    """The line for a name that is no subcommand, or one that cannot run here; "" for any other."""
     if name not in SUBCOMMANDS:
         near = difflib.get_close_matches(name, SUBCOMMANDS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SUBCOMMANDS)}"
-        print(f"intro2llm: unknown subcommand {name!r}; {hint}", file=sys.stderr)
-        return 2
-    return _run_alone(name, rest) if world is None else _run_joined(world, name, rest)
+        return f"intro2llm: unknown subcommand {name!r}; {hint}"
+    if world is not None and not SUBCOMMANDS[name].joins:
+        return (
+            f"intro2llm {name}: it runs in one process, and WORLD_SIZE is {world.size}; start it without "
+            "torchrun"
+        )
+    return ""
 
 
 def _run_alone(name: str, arguments: Sequence[str]) -> int:
@@ -102,11 +115,6 @@ def _run_alone(name: str, arguments: Sequence[str]) -> int:
 
 def _run_joined(world: World, name: str, arguments: Sequence[str]) -> int:
     """Runs a subcommand together with other processes, and returns the exit code, which is that of all."""
-    if not SUBCOMMANDS[name].joins:
-        _print_error(
-            name, f"it runs in one process, and WORLD_SIZE is {world.size}; start it without torchrun"
-        )
-        return 2
     _raise_at_signals()
     try:
         from stages.run import processes as joining
@@ -130,6 +138,42 @@ def _run_joined(world: World, name: str, arguments: Sequence[str]) -> int:
     return end.code
 
 
+def _refuse_joined(world: World, name: str, refusal: str) -> int:
+    """Tells the other processes, which may run another subcommand, that this one refuses its own; returns 2.
+
+    Process 0 has printed the line. Another one prints it only if process 0 does not come.
+    """
+    from stages.run.channel import End, EndedError
+
+    _raise_at_signals()
+    try:
+        from stages.run import processes as joining
+
+        with joining.joined(world, SECONDS_TO_REFUSE) as processes:
+            text = ""
+            try:
+                _compare_names(processes, name)
+            except ValueError as error:
+                text = str(error)
+            joining.conclude(processes, End(2, text, True))
+    except OSError:
+        if world.rank:
+            print(refusal, file=sys.stderr)
+    except (SystemExit, KeyboardInterrupt, EndedError):
+        pass  # a signal, as of torchrun when another process ended, or its end
+    return 2
+
+
+def _compare_names(processes: Processes, name: str) -> None:
+    """Raises ValueError on all processes if they run different subcommands."""
+    from stages.run import processes as joining
+
+    names = joining.gather_values(processes, name, about="subcommand")
+    for rank, other in enumerate(names):
+        if other != names[0]:
+            raise ValueError(f"process {rank} runs {other}, process 0 {names[0]}; start all with one command")
+
+
 def _attempt(processes: Processes, name: str, arguments: Sequence[str]) -> End:
     """Runs a subcommand; an error that another process caused becomes that process's end."""
     from stages.run import processes as joining
@@ -138,12 +182,7 @@ def _attempt(processes: Processes, name: str, arguments: Sequence[str]) -> End:
     folder: list[Path] = []
     options: object = None
     try:
-        names = joining.gather_values(processes, name, about="subcommand")
-        for rank, other in enumerate(names):
-            if other != names[0]:
-                raise ValueError(
-                    f"process {rank} runs {other}, process 0 {names[0]}; start all with one command"
-                )
+        _compare_names(processes, name)
         options = _parse(name, arguments, folder)
         return End(resolve(SUBCOMMANDS[name].run)(options, processes), "", False)
     except SystemExit as stop:

@@ -75,11 +75,12 @@ ALONE = Processes()
 
 
 @contextmanager
-def joined(world: World | None) -> Iterator[Processes]:
+def joined(world: World | None, seconds: float | None = None) -> Iterator[Processes]:
     """Joins the other processes while the block runs.
 
     Args:
         world: the process's place, from `read_world`; None is a process that is alone.
+        seconds: longest wait for them; None: that of JOIN_SECONDS.
 
     Yields:
         Processes, without a group.
@@ -91,7 +92,7 @@ def joined(world: World | None) -> Iterator[Processes]:
     if world is None:
         yield ALONE
         return
-    seconds = float(os.environ.get(JOIN_SECONDS, 300))
+    seconds = float(os.environ.get(JOIN_SECONDS, 300)) if seconds is None else seconds
     if is_loopback(world.address):  # gloo would look up this machine's name, which may have no address
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if os.uname().sysname == "Darwin" else "lo")
     store = find_store(world, seconds)

@@ -144,7 +144,7 @@ def test_a_report_counts_drops_by_filter_with_examples() -> None:
     drops = [Drop(str(i), f"length: {i} characters", i) for i in range(5)] + [Drop("z", "binary: all", 100)]
     found = report(drops)
     assert found.dropped == {"length": (5, 10), "binary": (1, 100)}
-    assert found.examples["length"] == ["0 (0 characters)", "1 (1 character)", "2 (2 characters)"]
+    assert found.examples["length"] == ["0 (0 characters)", "1 (1 characters)", "2 (2 characters)"]
     assert render_report(found).splitlines()[0] == "binary: 1 document, 100 characters; z (all)"
     assert render_report(report([])) == "no document was dropped"
 

@@ -56,7 +56,7 @@ def test_a_generation_block_that_two_turns_share_is_refused() -> None:
     messages = talk("a", "b", "c", "d")
     messages[1] = messages[1]._replace(trained=False)
     source = "{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}{% endgeneration %}"
-    with pytest.raises(ValueError, match=r"1 {% generation %} blocks for 2 turns"):
+    with pytest.raises(ValueError, match=r"1 {% generation %} block for 2 turns"):
         trained_texts(source, messages)
 
 

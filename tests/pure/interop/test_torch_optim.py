@@ -298,7 +298,7 @@ def test_names_are_by_identity_by_the_groups_or_given() -> None:
     template = optim.adamw(0.1).init(params)
     by_identity = state_from_torch_optim(theirs, template, net, PATHS)
     with pytest.raises(
-        ValueError, match=r"7 parameters in 2 group\(s\) and no names; .*Give the optimizer itself"
+        ValueError, match=r"7 parameters in 2 groups and no names; .*Give the optimizer itself"
     ):
         state_from_torch_optim(theirs.state_dict(), template, net, PATHS)
     name_of = {id(p): name for name, p in net.named_parameters()}

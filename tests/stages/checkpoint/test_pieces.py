@@ -321,7 +321,10 @@ def test_a_full_disk_of_one_process_is_raised_on_all_and_loses_nothing(four: Cre
 def test_bad_arguments_are_refused_on_all(four: Crew, tmp_path: Path) -> None:
     answers = four.run(refuse_bad_groups, tmp_path)
     assert all("expected step >= 0" in answer[0][2] for answer in answers)
-    assert all("the state is cut over 4 processes, and 2 save it" in answer[1][2] for answer in answers[:2])
+    assert all(
+        "the state is cut over 4 processes, and the group that saves it has 2" in answer[1][2]
+        for answer in answers[:2]
+    )
     assert not (tmp_path / "checkpoints").exists()
 
 

@@ -399,6 +399,44 @@ def test_subcommands_of_one_process_are_refused_by_name(subcommand: str, tmp_pat
     assert_refused(tmp_path, ["--help"], message, subcommand=subcommand)
 
 
+@pytest.mark.parametrize(
+    "names", [["pretrain", "tokenizer"], ["tokenizer", "pretrain"], ["pretrain", "pretrian"]]
+)
+def test_a_process_that_refuses_its_subcommand_ends_all(
+    names: list[str], alone: Path, tmp_path: Path
+) -> None:
+    arguments = flags(alone, output_dir=tmp_path / "run")
+    assert join_all(start_joined(2, tmp_path / "out", arguments, subcommand=names), 30) == [2, 2]
+    first, second = printed(tmp_path / "out", "err")
+    assert second == []
+    if names[0] == "tokenizer":
+        assert first == [
+            "intro2llm tokenizer: it runs in one process, and WORLD_SIZE is 2; start it without torchrun"
+        ]
+    else:
+        differs = f"process 1 runs {names[1]}, process 0 pretrain; start all with one command"
+        assert first == [f"intro2llm pretrain: {differs}"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_that_refuses_its_subcommand_and_is_alone_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stages.cli.main.SECONDS_TO_REFUSE", 0.2)
+    monkeypatch.setattr("stages.cli.main._raise_at_signals", int)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    for name, value in {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["replay"]) == 2
+        assert capsys.readouterr().err.splitlines() == [
+            "intro2llm replay: it runs in one process, and WORLD_SIZE is 2; start it without torchrun"
+        ]
+
+
 def test_a_state_in_rows_has_the_numbers_of_one_process_also_after_an_interruption(
     two: Path, tmp_path: Path
 ) -> None:
