@@ -312,7 +312,7 @@ def _inverse_product(product: Product, damping: float | Tensor, steps: int, tol:
         if solved.indefinite:
             raise ValueError(
                 f"influence: the matrix plus damping {damping} is not positive definite (found after "
-                f"{count_noun(solved.steps, 'product')}); take a Gauss-Newton product, or more damping"
+                f"{count_noun(int(solved.steps), 'product')}); take a Gauss-Newton product, or more damping"
             )
         if not solved.residual <= 2 * tol:
             raise ValueError(
