@@ -36,7 +36,7 @@ def learn_merges(
         s the word's symbols after merges 1 ... k-1
 
     On a tie the pair with the smaller ids is merged (first a's id is compared, then b's), so that the result
-    does not depend on the order of the words.
+    does not depend on the order of the words. The id of a token is its index in the vocabulary.
 
     Args:
         word_counts: word -> its count, >= 1; every character must be in `vocab`.
@@ -46,18 +46,22 @@ def learn_merges(
         forbidden: strings that no merge may produce (special tokens, which plain text must not become).
 
     Returns:
-        (vocab, merges): the tokens in the order of their ids, and the pairs in the order of merging. There
-        are fewer than `vocab_size` tokens if no pair is left.
+        (vocab, merges): two new lists: the tokens in the order of their ids, and the pairs in the order of
+        merging. There are fewer than `vocab_size` tokens if no pair is left.
 
     Steps:
-        1. Write each word as its characters.
-        2. Count neighbouring pairs over all words, except pairs merged before and forbidden ones.
-        3. Take the pair with the highest count, on a tie the smaller ids; stop below `min_frequency`.
-        4. Merge it from left to right in every word; the merged string becomes a token, unless it is one.
-        5. Repeat from 2 until the vocabulary is full.
+        1. Write each word as the tuple of its characters.
+        2. Count neighbouring pairs over all words with `count_pairs`; remove the pairs that were merged
+            before and those whose joined string is forbidden.
+        3. Take the pair with the highest count, on a tie the smaller ids; stop if there is none, or if its
+            count is below `min_frequency`.
+        4. Merge it in every word with `merge_pair`, and append it to the merges; the joined string is
+            appended to the vocabulary, unless it is in it.
+        5. Repeat from 2 while the vocabulary has fewer than `vocab_size` tokens.
 
     Edge cases: "aaa" has the pair (a, a) twice, and merging gives (aa, a). Two different pairs may make the
-    same token ("a"+"bc", "ab"+"c"): both become merges, and the token has one id.
+    same token ("a"+"bc", "ab"+"c"): both become merges, and the token has one id. A vocabulary that is full
+    from the start learns nothing.
 
     Example:
         Three times "ab" beats twice "bc":
@@ -69,18 +73,18 @@ def learn_merges(
     """
     vocab, merges, done = list(vocab), [], set()
     ids = {token: i for i, token in enumerate(vocab)}
-    # 1. Words as tuples of symbols.
+    # 1. Words as tuples of characters: word -> (symbol, symbol, ...).
     words = {word: tuple(word) for word in word_counts}
     while len(vocab) < vocab_size:
-        # 2. Count pairs.
+        # 2. Count pairs, without those merged before and the forbidden ones.
         counts = count_pairs(words, word_counts)
         for pair in [p for p in counts if p in done or p[0] + p[1] in forbidden]:
             del counts[pair]
-        # 3. The best.
+        # 3. The pair of the highest count, on a tie of the smaller ids; stop below min_frequency.
         best = max(counts, key=lambda pair: (counts[pair], -ids[pair[0]], -ids[pair[1]]), default=None)
         if best is None or counts[best] < min_frequency:
             break
-        # 4. Merge.
+        # 4. Merge it in every word; the joined string is a new token, unless it is one.
         words = {word: merge_pair(symbols, best) for word, symbols in words.items()}
         merges.append(best)
         done.add(best)
@@ -88,19 +92,41 @@ def learn_merges(
         if token not in ids:
             ids[token] = len(vocab)
             vocab.append(token)
-        # 5. Until the vocabulary is full.
+        # 5. Repeat from 2 until the vocabulary is full.
     return vocab, merges
 
 
 def count_pairs(words: Mapping[str, tuple[str, ...]], word_counts: Mapping[str, int]) -> Counter[Pair]:
     """Counts pairs of neighbouring symbols over all words, weighted by the words' counts.
 
+    Training merges the most frequent pair. A text repeats its words, so it is enough to go through each
+    different word once, and to count its pairs as often as the word occurs.
+
+        counts[a, b] = Σ_word word_counts[word] · #{i: s_i = a and s_(i+1) = b},     s = words[word]
+
+    Args:
+        words: word -> its symbols, n >= 0 of them.
+        word_counts: word -> its count, >= 1; has every word of `words`.
+
+    Returns:
+        Counter: (left symbol, right symbol) -> count; only pairs that occur.
+
+    Steps:
+        1. Start with an empty Counter, and go through the words.
+        2. For each of the n - 1 pairs of neighbours, add the count of the word to the count of the pair.
+
+    Edge cases: a word of one symbol has no pair; "aaa" has the pair (a, a) twice, although the two overlap.
+
     Example:
         >>> count_pairs({"aab": ("a", "a", "b")}, {"aab": 3})
         Counter({('a', 'a'): 3, ('a', 'b'): 3})
+
+    Source: Sennrich et al. 2016, algorithm 1, `get_stats`.
     """
+    # 1. All words, with an empty Counter: (left, right) -> count.
     counts: Counter[Pair] = Counter()
     for word, symbols in words.items():
+        # 2. The n - 1 pairs of neighbours, each as often as the word occurs.
         for pair in pairwise(symbols):
             counts[pair] += word_counts[word]
     return counts
@@ -109,17 +135,39 @@ def count_pairs(words: Mapping[str, tuple[str, ...]], word_counts: Mapping[str, 
 def merge_pair(symbols: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
     """Joins every occurrence of `pair`, from left to right.
 
+    One merge of training, applied to one word. Occurrences may overlap ("a a a"); the order from left to
+    right decides which of them are joined.
+
+    Args:
+        symbols: n symbols of a word.
+        pair: (left, right).
+
+    Returns:
+        m symbols, m <= n; their concatenation is that of `symbols`.
+
+    Steps:
+        1. Start at the first symbol, with an empty result.
+        2. If this symbol and the next are the pair, append their concatenation, and go on after both.
+        3. Otherwise append this symbol, and go on with the next one.
+
+    Edge cases: a symbol that was joined is not joined again in the same pass: "a a a a" becomes "aa aa".
+
     Example:
         >>> merge_pair(("a", "a", "a", "b"), ("a", "a"))
         ('aa', 'a', 'b')
+
+    Source: Sennrich et al. 2016, algorithm 1, `merge_vocab`.
     """
+    # 1. From the first symbol, with an empty result.
     result: list[str] = []
     i = 0
     while i < len(symbols):
         if symbols[i : i + 2] == pair:
+            # 2. The pair: append its concatenation, go on after both.
             result.append(pair[0] + pair[1])
             i += 2
         else:
+            # 3. Another symbol: append it, go on with the next.
             result.append(symbols[i])
             i += 1
     return tuple(result)
@@ -127,6 +175,10 @@ def merge_pair(symbols: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
 
 def apply_merges(word: str, ranks: Mapping[Pair, int]) -> tuple[str, ...]:
     """Encodes one word: merges the neighbours of lowest rank until no pair of neighbours is a merge.
+
+    Encoding repeats training: a merge that was learned earlier is applied earlier, so a word is cut as it
+    was cut in the training text. At each turn one pair is joined, so a word of n characters takes at most
+    n - 1 turns.
 
     Args:
         word: one word, as cut by the split pattern.
@@ -136,9 +188,12 @@ def apply_merges(word: str, ranks: Mapping[Pair, int]) -> tuple[str, ...]:
         The word's tokens, whose concatenation is the word.
 
     Steps:
-        1. Write the word as its characters.
-        2. Among the neighbouring pairs that are merges, find the one learned first, on a tie the leftmost.
+        1. Write the word as the list of its n characters.
+        2. Among the neighbouring pairs that are merges, find the one learned first, on a tie the leftmost;
+            if there is none, return the symbols as a tuple.
         3. Join these two, and repeat from 2.
+
+    Edge cases: an empty word has no tokens; a character that is in no merge is a token of its own.
 
     Example:
         "b"+"c" was learned first, so "abc" becomes a|bc, and a|bc is no merge:
@@ -148,15 +203,15 @@ def apply_merges(word: str, ranks: Mapping[Pair, int]) -> tuple[str, ...]:
 
     Source: Sennrich et al. 2016, section 3.2.
     """
-    # 1. Characters.
+    # 1. A list of n characters.
     symbols = list(word)
     while True:
-        # 2. The merge learned first.
+        # 2. The leftmost pair of lowest rank among the n - 1 neighbours; without one the word is done.
         pairs = list(pairwise(symbols))
         left = min(range(len(pairs)), key=lambda i: ranks.get(pairs[i], math.inf), default=None)
         if left is None or pairs[left] not in ranks:
             return tuple(symbols)
-        # 3. Join.
+        # 3. Join the two: one symbol fewer. Repeat from 2.
         symbols[left : left + 2] = [symbols[left] + symbols[left + 1]]
 
 

@@ -65,43 +65,60 @@ def index_merges(pairs: Sequence[tuple[int, int]], merged: Sequence[int]) -> Mer
 def merge_word(ids: Iterable[int], merges: Merges) -> list[int]:
     """Merges one word: the pair of lowest rank, on a tie the leftmost, until no neighbours are a merge.
 
+    `bpe.apply_merges` searches all pairs for each merge: n² steps for a word of n symbols, minutes for a page
+    without spaces. With a heap of pairs and a linked list of symbols it takes n log n steps. The symbols stay
+    at their indices 0 .. n-1; a symbol that was merged away is NOTHING, and two lists hold the index of the
+    next and of the previous symbol that is left (NOTHING at the ends).
+
     Args:
-        ids: [n] ids of a word's characters or bytes.
-        merges: from `index_merges`.
+        ids: n ids of a word's characters or bytes, each >= 0.
+        merges: from `index_merges`; `merges.ranks` gives a pair's rank, `merges.merged[rank]` its token.
 
     Returns:
-        [m] ids of the word's tokens, m <= n.
+        m ids of the word's tokens, m <= n, Python ints.
 
     Steps:
-        1. Push every pair that is a merge on a heap of (rank, index of the left symbol).
-        2. Pop the lowest; skip it if one of its two symbols has been merged since it was pushed.
-        3. Merge: the left symbol becomes the token, the right one is unlinked from the linked list.
-        4. Push the token's pairs with its two neighbours on the heap; repeat from 2.
+        1. Push every pair of neighbours that is a merge on a heap of (rank, index of the left symbol).
+        2. Pop the lowest. Skip it if it is out of date: the left symbol was merged away, or has no right
+            neighbour, or the pair that stands there now has another rank.
+        3. Merge: the token takes the index of the left symbol, the right symbol becomes NOTHING and is
+            unlinked from both lists.
+        4. Push the token's pairs with its two neighbours, where they are merges; repeat from 2 until the
+            heap is empty.
+        5. Return the symbols that are left.
+
+    Edge cases: no ids, or one, are returned as they are. Pairs of one rank are merged from left to right:
+    "aaa" becomes aa|a.
 
     Example:
+        The pair (1, 2) has rank 0, so 1 is merged with 2 before 0 could be merged with 1.
+
         >>> merge_word([0, 1, 2, 0, 1], index_merges([(1, 2), (0, 1)], [3, 4]))
         [0, 3, 4]
+
+    Source: Sennrich et al. 2016, section 3.2. Differs from it: the heap.
     """
     row, ranks, merged = list(ids), merges.ranks, merges.merged
     after, before = [*range(1, len(row)), NOTHING], [NOTHING, *range(len(row) - 1)]
-    # 1. All pairs.
+    # 1. A heap of all pairs that are merges: (rank, index of the left symbol).
     heap = [(ranks[pair], i) for i, pair in enumerate(pairwise(row)) if pair in ranks]
     heapq.heapify(heap)
     while heap:
-        # 2. The lowest that is still valid.
+        # 2. The lowest, unless it is out of date.
         rank, i = heapq.heappop(heap)
         j = after[i]
         if row[i] == NOTHING or j == NOTHING or ranks.get((row[i], row[j])) != rank:
             continue
-        # 3. Merge.
+        # 3. The token at the left index; the right symbol is unlinked.
         row[i], row[j], after[i] = int(merged[rank]), NOTHING, after[j]
         if after[i] != NOTHING:
             before[after[i]] = i
-        # 4. New neighbours.
+        # 4. The token's pairs with its two neighbours.
         for left in (before[i], i):
             pair = (row[left], row[after[left]])
             if left != NOTHING and after[left] != NOTHING and pair in ranks:
                 heapq.heappush(heap, (ranks[pair], left))
+    # 5. The symbols that are left.
     return [i for i in row if i != NOTHING]
 
 
