@@ -104,28 +104,45 @@ def draw_uniforms(key: Tensor, count: int, steps: int) -> Tensor:
 
     Since each token has its own number, a row's samples do not depend on the other rows or their lengths.
 
+        u[b, i] = uniform(fold_in(k_b, i)),     k_b = fold_in(key, b), or key[b] if there is one per row
+
     Args:
         key: [2] or [B, 2] uint32, for the whole batch, or each row's in place of fold_in(key, row).
         count: B, rows.
         steps: M.
 
     Returns:
-        [B, M] float32 in [0, 1).
+        [B, M] float32 in [0, 1), on the device of key.
+
+    Steps:
+        1. Refuse a key that is neither [2] nor [B, 2].
+        2. From one key [2] make one per row, [B, 2], with `random.fold_in` and the row's number b.
+        3. Fold each step's number i into each row's key, and draw one `random.uniform` from each: [B, M]. Two
+           nested `vmap` make this one vectorised call (an integer in fold_in is then a tensor).
 
     Raises:
         ValueError: if key is neither [2] nor [B, 2].
+
+    Example:
+        >>> u = draw_uniforms(random.key(0), 2, 3)
+        >>> row, step = 1, 2
+        >>> torch.equal(u[row, step], random.uniform(random.fold_in(random.fold_in(random.key(0), row), step)))
+        True
     """
+    # 1. Check.
     if key.shape not in ((2,), (count, 2)):
         raise ValueError(
             f"generate: key must be [2], or [B, 2] = [{count}, 2] for one per row, got {list(key.shape)}"
         )
     vmap, device = torch.func.vmap, key.device
+    # 2. One key per row: [B, 2].
+    if key.ndim == 1:
+        key = vmap(random.fold_in, (None, 0))(key, torch.arange(count, device=device))
 
+    # 3. One number for each row and step: [B, M].
     def uniform(row_key: Tensor, step: Tensor) -> Tensor:
         return random.uniform(random.fold_in(row_key, step))
 
-    if key.ndim == 1:
-        key = vmap(random.fold_in, (None, 0))(key, torch.arange(count, device=device))
     uniform_of_steps = vmap(uniform, (None, 0))
     return vmap(uniform_of_steps, (0, None))(key, torch.arange(steps, device=device))
 
@@ -146,25 +163,42 @@ def sample_tokens(
     Args:
         logits: [B, V] float.
         uniform: [B] float32 in [0, 1).
-        controls: temperature, top_k, top_p, min_p, repetition_penalty, vocabulary; None skips that step.
+        controls: temperature [B], top_k, top_p, min_p, repetition_penalty, vocabulary; each that is None is
+            skipped.
         seen: [B, V] bool, or None without a penalty.
 
     Returns:
         (ids [B] int64, log-probabilities [B] float32, nats).
 
     Steps:
-        1. Logits for the log-probability: divide by the temperature, where it is not 0.
-        2. Logits for sampling: apply vocabulary, penalty, temperature, top-k, top-p, min-p, in this order.
-        3. Sample, and look up the log-probability.
+        1. Logits for the log-probability: the logits in float32 divided by the temperature, in rows where it
+           is 0 by 1: [B, V].
+        2. Logits for sampling: again the logits in float32; set those of ids at or above the vocabulary to
+           -inf.
+        3. Apply, in this order, `sample.repetition_penalty` (if there is a penalty and `seen`),
+           `sample.temperature`, `sample.top_k`, `sample.top_p` and `sample.min_p`: [B, V].
+        4. Sample from these with `sample.sample`, and look up the ids in the logits of step 1 with
+           `sample.log_probability`.
+
+    Edge cases: temperature 0 takes the likeliest token, with the log-probability at temperature 1.
+
+    Example:
+        Of the weights 1 and 3, top_k = 1 leaves the second; its probability is still 3/4.
+
+        >>> controls = Controls(torch.zeros(1, 1), temperature=torch.ones(1), top_k=1)
+        >>> ids, logprobs = sample_tokens(torch.tensor([[1.0, 3.0]]).log(), torch.tensor([0.1]), controls, None)
+        >>> ids, logprobs.exp()
+        (tensor([1]), tensor([0.7500]))
     """
-    # 1. Log-probability.
+    # 1. Logits for the log-probability: [B, V].
     temperature = controls.temperature
     scaled = logits.float() / torch.where(temperature == 0, 1.0, temperature)[:, None]
-    # 2. Logits for sampling.
+    # 2. Logits for sampling, inside the vocabulary: [B, V].
     sampling_logits = logits.float()
     if controls.vocabulary is not None:
         inside = torch.arange(sampling_logits.shape[-1], device=sampling_logits.device) < controls.vocabulary
         sampling_logits = torch.where(inside, sampling_logits, -torch.inf)
+    # 3. Penalty, temperature, top-k, top-p, min-p.
     if controls.repetition_penalty is not None and seen is not None:
         sampling_logits = sample.repetition_penalty(sampling_logits, seen, controls.repetition_penalty)
     sampling_logits = sample.temperature(sampling_logits, temperature)
@@ -175,6 +209,6 @@ def sample_tokens(
     ):
         if value is not None:
             sampling_logits = function(sampling_logits, value)
-    # 3. Sample.
+    # 4. Ids and log-probabilities: [B].
     ids = sample.sample(sampling_logits, uniform)
     return ids, sample.log_probability(scaled, ids)

@@ -105,27 +105,49 @@ def step(
 ) -> Progress:
     """Sample one more token for every row.
 
+    Every row takes part in every step, also those that are done, so that all shapes stay constant and one
+    compiled graph serves the whole generation.
+
     Args:
         progress: unchanged by this (a donating jit changes it).
         params: the model's.
-        controls: uniform random numbers and sampling settings, see `sample_tokens`.
+        controls: uniforms [B, M] and sampling settings, see `sample_tokens`.
         stop_tokens: [n] int64, ids that end a row; n may be 0.
-        model: gives `decode`.
+        model: gives `decode(params, tokens [B, 1], cache) -> (logits [B, 1, V], cache)`.
 
     Returns:
-        The next Progress.
+        The next Progress: the new cache, the sampled ids as `last` (in all rows), and what the steps compute.
 
     Steps:
-        1. Run the model on the last token.
-        2. Sample the next, with this step's column of the uniforms.
-        3. Write it in the unfinished rows.
+        1. Run `model.decode` on the last tokens, as [B, 1]: logits [B, 1, V] and the next cache.
+        2. Sample ids and log-probabilities [B] with `sample_tokens`, from column `step_count` of the uniforms
+           (selected with a tensor index: `step_count` is never read on the host).
+        3. Write both to column `step_count` of tokens and logprobs, [B, M], in the rows that were not done
+           before this step, and add 1 to the lengths of these rows.
+        4. Rows that sampled a stop token are done from now on. Mark the sampled ids in a copy of `seen`, in
+           all rows, unless it is None. Add 1 to `step_count`.
+
+    Edge cases: the stop token itself is written and counted; a row that is done stays done.
+
+    Example:
+        A model in which id t is always followed by t + 1:
+
+        >>> model = Model(*[None] * 7, decode=lambda params, tokens, cache: (params[tokens], cache))
+        >>> params = torch.eye(4).roll(1, 1).log()
+        >>> zeros = torch.zeros(1, 2, dtype=torch.int64)
+        >>> written = Generated(zeros, torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64))
+        >>> progress = Progress({}, torch.tensor([1]), written, torch.tensor([False]), torch.tensor(0), None)
+        >>> controls = Controls(torch.full((1, 2), 0.5), temperature=torch.ones(1))
+        >>> progress = step(progress, params, controls, torch.tensor([2]), model=model)
+        >>> progress.written.tokens, progress.written.lengths, progress.done
+        (tensor([[2, 0]]), tensor([1]), tensor([True]))
     """
-    # 1. Run the model.
+    # 1. Logits [B, 1, V].
     logits, cache = model.decode(params, progress.last[:, None], progress.cache)
-    # 2. Sample.
+    # 2. Ids and log-probabilities [B].
     uniform = controls.uniforms.index_select(1, progress.step_count[None])[:, 0]
     ids, logprob = sample_tokens(logits[:, 0], uniform, controls, progress.seen)
-    # 3. Write.
+    # 3. Write to column step_count of unfinished rows.
     tokens, logprobs, lengths = progress.written
     is_this_step = torch.arange(tokens.shape[1], device=tokens.device) == progress.step_count
     write_mask = is_this_step & ~progress.done[:, None]
@@ -134,6 +156,7 @@ def step(
         torch.where(write_mask, logprob[:, None], logprobs),
         lengths + (~progress.done).long(),
     )
+    # 4. Finished rows, seen tokens, and the count.
     done = progress.done | (ids[:, None] == stop_tokens).any(-1)
     seen = None if progress.seen is None else progress.seen.scatter(1, ids[:, None], True)
     return Progress(cache, ids, written, done, progress.step_count + 1, seen)

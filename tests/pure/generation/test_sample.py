@@ -187,6 +187,14 @@ def test_samplers_keep_the_dtype(dtype: torch.dtype) -> None:
         assert function(logits, torch.tensor(values)).dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_the_likeliest_token_is_kept_in_every_dtype(dtype: torch.dtype) -> None:
+    """0.1 has no exact form in any of them: a threshold that is rounded to another dtype may drop it."""
+    logits = torch.tensor([0.1, -3.0, 0.05], dtype=dtype)
+    for truncated in (sample.top_k(logits, 1), sample.top_p(logits, 0.5), sample.min_p(logits, 0.5)):
+        assert torch.equal(truncated[0], logits[0])
+
+
 def test_top_p_of_zero_leaves_the_likeliest_token() -> None:
     assert sample.top_p(torch.tensor([1.0, 3.0, 2.0]), 0.0).isfinite().tolist() == [False, True, False]
 
