@@ -124,9 +124,10 @@ def draw_uniforms(key: Tensor, count: int, steps: int) -> Tensor:
         ValueError: if key is neither [2] nor [B, 2].
 
     Example:
-        >>> u = draw_uniforms(random.key(0), 2, 3)
-        >>> row, step = 1, 2
-        >>> torch.equal(u[row, step], random.uniform(random.fold_in(random.fold_in(random.key(0), row), step)))
+        >>> key = random.key(0)
+        >>> second_row = random.fold_in(key, 1)
+        >>> third_step = random.uniform(random.fold_in(second_row, 2))
+        >>> torch.equal(draw_uniforms(key, 2, 3)[1, 2], third_step)
         True
     """
     # 1. Check.
@@ -186,7 +187,8 @@ def sample_tokens(
         Of the weights 1 and 3, top_k = 1 leaves the second; its probability is still 3/4.
 
         >>> controls = Controls(torch.zeros(1, 1), temperature=torch.ones(1), top_k=1)
-        >>> ids, logprobs = sample_tokens(torch.tensor([[1.0, 3.0]]).log(), torch.tensor([0.1]), controls, None)
+        >>> logits, uniform = torch.tensor([[1.0, 3.0]]).log(), torch.tensor([0.1])
+        >>> ids, logprobs = sample_tokens(logits, uniform, controls, None)
         >>> ids, logprobs.exp()
         (tensor([1]), tensor([0.7500]))
     """
