@@ -115,19 +115,23 @@ def _run_alone(name: str, arguments: Sequence[str]) -> int:
 
 def _run_joined(world: World, name: str, arguments: Sequence[str]) -> int:
     """Runs a subcommand together with other processes, and returns the exit code, which is that of all."""
+    from stages.run.channel import End, EndedError
+
     _raise_at_signals()
     try:
         from stages.run import processes as joining
 
         joining.end_with_launcher()
         with _silent(world.rank > 0), joining.joined(world) as processes:
-            end = _attempt(processes, name, arguments)
+            try:
+                end = _attempt(processes, name, arguments)
+                signal.signal(signal.SIGURG, signal.SIG_IGN)  # the end of another process interrupts no more
+            except EndedError:  # it came while an error of this process was handled
+                end = joining.find_cause(processes) or End(1, "another process has ended", True)
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
             end = joining.conclude(processes, end)
     except (OSError, SystemExit, KeyboardInterrupt) as error:  # before they were joined
-        from stages.run.channel import End
-
         if isinstance(error, SystemExit):
             code, text = error.args[0], f"{error.args[1]}: {_describe_interruption(name)}"
         else:

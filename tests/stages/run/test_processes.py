@@ -384,6 +384,35 @@ def test_flags_that_need_several_processes_or_one_are_refused(
     assert_refused(tmp_path, arguments, "--backend jax runs in one process")
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_all_is_one_line_also_if_one_process_is_slower(
+    rank: int, alone: Path, tmp_path: Path
+) -> None:
+    arguments = flags(alone, output_dir=tmp_path / "run", backend="jax")
+    assert_refused(tmp_path, arguments, "--backend jax runs in one process", setups={rank: explain_slowly})
+
+
+def explain_slowly() -> None:
+    """Lets the other process end while this one handles its own error."""
+    from stages.cli import main as module
+
+    original = module.explain
+
+    def explain(*args: Any) -> Any:
+        time.sleep(1.0)
+        return original(*args)
+
+    module.explain = explain
+
+
+def test_a_missing_data_file_leaves_no_folder(alone: Path, tmp_path: Path) -> None:
+    arguments = flags(alone, output_dir=tmp_path / "runs" / "new", data_path=tmp_path / "missing.txt")
+    assert main(["pretrain", *arguments]) == 2
+    assert not (tmp_path / "runs").exists()
+    assert_refused(tmp_path, arguments, "there is no file or folder")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_folder_in_use_is_refused_once(alone: Path, tmp_path: Path) -> None:
     from stages.checkpoint.lock import lock_folder
 
