@@ -50,20 +50,29 @@ def test_lock_folder_makes_the_folder_or_reports_why_it_cannot(tmp_path: Path) -
             pass
 
 
+def fail(folder: Path, made: str, text: str | None = None) -> None:
+    """Fails in a locked folder, after a folder or a file was made in it."""
+    with lock_folder(folder):
+        if text is None:
+            (folder / made).mkdir(parents=True)
+        else:
+            (folder / made).write_text(text)
+        raise KeyError
+
+
 def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
-    for path in (tmp_path / "kept" / "a" / "b", tmp_path / "kept"):
-        with pytest.raises(KeyError), lock_folder(path):
-            if path.name == "b":
-                (path / "data" / "empty").mkdir(parents=True)
-            raise KeyError
-    assert sorted(path.name for path in tmp_path.rglob("*")) == [".lock", "kept"]  # it was there before
+    with pytest.raises(KeyError):
+        fail(tmp_path / "kept" / "a" / "b", "data/empty")
+    assert list((tmp_path / "kept").iterdir()) == []
+    with pytest.raises(KeyError):
+        fail(tmp_path / "kept", "data")
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [".lock", "data"]  # it was there
 
 
 def test_a_folder_with_a_file_or_of_a_block_that_ended_is_left(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), lock_folder(tmp_path / "a" / "b"):
-        (tmp_path / "a" / "b" / "log").write_text("1")
-        raise KeyError
+    with pytest.raises(KeyError):
+        fail(tmp_path / "a" / "b", "log", "1")
     with lock_folder(tmp_path / "a" / "c"):
         pass
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["b", "c"]
