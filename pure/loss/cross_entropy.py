@@ -75,9 +75,9 @@ def cross_entropy(
     most precise.
 
     Args:
-        logits: [..., V] any float dtype; computed in float32, float64 in its own precision. Logits cut over
-            the vocabulary (`pure.parallel.vocabulary`) give the same sum, on all processes.
-        labels: [...] integers in 0 .. V-1, or `ignore_index`.
+        logits: [..., V] float of any precision; computed in float32, float64 in its own precision. Logits cut
+            over the vocabulary (`pure.parallel.vocabulary`) give the same sum, on all processes.
+        labels: [...] integer, in 0 .. V-1, or `ignore_index`.
         weights: [...] float, weight of each position in sum and count; None: 1. A weight of 2 counts a
             position twice, one of 0 not at all.
         ignore_index: label of ignored positions, which receive no gradient (their logits must be finite: the
@@ -89,10 +89,15 @@ def cross_entropy(
         CrossEntropy(sum [], count []), nats and tokens; divide once, after adding the parts.
 
     Steps:
-        1. Replace ignored labels by 0; their losses are masked later.
-        2. Negative log-likelihood: logZ minus the label's logit, in at least float32.
-        3. Label smoothing and z-loss, if their weights are not 0.
-        4. Sum the losses that are not ignored, times their weights.
+        1. Check the arguments: `expect` with the dims and kinds under Args, for logits those of
+            `local_logits(logits)`; `check_range` for s and z; `check_labels` with `vocabulary_size(logits)`.
+        2. Replace ignored labels by 0, [...]; their losses are masked in step 6.
+        3. Negative log-likelihood [...]: with `upcast_logits(logits)`, at least float32, logZ is
+            `log_normalizer` and the label's logit is `chosen_logit`.
+        4. Subtract s times `mean_logit` [...], if `may_be_nonzero(s)`.
+        5. Add z logZ² [...], if `may_be_nonzero(z)`.
+        6. Sum the losses that are not ignored, times their weights, by `torch.where`, so that the others get
+            no gradient. The count is the number of such labels, as float32, or the sum of their weights.
 
     Edge cases: all labels ignored, or no labels, gives (0, 0) and zero gradient. A label outside the
     vocabulary (and not `ignore_index`) makes the sum NaN in compiled or transformed code and on a GPU, where
@@ -112,6 +117,7 @@ def cross_entropy(
 
     Source: Szegedy et al. 2015, section 7; Chowdhery et al. 2022, section 5.
     """
+    # 1. Check.
     expect(
         "cross_entropy",
         logits=(local_logits(logits), "... V", "float"),
@@ -121,20 +127,21 @@ def cross_entropy(
     check_range("cross_entropy", "in [0, 1)", label_smoothing=label_smoothing)
     check_range("cross_entropy", "at least 0", z_loss=z_loss)
     check_labels("cross_entropy", labels, vocabulary_size(logits), ignore_index)
-    # 1. Labels.
+    # 2. Labels [...].
     counted = labels != ignore_index
     index = torch.where(counted, labels, 0)
-    # 2. Negative log-likelihood.
+    # 3. Negative log-likelihood [...].
     precise = upcast_logits(logits)
     log_z = log_normalizer(precise)
     chosen = chosen_logit(precise, index)
     loss = log_z - (1 - label_smoothing) * chosen
-    # 3. Label smoothing and z-loss.
+    # 4. Label smoothing [...].
     if may_be_nonzero(label_smoothing):
         loss = loss - label_smoothing * mean_logit(precise)
+    # 5. z-loss [...].
     if may_be_nonzero(z_loss):
         loss = loss + z_loss * log_z.square()
-    # 4. Sum.
+    # 6. Sum and count, [] each.
     if weights is None:
         return CrossEntropy(torch.where(counted, loss, 0.0).sum(), counted.sum().float())
     return CrossEntropy(

@@ -72,23 +72,31 @@ def dpo_loss(
         simpo         -log σ(β ḡ - γ)             ḡ: difference of the mean log-probabilities
 
     Args:
-        policy_chosen, policy_rejected: [B] nats, log-probability of the completion, summed over its tokens.
-        reference_chosen, reference_rejected: [B] nats, the same under the frozen reference; None for simpo.
+        policy_chosen, policy_rejected: [B] float, nats, log-probability of the completion, summed over its
+            tokens.
+        reference_chosen, reference_rejected: [B] float, nats, the same under the frozen reference; None for
+            simpo.
         beta: β > 0: reward per nat of log-ratio; 0.1 in the paper, 2 for simpo.
         variant: one of the six above.
         label_smoothing: ε, fraction of pairs assumed to be labelled wrongly, in [0, 0.5); conservative and
             robust only.
         margin: γ >= 0, target margin between chosen and rejected; simpo only.
-        chosen_tokens, rejected_tokens: [B] tokens of each completion; ipo and simpo need them.
+        chosen_tokens, rejected_tokens: [B] number, tokens of each completion; ipo and simpo need them.
 
     Returns:
-        DPO(losses [B], chosen_rewards [B], rejected_rewards [B]), float32.
+        DPO(losses [B], chosen_rewards [B], rejected_rewards [B]), float32, or float64 as given; rewards
+        without gradient.
 
     Steps:
-        1. Log-ratios to the reference, divided by the tokens in averaging variants.
-        2. Clamp their difference, so that one extreme pair cannot overflow.
-        3. The variant's loss.
-        4. Rewards, without gradient.
+        1. Check the arguments by `_check_arguments`, which takes those of this function.
+        2. Log-ratios to the reference [B], in at least float32 (`upcast`); without a reference the
+            log-probabilities themselves.
+        3. For the variants in `AVERAGED`, divide them by the tokens, with `_length`.
+        4. h [B]: chosen minus rejected, clamped to ±LIMIT, so that one extreme pair cannot overflow; NaN
+            where the difference is infinite.
+        5. The variant's losses [B]: ipo and hinge (with `F.relu`) by their formulas, the others by
+            `_logistic(z, variant, label_smoothing)` of z = β h, for simpo β h - γ.
+        6. Rewards [B], detached: β times the numbers of step 2, for simpo those of step 3.
 
     Edge cases: equal log-probabilities everywhere give log 2 (sigmoid) and rewards 0; a completion without
     tokens counts as one token; a log-probability that is not finite gives NaN in spite of the clamp.
@@ -110,39 +118,39 @@ def dpo_loss(
     Azar et al. 2023, equation 17, with log-ratios divided by the tokens, as in the authors' code; Zhao et al.
     2023, equation 4; Meng et al. 2024, equation 6. Differs from them: the clamp.
     """
-    _check_variant(
-        variant, label_smoothing, reference_chosen, reference_rejected, chosen_tokens, rejected_tokens
+    # 1. Check.
+    _check_arguments(
+        policy_chosen,
+        policy_rejected,
+        reference_chosen,
+        reference_rejected,
+        beta=beta,
+        variant=variant,
+        label_smoothing=label_smoothing,
+        margin=margin,
+        chosen_tokens=chosen_tokens,
+        rejected_tokens=rejected_tokens,
     )
-    expect(
-        "dpo_loss",
-        policy_chosen=(policy_chosen, "B", "float"),
-        policy_rejected=(policy_rejected, "B", "float"),
-        reference_chosen=(reference_chosen, "B", "float?"),
-        reference_rejected=(reference_rejected, "B", "float?"),
-        chosen_tokens=(chosen_tokens, "B", "number?"),
-        rejected_tokens=(rejected_tokens, "B", "number?"),
-    )
-    check_range("dpo_loss", "above 0", beta=beta)
-    check_range("dpo_loss", "at least 0", margin=margin)
-    # 1. Log-ratios.
+    # 2. Log-ratios [B].
     chosen, rejected = upcast(policy_chosen), upcast(policy_rejected)
     if reference_chosen is not None and reference_rejected is not None:
         chosen, rejected = chosen - upcast(reference_chosen), rejected - upcast(reference_rejected)
+    # 3. Averages [B].
     chosen_ratio, rejected_ratio = chosen, rejected
     if variant in AVERAGED:
         chosen_ratio = chosen / _length(chosen_tokens)
         rejected_ratio = rejected / _length(rejected_tokens)
-    # 2. Difference.
+    # 4. Difference h [B].
     difference = chosen_ratio - rejected_ratio
     h = torch.where(difference.isinf(), torch.nan, difference.clamp(-LIMIT, LIMIT))
-    # 3. Loss.
+    # 5. Losses [B].
     if variant == "ipo":
         losses = (h - 1 / (2 * beta)).square()
     elif variant == "hinge":
         losses = F.relu(1 - beta * h)
     else:
         losses = _logistic(beta * h - (margin if variant == "simpo" else 0.0), variant, label_smoothing)
-    # 4. Rewards.
+    # 6. Rewards [B].
     if variant == "simpo":
         chosen, rejected = chosen_ratio, rejected_ratio
     return DPO(losses, (beta * chosen).detach(), (beta * rejected).detach())
@@ -162,6 +170,36 @@ def _length(tokens: Tensor | None) -> Tensor:
     """Tokens of each completion, [B]; one without tokens counts as one token."""
     assert tokens is not None, "checked by _check_variant"
     return tokens.clamp(min=1)
+
+
+def _check_arguments(
+    policy_chosen: Tensor,
+    policy_rejected: Tensor,
+    reference_chosen: Tensor | None,
+    reference_rejected: Tensor | None,
+    *,
+    beta: float | Tensor,
+    variant: str,
+    label_smoothing: float | Tensor,
+    margin: float | Tensor,
+    chosen_tokens: Tensor | None,
+    rejected_tokens: Tensor | None,
+) -> None:
+    """Checks the arguments of `dpo_loss`: the variant, shapes and dtypes, and ranges."""
+    _check_variant(
+        variant, label_smoothing, reference_chosen, reference_rejected, chosen_tokens, rejected_tokens
+    )
+    expect(
+        "dpo_loss",
+        policy_chosen=(policy_chosen, "B", "float"),
+        policy_rejected=(policy_rejected, "B", "float"),
+        reference_chosen=(reference_chosen, "B", "float?"),
+        reference_rejected=(reference_rejected, "B", "float?"),
+        chosen_tokens=(chosen_tokens, "B", "number?"),
+        rejected_tokens=(rejected_tokens, "B", "number?"),
+    )
+    check_range("dpo_loss", "above 0", beta=beta)
+    check_range("dpo_loss", "at least 0", margin=margin)
 
 
 def _check_variant(

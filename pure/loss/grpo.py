@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pure.loss.check import check_range, expect, may_be_nonzero, upcast
-from pure.loss.kl import LIMIT
+from pure.loss.kl import ESTIMATORS, LIMIT
 from pure.loss.kl import kl as divergence
 
 CLIPS: Mapping[str, tuple[float, float]] = {
@@ -59,6 +59,9 @@ def grpo_loss(
 ) -> PolicyLoss:
     """Sums the clipped policy loss over completions, with a KL penalty to the reference.
 
+    A ratio above 1 means that a token is likelier than when it was sampled. Clipping ends the gradient once
+    it has moved far in the direction that A rewards: the advantages hold only near the behaviour policy.
+
         r_t = exp(logps - old_logps)
         token loss = -min(r_t A, clip(r_t, 1 - clip_low, 1 + clip_high) A) + β kl_t
 
@@ -75,10 +78,11 @@ def grpo_loss(
     micro-batches are divided once by their counts, so bnpo and dapo differ only in clipping.
 
     Args:
-        logps: [B, T] nats, of the sampled tokens, under the policy that is trained.
-        old_logps: [B, T] the same under the behaviour policy, which sampled them (never the reference).
-        reference_logps: [B, T] the same under the frozen reference; None if beta is 0.
-        advantages: [B], from `pure.loss.advantages`.
+        logps: [B, T] float, nats, of the sampled tokens, under the policy that is trained.
+        old_logps: [B, T] float, the same under the behaviour policy, which sampled them (never the
+            reference).
+        reference_logps: [B, T] float, the same under the frozen reference; None if beta is 0.
+        advantages: [B] float, A, from `pure.loss.advantages`.
         mask: [B, T] bool, True on the completion's tokens.
         variant: one of the seven above.
         clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high]; None takes the variant's
@@ -88,25 +92,35 @@ def grpo_loss(
         max_length: longest possible completion, tokens; dr_grpo needs it.
         dual_clip: c > 1: where A < 0 the loss is at most -c A, so that one token with a large ratio cannot
             dominate; None sets no bound. Not for cispo.
-        token_weights: [B, T], by which the losses of tokens are multiplied, before the KL penalty and without
-            gradient, such as `pure.loss.importance.importance_weights`; None: 1.
+        token_weights: [B, T] float, by which the losses of tokens are multiplied, before the KL penalty and
+            without gradient, such as `pure.loss.importance.importance_weights`; None: 1.
 
     Returns:
-        PolicyLoss(sum [], count []).
+        PolicyLoss(sum [], count []), float32 (the sum float64 as given); below 0 where tokens of advantage
+        above 0 became likelier.
 
     Steps:
-        1. Set masked positions to ratio 1, before anything can overflow.
-        2. Ratio, by token or by completion; clamped to e^±20.
-        3. Clipped objective, weighted.
-        4. KL penalty.
-        5. Sums and counts.
+        1. Check the arguments by `_check_arguments`, which takes those of this function; the clips, None or
+            not, by `clip_bounds`.
+        2. Set masked positions to 0 in logps (in at least float32, `upcast`) and in log r_t [B, T], before
+            anything can overflow. Count the tokens of each completion, [B, 1], at least 1.
+        3. For gspo and rloo reduce log r_t to one number a completion, [B, 1]. Ratio: the exponential of the
+            log-ratio clamped to ±LIMIT.
+        4. Token losses [B, T] or [B, 1] by the formulas, clipping with `_clamp`; for cispo the minimum is
+            detached. A dual clip bounds them by -c A where A < 0.
+        5. For rloo divide by the completion's tokens, as step 7 sums over them; multiply by the token
+            weights, upcast and detached.
+        6. With a reference add β times the KL of each token [B, T], by `divergence(policy, reference, kl)` of
+            the logps of step 2 and of reference logps set to 0 where masked.
+        7. Set masked losses to 0 [B, T] and sum them; for grpo and gspo divide each row by its tokens first.
+            Count, float32: as in the table.
 
     Edge cases: a completion without tokens, or with advantage 0, has loss 0 and (with beta 0) a gradient of
     exactly 0, in every variant. An optimizer may still move the params: by Adam's momentum or weight decay.
 
     Raises:
-        ValueError: for another shape, an unknown variant, a negative clip or beta, a max_length below 1, a
-            dual clip of 1 or less, or if max_length or the reference is missing where it is needed.
+        ValueError: for another shape, an unknown variant or kl, a negative clip or beta, a max_length below
+            1, a dual clip of 1 or less, or if max_length or the reference is missing where it is needed.
         TypeError: for another dtype, such as a mask of 0 and 1.
 
     Example:
@@ -121,31 +135,33 @@ def grpo_loss(
     equation 8, with a clipped ratio for batches that are used more than once; Ye et al. 2020, equation 4.
     Differs from them: the clamp.
     """
+    # 1. Check.
+    _check_arguments(
+        logps,
+        old_logps,
+        reference_logps,
+        advantages,
+        mask,
+        variant=variant,
+        clip_low=clip_low,
+        clip_high=clip_high,
+        beta=beta,
+        kl=kl,
+        max_length=max_length,
+        dual_clip=dual_clip,
+        token_weights=token_weights,
+    )
     low, high = clip_bounds(variant, clip_low, clip_high)
-    _check_shapes(logps, old_logps, reference_logps, advantages, mask, token_weights)
-    check_range("grpo_loss", "at least 0", beta=beta)
-    check_range("grpo_loss", "at least 1", optional=True, max_length=max_length)
-    check_range("grpo_loss", "above 1", optional=True, dual_clip=dual_clip)
-    if dual_clip is not None and variant == "cispo":
-        raise ValueError(f"grpo_loss: dual_clip is not for cispo, got {dual_clip}; give None")
-    if variant == "dr_grpo" and max_length is None:
-        raise ValueError(
-            "grpo_loss: variant 'dr_grpo' needs max_length, got None; give the longest completion"
-        )
-    if reference_logps is None and may_be_nonzero(beta):
-        raise ValueError(
-            f"grpo_loss: variant {variant!r} needs reference_logps for beta {beta}; give them or beta=0"
-        )
-    # 1. Masked positions.
+    # 2. Masked positions [B, T].
     logps = torch.where(mask, upcast(logps), 0.0)
     log_ratio = torch.where(mask, logps - upcast(old_logps), 0.0)
     tokens = mask.sum(-1, keepdim=True).clamp(min=1)
-    # 2. Ratio.
+    # 3. Ratio [B, T] or [B, 1].
     if variant in ("gspo", "rloo"):
         total = log_ratio.sum(-1, keepdim=True)
         log_ratio = total / tokens if variant == "gspo" else total
     ratio = log_ratio.clamp(-LIMIT, LIMIT).exp()
-    # 3. Objective.
+    # 4. Token losses [B, T] or [B, 1].
     a = advantages[:, None]
     if variant == "cispo":
         losses = -ratio.clamp(max=1 + high).detach() * a * logps
@@ -153,14 +169,15 @@ def grpo_loss(
         losses = -torch.minimum(ratio * a, _clamp(ratio, 1 - low, 1 + high) * a)
         if dual_clip is not None:
             losses = torch.where(a < 0, losses.clamp(max=-dual_clip * a), losses)
+    # 5. Weights.
     if variant == "rloo":
         losses = losses / tokens  # one loss per completion, spread over its tokens, which are summed below
     if token_weights is not None:
         losses = losses * upcast(token_weights).detach()
-    # 4. KL penalty.
+    # 6. KL penalty [B, T].
     if reference_logps is not None:
         losses = losses + beta * divergence(logps, torch.where(mask, reference_logps, 0.0), kl)
-    # 5. Sums.
+    # 7. Sum and count, [] each.
     losses = torch.where(mask, losses, 0.0)
     completions = torch.tensor(float(len(mask)), device=mask.device)
     if variant in ("grpo", "gspo"):
@@ -176,6 +193,13 @@ def clip_bounds(
     variant: str, low: float | Tensor | None, high: float | Tensor | None
 ) -> tuple[float | Tensor, float | Tensor]:
     """Returns (clip_low, clip_high), each as given, or that of the variant's paper for None.
+
+    Args:
+        variant: a key of `CLIPS`.
+        low, high: clip_low and clip_high, >= 0, or None.
+
+    Returns:
+        (clip_low, clip_high).
 
     Raises:
         ValueError: for an unknown variant or a negative clip.
@@ -242,15 +266,24 @@ def policy_metrics(
     }
 
 
-def _check_shapes(
+def _check_arguments(
     logps: Tensor,
     old_logps: Tensor,
     reference_logps: Tensor | None,
     advantages: Tensor,
     mask: Tensor,
+    *,
+    variant: str,
+    clip_low: float | Tensor | None,
+    clip_high: float | Tensor | None,
+    beta: float | Tensor,
+    kl: str,
+    max_length: int | Tensor | None,
+    dual_clip: float | Tensor | None,
     token_weights: Tensor | None,
 ) -> None:
-    """Checks the shapes and dtypes of the tensors of `grpo_loss`."""
+    """Checks the arguments of `grpo_loss`: shapes, dtypes, ranges, and what its variant needs."""
+    clip_bounds(variant, clip_low, clip_high)
     expect(
         "grpo_loss",
         logps=(logps, "B T", "float"),
@@ -260,6 +293,21 @@ def _check_shapes(
         mask=(mask, "B T", "bool"),
         token_weights=(token_weights, "B T", "float?"),
     )
+    check_range("grpo_loss", "at least 0", beta=beta)
+    check_range("grpo_loss", "at least 1", optional=True, max_length=max_length)
+    check_range("grpo_loss", "above 1", optional=True, dual_clip=dual_clip)
+    if kl not in ESTIMATORS:
+        raise ValueError(f"grpo_loss: kl must be one of {', '.join(ESTIMATORS)}, got {kl!r}")
+    if dual_clip is not None and variant == "cispo":
+        raise ValueError(f"grpo_loss: dual_clip is not for cispo, got {dual_clip}; give None")
+    if variant == "dr_grpo" and max_length is None:
+        raise ValueError(
+            "grpo_loss: variant 'dr_grpo' needs max_length, got None; give the longest completion"
+        )
+    if reference_logps is None and may_be_nonzero(beta):
+        raise ValueError(
+            f"grpo_loss: variant {variant!r} needs reference_logps for beta {beta}; give them or beta=0"
+        )
 
 
 def _clamp(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:

@@ -39,16 +39,24 @@ def importance_weights(
     A loss with one ratio per token takes "token", one with a ratio per completion (GSPO, RLOO) "sequence".
 
     Args:
-        logps: [B, T] nats, of the sampled tokens, as the trainer computes them with the params that the
-            sampler had: those of the behaviour policy, not of the policy that is trained.
-        sampler_logps: [B, T] nats, of the same tokens, as the sampler computed them, over the same
+        logps: [B, T] float, nats, of the sampled tokens, as the trainer computes them with the params that
+            the sampler had: those of the behaviour policy, not of the policy that is trained.
+        sampler_logps: [B, T] float, nats, of the same tokens, as the sampler computed them, over the same
             distribution (temperature, and the whole vocabulary: see the edge cases).
         mask: [B, T] bool, True on the completion's tokens.
-        cap: largest weight, > 0; TRL's recipe of the paper has 2.
+        cap: largest weight, > 0, without gradient; TRL's recipe of the paper has 2.
         level: "token" or "sequence".
 
     Returns:
         [B, T] in (0, cap], without gradient; 1 where masked; float32, or float64 as given.
+
+    Steps:
+        1. Check the arguments: `expect` with the dims and kinds under Args, `check_range` for the cap, and a
+            level of `LEVELS`.
+        2. Log-ratios [B, T], in at least float32 (`upcast`), 0 where masked, detached.
+        3. For "sequence" replace each by the sum of its row, [B, T].
+        4. Weights [B, T]: the exponential, at most the cap. Take the minimum with log cap first, so that no
+            exponential overflows, and with the cap again after it; 1 where masked.
 
     Edge cases: a sampler that draws from truncated probabilities (top-k, top-p, min-p) and reports them has
     logps - sampler_logps = log S for every token, S the probability that was kept: the weights are then too
@@ -68,6 +76,7 @@ def importance_weights(
     Source: Yao et al. 2025, the section on truncated importance sampling, which multiplies the whole clipped
     loss of PPO; "sequence" is TRL's "sequence_truncate".
     """
+    # 1. Check.
     expect(
         "importance_weights",
         logps=(logps, "B T", "float"),
@@ -77,9 +86,12 @@ def importance_weights(
     check_range("importance_weights", "above 0", cap=cap)
     if level not in LEVELS:
         raise ValueError(f"importance_weights: level must be one of {', '.join(LEVELS)}, got {level!r}")
+    # 2. Log-ratios [B, T].
     log_ratio = torch.where(mask, upcast(logps) - upcast(sampler_logps), 0.0).detach()
+    # 3. Sums of rows [B, T].
     if level == "sequence":
         log_ratio = log_ratio.sum(-1, keepdim=True).expand_as(log_ratio)
+    # 4. Weights [B, T].
     largest = torch.as_tensor(cap, dtype=log_ratio.dtype, device=log_ratio.device).detach()
     weights = torch.minimum(torch.minimum(log_ratio, largest.log()).exp(), largest)
     return torch.where(mask, weights, 1.0)

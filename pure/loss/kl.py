@@ -31,12 +31,19 @@ def kl(policy_logps: Tensor, reference_logps: Tensor, estimator: str = "k3") -> 
         k3+                  the value of k3 with the gradient of k2
 
     Args:
-        policy_logps: [...] nats, of the sampled tokens.
-        reference_logps: [...] nats, of the same tokens under the reference; usually without gradient.
+        policy_logps: [...] float, nats, of the sampled tokens.
+        reference_logps: [...] float, nats, of the same tokens under the reference; usually without gradient.
         estimator: "k1", "k2", "k3" or "k3+".
 
     Returns:
-        [...] nats, for each token; float32, or float64 as given.
+        [...] nats, for each token; float32, or float64 as given. k2, k3 and k3+ are at least 0.
+
+    Steps:
+        1. Check the estimator, which is in `ESTIMATORS`, and the tensors: `expect` with the dims and kinds
+            under Args.
+        2. Log-ratios d = reference - policy, [...], in at least float32 (`upcast`), clamped to ±LIMIT.
+        3. k1, k2 and k3 [...] by their formulas.
+        4. k3+ [...]: k2, plus the detached difference k3 - k2.
 
     Edge cases: equal log-probabilities give 0 and zero gradient (k1: gradient 1). d is clamped to ±20; a
     clamped token has no gradient.
@@ -55,12 +62,15 @@ def kl(policy_logps: Tensor, reference_logps: Tensor, estimator: str = "k3") -> 
     Source: Schulman 2020; the gradients after Tang and Munos, "On a few pitfalls in KL divergence gradient
     estimation for RL", 2025. Differs from it: the clamp.
     """
+    # 1. Check.
     if estimator not in ESTIMATORS:
         raise ValueError(f"kl: estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
     expect(
         "kl", policy_logps=(policy_logps, "...", "float"), reference_logps=(reference_logps, "...", "float")
     )
+    # 2. Log-ratios [...].
     d = (upcast(reference_logps) - upcast(policy_logps)).clamp(-LIMIT, LIMIT)
+    # 3. Estimators [...].
     if estimator == "k1":
         return -d
     k2 = d.square() / 2
@@ -69,6 +79,7 @@ def kl(policy_logps: Tensor, reference_logps: Tensor, estimator: str = "k3") -> 
     k3 = d.exp() - d - 1
     if estimator == "k3":
         return k3
+    # 4. Value of k3, gradient of k2.
     return k2 + (k3 - k2).detach()
 
 
@@ -82,11 +93,18 @@ def exact_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
         KL = Σ_v p_v (log p_v - log q_v),    p = softmax(policy_logits), q = softmax(reference_logits)
 
     Args:
-        policy_logits: [..., V] any float dtype, divided by the sampling temperature.
-        reference_logits: [..., V] likewise.
+        policy_logits: [..., V] float, already divided by the sampling temperature.
+        reference_logits: [..., V] float, likewise.
 
     Returns:
         [...] nats, at least 0 up to rounding; float32, or float64 as given.
+
+    Steps:
+        1. Check the arguments: `expect` with the dims and kinds under Args.
+        2. Log-probabilities of both, log p and log q [..., V]: log-softmax in at least float32 (`upcast`).
+        3. Log-ratios [..., V]; where log p is -inf, replace both by 0 before subtracting, as the gradient of
+            -inf - (-inf) is NaN.
+        4. Sum of p times the log-ratio over the vocabulary, [...].
 
     Edge cases: a logit of -inf in both is a token that neither can sample, and adds 0; of -inf in the
     reference only, the divergence is infinite.
@@ -104,14 +122,18 @@ def exact_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
     Source: Amini et al., "Better Estimation of the KL Divergence Between Language Models", 2025, the
     Rao-Blackwellized estimator.
     """
+    # 1. Check.
     expect(
         "exact_kl",
         policy_logits=(policy_logits, "... V", "float"),
         reference_logits=(reference_logits, "... V", "float"),
     )
+    # 2. Log-probabilities [..., V].
     policy, reference = (upcast(x).log_softmax(-1) for x in (policy_logits, reference_logits))
+    # 3. Log-ratios [..., V].
     possible = policy > -torch.inf
     ratio = torch.where(possible, policy, 0.0) - torch.where(possible, reference, 0.0)
+    # 4. Sum [...].
     return (policy.exp() * ratio).sum(-1)
 
 
@@ -125,19 +147,29 @@ def adaptive_coefficient(
 ) -> Tensor:
     """Increases the weight of the KL penalty if the divergence is above its target, else decreases it.
 
+    A fixed weight is too small for one reward model and too large for another; a target for the divergence
+    means the same for all.
+
         error = clip(divergence / target - 1, -0.2, 0.2)
         coefficient ← coefficient (1 + error · steps / horizon)
 
     Args:
-        coefficient: [] float32, > 0, the current weight (initially 0.1).
-        divergence: [] nats, of the last batch.
+        coefficient: [] float, > 0, the current weight (initially 0.1).
+        divergence: [] float, nats, of the last batch.
         target: nats, > 0, of the divergence (6 in the paper, summed over a completion).
         horizon: examples in which an error of ±0.2, the limit, changes the coefficient by a fifth (10,000 in
             the paper).
-        steps: examples in the batch.
+        steps: examples in the batch, > 0.
 
     Returns:
-        [] the next coefficient.
+        [] the next coefficient, > 0; float32, or float64 as given.
+
+    Steps:
+        1. Check the arguments: `expect` with the dims and kinds under Args (dims "" for []), `check_range`
+            for target, horizon and steps.
+        2. Relative error [], in at least float32 (`upcast`), clipped to ±0.2; 0 if the divergence is not
+            finite.
+        3. Multiply the coefficient by 1 + error · steps / horizon.
 
     Edge cases: a divergence that is not finite leaves the coefficient unchanged.
 
@@ -154,10 +186,13 @@ def adaptive_coefficient(
 
     Source: Ziegler et al. 2019, section 2.2.
     """
+    # 1. Check.
     expect(
         "adaptive_coefficient", coefficient=(coefficient, "", "float"), divergence=(divergence, "", "float")
     )
     check_range("adaptive_coefficient", "above 0", target=target, horizon=horizon, steps=steps)
+    # 2. Error [].
     error = (upcast(divergence) / target - 1).clamp(-0.2, 0.2)
     error = torch.where(divergence.isfinite(), error, 0.0)
+    # 3. Next coefficient [].
     return upcast(coefficient) * (1 + error * steps / horizon)

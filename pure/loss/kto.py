@@ -46,15 +46,24 @@ def kto_loss(
         good: w⁺ (1 - σ(β (r - z₀)))        bad: w⁻ (1 - σ(β (z₀ - r)))
 
     Args:
-        policy, reference: [B] nats, log-probability of the completion, summed over its tokens.
+        policy, reference: [B] float, nats, log-probability of the completion, summed over its tokens.
         desirable: [B] bool, True for a good completion.
-        divergence: [] z₀ >= 0, nats, from `mismatched_divergence`; receives no gradient.
+        divergence: [] float, z₀ >= 0, nats, from `mismatched_divergence`; receives no gradient.
         beta: β > 0; 0.1 in the paper.
         desirable_weight, undesirable_weight: w⁺ and w⁻ > 0; with n⁺ good and n⁻ bad completions choose them
             so that w⁺ n⁺ / (w⁻ n⁻) is in [1, 4/3].
 
     Returns:
-        KTO(losses [B], rewards [B]), float32.
+        KTO(losses [B] in 0 .. w, rewards [B]), float32, or float64 as given; rewards, β r, without gradient.
+
+    Steps:
+        1. Check the arguments: `expect` with the dims and kinds under Args (dims "" for []), `check_range`
+            for beta and both weights.
+        2. Log-ratios r [B], in at least float32 (`upcast`); NaN where infinite.
+        3. Distances from the reference point [B]: r - z₀, with z₀ detached, times +1 for a good and -1 for a
+            bad completion.
+        4. Losses [B]: the completion's weight times 1 - σ(β distance).
+        5. Rewards [B], detached.
 
     Edge cases: a log-probability that is not finite gives NaN; no completions give no losses.
 
@@ -71,6 +80,7 @@ def kto_loss(
 
     Source: Ethayarajh et al. 2024, equation 8.
     """
+    # 1. Check.
     expect(
         "kto_loss",
         policy=(policy, "B", "float"),
@@ -82,12 +92,16 @@ def kto_loss(
     check_range(
         "kto_loss", "above 0", desirable_weight=desirable_weight, undesirable_weight=undesirable_weight
     )
+    # 2. Log-ratios [B].
     ratio = upcast(policy) - upcast(reference)
     ratio = torch.where(ratio.isinf(), torch.nan, ratio)
+    # 3. Distances [B].
     centred = ratio - divergence.detach()
     sign = torch.where(desirable, 1.0, -1.0)
+    # 4. Losses [B].
     weight = torch.where(desirable, desirable_weight, undesirable_weight)
     losses = weight * (1 - torch.sigmoid(beta * sign * centred))
+    # 5. Rewards [B].
     return KTO(losses, (beta * ratio).detach())
 
 

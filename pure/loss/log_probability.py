@@ -151,17 +151,61 @@ def _from_hidden(
 def _from_logits(
     logits: Tensor | CutLogits, labels: Tensor, ignore_index: int, *, entropy: bool
 ) -> LogProbabilities:
-    """Logits [..., V] and labels [...] -> LogProbabilities."""
+    """Computes the log-probability of each label, and on request the entropy of the distribution there.
+
+    Every loss after pretraining starts from these numbers: the log-probability of a completion is their sum.
+
+        logp = logits[label] - logZ,     logZ = log Σ_v exp logits[v]
+        entropy = - Σ_v p_v log p_v,     p = softmax(logits)
+
+    Args:
+        logits: [..., V] float of any precision; computed in float32, float64 in its own precision.
+        labels: [...] integer, in 0 .. V-1, or `ignore_index`.
+        ignore_index: label of ignored positions, which give 0 and receive no gradient.
+        entropy: compute the entropy; False gives zeros, without a second loop over the logits.
+
+    Returns:
+        LogProbabilities(logps [...] nats, at most 0; entropy [...] nats, at least 0), both 0 where ignored.
+
+    Steps:
+        1. Check the arguments under the name "log_probabilities": `expect` with the dims and kinds under
+            Args, for logits those of `local_logits(logits)`; `check_labels` with `vocabulary_size(logits)`.
+        2. Mark the positions that have a label, [...] bool, and replace the other labels by 0.
+        3. Log-probabilities [...]: with `upcast_logits(logits)`, at least float32, `chosen_logit` minus
+            `log_normalizer`; 0 where ignored.
+        4. Entropies [...] by `entropy_of(upcast logits, logZ)`, 0 where ignored; or zeros.
+
+    Edge cases: no position has a label: zeros. A label outside the vocabulary gives NaN where labels are not
+    checked.
+
+    Raises:
+        ValueError: if the shapes do not fit, or a label is outside the vocabulary (eager, on a CPU).
+        TypeError: if logits are not floating, or labels are not integers.
+
+    Example:
+        Two equal logits: log 1/2, entropy log 2. The second position has no label.
+
+        >>> result = _from_logits(torch.zeros(2, 2), torch.tensor([1, -100]), -100, entropy=True)
+        >>> result.logps, result.entropy
+        (tensor([-0.6931,  0.0000]), tensor([0.6931, 0.0000]))
+
+    Source: Shannon, "A Mathematical Theory of Communication", 1948, section 6 (entropy).
+    """
+    # 1. Check.
     expect(
         "log_probabilities",
         logits=(local_logits(logits), "... V", "float"),
         labels=(labels, "...", "integer"),
     )
     check_labels("log_probabilities", labels, vocabulary_size(logits), ignore_index)
+    # 2. Labels [...].
     counted = labels != ignore_index
+    index = torch.where(counted, labels, 0)
+    # 3. Log-probabilities [...].
     precise = upcast_logits(logits)
     log_z = log_normalizer(precise)
-    logps = torch.where(counted, chosen_logit(precise, torch.where(counted, labels, 0)) - log_z, 0.0)
+    logps = torch.where(counted, chosen_logit(precise, index) - log_z, 0.0)
+    # 4. Entropies [...].
     if not entropy:
         return LogProbabilities(logps, torch.zeros_like(logps))
     return LogProbabilities(logps, torch.where(counted, entropy_of(precise, log_z), 0.0))

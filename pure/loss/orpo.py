@@ -51,12 +51,22 @@ def orpo_loss(
         loss = -p̄_chosen - β log σ(log odds_chosen - log odds_rejected)
 
     Args:
-        policy_chosen, policy_rejected: [B] nats, log-probability of the completion, summed over its tokens.
+        policy_chosen, policy_rejected: [B] float, nats, log-probability of the completion, summed over its
+            tokens.
         beta: λ of the paper, >= 0; 0.1 there, 0 is fine-tuning on the chosen completions only.
-        chosen_tokens, rejected_tokens: [B] tokens of each completion.
+        chosen_tokens, rejected_tokens: [B] number, tokens of each completion.
 
     Returns:
-        ORPO(losses [B], log_odds_ratio [B], chosen_rewards [B], rejected_rewards [B]), float32.
+        ORPO(losses [B], log_odds_ratio [B], chosen_rewards [B], rejected_rewards [B]), float32, or float64 as
+        given; all but the losses without gradient.
+
+    Steps:
+        1. Check the arguments: `expect` with the dims and kinds under Args, `check_range` for beta.
+        2. Mean log-probabilities p̄ of both completions [B], in at least float32 (`upcast`): divided by the
+            tokens (float32, at least 1), and clamped to at most `MAX_LOGP`.
+        3. Log-odds [B]: p̄ minus log(1 - e^p̄), by `_log_complement`; then chosen minus rejected.
+        4. Losses [B], with `F.logsigmoid`.
+        5. Rewards β p̄ of both [B]; detach all but the losses.
 
     Edge cases: a completion without tokens counts as one token; mean log-probabilities are clamped to -1e-6,
     as the odds of probability 1 are infinite; no pairs give no losses.
@@ -76,6 +86,7 @@ def orpo_loss(
 
     Source: Hong et al. 2024, equations 4 to 7.
     """
+    # 1. Check.
     expect(
         "orpo_loss",
         policy_chosen=(policy_chosen, "B", "float"),
@@ -84,11 +95,15 @@ def orpo_loss(
         rejected_tokens=(rejected_tokens, "B", "number"),
     )
     check_range("orpo_loss", "at least 0", beta=beta)
+    # 2. Mean log-probabilities [B].
     policy_chosen, policy_rejected = upcast(policy_chosen), upcast(policy_rejected)
     chosen = (policy_chosen / chosen_tokens.float().clamp(min=1)).clamp(max=MAX_LOGP)
     rejected = (policy_rejected / rejected_tokens.float().clamp(min=1)).clamp(max=MAX_LOGP)
+    # 3. Log-odds ratio [B].
     log_odds_ratio = (chosen - _log_complement(chosen)) - (rejected - _log_complement(rejected))
+    # 4. Losses [B].
     losses = -chosen - beta * F.logsigmoid(log_odds_ratio)
+    # 5. Rewards [B].
     return ORPO(losses, log_odds_ratio.detach(), (beta * chosen).detach(), (beta * rejected).detach())
 
 

@@ -45,21 +45,27 @@ def gae(
         advantage_t = Σ_{s >= t} (γ λ)^(s - t) δ_s        value after the last token: 0
 
     Args:
-        rewards: [B, T]; usually 0 except for the last token, plus a KL penalty on each.
-        values: [B, T], predicted before each token; receives no gradient.
+        rewards: [B, T] float; usually 0 except for the last token, plus a KL penalty on each.
+        values: [B, T] float, predicted before each token; receives no gradient.
         mask: [B, T] bool, True on the completion's tokens; masked tokens in the middle, such as a tool's
             output, are skipped: they are no time steps.
         gamma: γ in [0, 1], discount per token.
         lam: λ in [0, 1].
 
     Returns:
-        GAE(advantages [B, T], returns [B, T]), without gradient.
+        GAE(advantages [B, T], returns [B, T]), without gradient, 0 where masked; float32, or float64 as
+        given. An advantage above 0 means better than the value function predicted.
 
     Steps:
-        1. The value of the next unmasked token.
-        2. The temporal-difference errors δ.
-        3. Their discounted sums: from the last token to the first, each sum is δ plus γ λ times the sum after
-           it; a masked token passes it on.
+        1. Check the arguments: `expect` with the dims and kinds under Args, `check_range` for gamma and lam.
+            Detach rewards and values, and cast both to their common dtype, at least float32.
+        2. The value of the next unmasked token, [B, T], 0 after the last: `_discounted_sums` of the values,
+            0 where masked, with factors 1 where masked and 0 elsewhere is the value of this or else the next
+            unmasked token; `_next` moves it one step.
+        3. The temporal-difference errors δ [B, T], 0 where masked.
+        4. Their sums [B, T] by `_discounted_sums`, whose y_t = x_t + factors_t y_{t+1}: the factor is γ λ,
+            and 1 where masked, as a masked token passes the sum on.
+        5. Advantages and returns [B, T], 0 where masked.
 
     Edge cases: a row without tokens gives zeros.
 
@@ -76,19 +82,21 @@ def gae(
 
     Source: Schulman et al. 2016, equations 11 to 16.
     """
+    # 1. Check.
     expect(
         "gae", rewards=(rewards, "B T", "float"), values=(values, "B T", "float"), mask=(mask, "B T", "bool")
     )
     check_range("gae", "in [0, 1]", gamma=gamma, lam=lam)
     dtype = torch.promote_types(upcast(rewards).dtype, values.dtype)
     rewards, values = rewards.detach().to(dtype), values.detach().to(dtype)
-    # 1. Next value.
+    # 2. Next value [B, T].
     known = torch.where(mask, values, 0.0)
     following = _next(_discounted_sums((~mask).to(dtype), known))
-    # 2. Errors.
+    # 3. Errors [B, T].
     delta = torch.where(mask, rewards + gamma * following - values, 0.0)
-    # 3. Discounted sums.
+    # 4. Discounted sums [B, T].
     advantages = _discounted_sums(torch.where(mask, torch.as_tensor(gamma * lam, dtype=dtype), 1.0), delta)
+    # 5. Advantages and returns [B, T].
     advantages = torch.where(mask, advantages, 0.0)
     return GAE(advantages, torch.where(mask, advantages + values, 0.0))
 
@@ -96,16 +104,25 @@ def gae(
 def whiten(x: Tensor, mask: Tensor, *, keep_mean: bool = False, eps: float = 1e-8) -> Tensor:
     """Normalises the unmasked values to standard deviation 1, and to mean 0 unless `keep_mean`.
 
+    The size of the steps then does not depend on the unit of the reward.
+
         y = (x - mean) / √(var + eps)  [+ mean]        var with n - 1
 
     Args:
-        x: [...].
-        mask: [...] bool.
+        x: [...] float.
+        mask: [...] bool, True on the values that are normalised.
         keep_mean: add the mean back: for rewards, whose sign is meaningful.
-        eps: added to the variance.
+        eps: >= 0, added to the variance, inside the root.
 
     Returns:
         [...] float, 0 where masked: float32, or float64 as given.
+
+    Steps:
+        1. Check the arguments: `expect` with the dims and kinds under Args, `check_range` for eps. Upcast x.
+        2. Mean [] of the unmasked values; of none, 0.
+        3. Differences from it, [...]: 0 where masked, and all 0 if `_all_equal(x, mask)`.
+        4. Variance [] with n - 1 (1 if n is below 2).
+        5. Multiply the differences by 1/√(var + eps); with keep_mean add the mean where unmasked.
 
     Edge cases: a single value, or equal values, become exactly 0 (with `keep_mean` their mean), not rounding
     errors divided by rounding errors.
@@ -118,13 +135,18 @@ def whiten(x: Tensor, mask: Tensor, *, keep_mean: bool = False, eps: float = 1e-
         >>> whiten(torch.tensor([1.0, 3.0, 9.0]), torch.tensor([True, True, False])).round(decimals=4)
         tensor([-0.7071,  0.7071,  0.0000])
     """
+    # 1. Check.
     expect("whiten", x=(x, "...", "float"), mask=(mask, "...", "bool"))
     check_range("whiten", "at least 0", eps=eps)
     x = upcast(x)
+    # 2. Mean [].
     count = mask.sum()
     mean = torch.where(mask, x, 0.0).sum() / count.clamp(min=1)
+    # 3. Differences [...].
     centred = torch.where(mask & ~_all_equal(x, mask), x - mean, 0.0)
+    # 4. Variance [].
     variance = centred.square().sum() / (count - 1).clamp(min=1)
+    # 5. Scale [...].
     scaled = centred * torch.rsqrt(variance + eps)
     return torch.where(mask, scaled + mean, 0.0) if keep_mean else scaled
 
@@ -146,16 +168,24 @@ def ppo_policy_loss(
     rewards: the advantages were estimated for the behaviour policy, and hold only near it.
 
     Args:
-        logps: [B, T] nats, under the policy that is trained.
-        old_logps: [B, T] nats, under the behaviour policy, which sampled the tokens.
-        advantages: [B, T], usually whitened.
-        mask: [B, T] bool.
+        logps: [B, T] float, nats, under the policy that is trained.
+        old_logps: [B, T] float, nats, under the behaviour policy, which sampled the tokens.
+        advantages: [B, T] float, A, usually whitened.
+        mask: [B, T] bool, True on the completion's tokens.
         clip: above 0; 0.2 in the paper.
-        token_weights: [B, T], by which the losses of tokens are multiplied, without gradient, such as
+        token_weights: [B, T] float, by which the losses of tokens are multiplied, without gradient, such as
             `pure.loss.importance.importance_weights`; None: 1.
 
     Returns:
-        PolicyLoss(sum [], count [] tokens).
+        PolicyLoss(sum [], count [] tokens, float32). The sum is below 0 where tokens with A > 0 dominate.
+
+    Steps:
+        1. Check the arguments: `expect` with the dims and kinds under Args, `check_range` for the clip.
+        2. Ratios r [B, T]: the exponential of the log-ratio in at least float32 (`upcast`), which is set to 0
+            where masked and then clamped to ±LIMIT.
+        3. Losses [B, T]: minus the smaller of r A and clipped r times A.
+        4. Multiply by the token weights, upcast and detached.
+        5. Sum the unmasked losses (`torch.where`), and count them.
 
     Edge cases: all masked gives (0, 0) and zero gradient; log-ratios are clamped to ±20.
 
@@ -170,6 +200,7 @@ def ppo_policy_loss(
 
     Source: Schulman et al. 2017, equation 7.
     """
+    # 1. Check.
     expect(
         "ppo_policy_loss",
         logps=(logps, "B T", "float"),
@@ -179,11 +210,16 @@ def ppo_policy_loss(
         token_weights=(token_weights, "B T", "float?"),
     )
     check_range("ppo_policy_loss", "above 0", clip=clip)
-    ratio = torch.where(mask, upcast(logps) - upcast(old_logps), 0.0).clamp(-LIMIT, LIMIT).exp()
+    # 2. Ratios [B, T].
+    log_ratio = torch.where(mask, upcast(logps) - upcast(old_logps), 0.0)
+    ratio = log_ratio.clamp(-LIMIT, LIMIT).exp()
+    # 3. Losses [B, T].
     clipped = ratio.clamp(1 - clip, 1 + clip)  # type: ignore[arg-type]
     losses = -torch.minimum(ratio * advantages, clipped * advantages)
+    # 4. Weights [B, T].
     if token_weights is not None:
         losses = losses * upcast(token_weights).detach()
+    # 5. Sum and count, [] each.
     return PolicyLoss(torch.where(mask, losses, 0.0).sum(), mask.sum().float())
 
 
@@ -192,17 +228,27 @@ def ppo_value_loss(
 ) -> PolicyLoss:
     """Sums half the squared errors of the value function, with the change of each value clipped.
 
+    The larger of two errors counts: a value that has already moved by `clip` towards its return gets no more
+    gradient, one that has moved away from it still does.
+
         loss = 1/2 max((v - return)², (clip(v, old - clip, old + clip) - return)²)
 
     Args:
-        values: [B, T], from the value function that is trained.
-        old_values: [B, T], from the value function before the update.
-        returns: [B, T], from `gae`.
-        mask: [B, T] bool.
+        values: [B, T] float, v, from the value function that is trained.
+        old_values: [B, T] float, from the value function before the update.
+        returns: [B, T] float, from `gae`.
+        mask: [B, T] bool, True on the completion's tokens.
         clip: largest change of a value, in units of the return, > 0; None does not clip.
 
     Returns:
-        PolicyLoss(sum [], count [] tokens).
+        PolicyLoss(sum [] at least 0, count [] tokens, float32).
+
+    Steps:
+        1. Check the arguments: `expect` with the dims and kinds under Args, `check_range` for the clip.
+        2. Upcast the three tensors, and set masked values to 0.
+        3. Squared errors [B, T].
+        4. With a clip, those of old + clamp(v - old, ±clip) too, and the maximum of both, [B, T].
+        5. Half the sum of the unmasked errors (`torch.where`), and their count.
 
     Edge cases: all masked gives (0, 0) and zero gradient.
 
@@ -219,6 +265,7 @@ def ppo_value_loss(
 
     Source: Schulman et al. 2017, section 5, with the clipping of their code.
     """
+    # 1. Check.
     expect(
         "ppo_value_loss",
         values=(values, "B T", "float"),
@@ -227,11 +274,15 @@ def ppo_value_loss(
         mask=(mask, "B T", "bool"),
     )
     check_range("ppo_value_loss", "above 0", optional=True, clip=clip)
+    # 2. Dtypes and mask [B, T].
     values, old_values, returns = torch.where(mask, upcast(values), 0.0), upcast(old_values), upcast(returns)
+    # 3. Errors [B, T].
     errors = (values - returns).square()
+    # 4. Errors of clipped values [B, T].
     if clip is not None:
         clipped = old_values + (values - old_values).clamp(-clip, clip)  # type: ignore[arg-type]
         errors = torch.maximum(errors, (clipped - returns).square())
+    # 5. Sum and count, [] each.
     return PolicyLoss(torch.where(mask, errors, 0.0).sum() / 2, mask.sum().float())
 
 

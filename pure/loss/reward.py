@@ -29,12 +29,19 @@ def bradley_terry(
         loss = -log σ(chosen - rejected - margin) + center (chosen + rejected)²
 
     Args:
-        chosen, rejected: scores of the completions, without unit, both [B].
-        margin: [B] or a number, target difference of the scores.
+        chosen, rejected: scores of the completions, [B] float, without unit.
+        margin: target difference of the scores: [B] number, or one for all (a finite number or a [] tensor).
         center: >= 0, weight of the penalty; 0.01 is usual, 0 disables it.
 
     Returns:
-        [B] nats, float32.
+        [B] nats; at least 0 without the penalty too; float32, or float64 as given.
+
+    Steps:
+        1. Check the arguments: `expect` with the dims and kinds under Args (for a margin without axes None,
+            kind "number?"), `check_range` for a margin that is a number, and for center.
+        2. Difference of the scores minus the margin, [B], in at least float32 (`upcast`); NaN where infinite.
+        3. Negative log-likelihood [B]: minus `F.logsigmoid`, which does not overflow for large differences.
+        4. Add the penalty [B], if `may_be_nonzero(center)`.
 
     Edge cases: a score that is not finite gives NaN; no pairs give no losses.
 
@@ -51,6 +58,7 @@ def bradley_terry(
     Source: Ouyang et al. 2022, equation 1; Touvron et al. 2023, equation 2; Eisenstein et al. 2023, section
     3.
     """
+    # 1. Check.
     margins = margin if isinstance(margin, Tensor) and margin.ndim else None
     expect(
         "bradley_terry",
@@ -61,9 +69,13 @@ def bradley_terry(
     if not isinstance(margin, Tensor):
         check_range("bradley_terry", "finite", margin=margin)
     check_range("bradley_terry", "at least 0", center=center)
+    # 2. Difference [B].
     chosen, rejected = upcast(chosen), upcast(rejected)
     difference = chosen - rejected - margin
-    losses = -F.logsigmoid(torch.where(difference.isinf(), torch.nan, difference))
+    difference = torch.where(difference.isinf(), torch.nan, difference)
+    # 3. Negative log-likelihood [B].
+    losses = -F.logsigmoid(difference)
+    # 4. Penalty [B].
     if may_be_nonzero(center):
         losses = losses + center * (chosen + rejected).square()
     return losses

@@ -210,6 +210,7 @@ def test_vmap_over_groups_sums_to_the_loss_of_the_whole_batch() -> None:
         ({"variant": "grpo", "clip_low": -0.1}, "clip_low must be at least 0"),
         ({"variant": "cispo", "dual_clip": 3.0}, "dual_clip"),
         ({"variant": "grpo", "dual_clip": 1.0}, "above 1"),
+        ({"variant": "grpo", "kl": "k4"}, "kl must be one of k1"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict, message: str) -> None:
