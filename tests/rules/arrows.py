@@ -25,7 +25,8 @@ STAGES_LEVELS: Mapping[str, int] = {
     "stages.models": 3,
     "stages.run": 4,
     "stages.evaluate": 5,
-    "stages.cli": 6,
+    "stages.teach": 6,
+    "stages.cli": 7,
 }
 """Group of modules in `stages` -> its level. A group imports only from its own level or a lower one."""
 

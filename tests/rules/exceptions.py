@@ -10,6 +10,7 @@ EFFECTS_ALLOWED = (
     "stages.run",
     "stages.evaluate",
     "stages.sandbox",
+    "stages.teach.edition",
     "stages.cli",
     "data_pipes.source",
     "data_pipes.embedded.python_library",
