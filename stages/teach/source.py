@@ -150,7 +150,7 @@ def compose(
 
     The names that the learner added at the top of the file (imports, helpers, constants) are defined too:
     after the definitions of ours that stand before them in the learner's file, and before the functions of
-    Docstrings, comments, annotations of exercises, and names of ours that are absent do not count.
+    `functions` that stand after them. `find_differences` lists all else, which is left out.
 
     Args:
         original: source of our module.
