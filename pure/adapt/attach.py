@@ -1,6 +1,8 @@
 """Attaching adapters to a base as nodes of its tree, and replacing nodes by plain matrices.
 
 Shape letters: O output width, I input width, R rank, B batch.
+
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021; Liu et al., "DoRA", 2024.
 """
 
 from __future__ import annotations
@@ -68,21 +70,48 @@ def attach(
 def materialize(params: Tree, dtype: torch.dtype = torch.float32) -> Tree:
     """Replaces every node by its matrix: LoRA updates are merged, NF4 is dequantised.
 
+    Decoding needs each matrix once per token, so there one plain product is faster than three; and a merged
+    model needs no code for adapters, so every other program reads it.
+
+        W' = W + B A
+        DoRA: W' = m / ‖W + B A‖ ⊙ (W + B A), for each row
+
+    with W = base, A = a, B = b, m = magnitude of a `LoRA` node.
+
     Args:
         params: a tree, or one node.
         dtype: the dtype of dequantised matrices; others keep their own.
 
     Returns:
-        The tree without nodes.
+        The tree without nodes: new dicts and lists; leaves that are tensors are the same objects.
+
+    Steps:
+        1. A `LoRA` node: materialise its base, [O, I], which may be a node; add B A, all in float32.
+        2. With a magnitude, multiply each row by the magnitude over `row_norms` of the node.
+        3. Convert to the dtype of the materialised base: rounded once.
+        4. An `NF4` node: `dequantize` it to `dtype`.
+        5. A dict or a list: the same for each value; anything else is returned as it is.
+
+    Example:
+        >>> node = LoRA(torch.tensor([[1.0, 2.0]]), a=torch.tensor([[1.0, 0.0]]), b=torch.tensor([[10.0]]))
+        >>> materialize({"q": node})
+        {'q': tensor([[11.,  2.]])}
+
+    Source: Hu et al. 2021, section 4.1; Liu et al. 2024, equation 5.
     """
+    # 1. LoRA: W + B A [O, I], float32.
     if isinstance(params, LoRA):
         base = materialize(params.base, dtype)
         merged = base.float() + params.b.float() @ params.a.float()
+        # 2. DoRA: a factor for each row [O, 1].
         if params.magnitude is not None:
             merged = merged * (params.magnitude / row_norms(params))[:, None]
+        # 3. Round to the dtype of the base.
         return merged.to(base.dtype)
+    # 4. NF4.
     if isinstance(params, NF4):
         return dequantize(params, dtype)
+    # 5. Containers, and other leaves.
     if isinstance(params, dict):
         return {name: materialize(part, dtype) for name, part in params.items()}
     if isinstance(params, list):

@@ -115,7 +115,7 @@ def draw_uniforms(key: Tensor, count: int, steps: int) -> Tensor:
         [B, M] float32 in [0, 1), on the device of key.
 
     Steps:
-        1. Refuse a key that is neither [2] nor [B, 2].
+        1. Refuse a key that is neither [2] nor [B, 2] with `_check_key`.
         2. From one key [2] make one per row, [B, 2], with `random.fold_in` and the row's number b.
         3. Fold each step's number i into each row's key, and draw one `random.uniform` from each: [B, M]. Two
            nested `vmap` make this one vectorised call (an integer in fold_in is then a tensor).
@@ -131,10 +131,7 @@ def draw_uniforms(key: Tensor, count: int, steps: int) -> Tensor:
         True
     """
     # 1. Check.
-    if key.shape not in ((2,), (count, 2)):
-        raise ValueError(
-            f"generate: key must be [2], or [B, 2] = [{count}, 2] for one per row, got {list(key.shape)}"
-        )
+    _check_key(key, count)
     vmap, device = torch.func.vmap, key.device
     # 2. One key per row: [B, 2].
     if key.ndim == 1:
@@ -214,3 +211,11 @@ def sample_tokens(
     # 4. Ids and log-probabilities: [B].
     ids = sample.sample(sampling_logits, uniform)
     return ids, sample.log_probability(scaled, ids)
+
+
+def _check_key(key: Tensor, count: int) -> None:
+    """Refuse a key that is neither [2] nor [B, 2]."""
+    if key.shape not in ((2,), (count, 2)):
+        raise ValueError(
+            f"generate: key must be [2], or [B, 2] = [{count}, 2] for one per row, got {list(key.shape)}"
+        )

@@ -66,7 +66,7 @@ def linear(weight: Tensor | Packed | NF4 | LoRA, x: Tensor, bias: Tensor | None 
     Source: Hu et al. 2021, equation 3; Liu et al. 2024, equations 5 and 11.
     """
     if isinstance(weight, LoRA):
-        return _lora_linear(weight, x, bias)
+        return lora_linear(weight, x, bias)
     if isinstance(weight, NF4):
         return nf4_linear(weight, x, bias)
     if isinstance(weight, Packed):
@@ -118,25 +118,99 @@ def _one_row_linear(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def row_norms(weight: LoRA) -> Tensor:
-    """Computes the norm of each row of W + BA without materialising that matrix: [O] float, no gradient.
+    """Computes the norm of each row of W + BA without materialising that matrix.
 
-    ‖w + b A‖² = ‖w‖² + 2 b · (A w) + b (A Aᵀ) bᵀ
+    DoRA divides by these norms in every forward pass. W + BA has O·I entries, and the base may be quantised;
+    A Wᵀ and A Aᵀ have R·O and R·R. The squared norms of the base are computed once, when the node is made.
+
+        ‖w + b A‖² = ‖w‖² + 2 b · (A w) + b (A Aᵀ) bᵀ
+
+    with w, b the rows of W = weight.base and B = weight.b, A = weight.a, ‖w‖² = weight.squares.
+
+    Args:
+        weight: a node with `squares`.
+
+    Returns:
+        [O], in the `accumulation_dtype` of `weight.a` (float32, or float64 for float64), positive. Without a
+        gradient for a and b: DoRA treats the norm as a constant.
+
+    Steps:
+        1. Detach a and b, and convert both to the accumulation dtype.
+        2. A Wᵀ [R, O] with `linear`, since the base may be a node; a base that is a tensor is converted to
+           the same dtype before.
+        3. The three terms of each row: [O].
+        4. The root, of at least the smallest positive normal float32.
+
+    Edge cases: a row of zeros has a norm of about 1e-19, so that it can be divided by.
+
+    Example:
+        (3, 0) plus 4 · (0, 1) is (3, 4):
+
+        >>> base, a, b = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([[4.0]])
+        >>> row_norms(LoRA(base, a, b, squares=torch.tensor([9.0])))
+        tensor([5.])
+
+    Source: Liu et al. 2024, equations 5 and 11. Differs from it: the norm is expanded.
     """
+    # 1. A [R, I] and B [O, R], without gradient.
     dtype = accumulation_dtype(weight.a.dtype)
     a, b = weight.a.detach().to(dtype), weight.b.detach().to(dtype)
+    # 2. A Wᵀ [R, O].
     base = weight.base.to(a.dtype) if isinstance(weight.base, Tensor) else weight.base
-    a_w = linear(base, a)  # A Wᵀ [R, O]
+    a_w = linear(base, a)
+    # 3. Squared norms [O].
     assert weight.squares is not None, "a node with a magnitude has the base's squares"
     squares = weight.squares + 2 * (b * a_w.T).sum(-1) + ((b @ (a @ a.T)) * b).sum(-1)
+    # 4. Norms [O].
     return squares.clamp(min=torch.finfo(torch.float32).tiny).sqrt()
 
 
-def _lora_linear(weight: LoRA, x: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiplies x [..., I] -> [..., O] by the base and its low-rank update."""
+def lora_linear(weight: LoRA, x: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiplies by a frozen matrix and its low-rank update, without making their sum.
+
+    W + BA has O·I entries; x Aᵀ has R columns, so the update costs R (O + I) products a row, and gradients
+    and optimizer states exist for A and B only.
+
+        y = x Wᵀ + drop(x) Aᵀ Bᵀ + bias
+        DoRA: y = g ⊙ (x Wᵀ + drop(x) Aᵀ Bᵀ) + bias,     g = magnitude / ‖W + BA‖ of each row
+
+    with W = weight.base, A = weight.a, B = weight.b.
+
+    Args:
+        weight: the node; its base is [O, I], or a node.
+        x: [..., I]; with dropout [B, T, I].
+        bias: [O] or None.
+
+    Returns:
+        [..., O], dtype of x.
+
+    Steps:
+        1. Convert A [R, I] and B [O, R] to the dtype of x.
+        2. The update: x through `_apply_dropout`, times Aᵀ, [..., R], then times Bᵀ, [..., O].
+        3. Without a magnitude: add it to the base's product, x without dropout, with the bias, by `linear`,
+           which takes nodes too.
+        4. With a magnitude: g [O], the magnitude over `row_norms`, converted to the dtype of x; multiply the
+           base's product plus the update by g, and add the bias, which is not scaled.
+
+    Edge cases: B = 0, as adapters are initialised, gives the base's product.
+
+    Example:
+        The base gives 1 · 3 + 2 · 4 = 11, the update 10 · (1 · 3) = 30:
+
+        >>> base, a, b = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[10.0]])
+        >>> lora_linear(LoRA(base, a, b), torch.tensor([3.0, 4.0]), None)
+        tensor([41.])
+
+    Source: Hu et al. 2021, equation 3; Liu et al. 2024, equation 5.
+    """
+    # 1. A [R, I] and B [O, R].
     a, b = weight.a.to(x.dtype), weight.b.to(x.dtype)
+    # 2. The update [..., O].
     update = F.linear(F.linear(_apply_dropout(weight, x), a), b)
+    # 3. Plain LoRA.
     if weight.magnitude is None:
         return linear(weight.base, x, bias) + update
+    # 4. DoRA: gain [O], then the bias.
     gain = (weight.magnitude / row_norms(weight)).to(x.dtype)
     y = gain * (linear(weight.base, x) + update)
     return y if bias is None else y + bias

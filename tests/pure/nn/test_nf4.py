@@ -8,7 +8,16 @@ import torch
 
 from pure import random
 from pure.nn.linear import linear
-from pure.nn.nf4 import NF4, dequantize, dynamic_code, nf4_bytes, quantize
+from pure.nn.nf4 import (
+    NF4,
+    block_scales,
+    dequantize,
+    dynamic_code,
+    find_nearest,
+    nf4_bytes,
+    quantize,
+    quantize_scales,
+)
 
 SHAPES = [(5, 192), (128, 576), (33, 100), (3, 2)]
 
@@ -54,6 +63,31 @@ def assert_scales_equal(weight: torch.Tensor, ours: NF4, theirs: torch.Tensor) -
 
 def test_the_dynamic_code_equals_that_of_bitsandbytes() -> None:
     torch.testing.assert_close(dynamic_code(), peer.create_dynamic_map(), rtol=0, atol=0)
+
+
+def test_the_nearest_level_is_that_of_a_comparison_with_all_and_the_lower_of_two() -> None:
+    levels = torch.tensor([-1.0, -0.25, 0.0, 0.5, 1.0])
+    x = torch.arange(-48, 49).reshape(1, -1) / 32  # halfway points among them
+    expected = (x[..., None] - levels).abs().argmin(-1)  # the first of equals
+    assert torch.equal(find_nearest(x, levels), expected)
+
+
+@pytest.mark.parametrize("count", [1, 256, 300])
+def test_quantised_scales_are_within_half_a_gap_of_the_code(count: int) -> None:
+    scales = random.uniform(random.key(4), (count,)) + 0.5
+    codes, superscales, offset = quantize_scales(scales)
+    assert (codes.dtype, codes.shape, len(superscales)) == (torch.uint8, (count,), -(-count // 256))
+    packed = NF4(torch.zeros(1, 1, dtype=torch.uint8), codes, superscales, offset)
+    widest = dynamic_code().diff().max() / 2
+    spread = superscales.repeat_interleave(256)[:count]
+    assert ((block_scales(packed) - scales).abs() <= 1.01 * widest * spread + 1e-6).all()
+    torch.testing.assert_close(offset.double(), scales.double().mean(), rtol=1e-6, atol=0)
+
+
+def test_equal_scales_are_restored() -> None:
+    scales = torch.full((300,), 0.75)
+    packed = NF4(torch.zeros(1, 1, dtype=torch.uint8), *quantize_scales(scales))
+    assert torch.equal(block_scales(packed), scales)
 
 
 def test_the_error_is_at_most_half_the_widest_gap_between_levels() -> None:
