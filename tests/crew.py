@@ -1,7 +1,8 @@
-"""A crew: processes joined by torch.distributed, which call functions together for a test module.
+"""A crew: processes joined by torch.distributed, which call functions together for tests.
 
-They come from a fork server that has torch loaded, so that starting one takes a fraction of a second, and they
-stay for all tests of a module.
+They come from a fork server that has torch loaded, so that starting one takes a fraction of a second. Those of
+the fixtures `two` and `four` (`tests/conftest.py`) stay for all tests of a session; a test that ends one, or
+changes something in it for good, takes a crew of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -28,11 +29,13 @@ class Crew(NamedTuple):
         run: (function, *args, seconds=SECONDS) -> [its result on each process]; the function is picklable (of
             a module), and calls torch.distributed as any of torchrun's processes may. If it raises or ends on
             one, AssertionError with all tracebacks.
-        processes: the processes, by rank, for tests that end one.
+        size: number of processes.
+        is_alive: () -> True if none of them has ended.
     """
 
     run: Callable[..., list[Any]]
-    processes: list[Any]
+    size: int
+    is_alive: Callable[[], bool]
 
 
 @contextmanager
@@ -50,7 +53,11 @@ def crew(size: int) -> Iterator[Crew]:
         ends.append(here)
         processes.append(process)
     try:
-        yield Crew(lambda function, *args, seconds=SECONDS: _call(ends, function, args, seconds), processes)
+        yield Crew(
+            run=lambda function, *args, seconds=SECONDS: _call(ends, function, args, seconds),
+            size=size,
+            is_alive=lambda: all(process.is_alive() for process in processes),
+        )
     finally:
         for end in ends:
             end.close()
@@ -59,6 +66,31 @@ def crew(size: int) -> Iterator[Crew]:
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+@contextmanager
+def lasting_crew(size: int) -> Iterator[Crew]:
+    """A crew for many tests: started with the first call, and again after a call that failed or a process that
+    ended, since the others may then be left in the middle of a collective."""
+    started: list[Crew] = []
+    with ExitStack() as stack:
+
+        def end() -> None:
+            started.clear()
+            stack.close()
+
+        def run(function: Callable, *args: Any, seconds: float = SECONDS) -> list[Any]:
+            if started and not started[0].is_alive():
+                end()
+            if not started:
+                started.append(stack.enter_context(crew(size)))
+            try:
+                return started[0].run(function, *args, seconds=seconds)
+            except BaseException:
+                end()
+                raise
+
+        yield Crew(run, size, lambda: all(members.is_alive() for members in started))
 
 
 def _call(ends: list[Connection], function: Callable, args: tuple, seconds: float) -> list[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 from unittest import mock
@@ -30,7 +30,7 @@ from stages.data_parallel import data_parallel
 from stages.pretrain import pretrain
 from stages.stage import Stage
 from stages.state import TrainState
-from tests.crew import Crew, crew
+from tests.crew import Crew
 from tests.laws import test_stages
 from tests.laws.test_stages import (
     BY_NAME,
@@ -65,18 +65,6 @@ class Trained(NamedTuple):
     resumed: TrainState
 
 
-@pytest.fixture(scope="module")
-def two() -> Iterator[Crew]:
-    with crew(2) as members:
-        yield members
-
-
-@pytest.fixture(scope="module")
-def four() -> Iterator[Crew]:
-    with crew(4) as members:
-        yield members
-
-
 def distance(a: Tree, b: Tree) -> float:
     """The distance of two trees, relative to the second."""
     pairs = list(zip(tree.leaves(a), tree.leaves(b), strict=True))
@@ -84,8 +72,9 @@ def distance(a: Tree, b: Tree) -> float:
     return difference / math.sqrt(sum(y.double().square().sum().item() for _, y in pairs))
 
 
+@functools.cache
 def make(name: str, accumulation: int = 1) -> Stage:
-    """A row's stage with a model of one layer, which takes half of the time."""
+    """A row's stage with a model of one layer, which takes half of the time; its reference is drawn once."""
     with mock.patch.object(test_stages, "small", partial(small, num_hidden_layers=1)):
         return BY_NAME[name].make(accumulation=accumulation)
 
@@ -95,6 +84,7 @@ def together(a_stage: Stage) -> Stage:
     return data_parallel(a_stage, init_device_mesh("cpu", (torch.distributed.get_world_size(),)))
 
 
+@functools.cache
 def batch_of(name: str, number: int, rows: int = ROWS, weighted: bool = False) -> Tree:
     """The first rows of a batch; of a rollout, the completions of so many prompts. Weights are 0, 1 and 2."""
     row = BY_NAME[name]
@@ -113,11 +103,20 @@ def train(a_stage: Stage, batches: list[Tree], start: Tree | None = None) -> Tra
 
 
 @functools.cache
-def train_alone(name: str, rows: int = ROWS, weighted: bool = False, parts: int = 1) -> TrainState:
-    """The state after all steps on one process."""
-    a_stage = make(name, parts)
-    batches = [batch_of(name, i, rows, weighted) for i in range(STEPS)]
-    return run_steps(a_stage, batches, a_stage.init(random.key(0)))
+def train_alone(
+    name: str, rows: int = ROWS, weighted: bool = False, parts: int = 1, steps: int = STEPS
+) -> TrainState:
+    """The state after some steps on one process; those of one start are computed once."""
+    if not steps:
+        return first_state(name)
+    before = train_alone(name, rows, weighted, parts, steps - 1)
+    return make(name, parts).step(before, batch_of(name, steps - 1, rows, weighted))
+
+
+@functools.cache
+def first_state(name: str) -> TrainState:
+    """The state before the first step, which no step changes."""
+    return make(name).init(random.key(0))
 
 
 def train_in_parallel(names: tuple[str, ...], rows: int = ROWS, weighted: bool = False) -> dict[str, Trained]:
@@ -129,13 +128,13 @@ def train_in_parallel(names: tuple[str, ...], rows: int = ROWS, weighted: bool =
 
 
 def step_in_parallel(
-    names: tuple[str, ...], rows: int = ROWS, weighted: bool = False
+    names: tuple[str, ...], rows: int = ROWS, weighted: bool = False, steps: int = STEPS
 ) -> dict[str, TrainState]:
     """The last states of several stages, without a resume."""
     states = {}
     for name in names:
         a_stage = together(make(name))
-        batches = [batch_of(name, i, rows, weighted) for i in range(STEPS)]
+        batches = [batch_of(name, i, rows, weighted) for i in range(steps)]
         states[name] = run_steps(a_stage, batches, a_stage.init(random.key(0)))
     return states
 
@@ -171,10 +170,11 @@ def test_every_stage_on_two_processes_equals_one(on_two: dict[str, list[Trained]
 
 
 def test_every_stage_on_four_processes_equals_one(four: Crew) -> None:
+    """One step; further ones are those of two processes."""
     names = tuple(name for name in NAMES if name != "own-optax")  # importing JAX four times takes 5 s
-    results = four.run(step_in_parallel, names)
+    results = four.run(step_in_parallel, names, ROWS, False, 1)
     for name in names:
-        assert_equal([result[name] for result in results], train_alone(name))
+        assert_equal([result[name] for result in results], train_alone(name, steps=1))
 
 
 def test_two_processes_are_two_micro_batches_bit_for_bit(on_two: dict[str, list[Trained]]) -> None:

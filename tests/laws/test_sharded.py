@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
 from unittest import mock
 
 import pytest
@@ -37,7 +37,7 @@ from stages.rollout import Rollouts
 from stages.sft import sft
 from stages.sharded import sharded
 from stages.stage import Stage, stage
-from tests.crew import Crew, crew
+from tests.crew import Crew
 from tests.laws.test_processes import assert_equal, distance
 from tests.laws.test_stages import (
     BY_NAME,
@@ -57,26 +57,31 @@ STEPS = 2
 FEW = ("pretrain-dropout", "pretrain-muon-ema", "pretrain-global-optimizer", "ppo")
 
 
-@pytest.fixture(scope="module")
-def two() -> Iterator[Crew]:
-    with crew(2) as members:
-        yield members
-
-
-@pytest.fixture(scope="module")
-def four() -> Iterator[Crew]:
-    with crew(4) as members:
-        yield members
-
-
 def mesh() -> DeviceMesh:
     return init_device_mesh("cpu", (dist.get_world_size(),))
 
 
+@functools.cache
+def make(name: str) -> Stage:
+    """A row's stage; its reference is drawn once."""
+    return BY_NAME[name].make()
+
+
+@functools.cache
+def batches_of(name: str, count: int | None) -> list[Tree]:
+    """The first rows of each batch."""
+    return [tree.map(lambda x: x[:count], BY_NAME[name].batch(i)) for i in range(STEPS)]
+
+
 def train(a_stage: Stage, name: str, count: int | None = None) -> Tree:
     """The state after some steps, of the first rows of each batch."""
-    batches = [tree.map(lambda x: x[:count], BY_NAME[name].batch(i)) for i in range(STEPS)]
-    return run_steps(a_stage, batches, a_stage.init(random.key(0)))
+    return run_steps(a_stage, batches_of(name, count), a_stage.init(random.key(0)))
+
+
+@functools.cache
+def train_alone(name: str, count: int | None) -> Tree:
+    """That of one process."""
+    return train(make(name), name, count)
 
 
 def state_bytes(state: Tree) -> tuple[int, int]:
@@ -87,14 +92,13 @@ def state_bytes(state: Tree) -> tuple[int, int]:
 
 def train_sharded(names: tuple[str, ...], count: int | None = None, layers: bool = False) -> dict[str, Tree]:
     """The whole states after some steps, of each stage."""
-    stages = {name: sharded(BY_NAME[name].make(), mesh(), layers=layers) for name in names}
+    stages = {name: sharded(make(name), mesh(), layers=layers) for name in names}
     return {name: gather(train(a_stage, name, count)) for name, a_stage in stages.items()}
 
 
 def assert_rows_equal_whole(results: list[dict[str, Tree]], count: int | None = None) -> None:
     for name in results[0]:
-        alone = train(BY_NAME[name].make(), name, count)
-        assert_equal([result[name] for result in results], alone)
+        assert_equal([result[name] for result in results], train_alone(name, count))
 
 
 def test_every_stage_in_rows_on_two_processes_equals_one(two: Crew) -> None:
@@ -116,7 +120,7 @@ def test_uneven_rows_on_four_processes_equal_one(four: Crew) -> None:
 def check_initial_states(names: tuple[str, ...]) -> None:
     """Drawn by rows, cut from given params, or given as rows: the bits of the plain stage's state."""
     for name in names:
-        plain = BY_NAME[name].make()
+        plain = make(name)
         whole = plain.init(random.key(3))
         cut_stage = sharded(plain, mesh())
         drawn = cut_stage.init(random.key(3))
@@ -137,7 +141,7 @@ def test_initial_rows_are_those_of_the_whole_state(two: Crew) -> None:
 
 def check_resumed(name: str) -> None:
     """Gathered and cut again, as a checkpoint does, a run goes on with the same bits."""
-    a_stage = sharded(BY_NAME[name].make(), mesh())
+    a_stage = sharded(make(name), mesh())
     batches = [BY_NAME[name].batch(i) for i in range(4)]
     whole_run = run_steps(a_stage, batches, a_stage.init(random.key(0)))
     half = gather(run_steps(a_stage, batches[:2], a_stage.init(random.key(0))))
@@ -165,8 +169,7 @@ def check_bytes(optimizer: str) -> float:
 
 def test_a_process_holds_its_share_of_the_state(two: Crew, four: Crew) -> None:
     for members, optimizer in ((two, "adamw"), (four, "adamw"), (two, "muon")):
-        size = len(members.processes)
-        assert max(members.run(check_bytes, optimizer)) < 1 / size + 0.01
+        assert max(members.run(check_bytes, optimizer)) < 1 / members.size + 0.01
 
 
 GRADIENTS = {

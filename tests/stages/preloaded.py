@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stages.checkpoint.fingerprint
+import stages.cli.flags
 import stages.cli.subcommands
 import stages.run.build
 import stages.run.data.corpus

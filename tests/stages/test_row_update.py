@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
 
-import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -15,7 +14,7 @@ from pure.parallel import rows
 from pure.types import GradientTransformation, Tree
 from stages.row_update import init_optimizer, update_rows
 from stages.step import update
-from tests.crew import Crew, crew
+from tests.crew import Crew
 from tests.laws.test_processes import distance
 from tests.laws.test_stages import same_bits
 
@@ -41,12 +40,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def four() -> Iterator[Crew]:
-    with crew(4) as members:
-        yield members
-
-
+@functools.cache
 def odd_tree(seed: int) -> Tree:
     """Leaves of 5, 1, 3 and 6 rows, and one []."""
     key, shapes = random.key(seed), {"norm": (1,), "q": (3, 2), "scale": (), "up": (6, 3)}

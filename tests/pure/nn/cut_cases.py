@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from pure import random, tree
 from pure.config import ModelConfig
 from pure.loss.cross_entropy import linear_cross_entropy
 from pure.loss.log_probability import linear_log_probabilities
+from pure.nn.transformer import transformer
 from pure.types import Model, Tree
 
 SIZES: Mapping[str, int] = {
@@ -45,11 +47,17 @@ def batch(seed: int = 0, rows: int = 3, length: int = 11) -> dict[str, Tensor]:
 
 def noisy_params(model: Model) -> Tree:
     """Params of which no leaf is constant, as zeros and ones are in a first state."""
+    return _noisy_params(model.config)
+
+
+@functools.cache
+def _noisy_params(config: ModelConfig) -> Tree:
+    """Those of the plain model of a configuration, drawn once."""
 
     def add_noise(path: str, x: Tensor) -> Tensor:
         return x + 0.1 * random.normal(random.fold_in(random.key(5), sum(path.encode())), x.shape)
 
-    return tree.map_with_path(add_noise, model.init(random.key(0)))
+    return tree.map_with_path(add_noise, transformer(config).init(random.key(0)))
 
 
 def summed_loss(model: Model, params: Tree, *, dropout: bool, packed: bool, chunk: int | None = None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -21,19 +20,13 @@ from pure.transform.grad import value_and_grad
 from pure.transform.memory import peak
 from pure.transform.remat import remat
 from pure.types import Model, Tree
-from tests.crew import Crew, crew
+from tests.crew import Crew
 from tests.pure.nn.cut_cases import CONFIGS, batch, distance, noisy_params, summed_loss
 
 CASES = (  # configuration, backend, packed rows, wrapper of the layers
     ("llama", "naive", True, None), ("qwen3", "flash", True, remat), ("gpt2", "sdpa", True, None),
     ("llama", "sdpa", False, None), ("dropout", "naive", True, None), ("dropout", "flash", False, None),
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Crew]:
-    with crew(2) as members:
-        yield members
 
 
 def mesh() -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,7 +35,7 @@ from pure.transform.grad import value_and_grad
 from pure.transform.jit import jit
 from pure.transform.remat import remat
 from pure.types import Model, Tree
-from tests.crew import Crew, crew
+from tests.crew import Crew
 from tests.pure.nn.cut_cases import CONFIGS, SIZES, batch, distance, noisy_params, summed_loss
 
 CASES = (  # configuration, backend, chunk, wrapper of the layers
@@ -46,12 +46,6 @@ CASES = (  # configuration, backend, chunk, wrapper of the layers
     ("gpt2", "sdpa", None, None),
     ("dropout", "naive", None, None),
 )
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Crew]:
-    with crew(2) as members:
-        yield members
 
 
 def mesh() -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -15,16 +14,10 @@ from pure import random, tree
 from pure.parallel import collect, row_collectives, rows
 from pure.parallel.group import Group, group_of
 from pure.types import Tree
-from tests.crew import Crew, crew
+from tests.crew import Crew
 
 SIZE = 4
 SHAPES = ((1,), (3, 2), (4, 2, 3), (5,), (9, 1), (0, 2), ())
-
-
-@pytest.fixture(scope="module")
-def four() -> Iterator[Crew]:
-    with crew(SIZE) as members:
-        yield members
 
 
 def example() -> Tree:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,7 @@ from pure.parallel.group import Group, group_of
 from stages.checkpoint import background, checkpoint
 from stages.checkpoint.agreement import agree
 from stages.checkpoint.damage import Damage
-from tests.crew import Crew, crew
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Crew]:
-    with crew(2) as members:
-        yield members
+from tests.crew import Crew
 
 
 def state(value: float) -> dict[str, torch.Tensor]:

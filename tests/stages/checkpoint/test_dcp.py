@@ -7,7 +7,6 @@ import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,9 @@ from pure.parallel.group import group_of
 from pure.serial.writer import SerialError
 from stages.checkpoint import background, checkpoint, dcp
 from stages.state import TrainState
-from tests.crew import Crew, crew
+from tests.crew import Crew
 from tests.stages.checkpoint.test_pieces import SIZES, cut, flip, groups, is_same, outcome
 from tests.stages.checkpoint.test_pieces import example as any_example
-
-
-@pytest.fixture(scope="module")
-def four() -> Iterator[Crew]:
-    with crew(4) as members:
-        yield members
 
 
 def example(step: int) -> TrainState:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import flax.serialization
@@ -17,13 +16,7 @@ from pure.serial import serial, writer
 from pure.types import Tree
 from stages.checkpoint import checkpoint
 from stages.checkpoint.join import to_msgpack
-from tests.crew import Crew, crew
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Crew]:
-    with crew(2) as members:
-        yield members
+from tests.crew import Crew
 
 
 def example() -> Tree:

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,6 @@ from tests.crew import Crew, crew
 from tests.laws.test_stages import BY_NAME, run_steps
 
 SIZES = (1, 2, 4)
-
-
-@pytest.fixture(scope="module")
-def four() -> Iterator[Crew]:
-    with crew(4) as members:
-        yield members
 
 
 def example(step: int) -> TrainState:

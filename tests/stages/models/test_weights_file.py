@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,8 @@ from pure.types import Tree
 from stages.models import adapter, language_model, reward_model, weights_file
 from stages.models.adapter import Adapter
 from stages.models.language_model import Pretrained
-from tests.crew import Crew, crew
+from tests.crew import Crew
 from tests.stages.models.test_language_model import make_model
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Crew]:
-    with crew(2) as members:
-        yield members
 
 
 def test_the_bytes_are_those_of_safetensors(tmp_path: Path) -> None:

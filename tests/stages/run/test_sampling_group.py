@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -18,7 +16,7 @@ from stages.run.sampling_group import call_together, find_group, is_on_all
 from stages.run.vllm_rollout import vllm_rollout
 from stages.run.vllm_weights import folder_sender
 from stages.stage import Stage
-from tests.crew import Crew, crew
+from tests.crew import Crew
 from tests.laws.test_stages import same_bits
 from tests.stages.run.vllm_server import serve
 from tests.stages.test_online import MODEL, SAMPLING, even_share, prompt_batch
@@ -28,12 +26,6 @@ GONE = "http://127.0.0.1:9"
 
 BATCHES = [{name: x[:5] for name, x in prompt_batch(i).items()} for i in range(2)]
 """Five prompts, which two processes share unevenly."""
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Crew]:
-    with crew(2) as members:
-        yield members
 
 
 def build(address: str, folder: Path) -> Stage:
