@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import multiprocessing
-import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,6 +16,8 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
+
+from tests.stages.children import free_port
 
 SECONDS = 120.0
 """Longest wait for the answers of one call."""
@@ -43,7 +44,7 @@ def crew(size: int) -> Iterator[Crew]:
     """Starts `size` processes joined by gloo, and ends them with the block."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.stages.preloaded"])
-    port = _free_port()
+    port = free_port()
     ends, processes = [], []
     for rank in range(size):
         here, there = context.Pipe()
@@ -149,10 +150,3 @@ def _unpack(data: bytes) -> Any:
     import torch
 
     return torch.load(io.BytesIO(data), weights_only=False)
-
-
-def _free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

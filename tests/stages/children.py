@@ -9,11 +9,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import secrets
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -22,18 +24,27 @@ Setup = Callable[[], object]
 
 
 def start_process(
-    arguments: list[str], setup: Setup | None = None, subcommand: str = "pretrain"
+    arguments: list[str],
+    setup: Setup | None = None,
+    subcommand: str = "pretrain",
+    printed: Path | None = None,
 ) -> ForkServerProcess:
-    """Starts `intro2llm SUBCOMMAND ARGUMENTS` in a process of its own, silent, on one thread.
+    """Starts `intro2llm SUBCOMMAND ARGUMENTS` in a process of its own, on one thread.
 
     Args:
         arguments: flags.
         setup: called in the process before the command; picklable.
         subcommand: the subcommand's name.
+        printed: path whose `.out` and `.err` get what it prints; None leaves it silent.
     """
+    return start_body(_run, subcommand, arguments, setup, printed)
+
+
+def start_body(body: Callable[..., None], *args: Any) -> ForkServerProcess:
+    """Starts a process that calls a picklable function."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.stages.preloaded"])
-    process = context.Process(target=_run, args=(subcommand, arguments, setup), daemon=True)
+    process = context.Process(target=body, args=args, daemon=True)
     process.start()
     return process
 
@@ -54,22 +65,24 @@ def start_joined(
         setups: rank -> called in that process before the command; picklable.
         subcommand: the subcommand's name, or a list of those of each.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.stages.preloaded"])
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     processes = []
     for rank in range(count):
         own = arguments[rank] if isinstance(arguments[0], list) else arguments
         name = subcommand if isinstance(subcommand, str) else subcommand[rank]
-        variables = {"RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        setup = partial(_set_up, {name: str(x) for name, x in variables.items()}, (setups or {}).get(rank))
-        process = context.Process(target=_run, args=(name, own, setup, folder / str(rank)), daemon=True)
-        process.start()
-        processes.append(process)
+        setup = (setups or {}).get(rank)
+        processes.append(start_body(_run_joined, name, own, rank, count, port, folder, setup))
     return processes
+
+
+def free_port() -> int:
+    """A port that nothing listens on, below those that a system gives to connections in the meantime."""
+    while True:
+        port = 15_000 + secrets.randbelow(15_000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def join_all(processes: list[ForkServerProcess], seconds: float = 60.0) -> list[int | None]:
@@ -114,11 +127,28 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def _set_up(variables: dict[str, str], setup: Setup | None) -> None:
-    """Sets environment variables, then calls `setup`."""
-    os.environ.update(variables)
-    if setup is not None:
-        setup()
+def run_joined(subcommand: str, arguments: list[str], rank: int, count: int, port: int, folder: Path) -> Any:
+    """Runs `intro2llm SUBCOMMAND ARGUMENTS` as one of several processes; returns the exit code."""
+    try:
+        _run_joined(subcommand, arguments, rank, count, port, folder, None)
+    except SystemExit as ended:
+        sys.stdout.flush()
+        return ended.code
+
+
+def _run_joined(
+    subcommand: str,
+    arguments: list[str],
+    rank: int,
+    count: int,
+    port: int,
+    folder: Path,
+    setup: Setup | None,
+) -> None:
+    """Body of one of several processes: sets the variables of torchrun before `setup` and the command."""
+    variables = {"RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(x) for name, x in variables.items()})
+    _run(subcommand, arguments, setup, folder / str(rank))
 
 
 def _run(subcommand: str, arguments: list[str], setup: Setup | None, printed: Path | None = None) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+import tempfile
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +17,71 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from stages.cli.main import main
 from stages.cli.subcommands import SUBCOMMANDS
+from stages.run.world import LAUNCHER
+from tests.stages.children import free_port, join_all, run_joined, start_body, start_process, wait_for
 from tests.stages.small import flags, rows
 
 
+def launch_quietly(variables: dict[str, str]) -> None:
+    """Setup of a launcher: environment variables, with the folder of temporary files."""
+    os.environ.update(variables)
+    tempfile.tempdir = None
+
+
 def test_launch_runs_a_stage_in_two_processes_that_print_once(tmp_path: Path) -> None:
-    (tmp_path / "temporary").mkdir()
-    command = [sys.executable, "-m", "stages.cli.main", "launch", "2", "pretrain"]
-    done = subprocess.run(
-        [*command, *flags(tmp_path, max_steps=2)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
+    """Their parent is the launcher, and they know it (they end with it: the next test)."""
+    for name in ("temporary", "path"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(
+        "import os\n"
+        f"with open({str(tmp_path / 'parents')!r}, 'a') as file:\n"
+        f"    file.write(str(os.environ.get({LAUNCHER!r}) == str(os.getppid())) + '\\n')\n"
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == f"final model: {tmp_path / 'run' / 'final_model'} (step 2)"
+    path = os.pathsep.join((str(tmp_path / "path"), os.getcwd()))
+    variables = {"TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": path}
+    arguments = ["2", "pretrain", *flags(tmp_path, max_steps=2)]
+    launcher = start_process(arguments, partial(launch_quietly, variables), "launch", tmp_path / "launcher")
+    assert join_all([launcher], 200) == [0], (tmp_path / "launcher.err").read_text()
+    assert (tmp_path / "launcher.err").read_text() == ""
+    last = (tmp_path / "launcher.out").read_text().splitlines()[-1]
+    assert last == f"final model: {tmp_path / 'run' / 'final_model'} (step 2)"
+    assert (tmp_path / "parents").read_text().splitlines() == ["True", "True"]
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2]
     left = [path.name for path in (tmp_path / "temporary").iterdir()]
     assert not [name for name in left if name.startswith(("torchelastic", "intro2llm"))]
 
 
+def fork_two(arguments: list[str], folder: Path) -> None:
+    """Body of a launcher that forks its two processes; each writes its exit code to a file."""
+    os.environ[LAUNCHER] = str(os.getpid())
+    port = free_port()
+    for rank in range(2):
+        if os.fork() == 0:
+            (folder / f"{rank}.pid").write_text(str(os.getpid()))
+            code = run_joined("pretrain", arguments, rank, 2, port, folder)
+            (folder / f"{rank}.code").write_text(str(code))
+            os._exit(0)
+    time.sleep(600)
+
+
 def test_the_processes_save_and_end_if_the_launcher_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "stages.cli.main", "launch", "2", "pretrain"]
     arguments = flags(tmp_path, max_steps=100_000, eval_every=0)
-    log = tmp_path / "run" / "metrics.jsonl"
-    with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as launcher:
-        end = time.monotonic() + 120
-        while not (log.exists() and log.read_bytes()):
-            assert launcher.poll() is None
+    log, codes = tmp_path / "run" / "metrics.jsonl", [tmp_path / f"{rank}.code" for rank in range(2)]
+    launcher = start_body(fork_two, arguments, tmp_path)
+    try:
+        wait_for(lambda: log.exists() and bool(log.read_bytes()), launcher)
+        launcher.kill()
+        end = time.monotonic() + 60
+        while not all(path.exists() and path.read_text() for path in codes):
             assert time.monotonic() < end
             time.sleep(0.05)
+    finally:
         launcher.kill()
-        printed, _ = launcher.communicate(timeout=20)  # until both processes have closed it
-    assert "; the same command resumes from there" in printed.splitlines()[-1]
+        for path in tmp_path.glob("*.pid"):
+            with suppress(ProcessLookupError):
+                os.kill(int(path.read_text()), signal.SIGKILL)
+    assert [path.read_text() for path in codes] == ["143", "143"]
+    assert "; the same command resumes from there" in (tmp_path / "0.out").read_text().splitlines()[-1]
 
 
 def test_the_help_names_the_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
