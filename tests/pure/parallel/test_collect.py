@@ -61,8 +61,9 @@ def test_fewer_blocks_than_processes_are_refused(size: int, rows: int, block: in
         if rows >= size:
             run_within(own, Group(rank, size, None), batch, block)
         else:
+            noun = "row" if size == 1 else "rows"
             with pytest.raises(
-                ValueError, match=rf"expected at least {size} rows .*, got {rows}; give larger"
+                ValueError, match=rf"expected at least {size} {noun} .*, got {rows}; give larger"
             ):
                 run_within(own, Group(rank, size, None), batch, block)
 
