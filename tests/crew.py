@@ -7,6 +7,7 @@ changes something in it for good, takes a crew of its own.
 
 from __future__ import annotations
 
+import gc
 import io
 import multiprocessing
 import time
@@ -117,6 +118,7 @@ def _serve(end: Connection, rank: int, size: int, port: int) -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
+    gc.set_threshold(20_000, 20, 20)  # as in the tests' own process
     dist.init_process_group(
         "gloo",
         init_method=f"tcp://127.0.0.1:{port}",
