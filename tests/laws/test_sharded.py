@@ -302,19 +302,26 @@ def frozen_stage(kind: str, cut: bool) -> Stage:
     return sft(lora(plain, frozen, rank=2, **options), optim.adam(1e-2), chunk=4)
 
 
-def check_frozen() -> None:
+FROZEN = {"lora": False, "dora": True, "qlora": True, "reference": True}
+"""What is frozen -> its layers are gathered one by one."""
+
+
+def train_frozen(kind: str, cut: bool) -> Tree:
+    """Params after two steps."""
+    batches = [pair_batch(i) if kind == "reference" else text_batch(i) for i in range(2)]
+    a_stage = frozen_stage(kind, cut)
+    a_stage = sharded(a_stage, mesh(), layers=FROZEN[kind]) if cut else a_stage
+    return gather(run_steps(a_stage, batches, a_stage.init(random.key(0)))).params
+
+
+def check_frozen(alone: dict[str, Tree]) -> None:
     """A base or a reference that is cut itself is gathered layer by layer."""
-    for kind, layers in (("lora", False), ("dora", True), ("qlora", True), ("reference", True)):
-        batches = [pair_batch(i) if kind == "reference" else text_batch(i) for i in range(2)]
-        plain = frozen_stage(kind, cut=False)
-        alone = run_steps(plain, batches, plain.init(random.key(0)))
-        a_stage = sharded(frozen_stage(kind, cut=True), mesh(), layers=layers)
-        state = gather(run_steps(a_stage, batches, a_stage.init(random.key(0))))
-        assert distance(state.params, alone.params) < 1e-6, (kind, layers)
+    for kind, params in alone.items():
+        assert distance(train_frozen(kind, cut=True), params) < 1e-6, kind
 
 
 def test_a_frozen_base_or_reference_may_be_cut(two: Crew) -> None:
-    two.run(check_frozen)
+    two.run(check_frozen, {kind: train_frozen(kind, cut=False) for kind in FROZEN})
 
 
 def deep() -> Stage:
@@ -432,20 +439,20 @@ def test_completions_sampled_from_rows_are_those_of_one_process(two: Crew) -> No
     two.run(check_sampling)
 
 
-def check_two_dimensions() -> None:
+def check_two_dimensions(alone: dict[str, torch.Tensor]) -> None:
     """Rows over one dimension of a mesh, and the model's parts or places over the other."""
     both = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "other"))
     model = transformer(small(num_key_value_heads=2, vocab_size=18))
-    plain = pretrain(model, optim.adam(1e-2))
-    alone = run_steps(plain, [text_batch(i) for i in range(STEPS)], plain.init(random.key(0)))
     for split in (tensor_parallel, context_parallel):
         for layers in (False, True):
             a_stage = pretrain(split(model, both["other"]), optim.adam(1e-2))
             a_stage = sharded(a_stage, both["data"], layers=layers)
             state = run_steps(a_stage, [text_batch(i) for i in range(STEPS)], a_stage.init(random.key(0)))
             for name in ("loss", "grad_norm"):
-                torch.testing.assert_close(state.metrics[name], alone.metrics[name], rtol=1e-6, atol=1e-6)
+                torch.testing.assert_close(state.metrics[name], alone[name], rtol=1e-6, atol=1e-6)
 
 
 def test_rows_and_parts_of_a_model_on_a_mesh_of_two_dimensions(four: Crew) -> None:
-    four.run(check_two_dimensions)
+    plain = pretrain(transformer(small(num_key_value_heads=2, vocab_size=18)), optim.adam(1e-2))
+    alone = run_steps(plain, [text_batch(i) for i in range(STEPS)], plain.init(random.key(0)))
+    four.run(check_two_dimensions, alone.metrics)

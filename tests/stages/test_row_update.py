@@ -53,8 +53,9 @@ def odd_tree(seed: int) -> Tree:
 
 def train(optimizer: GradientTransformation, cut: bool) -> Tree:
     """Params, optimizer state and average after two updates."""
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    params = rows.cut(odd_tree(0), mesh) if cut else odd_tree(0)
+    params = odd_tree(0)
+    if cut:
+        params = rows.cut(params, init_device_mesh("cpu", (dist.get_world_size(),)))
     extra = {"ema": tree.clone(params), "ema_count": torch.zeros((), dtype=torch.int32)}
     trained = {"params": params, "opt_state": init_optimizer(optimizer, params), "extra": extra}
     if cut:
@@ -70,9 +71,9 @@ def train(optimizer: GradientTransformation, cut: bool) -> Tree:
     return rows.gather(trained)
 
 
-def check(names: tuple[str, ...]) -> None:
-    for name in names:
-        cut, whole = (train(OPTIMIZERS[name], cut=flag) for flag in (True, False))
+def check(wholes: dict[str, Tree]) -> None:
+    for name, whole in wholes.items():
+        cut = train(OPTIMIZERS[name], cut=True)
         if name == "leafwise, squares":  # LAPACK's bases lie in memory by column, those of rows by row
             assert distance(cut, whole) < 1e-6
         else:
@@ -80,7 +81,7 @@ def check(names: tuple[str, ...]) -> None:
 
 
 def test_updates_of_rows_are_the_rows_of_the_updates(four: Crew) -> None:
-    four.run(check, tuple(OPTIMIZERS))
+    four.run(check, {name: train(optimizer, cut=False) for name, optimizer in OPTIMIZERS.items()})
 
 
 def test_each_optimizer_is_of_the_kind_that_it_stands_for() -> None:
