@@ -84,20 +84,46 @@ def empty_cache(
 def append(cache: LayerCache, keys: Tensor, values: Tensor, start: Tensor | None) -> LayerCache:
     """Returns a copy of the cache with T new keys and values, written from position `start` of each row on.
 
+    Rows have different lengths, so each has its own first free position. The old cache is not changed, so a
+    caller may decode from it twice.
+
+        keys'[b, k, start[b] + t] = keys[b, t, k],     values likewise; everything else as in the cache
+
     Args:
         cache: keys and values [B, K, S, H].
-        keys, values: [B, T, K, H].
+        keys, values: [B, T, K, H], any float dtype.
         start: [B] int64, first free position of each row; start + T <= S (not checked: that would wait for
             the device). None is 0.
 
     Returns:
-        LayerCache of the same shapes.
+        LayerCache of the same shapes and dtypes as the old one.
+
+    Steps:
+        1. Make three index tensors that broadcast to [B, K, T]: rows [B, 1, 1], key heads [K, 1], and
+            positions `start` + t, [B, 1, T] or [1, T].
+        2. Bring the new keys and values to the cache's layout and dtype: [B, K, T, H].
+        3. Write them at these indices without changing the old tensors (`Tensor.index_put`).
+
+    Edge cases: positions that were filled are overwritten, which is how new tokens replace the padding of a prompt.
+
+    Example:
+        A row of three positions; the new token is written at position 1.
+
+        >>> zeros = torch.zeros(1, 1, 3, 1)
+        >>> new = torch.tensor([[[[5.0]]]])
+        >>> append(LayerCache(zeros, zeros), new, new, torch.tensor([1])).keys.flatten()
+        tensor([0., 5., 0.])
     """
+    # 1. Indices: rows [B, 1, 1], heads [K, 1], positions [B, 1, T] or [1, T].
     rows = torch.arange(keys.shape[0], device=keys.device)[:, None, None]
     heads = torch.arange(keys.shape[2], device=keys.device)[:, None]
     positions = (0 if start is None else start[:, None]) + torch.arange(keys.shape[1], device=keys.device)
     index = (rows, heads, positions[..., None, :])
+    # 2. The cache's layout and dtype, [B, K, T, H].
+    new_keys = keys.transpose(1, 2).to(cache.keys.dtype)
+    new_values = values.transpose(1, 2).to(cache.values.dtype)
+    # 3. New tensors [B, K, S, H].
     return LayerCache(
-        cache.keys.index_put(index, keys.transpose(1, 2).to(cache.keys.dtype)),
-        cache.values.index_put(index, values.transpose(1, 2).to(cache.values.dtype)),
+        cache.keys.index_put(index, new_keys),
+        cache.values.index_put(index, new_values),
     )

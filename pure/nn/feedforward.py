@@ -19,12 +19,42 @@ from pure.types import ParamSpec, Tree
 
 
 def feedforward_spec(config: ModelConfig) -> Tree:
-    """Describes the parameters: up [F, D], down [D, F], gate [F, D] when gated, and their biases."""
+    """Describes the parameters: up [F, D], down [D, F], gate [F, D] when gated, and their biases.
+
+    Most of a layer's parameters are here. Initialisation, counting and the check of checkpoints all
+    read this description.
+
+        std of up and gate = initializer_range,   std of down = initializer_range / √(2 · num_hidden_layers)
+
+    Args:
+        config: gives hidden_size D, intermediate_size F, num_hidden_layers, initializer_range, use_swiglu,
+            mlp_bias.
+
+    Returns:
+        dict: name -> ParamSpec; matrices are (out, in).
+
+    Steps:
+        1. Describe "up" [F, D], and "down" with `_residual_spec`; with `use_swiglu` also "gate", as "up".
+        2. With `mlp_bias`, add for each of these matrices a bias of as many zeros as it has rows, named
+            "up_bias" and so on.
+
+    Example:
+        D is 8, F is 20: up has a bias of 20 numbers, down one of 8.
+
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 20, "num_attention_heads": 4}
+        >>> config = ModelConfig(**sizes, mlp_bias=True, use_swiglu=False)
+        >>> {name: leaf.shape for name, leaf in feedforward_spec(config).items()}
+        {'up': (20, 8), 'down': (8, 20), 'up_bias': (20,), 'down_bias': (8,)}
+
+    Source: Shazeer 2020; the std of down is that of Radford et al. 2019, section 2.3.
+    """
+    # 1. Matrices: up and gate [F, D], down [D, F].
     shape = (config.intermediate_size, config.hidden_size)
     up = ParamSpec(shape=shape, std=config.initializer_range)
     spec = {"up": up, "down": _residual_spec(config)}
     if config.use_swiglu:
         spec["gate"] = up
+    # 2. Biases, as long as their matrix has rows.
     if config.mlp_bias:
         spec |= {
             f"{name}_bias": ParamSpec(shape=(matrix.shape[0],), init="zeros") for name, matrix in spec.items()

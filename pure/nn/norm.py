@@ -34,17 +34,23 @@ def rms_norm(x: Tensor, scale: Tensor, *, eps: float) -> Tensor:
     Keeps the size of activations the same in every layer, so that they neither explode nor vanish with depth.
     LayerNorm also subtracts the mean, which makes little difference in practice.
 
-        y = scale · x / √(mean(x²) + eps)
+        y = scale · x / √(mean(x²) + eps),     mean over the D channels
 
     Args:
         x: [..., D], any float dtype; the mean is computed in float32 (float64 for float64).
-        scale: [D].
-        eps: > 0, keeps a row of zeros finite.
+        scale: [D], dtype of x.
+        eps: > 0, keeps a row of zeros finite; it is added to the mean square, inside the root.
 
     Returns:
         [..., D], dtype of x.
 
-    Edge cases: a row of zeros gives zeros.
+    Steps:
+        1. Convert x to float32, or keep float64: `torch.promote_types(x.dtype, torch.float32)`.
+        2. Compute the mean of the squares over the last axis, [..., 1].
+        3. Divide x by the root of mean square plus eps, still in float32: [..., D].
+        4. Convert to the dtype of x, then multiply by the scale.
+
+    Edge cases: a row of zeros gives zeros, with a finite gradient.
 
     Example:
         The mean square of (3, 4) is 12.5, its root 3.5355.
@@ -52,34 +58,59 @@ def rms_norm(x: Tensor, scale: Tensor, *, eps: float) -> Tensor:
         >>> rms_norm(torch.tensor([3.0, 4.0]), torch.ones(2), eps=1e-6)
         tensor([0.8485, 1.1314])
 
-    Source: Zhang and Sennrich 2019, equation 4.
+    Source: Zhang and Sennrich 2019, equation 4. Differs from it: eps; the order of step 4 is Llama's.
     """
+    # 1. [..., D] in float32.
     upcast = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (upcast * (upcast.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * scale
+    # 2. Mean square [..., 1].
+    mean_square = upcast.square().mean(-1, keepdim=True)
+    # 3. Divide by the root, [..., D].
+    y = upcast * (mean_square + eps).rsqrt()
+    # 4. The dtype of x, then the scale.
+    return y.to(x.dtype) * scale
 
 
 def layer_norm(x: Tensor, scale: Tensor, bias: Tensor, *, eps: float) -> Tensor:
     """Subtracts the mean, divides by the standard deviation, then scales and shifts each channel.
 
-        y = scale · (x - mean(x)) / √(mean((x - mean(x))²) + eps) + bias
+    The norm of GPT-2 and of the original transformer. The variance is the biased one: the mean of the
+    squares, divided by D and not by D - 1.
+
+        y = scale · (x - mean(x)) / √(mean((x - mean(x))²) + eps) + bias,     means over the D channels
 
     Args:
         x: [..., D], any float dtype; the statistics are computed in float32 (float64 for float64).
-        scale: [D].
-        bias: [D].
-        eps: > 0, keeps a constant row finite.
+        scale: [D], dtype of x.
+        bias: [D], dtype of x.
+        eps: > 0, keeps a constant row finite; it is added to the variance, inside the root.
 
     Returns:
         [..., D], dtype of x.
 
-    Edge cases: a constant row gives the bias.
+    Steps:
+        1. Convert x to float32, or keep float64: `torch.promote_types(x.dtype, torch.float32)`.
+        2. Subtract the mean over the last axis: [..., D].
+        3. Compute the variance, the mean of the squares of that, [..., 1].
+        4. Divide by the root of variance plus eps, still in float32: [..., D].
+        5. Convert to the dtype of x, then multiply by the scale and add the bias.
+
+    Edge cases: a constant row gives the bias, with a finite gradient.
 
     Example:
+        The mean of (1, 3) is 2, the variance 1.
+
         >>> layer_norm(torch.tensor([1.0, 3.0]), torch.ones(2), torch.zeros(2), eps=1e-6)
         tensor([-1.0000,  1.0000])
 
     Source: Ba, Kiros and Hinton 2016, equation 3.
     """
+    # 1. [..., D] in float32.
     upcast = x.to(torch.promote_types(x.dtype, torch.float32))
+    # 2. Subtract the mean, [..., D].
     centred = upcast - upcast.mean(-1, keepdim=True)
-    return (centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * scale + bias
+    # 3. Variance [..., 1].
+    variance = centred.square().mean(-1, keepdim=True)
+    # 4. Divide by the root, [..., D].
+    y = centred * (variance + eps).rsqrt()
+    # 5. The dtype of x, then scale and bias.
+    return y.to(x.dtype) * scale + bias

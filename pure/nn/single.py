@@ -39,7 +39,18 @@ def single(
         dropout_mask: must be None: decoding has no dropout.
 
     Returns:
-        [B, T, N, H], dtype of q; sums and softmax are computed in float32.
+        [B, T, N, H], dtype of q; sums and softmax are computed in float32 (float64 for float64).
+
+    Steps:
+        1. Refuse more queries than one, segments and dropout.
+        2. Convert everything to `accumulation_dtype(q.dtype)`; give the keys and values an axis for the G
+            query heads, [B, K, 1, S, H], the query one for the keys, [B, K, G, 1, H], and divide it by √H.
+        3. Multiply and sum over H: scores [B, K, G, S].
+        4. Set the scores of positions after `start` to `torch.finfo(dtype).min`; take the softmax over S.
+        5. Multiply the values by the weights and sum over S, [B, K, G, H]; join the heads, add the axis of
+            the one query, and convert to the dtype of q: [B, 1, N, H].
+
+    Edge cases: positions after `start` are not filled yet; whatever they hold (finite) has no effect.
 
     Raises:
         ValueError: for more queries than one, or with segment_ids or dropout_mask.
@@ -53,18 +64,22 @@ def single(
 
     Source: Vaswani et al. 2017, equation 1.
     """
+    # 1. One query, no segments, no dropout.
     if q.shape[-3] != 1 or segment_ids is not None or dropout_mask is not None:
         raise ValueError(
             f"attention backend single: expected one query, no segment_ids and no dropout_mask, got q "
             f"{list(q.shape)} [B, T, N, H]; use backend='naive' for anything else"
         )
+    # 2. Keys and values [B, K, 1, S, H], query [B, K, G, 1, H].
     dtype = accumulation_dtype(q.dtype)
-    # k and v [B, K, 1, S, H], query [B, K, G, 1, H].
     k = k.transpose(-3, -2)[..., None, :, :].to(dtype)
     v = v.transpose(-3, -2)[..., None, :, :].to(dtype)
     query = q.squeeze(-3).unflatten(-2, (k.shape[-4], -1))[..., None, :].to(dtype) * q.shape[-1] ** -0.5
+    # 3. Scores [B, K, G, S].
     scores = (query * k).sum(-1)
+    # 4. Weights of the filled positions, [B, K, G, S].
     position = 0 if start is None else start[..., None, None, None]
     filled = torch.arange(k.shape[-2], device=q.device) <= position
     weights = torch.where(filled, scores, torch.finfo(dtype).min).softmax(-1)
+    # 5. [B, K, G, H] -> [B, 1, N, H], dtype of q.
     return (weights[..., None] * v).sum(-2).flatten(-3, -2).unsqueeze(-3).to(q.dtype)
