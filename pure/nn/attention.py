@@ -115,8 +115,8 @@ def attention(
             q [B, T, N, H], k and v [B, T, K, H].
         2. With `qk_norm`, apply `rms_norm` with the scales q_norm and k_norm to q and k. With `angles`, then
             rotate q and k with `rotate`.
-        3. With a cache, write k and v into it with `append` from `start` on, and take all its keys and values,
-            transposed to [B, S, K, H]. Without one, join those of all processes along axis 1 with
+        3. With a cache, write k and v into it with `append` from `start` on, and take all its keys and
+            values, transposed to [B, S, K, H]. Without one, join those of all processes along axis 1 with
             `gather_over_group(k, context, 1)`, which returns k itself if `context` is None.
         4. Choose the function with `backends.choose(backend, q, k, dropout_mask)`, and call it with q, k, v,
             start, segment_ids and dropout_mask, these three by name: [B, T, N, H].
