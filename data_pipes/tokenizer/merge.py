@@ -78,7 +78,8 @@ def merge_word(ids: Iterable[int], merges: Merges) -> list[int]:
         m ids of the word's tokens, m <= n, Python ints.
 
     Steps:
-        1. Push every pair of neighbours that is a merge on a heap of (rank, index of the left symbol).
+        1. Push every pair of neighbours that is a merge on a heap (`heapq`) of (rank, index of the left
+            symbol).
         2. Pop the lowest. Skip it if it is out of date: the left symbol was merged away, or has no right
             neighbour, or the pair that stands there now has another rank.
         3. Merge: the token takes the index of the left symbol, the right symbol becomes NOTHING and is

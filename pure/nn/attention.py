@@ -120,7 +120,8 @@ def attention(
             `gather_over_group(k, context, 1)`, which returns k itself if `context` is None.
         4. Choose the function with `backends.choose(backend, q, k, dropout_mask)`, and call it with q, k, v,
             start, segment_ids and dropout_mask, these three by name: [B, T, N, H].
-        5. Join the heads, [B, T, N·H], and multiply by "o", with its bias if it has one: [B, T, D].
+        5. Join the heads, [B, T, N·H], and multiply by "o" with `linear`, with "o_bias" if it is there:
+            [B, T, D].
 
     Edge cases: without a cache the second result is None. The old cache is not changed.
 

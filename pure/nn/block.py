@@ -96,10 +96,41 @@ def block(
     Returns:
         (x [B, T, D], the layer's cache or None).
 
+    Steps:
+        1. Without dropout masks, take DropoutMasks(None, None, None). Apply `norm` with "attention_norm" to
+            x, and pass the "attention" params and the result through `enter_part(params, y, tensor)`, which
+            returns both unchanged if `tensor` is None.
+        2. Call `attention` with these and all that belongs to it: config, backend, segment_ids, the masks'
+            `weights` as dropout_mask, cache, start, context. Keep the cache that it returns.
+        3. Pass the result through `leave_part(y, params["attention"], "o_bias", tensor)`, which returns y if
+            `tensor` is None; multiply by the mask `attention` with `_drop`, and add it to x.
+        4. In the same way apply the norm "feedforward_norm" to the new x, `enter_part`, `feedforward`, and
+            `leave_part` with "down_bias".
+        5. Multiply by the mask `feedforward` with `_drop`, and add it to x.
+
+    Edge cases: with zeros in "o" and "down" the layer is the identity.
+
+    Example:
+        Width 2, one head. The norm of (1, 1) is (1, 1); attention adds it: (2, 2). The norm of that is (1, 1)
+        again, and the feed-forward block adds relu(3 · 1).
+
+        >>> import torch
+        >>> sizes = {"hidden_size": 2, "num_attention_heads": 1, "num_key_value_heads": 1}
+        >>> config = ModelConfig(**sizes, use_swiglu=False, hidden_act="relu")
+        >>> one, scale = torch.eye(2), {"scale": torch.ones(2)}
+        >>> attention_params = {"q": one, "k": one, "v": one, "o": one}
+        >>> params = {"attention": attention_params, "feedforward": {"up": 3 * one, "down": one}}
+        >>> params |= {"attention_norm": scale, "feedforward_norm": scale}
+        >>> x = torch.ones(1, 1, 2)
+        >>> block(params, x, None, None, None, None, None, config=config, backend="naive")[0].round()
+        tensor([[[5., 5.]]])
+
     Source: Xiong et al. 2020, figure 1b.
     """
+    # 1. Norm of the stream, [B, T, D].
     masks = dropout_masks or DropoutMasks(None, None, None)
     own, y = enter_part(params["attention"], norm(params["attention_norm"], x, config=config), tensor)
+    # 2. Attention, [B, T, D], and the layer's cache.
     y, cache = attention(
         own,
         y,
@@ -112,9 +143,12 @@ def block(
         start=start,
         context=context,
     )
+    # 3. Dropout, and the first addition to the stream.
     x = x + _drop(leave_part(y, params["attention"], "o_bias", tensor), masks.attention)
+    # 4. Norm of the new stream, and the feed-forward block, [B, T, D].
     own, y = enter_part(params["feedforward"], norm(params["feedforward_norm"], x, config=config), tensor)
     y = leave_part(feedforward(own, y, config=config), params["feedforward"], "down_bias", tensor)
+    # 5. Dropout, and the second addition.
     return x + _drop(y, masks.feedforward), cache
 
 

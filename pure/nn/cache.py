@@ -104,7 +104,8 @@ def append(cache: LayerCache, keys: Tensor, values: Tensor, start: Tensor | None
         2. Bring the new keys and values to the cache's layout and dtype: [B, K, T, H].
         3. Write them at these indices without changing the old tensors (`Tensor.index_put`).
 
-    Edge cases: positions that were filled are overwritten, which is how new tokens replace the padding of a prompt.
+    Edge cases: positions that were filled are overwritten, which is how new tokens replace the padding of a
+    prompt.
 
     Example:
         A row of three positions; the new token is written at position 1.
@@ -113,6 +114,8 @@ def append(cache: LayerCache, keys: Tensor, values: Tensor, start: Tensor | None
         >>> new = torch.tensor([[[[5.0]]]])
         >>> append(LayerCache(zeros, zeros), new, new, torch.tensor([1])).keys.flatten()
         tensor([0., 5., 0.])
+
+    Source: Shazeer, "Fast Transformer Decoding", 2019, the incremental form of attention.
     """
     # 1. Indices: rows [B, 1, 1], heads [K, 1], positions [B, 1, T] or [1, T].
     rows = torch.arange(keys.shape[0], device=keys.device)[:, None, None]

@@ -74,19 +74,39 @@ def feedforward(params: Tree, x: Tensor, *, config: ModelConfig) -> Tensor:
     Args:
         params: up, down, and gate when `use_swiglu`; biases when `mlp_bias`.
         x: [..., D].
-        config: hidden_act, use_swiglu.
+        config: hidden_act, use_swiglu, intermediate_size F.
 
     Returns:
         [..., D].
 
+    Steps:
+        1. Take the non-linearity from `activation(config.hidden_act)`.
+        2. Project to the inner width F. Gated: both with `linears(params, ("gate", "up"), (F, F), x)`, then
+            the activation of the gate times up. Plain: the activation of `linear` with "up" and "up_bias".
+        3. Project back with `linear`, "down" and "down_bias": [..., D].
+
+    Edge cases: a bias that is not in the params is None for `linear`; `linears` looks for its biases itself.
+
+    Example:
+        Plain, with relu: 3 and -3 become 3 and 0, their weighted sum is 3·2 + 0·5 = 6.
+
+        >>> import torch
+        >>> config = ModelConfig(use_swiglu=False, hidden_act="relu")
+        >>> params = {"up": torch.tensor([[1.0], [-1.0]]), "down": torch.tensor([[2.0, 5.0]])}
+        >>> feedforward(params, torch.tensor([3.0]), config=config)
+        tensor([6.])
+
     Source: Shazeer 2020, equations 5 and 6.
     """
+    # 1. The non-linearity.
     act = activation(config.hidden_act)
+    # 2. Inner width, [..., F].
     if config.use_swiglu:
         gate, up = linears(params, ("gate", "up"), (config.intermediate_size,) * 2, x)
         inner = act(gate) * up
     else:
         inner = act(linear(params["up"], x, params.get("up_bias")))
+    # 3. Back to [..., D].
     return linear(params["down"], inner, params.get("down_bias"))
 
 

@@ -77,6 +77,11 @@ def linear(weight: Tensor | Packed | NF4 | LoRA, x: Tensor, bias: Tensor | None 
 def linears(params: Tree, names: tuple[str, ...], sizes: tuple[int, ...], x: Tensor) -> tuple[Tensor, ...]:
     """Multiplies x by several matrices: in one product, where `pure.nn.prepare` has concatenated them.
 
+    q, k and v read the same x, as do gate and up. For one token at a time, one product of a tall matrix is
+    faster than two or three of short ones, so generation concatenates them once.
+
+        y_i = x W_iᵀ + b_i,     the same as the parts of x (W_1; W_2; ...)ᵀ + (b_1, b_2, ...)
+
     Args:
         params: the matrices by name, each with or without a bias: "q", "k", "q_bias", "k_bias"; or one
             matrix "q_k" and one bias "q_k_bias".
@@ -85,7 +90,16 @@ def linears(params: Tree, names: tuple[str, ...], sizes: tuple[int, ...], x: Ten
         x: [..., I].
 
     Returns:
-        One [..., O] for each name.
+        A tuple with one [..., O] for each name.
+
+    Steps:
+        1. Look for the joint matrix: its name is the names joined by "_".
+        2. If it is there, multiply once with `linear`, with its bias if there is one, and split the result
+            along the last axis: part i has sizes[i] · (all outputs) / Σ sizes, an exact integer.
+        3. Otherwise call `linear` for each name, with its bias if there is one.
+
+    Edge cases: a process that shares the matrices has 1/n of the rows of each: the sizes are then n times as
+    large as the parts, in proportion.
 
     Example:
         >>> x, two, three = torch.ones(1), torch.tensor([[2.0]]), torch.tensor([[3.0]])
@@ -94,10 +108,13 @@ def linears(params: Tree, names: tuple[str, ...], sizes: tuple[int, ...], x: Ten
         >>> linears({"q_k": torch.cat([two, three])}, ("q", "k"), (1, 1), x)
         (tensor([2.]), tensor([3.]))
     """
+    # 1. Name of the joint matrix.
     joint = "_".join(names)
     if joint in params:
+        # 2. One product, split into parts [..., O] in proportion to the sizes.
         y = linear(params[joint], x, params.get(f"{joint}_bias"))
         return y.split([size * y.shape[-1] // sum(sizes) for size in sizes], -1)
+    # 3. One product for each name.
     return tuple(linear(params[name], x, params.get(f"{name}_bias")) for name in names)
 
 

@@ -53,9 +53,9 @@ def naive(
         2. Split the queries into tiles of R = ⌈T/4⌉ queries, at least 64 (`MAX_TILES`, `MIN_TILE`), which
             are R·G rows, and the keys and values into tiles of R. With `start` there is one tile, as its end
             is known only on the device.
-        3. Attend from each tile to the keys up to its end with `_attend`, the mask from `causal_mask`, and
-            the same part of the dropout mask: [B, K, R·G, H].
-        4. Concatenate the tiles and restore the order of heads with `ungrouped`: [B, T, N, H].
+        3. Attend with `_attend` from each tile to the keys up to its end, joined with `_join`; the mask is
+            from `causal_mask`, the dropout mask is cut to the same queries and keys: [B, K, R·G, H].
+        4. Concatenate the tiles with `_join` and restore the order of heads with `ungrouped`: [B, T, N, H].
 
     Edge cases: every query attends to itself, so no row of scores is masked completely. Without `start` and
     with more keys than queries, the keys after the last query are masked.

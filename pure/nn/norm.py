@@ -47,7 +47,7 @@ def rms_norm(x: Tensor, scale: Tensor, *, eps: float) -> Tensor:
     Steps:
         1. Convert x to float32, or keep float64: `torch.promote_types(x.dtype, torch.float32)`.
         2. Compute the mean of the squares over the last axis, [..., 1].
-        3. Divide x by the root of mean square plus eps, still in float32: [..., D].
+        3. Multiply x by the reciprocal root (`rsqrt`) of mean square plus eps, still in float32: [..., D].
         4. Convert to the dtype of x, then multiply by the scale.
 
     Edge cases: a row of zeros gives zeros, with a finite gradient.
@@ -91,7 +91,7 @@ def layer_norm(x: Tensor, scale: Tensor, bias: Tensor, *, eps: float) -> Tensor:
         1. Convert x to float32, or keep float64: `torch.promote_types(x.dtype, torch.float32)`.
         2. Subtract the mean over the last axis: [..., D].
         3. Compute the variance, the mean of the squares of that, [..., 1].
-        4. Divide by the root of variance plus eps, still in float32: [..., D].
+        4. Multiply by the reciprocal root (`rsqrt`) of variance plus eps, still in float32: [..., D].
         5. Convert to the dtype of x, then multiply by the scale and add the bias.
 
     Edge cases: a constant row gives the bias, with a finite gradient.

@@ -170,6 +170,8 @@ def hidden(
 
     Separate from `logits`, because chunked cross-entropies, value heads and reward heads take hidden states.
 
+        x_0 = embed(tokens),     x_l = layer_l(x_(l-1)) for l = 1 ... L,     result = last_norm(x_L)
+
     Args:
         params: as `transformer_spec`; leaves that are cut into rows over processes are gathered, layer by
             layer (`pure.parallel.layers`).
@@ -183,24 +185,44 @@ def hidden(
         [B, T, D], dtype of the params.
 
     Steps:
-        1. Draw the dropout masks of all layers at once. Cut everything to this process's places, if they are
-            shared.
-        2. Embed; add sinusoidal positions unless positions are rotary.
-        3. The layers.
-        4. The last norm.
+        1. Check the inputs with `check_tokens`, `check_params`, `check_same_shape`, `check_key`. List those
+            that are given (tokens, positions, segment_ids, key), and call `_enter(tensor, config, inputs)`
+            and `_enter(context, None, inputs)`; each returns a bool tensor, or None for one process.
+        2. Without positions, count from 0: [1, T]. Draw the masks of all layers with `dropout_masks`, rows
+            (B, T), dtype of the embedding. Put all in `Places`, start None. With `context`, take
+            `copy_params` of the params and `own_places` of these.
+        3. Embed with `_embed`: x [B, T, D] and the angles. Where a bool of step 1 is False, x is NaN.
+        4. For each layer, call `gather_layers(layer, params["layers"])` with the layer's params, x, angles,
+            segment_ids, the layer's masks, no cache, start: its first result is the new x.
+        5. Apply `last_norm` to `gather_node(params["norm"])` and x. With `context`, `join_places` of x.
 
     Raises:
         ValueError: if T exceeds max_position_embeddings, or a shape or type is not as listed; in eager code
             on a CPU, if processes that share rows or matrices have other arguments (elsewhere the result is
             NaN).
+
+    Example:
+        Embedding (2, 3), a layer that adds 10, a norm that doubles: 2 (2 + 10) = 24, 2 (3 + 10) = 26.
+
+        >>> sizes = {"vocab_size": 2, "hidden_size": 2, "num_attention_heads": 1, "num_key_value_heads": 1}
+        >>> table, layers = torch.tensor([[0.0, 1.0], [2.0, 3.0]]), [{"shift": torch.tensor(10.0)}]
+        >>> functions = {"layer": lambda params, x, *rest: (x + params["shift"], None)}
+        >>> functions["last_norm"] = lambda params, x: 2 * x
+        >>> params = {"embedding": table, "layers": layers, "norm": {}}
+        >>> config = ModelConfig(**sizes, num_hidden_layers=1)
+        >>> hidden(params, torch.tensor([[1]]), config=config, **functions)
+        tensor([[[24., 26.]]])
+
+    Source: Vaswani et al. 2017, figure 1, right half without the encoder's part.
     """
+    # 1. Check the inputs; compare them over the groups.
     check_tokens(tokens, config)
     check_params(params, config, tensor)
     check_same_shape(tokens, positions, segment_ids)
     check_key(tokens, key)
     inputs = [x for x in (tokens, positions, segment_ids, key) if x is not None]
     same = [_enter(group, config if group is tensor else None, inputs) for group in (tensor, context)]
-    # 1. Masks and places.
+    # 2. Positions [1, T], the masks of all layers, and the places of this process.
     batch, length = tokens.shape
     if positions is None:
         positions = torch.arange(length, device=tokens.device)[None]
@@ -208,15 +230,15 @@ def hidden(
     places = Places(tokens, positions, segment_ids, masks, None)
     if context is not None:
         params, places = copy_params(params, context), own_places(places, context)
-    # 2. Embed.
+    # 3. Embed: x [B, T, D], angles.
     x, angles = _embed(params, places.tokens, places.positions, config, tensor)
     for is_same in same:
         x = x if is_same is None else torch.where(is_same, x, torch.nan)
-    # 3. Layers.
+    # 4. The layers, [B, T, D].
     layer = gather_layers(layer, params["layers"])
     for layer_params, layer_masks in zip(params["layers"], places.masks, strict=True):
         x, _ = layer(layer_params, x, angles, places.segment_ids, layer_masks, None, places.start)
-    # 4. Norm.
+    # 5. The last norm, and the places of all processes.
     x = last_norm(gather_node(params["norm"]), x)
     return x if context is None else join_places(x, length, context)
 
@@ -266,19 +288,51 @@ def decode(
 
     Returns:
         (logits [B, T, V], the cache with T more tokens per row).
+
+    Steps:
+        1. Check with `check_tokens` and `check_params`. Note the groups: `note_cut(tensor, config)`,
+            `note_cut(context, None)`.
+        2. The tokens follow those in the cache: positions `cache.length` + 0 ... T-1, [B, T]. Embed with
+            `_embed`: x [B, T, D] and the angles.
+        3. Call `layer` for each layer's params and its cache, with x, the angles, no segments, no masks, and
+            `cache.length` as start: the new x, and the layer's new cache.
+        4. Select with `select_positions(x, last)`; apply `norm` with params["norm"], which is cheaper for
+            fewer tokens: [B, T or 1, D].
+        5. Compute `logits`, whole over the vocabulary with `gather_logits`. The new KVCache has the new
+            layers, and T more in each length.
+
+    Edge cases: the old cache is not changed, so several continuations may start from it.
+
+    Example:
+        Three tokens at once give the same logits as two and then one.
+
+        >>> config = ModelConfig(vocab_size=10, hidden_size=8, num_attention_heads=2, num_key_value_heads=1)
+        >>> model, tokens = transformer(config), torch.tensor([[1, 2, 3]])
+        >>> params = model.init(random.key(0))
+        >>> _, cache = model.decode(params, tokens[:, :2], model.cache(1, 3))
+        >>> logits, cache = model.decode(params, tokens[:, 2:], cache)
+        >>> cache.length, bool((logits - model.forward(params, tokens)[:, 2:]).abs().max() < 1e-6)
+        (tensor([3]), True)
+
+    Source: Shazeer, "Fast Transformer Decoding", 2019, the incremental form of attention.
     """
+    # 1. Check, and note the groups.
     check_tokens(tokens, config)
     check_params(params, config, tensor)
     note_cut(tensor, config)
     note_cut(context, None)
+    # 2. Positions [B, T] after those in the cache; x [B, T, D].
     positions = cache.length[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
     x, angles = _embed(params, tokens, positions, config, tensor)
+    # 3. The layers, each with its cache.
     layers = []
     for layer_params, old_cache in zip(params["layers"], cache.layers, strict=True):
         x, new_cache = layer(layer_params, x, angles, None, None, old_cache, cache.length)
         assert new_cache is not None, "a layer that was given a cache returns one"
         layers.append(new_cache)
+    # 4. The last norm of the selected positions, [B, T or 1, D].
     x = norm(params["norm"], select_positions(x, last), config=config)
+    # 5. Logits [B, T or 1, V], and the longer cache.
     whole_logits = gather_logits(logits(params, x, config=config, tensor=tensor))
     return whole_logits, KVCache(layers, cache.length + tokens.shape[1])
 

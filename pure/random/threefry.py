@@ -46,9 +46,16 @@ def threefry2x32(key0: Tensor, key1: Tensor, x0: Tensor | int, x1: Tensor) -> tu
         Two int32 tensors of the broadcast shape: the bits of the two uint32 results.
 
     Steps:
-        1. Compute the key schedule of three words; add the first two to the counter.
-        2. Five times: four rounds, rotating by 13, 15, 26, 6 or by 17, 29, 16, 24 in turn, and an injection
-           of the key.
+        1. If a tracer has set `HASH`, and torch is not compiling (`torch.compiler.is_compiling()`), return
+            what it returns for the same four arguments.
+        2. Compute the key schedule ks of three words (0x1BD11BDA is `PARITY`); add its first word to x0, its
+            second to x1.
+        3. Five times: four rounds, with the rotations 13, 15, 26, 6 in the first, third and fifth group,
+            17, 29, 16, 24 in the others (`ROTATIONS`), by `_rotate_left`.
+        4. After each group i = 1..5, inject the key: two words of the schedule, and i.
+
+    Edge cases: `fold_in` of one key passes NumPy arrays of int32, so only the operators + and ^ are used on
+    the words, and no argument is changed in place.
 
     Example:
         The authors' test vector for a zero key and a zero counter is 6b200159 99ba4efe.
@@ -59,17 +66,19 @@ def threefry2x32(key0: Tensor, key1: Tensor, x0: Tensor | int, x1: Tensor) -> tu
 
     Source: Salmon et al. 2011, section 3.3 and the known-answer vectors of their Random123 library.
     """
+    # 1. The function of a tracer, if one is set.
     replacement = None if torch.compiler.is_compiling() else HASH.get()
     if replacement is not None:
         return replacement(key0, key1, x0, x1)
-    # 1. Key schedule.
+    # 2. Key schedule of three words; the first two are added to the counter.
     schedule = (key0, key1, key0 ^ key1 ^ PARITY)
     x0, x1 = x0 + key0, x1 + key1
-    # 2. Rounds and injections.
     for i in range(5):
+        # 3. Four rounds.
         for r in ROTATIONS[i % 2]:
             x0 = x0 + x1
             x1 = _rotate_left(x1, r) ^ x0
+        # 4. Injection of the key.
         x0 = x0 + schedule[(i + 1) % 3]
         x1 = x1 + (schedule[(i + 2) % 3] + (i + 1))
     return x0, x1
