@@ -235,6 +235,21 @@ TABLE = (
         ('def f():\n """F.\n\n Steps:\n     1. One.\n     2. Two.\n """\n # 1. One.\n a = 1', NN),
         ('def f():\n """F.\n\n Steps:\n     1. One.\n     2. Two.\n """\n # 1. and 2. Both.\n a = 1', NN),
     ),
+    Row(
+        docstrings.steps_are_numbered_in_comments,
+        ('def f():\n def _g():\n  """G.\n\n  Steps:\n      1. One.\n  """\n  a = 1', NN),
+        (
+            'def _f():\n """F.\n\n Steps:\n     1. One.\n     2. Two.\n """\n # 1. One.\n'
+            ' def _g():\n  """G.\n\n  Steps:\n      1. A.\n      2. B.\n      3. C.\n  """\n  # 1., 2. and 3.\n'
+            "  a = 1\n def h():\n  # 2. Two.\n  a = 1",
+            NN,
+        ),
+    ),
+    Row(
+        docstrings.exercises_are_complete,
+        ('def merge_pair():\n """M.\n\n Steps:\n     1. One.\n """', "data_pipes.tokenizer.bpe"),
+        ("def merge_pair(): ...", "data_pipes.tokenizer.merge_pair"),
+    ),
     Row(english.docstring_openings, ('"""How it works."""', NN), ('"""Return it."""', NN)),
     Row(
         english.docstring_openings,

@@ -8,7 +8,7 @@ The sections that a docstring needs depend on the function:
 - a function that raises: Raises, with the name of the error.
 
 Args lists every parameter and nothing else, or says "as in `other`" for the rest. The numbers under Steps are
-repeated in comments of the body.
+repeated in comments of the body. An exercise of the course has Steps and Example.
 """
 
 from __future__ import annotations
@@ -17,7 +17,17 @@ import ast
 import re
 from collections.abc import Iterator
 
-from tests.rules.source import FUNCTION_NODES, Module, code_lines, own_nodes, parameters, span
+from stages.teach.course import COURSE
+from tests.rules.source import (
+    FUNCTION_NODES,
+    ROOT,
+    Module,
+    code_lines,
+    functions,
+    own_nodes,
+    parameters,
+    span,
+)
 
 MANY_PARAMETERS, MANY_LINES = 4, 20
 PLAIN_TYPES = (
@@ -38,6 +48,25 @@ PLAIN_TYPES = (
 SECTION = re.compile(
     r"^(Args|Fields|Returns|Steps|Edge cases|Raises|Example|Examples|Source|Yields):", re.MULTILINE
 )
+
+
+def exercises_are_complete(module: Module) -> Iterator[str]:
+    """An exercise of the course has a docstring with steps and an example, and its chapter a page."""
+    nodes = {node.name: node for node in module.tree.body if isinstance(node, FUNCTION_NODES)}
+    for chapter in COURSE:
+        for exercise in chapter.exercises:
+            if exercise.module == module.name:
+                place = f"{module.path}: exercise {exercise.name}"
+                if exercise.function not in nodes:
+                    yield f"{place}: there is no function {exercise.function}"
+                    continue
+                docstring = ast.get_docstring(nodes[exercise.function])
+                missing = [part for part in ("Steps", "Example") if section(docstring, part) is None]
+                if missing:
+                    yield f"{place}: {exercise.function} lacks {' and '.join(missing)}"
+                page = f"stages/teach/chapters/{chapter.number:02}-{chapter.name}.md"
+                if not (ROOT / page).is_file():
+                    yield f"{place}: the chapter's page {page} is missing"
 
 
 def public_names_have_docstrings(module: Module) -> Iterator[str]:
@@ -89,13 +118,16 @@ def raises_section_lists_errors(module: Module) -> Iterator[str]:
 
 
 def steps_are_numbered_in_comments(module: Module) -> Iterator[str]:
-    """The numbers under Steps are those of the comments `# 1.` in the body."""
+    """The numbers under Steps are those of the comments `# 1.` in the body: of every function, private ones
+    and methods included. Marks in a nested function count, unless that has steps of its own."""
     lines = module.text.splitlines()
-    for name, node in public_definitions(module):
+    for name, node in functions(module.tree):
         text = section(ast.get_docstring(node), "Steps")
         if text is not None:
             listed = [int(n) for n in re.findall(r"^(\d+)\.", text, re.MULTILINE)]
-            body = [i for i in span(node) if i not in span(node.body[0])]
+            others = [n for _, n in functions(node) if section(ast.get_docstring(n), "Steps") is not None]
+            skipped = {i for each in (node.body[0], *others) for i in span(each)}
+            body = [i for i in span(node) if i not in skipped]
             matches = [re.search(r"# ((?:\d+\.(?: and |, )?)+)", lines[i - 1]) for i in body]
             numbers = {int(n) for match in matches if match for n in re.findall(r"\d+", match[1])}
             if listed != list(range(1, len(listed) + 1)) or numbers != set(listed):

@@ -1,0 +1,138 @@
+"""The course: exercises in ten chapters. Each is a function of the source, which is the solution."""
+
+from __future__ import annotations
+
+import difflib
+from typing import NamedTuple
+
+
+class Exercise(NamedTuple):
+    """A function whose body a learner writes.
+
+    Fields:
+        name: unique in the course: the function's name, or one with its module's where that is not unique.
+        module: dotted name of its module.
+        function: its name in that module.
+        minutes: to expect for someone who has read the chapter.
+    """
+
+    name: str
+    module: str
+    function: str
+    minutes: int
+
+
+class Chapter(NamedTuple):
+    """Exercises on one subject.
+
+    Fields:
+        number: from 1.
+        name: of its page, `chapters/NN-name.md`.
+        title: for readers.
+        exercises: in a good order.
+    """
+
+    number: int
+    name: str
+    title: str
+    exercises: tuple[Exercise, ...]
+
+
+COURSE: tuple[Chapter, ...] = (
+    Chapter(
+        1,
+        "tokenizer",
+        "Tokenizer",
+        (
+            Exercise("merge_pair", "data_pipes.tokenizer.bpe", "merge_pair", 10),
+            Exercise("count_pairs", "data_pipes.tokenizer.bpe", "count_pairs", 10),
+            Exercise("learn_merges", "data_pipes.tokenizer.bpe", "learn_merges", 30),
+            Exercise("apply_merges", "data_pipes.tokenizer.bpe", "apply_merges", 20),
+            Exercise("to_characters", "data_pipes.tokenizer.byte_level", "to_characters", 5),
+            Exercise("to_bytes", "data_pipes.tokenizer.byte_level", "to_bytes", 10),
+            Exercise("byte_level_encode", "data_pipes.tokenizer.byte_level", "encode", 10),
+            Exercise("byte_level_decode", "data_pipes.tokenizer.byte_level", "decode", 10),
+            Exercise("merge_word", "data_pipes.tokenizer.merge", "merge_word", 45),
+        ),
+    ),
+    Chapter(2, "shapes", "Configuration, shapes, norm, positions", ()),
+    Chapter(3, "attention", "Attention", ()),
+    Chapter(4, "model", "Feed-forward, block, model", ()),
+    Chapter(
+        5,
+        "generation",
+        "Generation",
+        (
+            Exercise("temperature", "pure.generation.sample", "temperature", 10),
+            Exercise("top_k", "pure.generation.sample", "top_k", 10),
+            Exercise("min_p", "pure.generation.sample", "min_p", 5),
+            Exercise("top_p", "pure.generation.sample", "top_p", 20),
+            Exercise("repetition_penalty", "pure.generation.sample", "repetition_penalty", 10),
+            Exercise("log_probability", "pure.generation.sample", "log_probability", 10),
+            Exercise("sample", "pure.generation.sample", "sample", 15),
+            Exercise("draw_uniforms", "pure.generation.controls", "draw_uniforms", 20),
+            Exercise("sample_tokens", "pure.generation.controls", "sample_tokens", 25),
+            Exercise("stepper_step", "pure.generation.stepper", "step", 30),
+        ),
+    ),
+    Chapter(6, "adapters", "LoRA and NF4", ()),
+    Chapter(7, "data", "Data", ()),
+    Chapter(
+        8,
+        "losses",
+        "Losses",
+        (
+            Exercise("cross_entropy", "pure.loss.cross_entropy", "cross_entropy", 25),
+            Exercise("log_probability_from_logits", "pure.loss.log_probability", "_from_logits", 15),
+            Exercise("bradley_terry", "pure.loss.reward", "bradley_terry", 10),
+            Exercise("dpo_loss", "pure.loss.dpo", "dpo_loss", 35),
+            Exercise("kto_loss", "pure.loss.kto", "kto_loss", 15),
+            Exercise("orpo_loss", "pure.loss.orpo", "orpo_loss", 20),
+            Exercise("kl", "pure.loss.kl", "kl", 15),
+            Exercise("exact_kl", "pure.loss.kl", "exact_kl", 15),
+            Exercise("adaptive_coefficient", "pure.loss.kl", "adaptive_coefficient", 10),
+            Exercise("group_advantages", "pure.loss.advantages", "group_advantages", 30),
+            Exercise("leave_one_out", "pure.loss.advantages", "leave_one_out", 10),
+            Exercise("grpo_loss", "pure.loss.grpo", "grpo_loss", 60),
+            Exercise("whiten", "pure.loss.ppo", "whiten", 15),
+            Exercise("gae", "pure.loss.ppo", "gae", 35),
+            Exercise("ppo_policy_loss", "pure.loss.ppo", "ppo_policy_loss", 15),
+            Exercise("ppo_value_loss", "pure.loss.ppo", "ppo_value_loss", 15),
+            Exercise("importance_weights", "pure.loss.importance", "importance_weights", 15),
+        ),
+    ),
+    Chapter(9, "optimizers", "Optimizers", ()),
+    Chapter(10, "evaluation", "Evaluation", ()),
+)
+
+
+def find_exercise(name: str) -> Exercise:
+    """Finds an exercise by its name.
+
+    Raises:
+        ValueError: if there is none; the message has a similar name.
+
+    Example:
+        >>> find_exercise("merge_pair").module
+        'data_pipes.tokenizer.bpe'
+        >>> find_exercise("merge_pairs")
+        Traceback (most recent call last):
+        ValueError: unknown exercise 'merge_pairs'; did you mean 'merge_pair'?
+    """
+    names = {exercise.name: exercise for chapter in COURSE for exercise in chapter.exercises}
+    if name in names:
+        return names[name]
+    near = difflib.get_close_matches(name, names, 1)
+    hint = f"did you mean {near[0]!r}?" if near else "intro2llm exercises list shows the chapters"
+    raise ValueError(f"unknown exercise {name!r}; {hint}")
+
+
+def exercises_of_module(module: str) -> tuple[Exercise, ...]:
+    """Returns the exercises of a module, in the order of the course.
+
+    Example:
+        >>> [exercise.name for exercise in exercises_of_module("data_pipes.tokenizer.bpe")][:2]
+        ['merge_pair', 'count_pairs']
+    """
+    exercises = [exercise for chapter in COURSE for exercise in chapter.exercises]
+    return tuple(exercise for exercise in exercises if exercise.module == module)
