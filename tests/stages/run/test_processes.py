@@ -158,9 +158,13 @@ def test_any_error_on_one_process_ends_all_at_once(
 
 
 def raise_in_step(error: BaseException) -> None:
-    """Lets the third step of this process raise an error, while the other one waits in a collective."""
-    from stages.run import loop
+    """Lets the third step of this process raise an error, while the other one waits in a collective.
 
+    It asks the other only briefly for a cause, as there is none.
+    """
+    from stages.run import channel, loop
+
+    channel.SECONDS_FOR_CAUSE = 0.3
     original = loop._step
 
     def failing(parts: Any, state: Any, *args: Any) -> Any:
@@ -249,8 +253,8 @@ def move_to(folder: Path) -> None:
 
 
 def expect_three() -> None:
-    """Lets a process wait two seconds for two others."""
-    os.environ.update(INTRO2LLM_JOIN_SECONDS="2", WORLD_SIZE="3")
+    """Lets a process wait half a second for two others."""
+    os.environ.update(INTRO2LLM_JOIN_SECONDS="0.5", WORLD_SIZE="3")
 
 
 def test_a_process_that_does_not_come_is_named(tmp_path: Path, alone: Path) -> None:
