@@ -38,7 +38,10 @@ def hash_words(words: list[str]) -> np.ndarray:
 def hash_ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
     """Hashes each n-gram: a polynomial in the words' hashes, mixed.
 
-        ngram[i] = mix(sum_j hashes[i + j] P**(n - 1 - j))  mod 2**64
+    Repetition and overlap of texts are counted on n-grams of words. As one number each they take n products
+    for all of a text, and NumPy sorts and counts them.
+
+        ngram[i] = mix(Σ_j hashes[i + j] P^(n-1-j)),  j = 0 ... n-1,  mod 2^64,     P = `_PRIME`
 
     Args:
         hashes: [N] uint64, from `hash_words`.
@@ -48,6 +51,12 @@ def hash_ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
         [N - n + 1] uint64, empty if there are fewer than n words. Equal n-grams have equal hashes; two
         different ones collide with probability 2**-64 (2**-32 for n = 1).
 
+    Steps:
+        1. Begin with 0 for each n-gram: [N - n + 1] uint64, or [0].
+        2. For each place j of a word: multiply by P and add the hash of the word at j of each n-gram
+           (Horner's rule); uint64 wraps around, which is the modulus.
+        3. Scramble the sums with `mix`.
+
     Example:
         "a b a b" has the bigrams ab, ba, ab:
 
@@ -55,10 +64,13 @@ def hash_ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
         >>> one == three, one == two
         (True, False)
     """
+    # 1. Sums [N - n + 1].
     count = max(len(hashes) - n + 1, 0)
     ngrams = np.zeros(count, np.uint64)
+    # 2. Horner's rule, one word at a time.
     for j in range(n):
         ngrams = ngrams * np.uint64(_PRIME) + hashes[j : j + count]
+    # 3. Mixed.
     return mix(ngrams)
 
 

@@ -41,6 +41,8 @@ def cut_rows(
 
         tokens[r, t] = stream[r T + t],    labels[r, t] = stream[r T + t + 1]
 
+    with r from rows, T = length.
+
     Args:
         stream: [N] integers, an array or a memory map; only the tokens of these rows are read.
         rows: [R] integers, row numbers; one outside [0, row_count) gives a row of padding (in a batch that is
@@ -52,15 +54,27 @@ def cut_rows(
         (tokens [R, T] int64, labels [R, T] int64), new arrays; after the end of the stream token 0 and label
         `ignore`.
 
+    Steps:
+        1. Begin with rows of padding: tokens 0 and labels `ignore`, [R, T].
+        2. Read the window of each row, stream[r T] to stream[r T + T]: T + 1 tokens, fewer at the end of the
+           stream, none for a negative r.
+        3. Write all of the window but its last token to the tokens, and all but its first to the labels, from
+           the first column on.
+
+    Edge cases: a window of one token predicts nothing, so its row is one of padding.
+
     Example:
         >>> tokens, labels = cut_rows(np.array([5, 6, 7, 8, 9, 3]), np.array([0, 1]), 4)
         >>> tokens.tolist(), labels.tolist()
         ([[5, 6, 7, 8], [9, 0, 0, 0]], [[6, 7, 8, 9], [3, -100, -100, -100]])
     """
+    # 1. Rows of padding [R, T].
     tokens = np.zeros((len(rows), length), np.int64)
     labels = np.full((len(rows), length), ignore, np.int64)
     for out, row in enumerate(rows.tolist()):
+        # 2. The window, at most T + 1 tokens.
         window = stream[row * length : row * length + length + 1] if row >= 0 else stream[:0]
+        # 3. Inputs, and the tokens after them.
         predicted = max(len(window) - 1, 0)
         tokens[out, :predicted] = window[:predicted]
         labels[out, :predicted] = window[1 : predicted + 1]
@@ -73,6 +87,11 @@ def segments(ends: np.ndarray, rows: np.ndarray, length: int) -> tuple[np.ndarra
     With these, attention is masked to the document and rotary positions restart at each document, so that a
     row of several documents trains like separate rows.
 
+        segment_ids[r, t] = d(r T + t) - d(r T),     d(i) = number of documents that end at or before i
+        positions[r, t] = t - (the last column at or before t at which the row or a document begins)
+
+    with r from rows, T = length.
+
     Args:
         ends: [D] ascending int64, an array or a memory map: the end of each document in the stream
             (exclusive).
@@ -84,11 +103,13 @@ def segments(ends: np.ndarray, rows: np.ndarray, length: int) -> tuple[np.ndarra
         positions from 0 at the start of the row and of every document. Column T belongs to the last label.
 
     Steps:
-        1. Compute the index of each token in the stream: r T + t, t = 0 ... T.
-        2. Find the document of each token by binary search: the number of ends at or before its index.
+        1. Compute the index of each token in the stream: r T + t, t = 0 ... T, [R, T + 1].
+        2. Find the document of each token by binary search in `ends`: the number of ends at or before its
+           index. In rows of padding all are document 0.
         3. Subtract the number of the first document in the row (an empty document leaves a gap in the
            numbers).
-        4. Compute positions: the distance to the last document start, which is a running maximum.
+        4. Mark the columns at which the id rises; the last such column at or before each column, 0 if there
+           is none, is a running maximum. The position is the distance to it.
 
     Edge cases: indices after the end of the stream count as one more document; a padding row is one document,
     numbered 0, with positions 0 ... T.
@@ -100,14 +121,14 @@ def segments(ends: np.ndarray, rows: np.ndarray, length: int) -> tuple[np.ndarra
         >>> ids.tolist(), positions.tolist()
         ([[0, 0, 0, 1, 1]], [[0, 1, 2, 0, 1]])
     """
-    # 1. Indices in the stream.
+    # 1. Indices in the stream [R, T + 1].
     indices = np.maximum(rows, 0)[:, None] * length + np.arange(length + 1)
-    # 2. Documents.
+    # 2. Documents, 0 in padding.
     documents = np.searchsorted(ends, indices, side="right")
     documents[rows < 0] = 0
     # 3. Numbered within the row.
     ids = documents - documents[:, :1]
-    # 4. Positions.
+    # 4. Distance to the last start of a document [R, T + 1].
     columns = np.broadcast_to(np.arange(length + 1), ids.shape)
     starts = np.where(np.diff(ids, axis=1, prepend=0) > 0, columns, 0)
     return ids, columns - np.maximum.accumulate(starts, axis=1)
@@ -130,12 +151,13 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
         with equal room the one that reached it last is filled.
 
     Steps:
-        1. Sort the examples by length, longest first.
-        2. Keep a stack of bins for every amount of free room 0..capacity, and a bit set (one big integer) of
+        1. Convert the lengths with `_as_sizes`, and refuse impossible ones with `_check_sizes`.
+        2. Sort the examples by length, longest first (stably), in groups of equal length.
+        3. Keep a stack of bins for every amount of free room 0..capacity, and a bit set (one big integer) of
            the amounts that occur.
-        3. For an example of length L, the lowest set bit at or above L is the tightest fit; if there is none,
-           open a new bin.
-        4. Add the example, and move the bin to the stack of its new room. Further examples of the same length
+        4. For an example of length L, the lowest set bit at or above L is the tightest fit, and the bin on
+           top of that stack is taken off it; if there is none, open a new bin.
+        5. Add the example, and move the bin to the stack of its new room. Further examples of the same length
            are added while they fit: no other bin can be a tighter fit for them.
 
     Edge cases: no examples give no bins; examples of length 0 go into the fullest bin.
@@ -154,27 +176,22 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
     Source: Ding et al. 2024, algorithm 1. Differs from it: the tightest fit is found in a bit set instead of
     a segment tree; the result is the same, and 64 amounts are searched per machine word.
     """
+    # 1. Sizes [E].
     sizes = _as_sizes("best_fit_decreasing", lengths)
-    if capacity < 1:
-        raise ValueError(f"best_fit_decreasing: capacity must be at least 1 token, got {capacity}")
-    if sizes.size and not (sizes.min() >= 0 and sizes.max() <= capacity):
-        raise ValueError(
-            f"best_fit_decreasing: lengths must be in [0, {capacity}], got {sizes.min()} to {sizes.max()}; "
-            f"cut the longer ones with split_long(lengths, {capacity}), or drop them"
-        )
-    # 1. Longest first, in groups of equal length.
+    _check_sizes(sizes, capacity)
+    # 2. Longest first, in groups of equal length.
     order = np.argsort(-sizes, kind="stable")
     descending = sizes[order]
     starts = np.flatnonzero(np.diff(descending, prepend=-1))
     bins: list[list[int]] = []
-    # 2. Bins by their free room, and the bit set of rooms that occur.
+    # 3. Bins by their free room, and the bit set of rooms that occur.
     by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
     rooms = 0
     examples = order.tolist()
     ends = np.append(starts, len(order))[1:]
     for start, end, size in zip(starts.tolist(), ends.tolist(), descending[starts].tolist(), strict=True):
         while start < end:
-            # 3. The tightest fit.
+            # 4. The tightest fit.
             fitting = rooms >> size
             if fitting:
                 room = size + (fitting & -fitting).bit_length() - 1
@@ -184,7 +201,7 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
             else:
                 room, chosen = capacity, len(bins)
                 bins.append([])
-            # 4. Add this example and the next ones of its group while they fit: the bin stays the tightest.
+            # 5. Add this example and the next ones of its group while they fit: the bin stays the tightest.
             count = min(end - start, room // size) if size else end - start
             bins[chosen] += examples[start : start + count]
             start += count
@@ -199,6 +216,10 @@ def split_long(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cuts examples longer than `capacity` into full pieces and a remainder; the others stay uncut.
 
+    No token is lost; only the rare example that is longer than a row is cut, before the rest is packed.
+
+        pieces of an example of n tokens: max(1, ceil(n / capacity))
+
     Args:
         lengths: [E] integers, tokens of each example, >= 0.
         capacity: largest length of a piece, tokens, >= 1.
@@ -208,22 +229,51 @@ def split_long(
         (exclusive) of example[p]; pieces are in the order of the examples. An example of length 0 has one
         empty piece.
 
+    Steps:
+        1. Refuse a capacity below 1 with `_check_capacity`, and convert the lengths with `_as_sizes`.
+        2. Count the pieces of each example, [E].
+        3. Repeat the index of each example once for each of its pieces, [P], and subtract from the number of
+           a piece, 0 to P-1, that of the first piece of its example (a sum of the counts before it).
+        4. That difference times capacity is the start; the length is what remains of the example, at most
+           capacity.
+
     Raises:
         ValueError: if capacity is below 1.
         TypeError: if a length is not an integer.
 
     Example:
+        10 tokens make pieces of 4, 4 and 2:
+
         >>> [column.tolist() for column in split_long([3, 10], 4)]
         [[0, 1, 1, 1], [0, 0, 4, 8], [3, 4, 4, 2]]
     """
-    if capacity < 1:
-        raise ValueError(f"split_long: capacity must be at least 1 token, got {capacity}")
+    # 1. Sizes [E].
+    _check_capacity("split_long", capacity)
     sizes = _as_sizes("split_long", lengths)
+    # 2. Pieces of each example [E].
     pieces = np.maximum(-(-sizes // capacity), 1)
+    # 3. Example of each piece [P], and the first piece of that example [P].
     example = np.repeat(np.arange(len(sizes)), pieces)
     first = np.repeat(np.cumsum(pieces) - pieces, pieces)
+    # 4. Starts and lengths [P].
     start = (np.arange(len(example)) - first) * capacity
     return example, start, np.minimum(sizes[example] - start, capacity)
+
+
+def _check_sizes(sizes: np.ndarray, capacity: int) -> None:
+    """Refuses sizes [E] that no bin holds."""
+    _check_capacity("best_fit_decreasing", capacity)
+    if sizes.size and not (sizes.min() >= 0 and sizes.max() <= capacity):
+        raise ValueError(
+            f"best_fit_decreasing: lengths must be in [0, {capacity}], got {sizes.min()} to {sizes.max()}; "
+            f"cut the longer ones with split_long(lengths, {capacity}), or drop them"
+        )
+
+
+def _check_capacity(function: str, capacity: int) -> None:
+    """Refuses a capacity without room for a token."""
+    if capacity < 1:
+        raise ValueError(f"{function}: capacity must be at least 1 token, got {capacity}")
 
 
 def _as_sizes(function: str, lengths: Sequence[int] | np.ndarray) -> np.ndarray:

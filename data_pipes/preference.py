@@ -170,6 +170,58 @@ def take(
     return batch
 
 
+def truncate_sides(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded], bool]:
+    """Truncates the sides of a pair (or a single answer) to T + 1 tokens each, prompts before answers.
+
+    A preference compares two answers to one prompt. So the beginning of the prompt goes first, by the same
+    amount on both sides, and an answer is cut only if that is not enough.
+
+    Args:
+        sides: one or two, each a prompt (not trained on) followed by an answer (trained on).
+        length: T >= 1; a row of T positions holds T + 1 tokens, as labels are shifted.
+
+    Returns:
+        (sides of at most T + 1 tokens, True if a token of a prompt or an answer was cut).
+
+    Steps:
+        1. If no side has more than T + 1 tokens, return them unchanged (as a list), and False.
+        2. The answer of a side ends with its last trained token; what follows (such as a newline) is not
+           needed. The excess is the number of tokens by which the longest side, up to this end, exceeds
+           T + 1, at least 0.
+        3. The prompt is the tokens before the first trained one; of two sides the shorter counts. Cut the
+           excess from its beginning, but leave it one token.
+        4. Keep of each side the tokens, and the mask, from the cut to the end of its answer, at most T + 1.
+           A token was cut if the excess is above 0.
+
+    Edge cases: a side without a trained token counts as all answer, with an empty prompt; nothing is cut
+    from the left then. A pair may be equal afterwards; the pipe drops it.
+
+    Example:
+        A prompt of 3 tokens and an answer of 2, for T = 3: one token too many.
+
+        >>> side = Encoded(np.array([1, 2, 3, 4, 5]), np.array([False, False, False, True, True]))
+        >>> (fitted,), was_cut = truncate_sides([side], 3)
+        >>> fitted.tokens.tolist(), was_cut
+        ([2, 3, 4, 5], True)
+    """
+    # 1. Nothing to do.
+    room = length + 1
+    if all(len(side.tokens) <= room for side in sides):
+        return list(sides), False
+    # 2. Ends of the answers, and the excess of the longest.
+    ends = [len(side.trained) - int(side.trained[::-1].argmax()) for side in sides]
+    excess = max(0, max(ends) - room)
+    # 3. Tokens to cut from the prompt.
+    prompt_length = min(int(side.trained.argmax()) for side in sides)
+    cut = max(0, min(excess, prompt_length - 1))
+    # 4. Tokens and masks.
+    fitted = [
+        Encoded(side.tokens[cut:end][:room], side.trained[cut:end][:room])
+        for side, end in zip(sides, ends, strict=True)
+    ]
+    return fitted, excess > 0
+
+
 def _build_pipe(
     name: str,
     answers: Sequence[tuple[Encoded, ...]],
@@ -179,7 +231,7 @@ def _build_pipe(
     options: dict[str, Any],
 ) -> TablePipe:
     """Builds either pipe: truncates the answers, and drops rows that `_is_usable` rejects."""
-    fitted = [_shorten(row, length) for row in answers] if length > 0 else []
+    fitted = [truncate_sides(row, length) for row in answers] if length > 0 else []
     kept = [i for i, (row, _) in enumerate(fitted) if _is_usable(row)]
     kept_rows = [fitted[i][0] for i in kept]
     columns = [[row[side] for row in kept_rows] for side in range(len(side_names))]
@@ -209,22 +261,6 @@ def _is_usable(sides: Sequence[Encoded]) -> bool:
     return not (
         np.array_equal(chosen.tokens, rejected.tokens) and np.array_equal(chosen.trained, rejected.trained)
     )
-
-
-def _shorten(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded], bool]:
-    """Truncates sides to length + 1 tokens each; True if a token of an answer or a prompt was cut."""
-    room = length + 1
-    if all(len(side.tokens) <= room for side in sides):
-        return list(sides), False
-    ends = [len(side.trained) - int(side.trained[::-1].argmax()) for side in sides]  # ends of answers
-    excess = max(0, max(ends) - room)
-    prompt_length = min(int(side.trained.argmax()) for side in sides)
-    cut = max(0, min(excess, prompt_length - 1))
-    fitted = [
-        Encoded(side.tokens[cut:end][:room], side.trained[cut:end][:room])
-        for side, end in zip(sides, ends, strict=True)
-    ]
-    return fitted, excess > 0
 
 
 def _answer_logps(side: Ragged, model: Model, params: Tree, batch_size: int) -> np.ndarray:

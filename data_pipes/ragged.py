@@ -88,6 +88,47 @@ def pad_rows(examples: Ragged, rows: np.ndarray, length: int) -> tuple[np.ndarra
     return tokens, labels
 
 
+def shift_example(examples: Ragged, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns one example's inputs, and as labels the next tokens that are trained on.
+
+    A model predicts each token from those before it, so the label of a position is the next token. The loss
+    mask stands on the tokens that are predicted, not on the inputs: the last token of a prompt is an input
+    whose label, the first token of the answer, is trained on.
+
+        inputs[t] = x[t],     labels[t] = x[t + 1] if trained[t + 1] else -100,     t = 0 ... n-2
+
+    with x and trained those of the example, n its tokens.
+
+    Args:
+        examples: all examples.
+        number: index of the example.
+
+    Returns:
+        (inputs [n-1] int32, labels [n-1] int32, -100 (`IGNORE`) where the next token is not trained on).
+
+    Steps:
+        1. The example is tokens starts[number] to starts[number + 1] (exclusive) of all.
+        2. Inputs: its tokens without the last.
+        3. Labels: its tokens without the first, `IGNORE` where their mask is False.
+
+    Edge cases: an example of one token, or of none, has no positions.
+
+    Example:
+        Of the tokens 5, 6, 7 only 7 is trained on; it is predicted from 6.
+
+        >>> one = concatenate([Encoded(np.array([5, 6, 7]), np.array([False, False, True]))], "f")
+        >>> [x.tolist() for x in shift_example(one, 0)]
+        [[5, 6], [-100, 7]]
+    """
+    # 1. The range of its n tokens.
+    start, end = examples.starts[number : number + 2].tolist()
+    # 2. Inputs [n-1].
+    inputs = examples.tokens[start : max(end - 1, start)]
+    # 3. Labels [n-1].
+    labels = np.where(examples.trained[start + 1 : end], examples.tokens[start + 1 : end], IGNORE)
+    return inputs, labels
+
+
 def write_example(examples: Ragged, number: int, tokens: np.ndarray, labels: np.ndarray) -> int:
     """Writes one example to the beginning of a row, in place.
 
@@ -100,8 +141,7 @@ def write_example(examples: Ragged, number: int, tokens: np.ndarray, labels: np.
     Returns:
         Number of positions written, one less than the example has tokens.
     """
-    start, end = examples.starts[number : number + 2].tolist()
-    count = max(end - start - 1, 0)
-    tokens[:count] = examples.tokens[start : end - 1]
-    labels[:count] = np.where(examples.trained[start + 1 : end], examples.tokens[start + 1 : end], IGNORE)
-    return count
+    inputs, next_tokens = shift_example(examples, number)
+    tokens[: len(inputs)] = inputs
+    labels[: len(inputs)] = next_tokens
+    return len(inputs)

@@ -117,6 +117,9 @@ def sft_pipe(
 def take(table: PackedExamples, rows: np.ndarray, *, length: int) -> dict[str, np.ndarray]:
     """Writes rows of the table into a padded batch.
 
+    Segment ids keep the examples of a row apart in attention, and positions begin again with each, so that a
+    packed row has the loss of its examples alone.
+
     Args:
         table: examples and their rows.
         rows: [B] int64, -1 for a row of padding.
@@ -127,13 +130,42 @@ def take(table: PackedExamples, rows: np.ndarray, *, length: int) -> dict[str, n
         "segment_ids" [B, T] int64, examples numbered from 0 in each row, padding as one more segment;
         "positions" [B, T] int64, from 0 in each segment; "row" [B] int64, the row's number, -1 for padding.
         Padding has token 0 and label -100.
+
+    Steps:
+        1. Begin with tokens, segment ids and positions 0 and labels `IGNORE`, [B, T].
+        2. List the examples of each row r, in order: order[ends[r-1] : ends[r]], from 0 on for row 0, none
+           for a row of padding.
+        3. Write each with `write_example` to the first free position of the row's tokens and labels, which
+           also says how many positions it takes. Its segment id is its place in the row, 0, 1, ...; its
+           positions are 0, 1, ...
+        4. All positions that remain are one more segment, with positions 0, 1, ...
+        5. Return the arrays, and a copy of `rows` as "row".
+
+    Example:
+        Examples of 3 and 2 tokens take 2 + 1 positions of a row, and one is left:
+
+        >>> stored = concatenate(
+        ...     [
+        ...         Encoded(np.array([5, 6, 7]), np.array([False, False, True])),
+        ...         Encoded(np.array([8, 9]), np.array([False, True])),
+        ...     ],
+        ...     "f",
+        ... )
+        >>> batch = take(PackedExamples(stored, np.array([0, 1]), np.array([2])), np.array([0]), length=4)
+        >>> batch["labels"].tolist(), batch["segment_ids"].tolist(), batch["positions"].tolist()
+        ([[-100, 7, 9, -100]], [[0, 0, 1, 2]], [[0, 1, 0, 0]])
+
+    Source: Krell et al., "Efficient Sequence Packing without Cross-contamination", 2021, section 3.2.
     """
+    # 1. Rows of padding [B, T].
     shape = (len(rows), length)
     tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
     segment_ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for batch_position, row in enumerate(rows.tolist()):
+        # 2. Examples of the row.
         first = int(table.ends[row - 1]) if row > 0 else 0
         members = table.order[first : table.ends[row]].tolist() if row >= 0 else []
+        # 3. One segment for each.
         start = 0
         for segment, example in enumerate(members):
             free = (batch_position, slice(start, None))
@@ -141,8 +173,10 @@ def take(table: PackedExamples, rows: np.ndarray, *, length: int) -> dict[str, n
             segment_ids[batch_position, start:end] = segment
             positions[batch_position, start:end] = np.arange(end - start)
             start = end
+        # 4. The padding as one more.
         segment_ids[batch_position, start:] = len(members)
         positions[batch_position, start:] = np.arange(length - start)
+    # 5. The batch.
     return {
         "tokens": tokens,
         "labels": labels,

@@ -49,13 +49,17 @@ def permute(index: np.ndarray | int, n: int, key: tuple[int, int]) -> np.ndarray
         [K] int64 (or [] for a single index), distinct values of [0, n) for distinct indices.
 
     Steps:
-        1. Keys of the 8 rounds: the words of threefry2x32(key, (0, p)) are key_2p and key_2p+1, p = 0 to 3.
-        2. For n <= 1024 sort range(n) by a hash under those keys, and index into the result.
-        3. Otherwise take the smallest b with 2**b >= n, split it into b//2 high and b - b//2 low bits, and
-           encrypt.
-        4. Cycle walking: encrypt the values outside [0, n) again until they are inside. As 2**b < 2n, each
+        1. Refuse what is out of range with `_check_indices`, which returns the indices as int64.
+        2. Keys of the 8 rounds, with `_round_keys`: the words of threefry2x32(key, (0, p)) are key_2p and
+           key_2p+1, p = 0 to 3.
+        3. For n <= 1024 (`SMALL`) sort range(n), uint32, stably by `_hash` under those keys, and index into
+           the result.
+        4. Otherwise take the smallest b with 2**b >= n, and `_encrypt` the flat indices, uint64, as numbers
+           of b bits, split into b//2 high and b - b//2 low ones.
+        5. Cycle walking: encrypt the values outside [0, n) again until they are inside. As 2**b < 2n, each
            value takes less than one extra encryption on average. Every cycle of the bijection is followed to
            its next value inside, so the result is a bijection of [0, n).
+        6. Convert to int64, in the shape of `index`.
 
     Edge cases: n = 1 gives 0; an empty index gives an empty result.
 
@@ -73,23 +77,20 @@ def permute(index: np.ndarray | int, n: int, key: tuple[int, int]) -> np.ndarray
     Source: Black and Rogaway 2002, method 2. fmix32 is the finaliser of MurmurHash3 (Appleby 2011), fast
     but no cipher: the order looks random to a training run, and hides nothing from an adversary.
     """
-    if not 1 <= n <= 2**62:
-        raise ValueError(f"permute: n must be between 1 and 2**62, got {n}; is the corpus empty?")
-    values = np.asarray(index, dtype=np.int64)
-    if values.size and (int(values.min()) < 0 or int(values.max()) >= n):
-        raise ValueError(
-            f"permute: every index must be in [0, {n}), got {int(values.min())} to {int(values.max())}"
-        )
-    # 1. The rounds' keys.
+    # 1. Indices [K] or [].
+    values = _check_indices(index, n)
+    # 2. The rounds' keys, 8.
     keys = _round_keys(key)
-    # 2. Sort a short range.
+    # 3. Sort a short range [n].
     if n <= SMALL:
         return np.argsort(_hash(np.arange(n, dtype=np.uint32), keys), kind="stable")[values]
-    # 3. and 4. Encrypt each index of a long one, and again while outside.
+    # 4. Encrypt each index of a long one [K].
     bits = (n - 1).bit_length()
     encrypted = _encrypt(values.reshape(-1).astype(np.uint64), bits, keys)
+    # 5. Again while outside.
     while (outside := encrypted >= n).any():
         encrypted[outside] = _encrypt(encrypted[outside], bits, keys)
+    # 6. The shape of the indices.
     return encrypted.astype(np.int64).reshape(values.shape)
 
 
@@ -173,6 +174,18 @@ def threefry2x32(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, i
             y = (((y << rotation) | (y >> (32 - rotation))) & _WORD) ^ x
         x, y = (x + keys[(group + 1) % 3]) & _WORD, (y + keys[(group + 2) % 3] + group + 1) & _WORD
     return x, y
+
+
+def _check_indices(index: np.ndarray | int, n: int) -> np.ndarray:
+    """Refuses n or an index out of range, and converts the indices to int64, in their shape."""
+    if not 1 <= n <= 2**62:
+        raise ValueError(f"permute: n must be between 1 and 2**62, got {n}; is the corpus empty?")
+    values = np.asarray(index, dtype=np.int64)
+    if values.size and (int(values.min()) < 0 or int(values.max()) >= n):
+        raise ValueError(
+            f"permute: every index must be in [0, {n}), got {int(values.min())} to {int(values.max())}"
+        )
+    return values
 
 
 def _round_keys(key: tuple[int, int]) -> list[int]:

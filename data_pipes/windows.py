@@ -68,6 +68,9 @@ def take(
 ) -> dict[str, np.ndarray]:
     """Cuts windows out of a store.
 
+    A window overlaps the one before it by T - stride tokens. These are inputs only: each token of the store
+    is a label once, with at least T - stride tokens before it.
+
     Args:
         store: tokens.
         rows: [B] int64, numbers of windows, -1 for a row of padding.
@@ -78,17 +81,37 @@ def take(
     Returns:
         "tokens" [B, T] and "labels" [B, T], int64, -100 where the next token is not new; with
         boundaries="mask" also "segment_ids" and "positions" [B, T], int64.
+
+    Steps:
+        1. Begin with tokens (and segment ids and positions) 0 and labels `IGNORE`, [B, T].
+        2. Window r begins at token r · stride of the store and has T + 1 tokens, fewer at the end; all but
+           the last are the row's tokens. A row of padding stays as it is.
+        3. Labels are the next tokens, but only from position T - stride on; in window 0 all of them.
+        4. With boundaries="mask" compute the row's `segments` with the ends of documents relative to its
+           start (as row 0, or as row -1 for padding, of such a stream); set the labels to `IGNORE` where the
+           next token has another segment id, and drop column T of both.
+
+    Example:
+        >>> from data_pipes.tokens import memory_store
+        >>> store = memory_store([[1, 2, 3], [4, 5, 6, 7]], vocab_size=8)
+        >>> batch = take(store, np.array([0, 1]), length=4, stride=2, boundaries="mask")
+        >>> batch["tokens"].tolist(), batch["labels"].tolist(), batch["positions"].tolist()
+        ([[1, 2, 3, 4], [3, 4, 5, 6]], [[2, 3, -100, 5], [-100, -100, 6, 7]], [[0, 1, 2, 0], [0, 0, 1, 2]])
     """
+    # 1. Rows of padding [B, T].
     tokens, labels = np.zeros((len(rows), length), np.int64), np.full((len(rows), length), IGNORE, np.int64)
     segment_ids, positions = np.zeros_like(tokens), np.zeros_like(tokens)
     for batch_position, row in enumerate(rows.tolist()):
         start = max(row, 0) * stride
         if row >= 0:
+            # 2. The window, at most T + 1 tokens.
             window = store.tokens[start : start + length + 1]
             predicted = max(len(window) - 1, 0)
-            first_new = 0 if row == 0 else length - stride
             tokens[batch_position, :predicted] = window[:predicted]
+            # 3. Labels of new tokens.
+            first_new = 0 if row == 0 else length - stride
             labels[batch_position, first_new:predicted] = window[first_new + 1 : predicted + 1]
+        # 4. Documents.
         if boundaries == "mask":
             (ids,), (offsets,) = segments(store.ends - start, np.minimum([row], 0), length)
             labels[batch_position, ids[1:] != ids[:-1]] = IGNORE

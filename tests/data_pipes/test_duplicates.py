@@ -5,7 +5,7 @@ import pytest
 
 from data_pipes.duplicates import exact_duplicates, near_duplicates, signature
 from data_pipes.filter import Drop, Fold, apply_filters
-from data_pipes.ngram import hash_ngrams, hash_words, split_words
+from data_pipes.ngram import hash_ngrams, hash_words, mix, split_words
 from data_pipes.types import Document
 
 
@@ -56,6 +56,21 @@ def test_signatures_estimate_the_jaccard_similarity() -> None:
     standard_error = np.sqrt(truth * (1 - truth) / 128)
     assert abs((estimate - truth).sum()) < 4 * np.sqrt((standard_error**2).sum())
     assert (abs(estimate - truth) < 4.5 * standard_error + 1 / 128).all()
+
+
+@pytest.mark.parametrize("count", [3, 40, 1500])
+def test_a_signature_is_that_of_plain_integers(count: int) -> None:
+    """More shingles than are hashed at once, and fewer words than a shingle has."""
+    words, size = random_words(1, count), 6
+    shingles = {h % 2**32 for h in hash_ngrams(hash_words(words), min(5, count)).tolist()}
+    coefficients = [x % 2**32 for x in mix(np.arange(2 * size, dtype=np.uint64)).tolist()]
+    expected = [
+        min(((a | 1) * h + b) % 2**32 for h in shingles)
+        for a, b in zip(coefficients[:size], coefficients[size:], strict=True)
+    ]
+    ours = signature(" ".join(words), size=size)
+    assert ours is not None
+    assert ours.tolist() == expected
 
 
 @pytest.mark.parametrize(

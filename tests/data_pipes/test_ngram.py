@@ -20,6 +20,16 @@ def test_hashes_are_equal_where_the_n_grams_are(words: list[str], n: int) -> Non
     assert [[a == b for b in hashes] for a in hashes] == [[a == b for b in expected] for a in expected]
 
 
+def test_an_n_gram_has_the_hash_of_the_formula() -> None:
+    hashes = hash_words(["a", "b", "c", "b"])
+    sums = []
+    for i in range(2):
+        terms = (int(hashes[i + j]) * 0x100000001B3 ** (2 - j) for j in range(3))
+        sums.append(sum(terms) % 2**64)
+    assert hash_ngrams(hashes, 3).tolist() == mix(np.array(sums, np.uint64)).tolist()
+    assert hash_ngrams(hashes, 5).shape == (0,)
+
+
 def test_hashes_are_the_same_in_another_process() -> None:
     code = "from data_pipes.ngram import *; print(hash_ngrams(hash_words(['to', 'be']), 2)[0])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

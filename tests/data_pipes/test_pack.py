@@ -82,6 +82,26 @@ def test_best_fit_fills_bins_as_the_reference(lengths: list[int], capacity: int)
     assert max(loads(ours), default=0) <= capacity
 
 
+@given(lengths=st.lists(st.integers(0, 9), max_size=40), capacity=st.integers(9, 14))
+def test_of_bins_with_equal_room_the_last_to_reach_it_is_filled(lengths: list[int], capacity: int) -> None:
+    """The result is that of placing one example at a time, bin by bin and index by index."""
+    bins: list[list[int]] = []
+    rooms: list[int] = []
+    reached: list[int] = []
+    for time, example in enumerate(sorted(range(len(lengths)), key=lambda i: -lengths[i])):
+        fitting = [i for i, room in enumerate(rooms) if room >= lengths[example]]
+        if not fitting:
+            fitting = [len(bins)]
+            bins.append([])
+            rooms.append(capacity)
+            reached.append(time)
+        number = min(fitting, key=lambda i: (rooms[i], -reached[i]))
+        bins[number].append(example)
+        rooms[number] -= lengths[example]
+        reached[number] = time
+    assert best_fit_decreasing(lengths, capacity) == bins
+
+
 def test_best_fit_uses_the_fullest_bin_with_room() -> None:
     assert best_fit_decreasing([6, 7, 3, 2], 10) == [[1, 2], [0, 3]]
 

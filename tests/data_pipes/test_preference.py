@@ -7,7 +7,7 @@ import torch
 
 from data_pipes.chat.chat import CHATML, Encoded, chat_template
 from data_pipes.chat.messages import Message, Preference, Unpaired
-from data_pipes.preference import preference_pipe, unpaired_pipe, with_reference
+from data_pipes.preference import preference_pipe, truncate_sides, unpaired_pipe, with_reference
 from data_pipes.record_encoding import Pair, encode_preferences, encode_unpaired
 from data_pipes.table import describe
 from pure import optim, random
@@ -55,6 +55,27 @@ def test_the_prompt_is_shortened_from_the_left_before_an_answer_is_cut() -> None
     assert batch["rejected_tokens"][0].tolist() == [4, 5, 6, 7, 0]
     assert batch["chosen_labels"][1].tolist() == [3, 4, 5, 6, 7]
     assert batch["rejected_labels"][1].tolist() == [3, -100, -100, -100, -100]
+
+
+def test_sides_keep_one_token_of_the_prompt_and_lose_the_same_tokens() -> None:
+    """Both lose as many tokens of the prompt as the longer one needs, and no more than the shorter has."""
+    (chosen, rejected), was_cut = truncate_sides([encoded(6, 3), encoded(6, 2)], 5)
+    assert (chosen.tokens.tolist(), rejected.tokens.tolist()) == ([4, 5, 6, 7, 8, 9], [4, 5, 6, 7, 8])
+    assert chosen.trained.tolist() == [False] * 3 + [True] * 3
+    assert was_cut
+    (chosen, rejected), _ = truncate_sides([encoded(6, 9), encoded(3, 2)], 5)
+    assert (chosen.tokens.tolist(), rejected.tokens.tolist()) == ([3, 4, 5, 6, 7, 8], [3, 4, 5])
+
+
+def test_tokens_after_an_answer_are_dropped_only_when_room_is_needed() -> None:
+    """They are not trained on, so a side that is too long only by them counts as uncut."""
+    side = Encoded(np.arange(7), np.array([False, False, True, True, False, False, False]))
+    (unchanged,), was_cut = truncate_sides([side], 6)
+    assert len(unchanged.tokens) == 7
+    assert not was_cut
+    (shortened,), was_cut = truncate_sides([side], 4)
+    assert shortened.tokens.tolist() == [0, 1, 2, 3]
+    assert not was_cut
 
 
 def test_pairs_that_truncation_makes_equal_are_dropped_and_counted() -> None:

@@ -53,3 +53,14 @@ def test_boundaries_mask_separates_documents_as_in_training() -> None:
     assert batch["segment_ids"].tolist() == [[0, 0, 0, 1], [0, 1, 1, 1], [0, 0, 0, 1]]
     assert batch["positions"].tolist() == [[0, 1, 2, 0], [0, 0, 1, 2], [0, 1, 2, 0]]
     assert batch["labels"].tolist() == [[2, 3, -100, 5], [-100, -100, 6, 7], [-100, -100, -100, 9]]
+
+
+def test_a_row_of_padding_is_one_segment_without_labels() -> None:
+    store = memory_store([[1, 2, 3], [4, 5]], vocab_size=6)
+    batch = windows(store, batch_size=2, length=4, stride=4, boundaries="mask")[0]
+    assert [batch[name][1].tolist() for name in ("tokens", "labels", "segment_ids", "positions")] == [
+        [0] * 4,
+        [-100] * 4,
+        [0] * 4,
+        [0, 1, 2, 3],
+    ]
