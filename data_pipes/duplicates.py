@@ -132,6 +132,8 @@ def signature(text: str, *, shingle: int = 5, size: int = 128) -> np.ndarray | N
         3. Take the minimum of each hash function over all shingles in uint32, which wraps around: [K, block]
            at a time, with `_BLOCK` shingles in a block, so that memory is bounded.
 
+    Edge cases: a text without words gives None; one of fewer words than a shingle is one shingle.
+
     Example:
         Two of the four words of both texts together are in both, J = 1/2:
 
@@ -139,7 +141,7 @@ def signature(text: str, *, shingle: int = 5, size: int = 128) -> np.ndarray | N
         >>> bool(abs((one == two).mean() - 0.5) < 0.05)
         True
 
-    Source: Broder 1997, section 3. Differs from it: multiply-shift functions for random permutations.
+    Source: Broder 1997. Differs from it: multiply-shift functions for random permutations.
     """
     # 1. Distinct shingles, uint32.
     words = hash_words(split_words(text))

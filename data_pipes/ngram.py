@@ -57,12 +57,17 @@ def hash_ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
            (Horner's rule); uint64 wraps around, which is the modulus.
         3. Scramble the sums with `mix`.
 
+    Edge cases: n = 1 gives mix(hashes).
+
     Example:
         "a b a b" has the bigrams ab, ba, ab:
 
         >>> one, two, three = hash_ngrams(hash_words(list("abab")), 2).tolist()
         >>> one == three, one == two
         (True, False)
+
+    Source: Karp and Rabin, "Efficient Randomized Pattern-Matching Algorithms", 1987. Differs from it: NumPy
+    computes all n-grams at once, so the hash does not roll.
     """
     # 1. Sums [N - n + 1].
     count = max(len(hashes) - n + 1, 0)

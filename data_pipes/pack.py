@@ -141,6 +141,8 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
     wastes most of the batch. Packing uncut examples avoids both. Bin packing is NP-hard; best-fit decreasing
     needs at most 11/9 of the optimal number of bins plus one (in practice 0.1% more).
 
+        bin of an example of length L = argmin of the room over the bins with room >= L, else a new one
+
     Args:
         lengths: [E] integers in [0, capacity], tokens of each example.
         capacity: tokens a bin holds, >= 1.
@@ -236,6 +238,8 @@ def split_long(
            a piece, 0 to P-1, that of the first piece of its example (a sum of the counts before it).
         4. That difference times capacity is the start; the length is what remains of the example, at most
            capacity.
+
+    Edge cases: no examples give no pieces; a length that is a multiple of capacity has no remainder.
 
     Raises:
         ValueError: if capacity is below 1.

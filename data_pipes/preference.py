@@ -176,6 +176,11 @@ def truncate_sides(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded]
     A preference compares two answers to one prompt. So the beginning of the prompt goes first, by the same
     amount on both sides, and an answer is cut only if that is not enough.
 
+        excess = max(0, the largest end of an answer - (T + 1))
+        cut = max(0, min(excess, P - 1))
+
+    with T = length, P the number of tokens of the shorter prompt.
+
     Args:
         sides: one or two, each a prompt (not trained on) followed by an answer (trained on).
         length: T >= 1; a row of T positions holds T + 1 tokens, as labels are shifted.

@@ -120,6 +120,11 @@ def take(table: PackedExamples, rows: np.ndarray, *, length: int) -> dict[str, n
     Segment ids keep the examples of a row apart in attention, and positions begin again with each, so that a
     packed row has the loss of its examples alone.
 
+        row:  x_0[0] ... x_0[n_0 - 2]   x_1[0] ... x_1[n_1 - 2]   ...   0 ... 0
+        segment j has n_j - 1 positions, and begins at position Σ_{i<j} (n_i - 1)
+
+    with x_0, x_1, ... the tokens of the row's examples, n_0, n_1, ... their numbers.
+
     Args:
         table: examples and their rows.
         rows: [B] int64, -1 for a row of padding.
@@ -141,6 +146,8 @@ def take(table: PackedExamples, rows: np.ndarray, *, length: int) -> dict[str, n
         4. All positions that remain are one more segment, with positions 0, 1, ...
         5. Return the arrays, and a copy of `rows` as "row".
 
+    Edge cases: a row of padding is one segment, numbered 0, with positions 0 ... T-1.
+
     Example:
         Examples of 3 and 2 tokens take 2 + 1 positions of a row, and one is left:
 
@@ -155,7 +162,7 @@ def take(table: PackedExamples, rows: np.ndarray, *, length: int) -> dict[str, n
         >>> batch["labels"].tolist(), batch["segment_ids"].tolist(), batch["positions"].tolist()
         ([[-100, 7, 9, -100]], [[0, 0, 1, 2]], [[0, 1, 0, 0]])
 
-    Source: Krell et al., "Efficient Sequence Packing without Cross-contamination", 2021, section 3.2.
+    Source: Krell et al., "Efficient Sequence Packing without Cross-contamination", 2021.
     """
     # 1. Rows of padding [B, T].
     shape = (len(rows), length)

@@ -71,6 +71,11 @@ def take(
     A window overlaps the one before it by T - stride tokens. These are inputs only: each token of the store
     is a label once, with at least T - stride tokens before it.
 
+        tokens[r, t] = x[r · stride + t]
+        labels[r, t] = x[r · stride + t + 1] if r = 0 or t >= T - stride, else -100
+
+    with x the tokens of the store, r from rows, T = length.
+
     Args:
         store: tokens.
         rows: [B] int64, numbers of windows, -1 for a row of padding.
@@ -90,6 +95,8 @@ def take(
         4. With boundaries="mask" compute the row's `segments` with the ends of documents relative to its
            start (as row 0, or as row -1 for padding, of such a stream); set the labels to `IGNORE` where the
            next token has another segment id, and drop column T of both.
+
+    Edge cases: a row of padding has token 0, label -100, and with "mask" segment 0 and positions 0 ... T-1.
 
     Example:
         >>> from data_pipes.tokens import memory_store

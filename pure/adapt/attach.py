@@ -92,6 +92,8 @@ def materialize(params: Tree, dtype: torch.dtype = torch.float32) -> Tree:
         4. An `NF4` node: `dequantize` it to `dtype`.
         5. A dict or a list: the same for each value; anything else is returned as it is.
 
+    Edge cases: a tree without nodes is copied, its leaves are not.
+
     Example:
         >>> node = LoRA(torch.tensor([[1.0, 2.0]]), a=torch.tensor([[1.0, 0.0]]), b=torch.tensor([[10.0]]))
         >>> materialize({"q": node})

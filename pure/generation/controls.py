@@ -120,6 +120,8 @@ def draw_uniforms(key: Tensor, count: int, steps: int) -> Tensor:
         3. Fold each step's number i into each row's key, and draw one `random.uniform` from each: [B, M]. Two
            nested `vmap` make this one vectorised call (an integer in fold_in is then a tensor).
 
+    Edge cases: steps = 0 gives [B, 0].
+
     Raises:
         ValueError: if key is neither [2] nor [B, 2].
 
@@ -157,6 +159,11 @@ def sample_tokens(
 
     The log-probability is that of the full distribution at the temperature, before penalty and truncation:
     the losses compute the new policy's in the same way, so the two can be compared.
+
+        ids ~ softmax(min_p(top_p(top_k(temperature(penalty(l))))))
+        log-probability = l_id / T - log Σ_v exp(l_v / T),     T = 1 where the temperature is 0
+
+    with l = logits, T = controls.temperature.
 
     Args:
         logits: [B, V] float.

@@ -53,7 +53,7 @@ def temperature(logits: Tensor, temperature: float | Tensor) -> Tensor:
         >>> temperature(torch.tensor([2.0, 4.0]), 0.0)
         tensor([-inf, 4.])
 
-    Source: Ackley, Hinton and Sejnowski, "A Learning Algorithm for Boltzmann Machines", 1985, equation 5.
+    Source: Ackley, Hinton and Sejnowski, "A Learning Algorithm for Boltzmann Machines", 1985.
     """
     # 1. T [..., 1], and the rows that are greedy.
     per_row = _per_row(temperature, logits)
@@ -286,6 +286,8 @@ def log_probability(logits: Tensor, ids: Tensor) -> Tensor:
 
         >>> log_probability(torch.tensor([1.0, 3.0]).log(), torch.tensor(1)).exp()
         tensor(0.7500)
+
+    Source: Blanchard, Higham and Higham, "Accurately Computing the Log-Sum-Exp and Softmax Functions", 2021.
     """
     # 1. m [..., 1] and Σ exp(l - m) [...].
     logits32 = logits.float()

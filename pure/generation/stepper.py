@@ -108,6 +108,12 @@ def step(
     Every row takes part in every step, also those that are done, so that all shapes stay constant and one
     compiled graph serves the whole generation.
 
+        ids[b] ~ p(· | the tokens of row b so far)
+        tokens[b, i] = ids[b], logprobs[b, i] = log p(ids[b] | ...), lengths[b] + 1, unless done[b]
+        done[b] = done[b] or ids[b] in stop_tokens
+
+    with i = step_count.
+
     Args:
         progress: unchanged by this (a donating jit changes it).
         params: the model's.

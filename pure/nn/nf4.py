@@ -123,6 +123,8 @@ def dequantize(packed: NF4, dtype: torch.dtype = torch.float32) -> Tensor:
         3. Multiply each block of 64 consecutive weights by its scale, [O·I]; the last block may be shorter.
         4. Convert to `dtype`, and restore the rows.
 
+    Edge cases: a block with scale 0 gives zeros.
+
     Example:
         All but the last are levels of NF4; that of 0.5 is 0.4407.
 
@@ -163,6 +165,8 @@ def block_scales(packed: NF4) -> Tensor:
         2. Look up the codes in `dynamic_code`: [K] float32.
         3. Multiply each by the superscale of its superblock of 256 (the last may be shorter), and add the
            offset.
+
+    Edge cases: where the superscale is 0 the scale is the offset.
 
     Example:
         The last value of the dynamic code is 1, so the scale is 1 · 2 + 3.
@@ -223,6 +227,9 @@ def dynamic_code(device: torch.device | None = None) -> Tensor:
         2. For i = 0 .. 6: the 2^i + 1 edges of the parts, with `torch.linspace` in float32; the midpoints
            (left + right) / 2 · 10^(i-6), 2^i of them, and their negatives.
         3. Concatenate the 2 + 2 (1 + 2 + ... + 64) = 256 values, and sort them.
+
+    Edge cases: -1 is not a value; the lowest is -(1 - 0.9/128) = -0.993. So the code has 128 positive values,
+    0, and 127 negative ones.
 
     Example:
         For i = 0 the one midpoint is 0.55, so the smallest positive value is 0.55e-6.
