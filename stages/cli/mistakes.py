@@ -42,6 +42,11 @@ def find_mistake(flags_class: type, arguments: Sequence[str]) -> str:
     hints = get_type_hints(flags_class, include_extras=True)
     flag_types = {name: _strip_annotated(hint) for name, hint in hints.items() if not _is_positional(hint)}
     positional = [name.upper() for name in hints if name not in flag_types]
+    required = [
+        field.name.upper()
+        for field in dataclasses.fields(flags_class)
+        if field.name not in flag_types and _is_required(field)
+    ]
     has_positional = bool(positional)
     groups = list(_split_at_flags(arguments))
     if any(flag in ("--help", "-h") for flag, _ in groups):
@@ -64,7 +69,7 @@ def find_mistake(flags_class: type, arguments: Sequence[str]) -> str:
     for word, name in zip(words, positional, strict=False):
         if mistake := _find_value_mistake(name, word, _strip_annotated(hints[name.lower()])):
             return mistake
-    missing = [*positional[len(words) :], *missing]
+    missing = [*required[len(words) :], *missing]
     if missing:
         return f"{', '.join(missing)} {'are' if len(missing) > 1 else 'is'} required"
     if len(words) > len(positional):

@@ -119,6 +119,12 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
             "stages.cli.estimate:run",
             "estimate parameters, FLOPs and memory of a training step",
         ),
+        "exercises": Subcommand(
+            "stages.cli.exercises:ExercisesOptions",
+            "stages.cli.exercises:run",
+            "write the pipeline's functions yourself: start, list, reset",
+            own_words=1,
+        ),
         "replay": Subcommand(
             "stages.cli.replay:ReplayOptions",
             "stages.cli.replay:run",

@@ -52,6 +52,7 @@ def find_additions(original: ast.Module, answer: ast.Module, functions: Collecti
             continue
         for place in (place_of[name] for name in bound_names(node) if name in place_of):
             reached = max(reached, place + 1)
+            reached += sum(1 for each in original.body[reached : reached + 1] if is_text(each))
         if isinstance(node, Function) and node.name in functions:
             limit = place_of[node.name]
             additions = [Addition(each, min(place, limit)) for each, place in additions]

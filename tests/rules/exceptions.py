@@ -11,6 +11,8 @@ EFFECTS_ALLOWED = (
     "stages.evaluate",
     "stages.sandbox",
     "stages.teach.edition",
+    "stages.teach.originals",
+    "stages.teach.record",
     "stages.cli",
     "data_pipes.source",
     "data_pipes.embedded.python_library",

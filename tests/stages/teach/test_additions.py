@@ -27,7 +27,7 @@ def places(answer: str) -> list[tuple[str, int]]:
     [
         ("import math\ndef solve(x): 1", [("import math", 2)]),
         ("from m import a, c, b as d\ndef solve(x): 1", [("from m import c, b as d", 2)]),
-        ("LIMIT = 3\nMORE = LIMIT\ndef solve(x): 1", [("MORE = LIMIT", 5)]),
+        ("LIMIT = 3\nMORE = LIMIT\ndef solve(x): 1", [("MORE = LIMIT", 6)]),
         ("def solve(x): 1\ndef _help(x): 1\nLATE = _help", [("LATE = _help", 8)]),
         ("def _help(x): 1\nEARLY = 2\ndef solve(x): 1", [("EARLY = 2", 6)]),
         ("T = {}\nT[0] = 1\nT.add(2)\ndef solve(x): 1", [("T = {}", 2), ("T[0] = 1", 2), ("T.add(2)", 2)]),

@@ -1,0 +1,160 @@
+"""`intro2llm exercises`: make a folder of exercises, show the progress in it, reset an exercise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+from stages.run.options.ranges import ShownAs
+
+
+class Action(NamedTuple):
+    """A row of the table of actions.
+
+    Fields:
+        flags: class of its flags.
+        run: "module:function" that takes them and returns the exit code.
+    """
+
+    flags: type
+    run: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExercisesOptions:
+    """Write the bodies of the pipeline's functions yourself: exercises in the files of the source."""
+
+    action: Annotated[
+        Literal["start", "list", "reset"],
+        ShownAs("ACTION"),
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="ACTION"),
+    ]
+    """start makes or upgrades a folder of exercises, list shows the progress, reset takes a body out again;
+    intro2llm exercises ACTION --help lists the flags of one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartFlags:
+    """Write the exercises into an empty or new folder, or bring a folder of exercises up to date."""
+
+    folder: Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Folder of the exercises, such as my/; what you wrote in it is kept."""
+    lang: Literal["en", "zh"] | None = None
+    """Language of docstrings, pages and messages; None takes that of the folder, en for a new one."""
+    level: Literal["steps", "docstring"] | None = None
+    """Help in a body: steps leaves the numbered steps as comments, docstring leaves only the docstring; None
+    takes that of the folder, steps for a new one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListFlags:
+    """Show the chapters, what is solved, and the next exercise with the minutes to expect."""
+
+    folder: Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Folder of the exercises."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResetFlags:
+    """Take the body of one exercise out again; the file is kept as a backup first."""
+
+    folder: Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Folder of the exercises."""
+    name: Annotated[str, ShownAs("NAME"), tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """Name of the exercise, such as dpo_loss."""
+
+
+ACTIONS: Mapping[str, Action] = MappingProxyType(
+    {
+        "start": Action(StartFlags, "stages.cli.exercises:start"),
+        "list": Action(ListFlags, "stages.cli.exercises:print_progress"),
+        "reset": Action(ResetFlags, "stages.cli.exercises:reset"),
+    }
+)
+"""Name -> row; the names are those of `ExercisesOptions.action`."""
+
+NEW = "{folder}: {exercises} exercises in {files} files; read {folder}/README.md first"
+CURRENT = "{folder}: up to date, {exercises} exercises"
+CHAPTER = "{number:>2}. {title:<{width}}  {solved:>2} of {total:>2} solved, {passed:>2} checked"
+MINUTES = "; {minutes} minutes left"
+NEXT = "next: {exercise} in {path}, about {minutes} minutes"
+DONE = "all exercises are solved and checked"
+
+
+def run(options: ExercisesOptions, arguments: Sequence[str] = ()) -> int:
+    """Runs an action.
+
+    Args:
+        options: the action.
+        arguments: its words and flags.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ValueError: for a wrong flag, or as the action raises it.
+    """
+    from stages.cli.flags import parse
+    from stages.cli.subcommands import resolve
+
+    action = ACTIONS[options.action]
+    flags: Any = parse(action.flags, f"exercises {options.action}", arguments)
+    return resolve(action.run)(flags)
+
+
+def start(flags: StartFlags) -> int:
+    """Makes or upgrades an edition, and prints what was written."""
+    from stages.teach import edition
+
+    folder = Path(flags.folder)
+    report = edition.start(folder, flags.lang, flags.level)
+    for line in report.lines:
+        print(line)
+    text = _translate(NEW if report.new else CURRENT, folder)
+    print(text.format(folder=folder, exercises=report.exercises, files=report.files))
+    return 0
+
+
+def print_progress(flags: ListFlags) -> int:
+    """Prints the chapters, problems, and the next exercise."""
+    from stages.teach import edition
+    from stages.teach.originals import module_path
+
+    folder = Path(flags.folder)
+    progress = edition.list_progress(folder)
+    width = max(len(chapter.title) for chapter in progress.chapters)
+    for chapter in progress.chapters:
+        line = _translate(CHAPTER, folder).format(**chapter._asdict(), width=width)
+        left = _translate(MINUTES, folder).format(minutes=chapter.minutes)
+        print(line + left if chapter.minutes else line)
+    for problem in progress.problems:
+        print(problem)
+    exercise = progress.next
+    if exercise is None:
+        print(_translate(DONE, folder))
+    else:
+        path, text = module_path(exercise.module), _translate(NEXT, folder)
+        print(text.format(exercise=exercise.name, path=path, minutes=exercise.minutes))
+    return 0
+
+
+def reset(flags: ResetFlags) -> int:
+    """Takes a body out again, and prints where the backup is."""
+    from stages.teach import edition
+
+    print(edition.reset(Path(flags.folder), flags.name))
+    return 0
+
+
+def _translate(text: str, folder: Path) -> str:
+    """Translates a sentence into the language of an edition."""
+    from stages.teach.record import read_record
+    from stages.teach.translate import translate
+
+    return translate(text, read_record(folder).lang)

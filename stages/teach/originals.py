@@ -1,0 +1,66 @@
+"""Our files of the student edition: modules with bodies left out, and pages. Nothing of ours is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stages.teach.course import COURSE, exercises_of_module
+from stages.teach.source import Level, leave_out
+from stages.teach.translate import translate
+
+ROOT = Path(__file__).resolve().parents[2]
+"""Folder of the packages: the clone, or where the wheel is installed."""
+
+PAGES = Path(__file__).resolve().parent / "pages"
+CHAPTERS = Path(__file__).resolve().parent / "chapters"
+
+
+def module_path(module: str) -> str:
+    """Path of a module's file, relative to the folder of the packages, or of an edition.
+
+    Example:
+        >>> module_path("pure.loss.dpo")
+        'pure/loss/dpo.py'
+    """
+    return module.replace(".", "/") + ".py"
+
+
+def read_original(module: str) -> str:
+    """Reads our source of a module, without importing it."""
+    return (ROOT / module_path(module)).read_text(encoding="utf-8")
+
+
+def render_module(module: str, lang: str, level: Level) -> str:
+    """Returns a module as a learner gets it: every exercise of the course in it is left out."""
+    functions = {exercise.function: exercise.name for exercise in exercises_of_module(module)}
+    return leave_out(read_original(module), functions, level)
+
+
+def course_modules() -> tuple[str, ...]:
+    """Returns the modules that have exercises, in the order of the course."""
+    return tuple(dict.fromkeys(exercise.module for chapter in COURSE for exercise in chapter.exercises))
+
+
+def plan_files(lang: str, level: Level) -> dict[str, str]:
+    """Returns all files of an edition: path -> text.
+
+    Args:
+        lang: language of the texts.
+        level: parts of a body that stay.
+
+    Raises:
+        ValueError: for a language without a catalogue.
+    """
+    files = {module_path(module): render_module(module, lang, level) for module in course_modules()}
+    for page in ("README.md", "AGENTS.md"):
+        files[page] = _translate_page((PAGES / page).read_text(encoding="utf-8"), lang)
+    for chapter in COURSE:
+        if chapter.exercises:
+            name = f"{chapter.number:02}-{chapter.name}.md"
+            files[f"chapters/{name}"] = _translate_page((CHAPTERS / name).read_text(encoding="utf-8"), lang)
+    return files
+
+
+def _translate_page(text: str, lang: str) -> str:
+    """Translates a page paragraph by paragraph."""
+    return "\n\n".join(translate(paragraph, lang) for paragraph in text.split("\n\n"))

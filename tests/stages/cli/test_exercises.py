@@ -1,0 +1,79 @@
+"""`intro2llm exercises`: start, list, reset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from stages.cli.exercises import ACTIONS, ExercisesOptions
+from stages.cli.main import main
+from stages.cli.mistakes import find_mistake
+
+
+def call(*arguments: object) -> int:
+    """Run `intro2llm exercises` with these words."""
+    return main(["exercises", *map(str, arguments)])
+
+
+def test_a_folder_is_started_solved_listed_and_reset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    my = tmp_path / "my"
+    assert call("start", my, "--level", "docstring") == 0
+    assert capsys.readouterr().out.endswith(f" files; read {my}/README.md first\n")
+    path = my / "data_pipes/tokenizer/bpe.py"
+    assert "    # 1. " not in path.read_text()
+    path.write_text(path.read_text().replace('raise Unsolved("merge_pair")', "return []"))
+    assert call("list", my) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(" 1. Tokenizer ")
+    assert "  1 of " in lines[0]
+    assert "  0 checked; " in lines[0]
+    assert lines[-1] == "next: count_pairs in data_pipes/tokenizer/bpe.py, about 10 minutes"
+    assert call("reset", my, "merge_pair") == 0
+    assert capsys.readouterr().out.startswith(
+        "merge_pair: the body is taken out of data_pipes/tokenizer/bpe.py;"
+    )
+    assert call("start", my) == 0
+    assert capsys.readouterr().out.startswith(f"{my}: up to date, ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "ACTION is required"),
+        (["strat", "my"], "ACTION: expected one of start, list, reset, got 'strat'"),
+        (["start"], "FOLDER is required"),
+        (["start", "my", "more"], "unexpected 'more' after FOLDER"),
+        (["start", "my", "--lang", "fr"], "--lang: expected one of en, zh, got 'fr'"),
+        (["start", "my", "--levle", "steps"], "--levle: unknown flag; did you mean --level?"),
+        (["reset", "my"], "NAME is required"),
+        (["list", "nowhere"], "nowhere is not a student edition"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(*arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"intro2llm exercises: {message}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_each_action_has_help(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        call(action, "--help")
+    assert "FOLDER" in capsys.readouterr().out
+
+
+def test_the_actions_are_those_of_the_flag() -> None:
+    assert get_args(get_type_hints(ExercisesOptions)["action"]) == tuple(ACTIONS)
+    assert find_mistake(ExercisesOptions, ["list"]) == ""
