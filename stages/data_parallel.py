@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 
 from pure import tree
+from pure.parallel.agreement import describe_structure, refuse_differences
 from pure.parallel.checksum import checksums
 from pure.parallel.collect import every, exchange, own, refuse_transforms, together
 from pure.parallel.group import Group, group_of, is_grouped, run_within, within
 from pure.parallel.rows import gather, is_cut
 from pure.types import Tree
 from stages import online, population, sweep
-from stages.online import Rollout, Score
-from stages.rollout import Rollouts
+from stages.online import Rollout, Score, compute_checked_rewards
+from stages.rollout import Rollouts, check_rollouts, pad_rollouts
 from stages.stage import Init, Stage
 from stages.state import TrainState
 
@@ -121,10 +122,10 @@ def stage_within(stage: Stage, group: Group) -> Stage:
             "the plain stage, and compile afterwards: jit(data_parallel(stage, mesh).step, ...)"
         )
     parts = stage.parts._replace(
-        rollout=partial(sample_own, stage.parts.rollout, group),
+        rollout=partial(sample_own, stage.parts.rollout, group, stage.parts.samples),
         score=None
         if stage.parts.score is None
-        else partial(score_own, stage.parts.score, group, stage.parts.samples),
+        else partial(score_own, stage.parts.score, group, stage.parts.samples, stage.parts.rewards),
         update=partial(run_within, stage.parts.update, group),
         examples=partial(run_within, stage.parts.examples, group),
     )
@@ -183,15 +184,18 @@ def init_together(init: Init, group: Group, key: Tensor, params: Tree | None = N
     return state
 
 
-def sample_own(rollout: Rollout, group: Group, params: Tree, batch: Tree, key: Tensor, /) -> Rollouts:
+def sample_own(
+    rollout: Rollout, group: Group, samples: int, params: Tree, batch: Tree, key: Tensor, /
+) -> Rollouts:
     """Sample the completions of this process's prompts, and gather those of all.
 
     A completion's key depends on its prompt's row and its number, so that it is that of one process (up to
-    rounding, as the shape of the batch differs).
+    rounding, as the shape of the batch differs). Completions are as wide as the widest of all processes.
 
     Args:
         rollout: of the plain stage.
         group: the processes.
+        samples: G, completions of a prompt.
         params: whole, or cut into rows, which are gathered once.
         batch, key: as in `rollout`; the batch has the prompts of all.
 
@@ -200,21 +204,26 @@ def sample_own(rollout: Rollout, group: Group, params: Tree, batch: Tree, key: T
 
     Raises:
         Exception: of the rollout, on whichever process.
+        TypeError, ValueError: as `stages.rollout.check_rollouts`.
     """
     check_same("data_parallel: the prompts", batch, group)
     with within(group):
         prompts, whole = own(batch), gather(params)
-        sampled = together(partial(run_within, rollout, None), whole, prompts, key)
-        return every(sampled, len(batch["row"]))
+        sampled = together(_sample_and_check, rollout, samples, whole, prompts, key)
+        width = max(exchange(sampled.mask.shape[1], group))
+        return every(pad_rollouts(sampled, width), len(batch["row"]))
 
 
-def score_own(score: Score, group: Group, samples: int, rollouts: Rollouts, /) -> Tensor:
+def score_own(
+    score: Score, group: Group, samples: int, names: tuple[str, ...], rollouts: Rollouts, /
+) -> Tensor:
     """Score the completions of this process's prompts, and gather the rewards of all; each is scored once.
 
     Args:
         score: of the plain stage.
         group: the processes.
         samples: G, completions of a prompt, which are scored by one process.
+        names: of the K rewards; () if they are not known, and K is compared.
         rollouts: B rows, the same on all processes.
 
     Returns:
@@ -222,9 +231,14 @@ def score_own(score: Score, group: Group, samples: int, rollouts: Rollouts, /) -
 
     Raises:
         Exception: of a reward function, on whichever process.
+        TypeError, ValueError: as `stages.online.compute_checked_rewards`.
     """
     with within(group):
-        rewards = together(partial(run_within, score, None), own(rollouts, samples))
+        scored = partial(compute_checked_rewards, score, names)
+        rewards = together(run_within, scored, None, own(rollouts, samples))
+        if not names:
+            structures = exchange(describe_structure(rewards, of_rows=True), group)
+            refuse_differences("score", structures, "return the same K rewards on all processes")
         return every(rewards, len(rollouts.row) // samples)
 
 
@@ -275,6 +289,13 @@ def plain_leaves(values: Tree) -> dict[str, Tensor]:
     """Return the leaves that are not cut into rows, and so are the same on all processes, by path."""
     pairs = zip(tree.paths(values), tree.leaves(values), strict=True)
     return {path: x for path, x in pairs if not is_cut(x)}
+
+
+def _sample_and_check(rollout: Rollout, samples: int, params: Tree, batch: Tree, key: Tensor) -> Rollouts:
+    """Samples alone."""
+    sampled = run_within(rollout, None, params, batch, key)
+    check_rollouts(sampled, batch, samples)
+    return sampled
 
 
 def _describe(values: Tree) -> dict[str, tuple]:

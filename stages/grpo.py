@@ -25,7 +25,7 @@ from pure.loss.grpo import clip_bounds, grpo_loss, policy_metrics
 from pure.loss.importance import IMPORTANCE_METRICS, importance_metrics, importance_weights
 from pure.loss.kl import kl as divergence
 from pure.loss.log_probability import LogProbabilities, LogProbs
-from pure.parallel.collect import by_rows
+from pure.parallel.agreement import by_rows
 from pure.parallel.layers import gather_for_model
 from pure.transform.frozen import frozen
 from pure.transform.precision import cast_params
@@ -93,8 +93,8 @@ def grpo(
     Args:
         model: the policy's; it must also be able to decode.
         optimizer: a GradientTransformation; it is called `iterations` times per step.
-        score: Rollouts -> rewards [B, K], NaN where one is missing (`stages.score`, or a reward model);
-            or None for batches that are ready-made groups: the fields of Rollouts, and "rewards" [B, K].
+        score: Rollouts -> rewards [B, K] float32, NaN where one is missing (`stages.score`); or None for
+            batches that are ready-made groups: the fields of Rollouts, and "rewards" [B, K].
         sampling: of the answers; the loss reads its temperature and, as the length that dr_grpo divides by,
             max_new_tokens.
         rewards: names of the K rewards, for the metrics.
@@ -109,7 +109,8 @@ def grpo(
         mask_truncated: leave answers that were cut off at M tokens out of the loss; their rewards still count
             in their group's mean and deviation, as in TRL (overlong filtering, Yu et al. 2025, section 3.4).
         rollout: another sampler of the same policy, (params, batch, key) -> Rollouts of B rows, such as
-            `stages.run.vllm_rollout.vllm_rollout`; None samples with `stages.rollout.rollout`.
+            `stages.run.vllm_rollout.vllm_rollout`; None samples with `stages.rollout.rollout`. Its draws
+            must come from each row's key (`completion_keys`; why: `stages.online.Rollout`).
         importance_cap: largest importance weight between trainer and sampler, > 0: the loss of each token is
             multiplied by `pure.loss.importance.importance_weights` (one weight per answer for gspo and rloo).
             The ratio stays that to the trainer's own log-probabilities before the update. None: no weights.

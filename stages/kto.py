@@ -22,7 +22,7 @@ from pure.loss.check import check_range
 from pure.loss.cross_entropy import IGNORE
 from pure.loss.kto import kto_loss, mismatched_divergence
 from pure.loss.log_probability import linear_log_probabilities
-from pure.parallel.collect import by_rows
+from pure.parallel.agreement import by_rows
 from pure.parallel.group import run_within
 from pure.parallel.layers import gather_for_model
 from pure.transform.frozen import frozen

@@ -42,13 +42,25 @@ whose rewards are all equal, so that their advantages are 0; `frac_unjudged` the
 
 
 class Rollout(Protocol):
-    """Sampled completions of a batch of prompts: (params, batch, key [2]) -> Rollouts."""
+    """Sampled completions of a batch of prompts: (params, batch, key [2]) -> Rollouts.
+
+    A completion must depend on its prompt, on its row and sample number, and on the key alone, not on the
+    other prompts of the batch: on several processes each samples its own prompts, with the same key. All
+    randomness therefore comes from `stages.rollout.completion_keys(key, row, samples)`. Numbers that are
+    drawn from `key` itself, such as uniform(key, [B, M]), are the same ones for the prompts of every process:
+    the completions are then not those of one process, and prompts of different processes share their draws.
+    (A sampler elsewhere, whose draws cannot be given, makes each run a run of its own.)
+    """
 
     def __call__(self, params: Tree, batch: Tree, key: Tensor, /) -> Rollouts: ...
 
 
 class Score(Protocol):
-    """Rewards of completions: Rollouts -> rewards [B, K] float32, NaN for unscored completions."""
+    """Rewards of completions: Rollouts -> rewards [B, K] float32, NaN for unscored completions.
+
+    The reward of a completion depends on its group (the G completions of a prompt) at most: on several
+    processes each scores the completions of its own prompts. A mean over the batch is that of its own part.
+    """
 
     def __call__(self, rollouts: Rollouts, /) -> Tensor: ...
 
@@ -80,6 +92,7 @@ class Online(NamedTuple):
         update: (state, rollouts, rewards) -> TrainState.
         examples: (state, rollouts, rewards) -> the batch of the stage's loss, one row a completion.
         samples: G, completions of each prompt, adjacent in the rollouts.
+        rewards: names of the K rewards; () if they are not known, and K is not checked.
     """
 
     init: Init
@@ -88,6 +101,7 @@ class Online(NamedTuple):
     update: Update
     examples: Examples
     samples: int = 1
+    rewards: tuple[str, ...] = ()
 
 
 def online(parts: Online, rewards: tuple[str, ...], *, loss: Loss | None = None) -> Stage:
@@ -101,6 +115,7 @@ def online(parts: Online, rewards: tuple[str, ...], *, loss: Loss | None = None)
     Returns:
         Stage(init, step, loss, parts).
     """
+    parts = parts._replace(rewards=rewards)
     step_fn = step if parts.score is not None else offline_step
     return Stage(partial(init, parts=parts, rewards=rewards), partial(step_fn, parts=parts), loss, parts)
 
@@ -148,7 +163,7 @@ def generate_and_score(state: TrainState, batch: Tree, *, parts: Online | None) 
         (Rollouts, rewards [B, K]).
 
     Raises:
-        ValueError: if the stage has no parts or no score.
+        ValueError: if the stage has no parts or no score; for rewards of another shape or dtype.
     """
     if parts is None or parts.score is None:
         raise ValueError(
@@ -159,7 +174,48 @@ def generate_and_score(state: TrainState, batch: Tree, *, parts: Online | None) 
     with torch.no_grad():
         with record_cut_models() as models:
             rollouts = outside(parts.rollout, policy_of(state.params), batch, key)
-        return rollouts, outside(score_once, parts.score, models, rollouts)
+        score = partial(compute_checked_rewards, parts.score, parts.rewards)
+        return rollouts, outside(score_once, score, models, rollouts)
+
+
+def compute_checked_rewards(score: Score, names: tuple[str, ...], rollouts: Rollouts, /) -> Tensor:
+    """Compute rewards, and check that they are what the update takes.
+
+    Args:
+        score: Rollouts -> rewards [B, K] float32.
+        names: of the K rewards; () if K is not known.
+        rollouts: of B completions.
+
+    Returns:
+        [B, K] float32, on the device of the rollouts.
+
+    Raises:
+        TypeError: if they are no tensor.
+        ValueError: if they are not [B, K] float32.
+
+    Example:
+        >>> rows = torch.arange(2)
+        >>> rollouts = Rollouts(rows, rows, rows, rows, rows, rows)
+        >>> compute_checked_rewards(lambda rollouts: torch.zeros(2), ("length",), rollouts)
+        Traceback (most recent call last):
+        ValueError: score: expected rewards [2, 1] float32, one column for each of length, got [2] float32;
+            return one row for each completion, such as rewards.float()[:, None]
+    """
+    rewards = score(rollouts)
+    if not isinstance(rewards, Tensor):
+        raise TypeError(
+            f"score: expected rewards [B, K] float32, got {type(rewards).__name__}; write "
+            "torch.tensor(rewards)"
+        )
+    rows, of_names = len(rollouts.row), f", one column for each of {', '.join(names)}" if names else ""
+    fits = rewards.ndim == 2 and len(rewards) == rows and len(names) in (0, rewards.shape[1])
+    if not fits or rewards.dtype != torch.float32:
+        raise ValueError(
+            f"score: expected rewards [{rows}, {len(names) or 'K'}] float32{of_names}, got "
+            f"{list(rewards.shape)} {str(rewards.dtype)[6:]}; return one row for each completion, such as "
+            "rewards.float()[:, None]"
+        )
+    return rewards.to(rollouts.tokens.device)
 
 
 def offline_step(state: TrainState, batch: Tree, *, parts: Online) -> TrainState:

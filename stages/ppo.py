@@ -98,7 +98,7 @@ def ppo(
     Args:
         model: the policy's; the value function is another copy of it with a scalar head.
         optimizer: a GradientTransformation; it is called epochs · minibatches times per step.
-        score: Rollouts -> rewards [B, K], or None for ready-made groups, as in `stages.grpo.grpo`.
+        score: Rollouts -> rewards [B, K] float32, or None for ready-made groups, as in `stages.grpo.grpo`.
         sampling: sampling settings of the answers; the loss uses their temperature.
         rewards, weights: names of the K rewards, and their weights in the sum.
         samples: G, answers per prompt.
@@ -114,8 +114,8 @@ def ppo(
         minibatches: number of parts of each epoch, shuffled in every epoch; must divide B.
         mask_truncated: leave answers that were cut off at M tokens out of the losses of policy and value
             function; their rewards are still reported.
-        rollout: another sampler of the same policy, as in `stages.grpo.grpo`; None samples with
-            `stages.rollout.rollout`.
+        rollout: another sampler of the same policy, as in `stages.grpo.grpo`, whose randomness must come from
+            each row's key (`stages.rollout.completion_keys`); None samples with `stages.rollout.rollout`.
         importance_cap: largest importance weight between trainer and sampler, > 0: the policy loss of each
             token is multiplied by `pure.loss.importance.importance_weights`; the value loss is not. None: no
             weights.

@@ -10,6 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pure import random, tree
@@ -27,8 +28,13 @@ ALTERING = ("top_k", "top_p", "min_p", "repetition_penalty")
 """Fields of Sampling that change which tokens are sampled, but not the log-probabilities in the losses."""
 
 
+_ARRANGE = "stages.rollout.arrange makes Rollouts of prompts and completions"
+
+
 class Rollouts(NamedTuple):
     """Completions after their prompts. Rows of one prompt are adjacent: row n G + g is sample g of prompt n.
+
+    M may differ from batch to batch, and from process to process (they are then padded: `pad_rollouts`).
 
     Fields:
         tokens: [B, P + M] int64: the prompt, padded on the left, then the completion, padded on the right; so
@@ -177,7 +183,7 @@ def sample_elsewhere(
     rollout: Callable[[Tree, Tree, Tensor], Rollouts],
     samples: int,
 ) -> Rollouts:
-    """Sample by another sampler, and check the number of its completions.
+    """Sample by another sampler, and check the fields of its completions.
 
     Args:
         params, batch, key: as in `rollout`.
@@ -188,16 +194,80 @@ def sample_elsewhere(
         Rollouts of B rows.
 
     Raises:
-        ValueError: if it gives another number of completions, whose groups would be of several prompts.
+        TypeError, ValueError: as `check_rollouts`.
     """
     rollouts = rollout(params, batch, key)
-    expected = samples * len(batch["row"])
-    if len(rollouts.row) != expected:
-        raise ValueError(
-            f"rollout: expected {count_noun(samples, 'completion')} of each of {len(batch['row'])} prompts, "
-            f"{expected} rows, got {len(rollouts.row)}; give the stage and its sampler the same samples"
-        )
+    check_rollouts(rollouts, batch, samples)
     return rollouts
+
+
+def check_rollouts(rollouts: Rollouts, batch: Tree, samples: int) -> None:
+    """Check the fields of a sampler's completions.
+
+    Args:
+        rollouts: of a sampler.
+        batch: the prompts that it was given: "prompts" [N, P], "row" [N].
+        samples: G.
+
+    Raises:
+        TypeError: if they are no Rollouts of tensors.
+        ValueError: for another number of completions, whose groups would be of several prompts; for fields of
+            other shapes or dtypes. The message names the field.
+
+    Example:
+        >>> batch = {"prompts": torch.zeros(1, 2), "row": torch.zeros(1)}
+        >>> row, mask = torch.tensor([0]), torch.ones(1, 1).bool()
+        >>> rollouts = Rollouts(torch.zeros(1, 3).long(), row, mask, mask.float(), row, row)
+        >>> check_rollouts(rollouts, batch, 1)
+        Traceback (most recent call last):
+        ValueError: rollout: expected ended [1] bool, got [1] int64; stages.rollout.arrange makes Rollouts of
+            prompts and completions
+    """
+    if not isinstance(rollouts, Rollouts) or not all(isinstance(x, Tensor) for x in rollouts):
+        raise TypeError(f"rollout: expected Rollouts of tensors, got {type(rollouts).__name__}; {_ARRANGE}")
+    prompts, width = batch["prompts"].shape
+    rows = samples * prompts
+    if len(rollouts.row) != rows:
+        raise ValueError(
+            f"rollout: expected {count_noun(samples, 'completion')} of each of {prompts} prompts, "
+            f"{rows} rows, got {len(rollouts.row)}; give the stage and its sampler the same samples"
+        )
+    new = rollouts.mask.numel() // rows
+    expected = (
+        ([rows, width + new], "int64"),
+        ([rows], "int64"),
+        ([rows, new], "bool"),
+        ([rows, new], "float32"),
+        ([rows], "bool"),
+        ([rows], str(batch["row"].dtype)[6:]),
+    )
+    for name, x, (shape, dtype) in zip(Rollouts._fields, rollouts, expected, strict=True):
+        if list(x.shape) != shape or str(x.dtype) != f"torch.{dtype}":
+            raise ValueError(
+                f"rollout: expected {name} {shape} {dtype}, got {list(x.shape)} {str(x.dtype)[6:]}; "
+                f"{_ARRANGE}"
+            )
+
+
+def pad_rollouts(rollouts: Rollouts, width: int) -> Rollouts:
+    """Pad completions on the right to a common width; masked tokens are part of no loss.
+
+    Args:
+        rollouts: B rows of M tokens at most.
+        width: M of the result, at least that.
+
+    Returns:
+        Rollouts.
+
+    Example:
+        >>> one, rows = torch.ones(1, 1), torch.tensor([0])
+        >>> rollouts = Rollouts(torch.ones(1, 3).long(), rows, one.bool(), one, rows == 0, rows)
+        >>> pad_rollouts(rollouts, 2).tokens, pad_rollouts(rollouts, 2).mask
+        (tensor([[1, 1, 1, 0]]), tensor([[ True, False]]))
+    """
+    more = width - rollouts.mask.shape[1]
+    tokens, mask, logps = (F.pad(x, (0, more)) for x in (rollouts.tokens, rollouts.mask, rollouts.logps))
+    return rollouts._replace(tokens=tokens, mask=mask, logps=logps)
 
 
 def arrange(
@@ -239,8 +309,8 @@ def arrange(
     stops = torch.tensor(stop_tokens, dtype=completions.dtype, device=prompts.device)
     last = completions.gather(1, (completion_lengths - 1).clamp(min=0)[:, None])
     ended = (last == stops).any(1) & (completion_lengths > 0)
-    tokens = torch.cat([left, torch.where(mask, completions, 0)], 1)
-    return Rollouts(tokens, starts, mask, torch.where(mask, logps, 0.0), ended, row)
+    tokens = torch.cat([left, torch.where(mask, completions, 0)], 1).long()
+    return Rollouts(tokens, starts.long(), mask, torch.where(mask, logps, 0.0).float(), ended, row)
 
 
 def mask_truncated_rows(rollouts: Rollouts) -> Rollouts:

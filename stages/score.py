@@ -136,4 +136,4 @@ def _model_score(rollouts: Rollouts, *, params: Tree, score: Callable[..., Tenso
     is_completion = torch.cat([rollouts.mask.new_zeros(batch, prompt_width), rollouts.mask], 1)
     is_label = inside & is_completion.gather(1, source)
     labels = torch.where(is_label[:, 1:], tokens[:, 1:], -100)
-    return answer_scores(params, tokens[:, :-1], labels, score=score)[:, None]
+    return answer_scores(params, tokens[:, :-1], labels, score=score).float()[:, None]

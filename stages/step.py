@@ -23,7 +23,7 @@ from pure.parallel.layers import loss_on_rows
 from pure.parallel.row_collectives import reduce_scatter_rows
 from pure.plural import count_noun
 from pure.transform import precision
-from pure.transform.accumulate import Accumulated, Loss, Metric, divisor, number_rows
+from pure.transform.accumulate import Accumulated, Loss, Metric, check_sums, divisor, number_rows
 from pure.transform.by_layer import leaf_norms
 from pure.transform.gradient import Gradient, is_accumulation
 from pure.types import GradientTransformation, Tree
@@ -91,7 +91,7 @@ def step(
     memory = state.extra.get("gradient", {})
     scale = None if scaling is None else scaling.scale
     with record_cut_models() as cut_models:
-        result, grads, new_memory = _compute(gradient, loss, state.params, batch, key, memory, scale)
+        result, grads, new_memory = _compute(gradient, loss, names, state.params, batch, key, memory, scale)
     check_cut_models(cut_models, elementwise, gradient)
     _check_names(result.metrics, names, gradient.metrics)
     # 3. Norm.
@@ -155,6 +155,7 @@ def update(
 def _compute(
     gradient: Gradient,
     loss: Loss,
+    names: tuple[str, ...],
     params: Tree,
     batch: Tree,
     key: Tensor,
@@ -165,8 +166,9 @@ def _compute(
 
     Whole params are gathered once, and given up before the gradient is cut.
     """
+    named = partial(_compute_named, loss, names)
     if not rows.is_cut(params):
-        result, new_memory = gradient.compute(loss, params, batch, key, memory, scale)
+        result, new_memory = gradient.compute(named, params, batch, key, memory, scale)
         return result._replace(grads=()), result.grads, new_memory
     group, adds = _group_of_state(params), is_accumulation(gradient)
     if group.layers:
@@ -176,12 +178,12 @@ def _compute(
                 "noise_scale or clipped; use layers=False, which gathers them"
             )
         with within(group._replace(scatter=True)):
-            rows_fn = partial(loss_on_rows, loss, params)
-            result, new_memory = gradient.compute(rows_fn, rows.local(params), batch, key, memory, scale)
+            named = partial(_compute_named, partial(loss_on_rows, loss, params), names)
+            result, new_memory = gradient.compute(named, rows.local(params), batch, key, memory, scale)
         return result._replace(grads=()), result.grads, new_memory
     with within(group._replace(scatter=adds)):
         result, new_memory = gradient.compute(
-            loss, rows.gather(params), batch, key, rows.gather(memory), scale
+            named, rows.gather(params), batch, key, rows.gather(memory), scale
         )
     whole_grads = [result.grads]  # no name keeps them: each leaf is freed once it is summed
     result = result._replace(grads=())
@@ -209,6 +211,15 @@ def _why_skipped(per_leaf: Tensor, total: Tensor, count: Tensor) -> Tensor:
     loss_and_count = torch.stack([~total.isfinite(), ~(count.isfinite() & (count > 0))])
     bad = torch.cat([~per_leaf.isfinite(), loss_and_count])
     return torch.where(bad.any(), bad.float().argmax(), -1).float()
+
+
+def _compute_named(
+    loss: Loss, names: tuple[str, ...], params: Tree, batch: Tree, key: Tensor | None, /
+) -> tuple[Tensor, Tensor, dict[str, Metric]]:
+    """Compute a loss, and check its metrics' names at once: other processes, or parts, add theirs to them."""
+    total, count, metrics = check_sums(loss(params, batch, key))
+    _check_names(metrics, names, ())
+    return total, count, metrics
 
 
 def _check_names(metrics: dict[str, Metric], of_loss: tuple[str, ...], of_gradient: tuple[str, ...]) -> None:

@@ -19,18 +19,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from pure import tree
-from pure.parallel.checksum import tree_checksum
 from pure.parallel.group import Group, data_group
 from pure.plural import count_noun
 from pure.types import Tree
 
 BUCKET = 1 << 25
 """Bytes that are summed by one collective; more would hold a second copy of all gradients in memory."""
-
-DIFFERENT_BATCHES = (
-    "data_parallel: the batches of the processes differ; give every process the same whole batch, of which "
-    "each step takes this process's rows by itself (no DistributedSampler, no slice by rank)"
-)
 
 Result = TypeVar("Result")
 
@@ -136,64 +130,6 @@ def row_counts(count: int, size: int) -> list[int]:
     return [count // size + (rank < count % size) for rank in range(size)]
 
 
-def by_rows(function: Callable[..., Tree], block: int = 1) -> Callable[..., Tree]:
-    """Return a function of params and a batch that computes this process's rows, and gathers those of all.
-
-    Args:
-        function: (params, batch) -> tree of tensors [B, ...], where row b depends on row b only.
-        block: as in `own`.
-
-    Returns:
-        An equal function.
-
-    Example:
-        >>> by_rows(lambda w, x: w * x)(2, torch.ones(2))
-        tensor([2., 2.])
-    """
-    return partial(_by_rows, function, block)
-
-
-def compute_in_group(function: Callable[[Tree], Result], batch: Tree) -> tuple[Result, Tensor]:
-    """Compute this process's part of a step: if it fails on any process, all raise that error.
-
-    All processes also compare their batches, in the same collective of 24 bytes. Errors and differences are
-    raised where reading them is free: in eager code on a CPU. On a GPU or compiled, the second result says
-    if the batches are the same, and an error is raised only on the process that has it.
-
-    Args:
-        function: of the batch; without collectives, unless the group says so (`errors_shared`).
-        batch: tree of tensors, the whole batch.
-
-    Returns:
-        (its result, [] bool: all processes have the same batch).
-
-    Raises:
-        ValueError: for batches that differ.
-        Exception, SystemExit: of the function, on whichever process.
-        RuntimeError: as `total`.
-    """
-    group = data_group()
-    if group is None or group.size == 1:
-        return function(batch), torch.ones((), dtype=torch.bool)
-    refuse_transforms("data_parallel")
-    readable = _is_readable(batch)
-    result, error = None, None
-    if readable and group.errors_shared:
-        result, error = _attempt(function, batch)
-    else:
-        result = function(batch)
-    mark = tree_checksum(batch)
-    largest = torch.stack([mark, -mark, torch.full_like(mark, error is not None)])
-    run_collective("comparison of the batches", group, dist.all_reduce, largest, op=dist.ReduceOp.MAX)
-    same = largest[0] == -largest[1]
-    if readable:
-        if not same:
-            raise ValueError(DIFFERENT_BATCHES) from error
-        if largest[2]:
-            raise_first(error, group)
-    return result, same  # type: ignore[return-value]
-
-
 def together(function: Callable[..., Result], *args: Any) -> Result:
     """Call a function that may fail on one process: if it raises on any, all raise that error.
 
@@ -216,7 +152,7 @@ def together(function: Callable[..., Result], *args: Any) -> Result:
     group = data_group()
     if group is None or group.size == 1:
         return function(*args)
-    result, error = _attempt(function, *args)
+    result, error = attempt(function, *args)
     raise_first(error, group)
     return result  # type: ignore[return-value]
 
@@ -331,15 +267,6 @@ def run_collective(name: str, group: Group, collective: Callable, *args: Any, **
         ) from error
 
 
-def _by_rows(function: Callable[..., Tree], block: int, params: Tree, batch: Tree) -> Tree:
-    """Computes own rows, and gathers all."""
-    group = data_group()
-    if group is None or group.size == 1:
-        return function(params, batch)
-    rows, _ = compute_in_group(lambda batch: function(params, own(batch, block)), batch)
-    return every(rows, tree.leaves(batch)[0].shape[0] // block)
-
-
 def _gather_rows(group: Group, counts: list[int], x: Tensor) -> Tensor:
     """Gathers one leaf [own rows · G, ...] -> [B G, ...]; shorter parts are padded for the collective."""
     per_row = x.shape[0] // counts[group.rank]
@@ -351,17 +278,19 @@ def _gather_rows(group: Group, counts: list[int], x: Tensor) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
-def _is_readable(batch: Tree) -> bool:
-    """Reports if reading a number waits for nothing: in plain eager code, on a CPU."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
-        return False
-    return all(x.device.type == "cpu" for x in tree.leaves(batch))
-
-
-def _attempt(
+def attempt(
     function: Callable[..., Result], *args: Any
 ) -> tuple[Result | None, Exception | SystemExit | None]:
-    """Result and error of a call, one of which is None."""
+    """Call a function, and return its result and its error, one of which is None.
+
+    Args:
+        function: any callable.
+        args: its arguments.
+
+    Example:
+        >>> attempt(max, 1, 2)
+        (2, None)
+    """
     try:
         return function(*args), None
     except (Exception, SystemExit) as error:

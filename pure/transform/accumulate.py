@@ -17,7 +17,8 @@ from torch import Tensor
 
 from pure import tree
 from pure.foreign import check_loss
-from pure.parallel.collect import common_count, compute_in_group, own, total
+from pure.parallel.agreement import compute_in_group
+from pure.parallel.collect import common_count, own, total
 from pure.parallel.group import data_group
 from pure.transform.grad import value_and_grad
 from pure.types import Tree
@@ -106,7 +107,8 @@ def sum_parts(compute: Callable[[Tree], Accumulated], batch: Tree, parts: int = 
         sum is NaN, so that a stage skips the step.
 
     Raises:
-        Exception: as `pure.parallel.collect.compute_in_group`.
+        Exception: as `pure.parallel.agreement.compute_in_group`, which also refuses metrics of other names,
+            dtypes or shapes on another process.
 
     Example:
         >>> def count_rows(batch):
@@ -118,10 +120,17 @@ def sum_parts(compute: Callable[[Tree], Accumulated], batch: Tree, parts: int = 
     if group is None:
         return _sum_micro_batches(compute, parts, batch)
     if group.scatter:
-        sums = _nan_unless(*compute_in_group(partial(_sum_micro_batches, compute, parts), batch))
+        compared = _without_gradients if group.layers else None  # which are rows, of sizes of their own
+        compute_own = partial(_sum_micro_batches, compute, parts)
+        sums = _nan_unless(*compute_in_group(compute_own, batch, compared=compared))
         return total(sums._replace(grads=()))._replace(grads=sums.grads)
     # No name keeps the gradients of this process: `total` frees each leaf once it is summed.
     return total(_nan_unless(*compute_in_group(partial(_sum_micro_batches, compute, parts), batch)))
+
+
+def _without_gradients(sums: Accumulated) -> Accumulated:
+    """The same without gradients."""
+    return sums._replace(grads=())
 
 
 def _nan_unless(sums: Accumulated, same: Tensor) -> Accumulated:

@@ -27,7 +27,7 @@ from pure.parallel.group import data_group, within
 from pure.transform.accumulate import Loss, Metric, divisor
 from pure.types import Model, Tree
 from stages.cut_model import score_once
-from stages.online import Rollout, Score, policy_of, weighted_sum
+from stages.online import Rollout, Score, compute_checked_rewards, policy_of, weighted_sum
 from stages.rollout import rollout
 from stages.stage import Stage
 
@@ -230,7 +230,8 @@ def _sum_own_rewards(
     with torch.no_grad(), within(None):
         with record_cut_models() as models:
             rollouts = sample(policy, prompts, key)
-        rewards = score_once(score, models, rollouts._replace(row=rollouts.row + row_offset))
+        scored = partial(compute_checked_rewards, score, ())
+        rewards = score_once(scored, models, rollouts._replace(row=rollouts.row + row_offset))
     values = weighted_sum(rewards, weights).double()
     return torch.stack([values.nansum(), values.isfinite().sum().double()])
 

@@ -76,6 +76,8 @@ STATE: Mapping[str, str] = {
     "data_pipes.embedded.tasks.vocabulary": "a memo: Python's library stays the same while a process runs",
     "data_pipes.embedded.tuning_rows.read_summaries": "a memo: Python's library stays the same while a process runs",
     "stages.cli.flags._with_help": "a memo of a pure function of a class",
+    "pure.parallel.agreement._AGREED": "a memo of structures that all processes had, so that a GPU is waited for once",
+    "pure.parallel.agreement._mark_of": "a memo of a pure function of two hashable values, looked up once a step",
     "pure.transform.by_layer.plan_parts": "a memo of a pure function of two hashable structures, looked up once a step",
 }
 """module.name -> why it may hold state between calls."""

@@ -23,7 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from pure import optim, random, tree
 from pure.generation.sampling import Sampling
 from pure.nn.transformer import transformer
-from pure.parallel.collect import by_rows
+from pure.parallel.agreement import by_rows
 from pure.parallel.group import Group, group_of, within
 from pure.random import threefry
 from pure.transform.jit import jit

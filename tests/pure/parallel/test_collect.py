@@ -13,10 +13,9 @@ from torch import Tensor
 
 from pure import tree
 from pure.parallel import collect
+from pure.parallel.agreement import by_rows, compute_in_group
 from pure.parallel.collect import (
     buckets,
-    by_rows,
-    compute_in_group,
     every,
     exchange,
     own,
