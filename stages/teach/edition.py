@@ -46,13 +46,18 @@ VANISHED_FILE = "{path} has no exercise any more; it is left as it is"
 UNREADABLE = "{path} cannot be read: {reason}"
 NOT_TEXT = "not UTF-8, byte {position}; save it as UTF-8"
 NOT_PYTHON = "line {line}: {message}"
+FUNCTION_MISSING = "{path} has no function {function}; intro2llm exercises reset {folder} {exercise} adds it"
+IS_FOLDER = "it is a folder"
 MISSING = "{path} is missing; intro2llm exercises start {folder} writes it again"
 RESET = "{exercise}: the body is taken out of {path}; the file as it was is {backup}"
 RESET_ADDED = (
     "{exercise}: {function} was not in {path} and is added at its end; the file as it was is {backup}"
 )
 RESET_FILE = "{exercise}: {path} was missing and is written again"
-RESET_PARSE = "{path} does not parse outside of {function}, line {line}: {message}; correct it there"
+RESET_PARSE = (
+    "{path} does not parse outside of {function}, line {line}: {message}; correct it there, or move the file "
+    "away and start again"
+)
 
 
 class Report(NamedTuple):
@@ -218,8 +223,12 @@ def list_progress(folder: Path) -> Progress:
             texts[module] = _read_module(folder, module, record.lang)
         except ValueError as error:
             problems.append(str(error))
-    solved = {e.name for e in _exercises() if is_solved(texts.get(e.module, ""), e.function)}
     digests = {module: digest_functions(text) for module, text in texts.items()}
+    for exercise in _exercises():
+        if exercise.function not in digests.get(exercise.module, {exercise.function: ""}):
+            words = {"path": module_path(exercise.module), "function": exercise.function, "folder": folder}
+            problems.append(_say(FUNCTION_MISSING, record.lang, **words, exercise=exercise.name))
+    solved = {e.name for e in _exercises() if is_solved(texts.get(e.module, ""), e.function)}
     passed = {e.name for e in _exercises() if e.name in solved and _has_passed(record, e, digests[e.module])}
     chapters = []
     for chapter in COURSE:
@@ -284,6 +293,8 @@ def _write_file(folder: Path, path: str, text: str, record: Record) -> tuple[lis
     if not (folder / path).exists():
         _write(folder / path, text)
         return [_say(ADDED_AGAIN if before else ADDED, lang, path=path)], True
+    if (folder / path).is_dir():
+        return [_say(UNREADABLE, lang, path=path, reason=translate(IS_FOLDER, lang))], False
     data = (folder / path).read_bytes()
     if data == text.encode():
         return [], True

@@ -14,19 +14,30 @@ Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 SCOPES = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 """Expressions whose names are their own."""
 
+DEEPEST = 100
+"""Limit on the nesting of a tree, so that functions which walk it recursively stay within Python's stack."""
+
 
 def parse_source(text: str) -> ast.Module:
     """Parses a module; warnings of the parser are not shown.
 
     Raises:
-        SyntaxError: for a text that is not Python, including null bytes and expressions nested too deeply.
+        SyntaxError: for a text that is not Python, including null bytes, and for one that is nested more than
+            DEEPEST levels deep.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ast.parse(text)
+            tree = ast.parse(text)
     except (ValueError, RecursionError, MemoryError) as error:
         raise SyntaxError(str(error) or "nested too deeply", ("", 1, 1, "")) from None
+    level: list[ast.AST] = [tree]
+    for _ in range(DEEPEST):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    if level:
+        line = getattr(level[0], "lineno", 1)
+        raise SyntaxError(f"nested more than {DEEPEST} levels deep", ("", line, 1, ""))
+    return tree
 
 
 def split_lines(text: str) -> list[str]:

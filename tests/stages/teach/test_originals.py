@@ -41,3 +41,11 @@ def test_our_source_is_read_without_an_import() -> None:
 def test_a_language_without_texts_is_refused() -> None:
     with pytest.raises(ValueError, match="not in 'de'"):
         plan_files("de", "steps")
+
+
+def test_a_wheel_has_the_pages() -> None:
+    build = (
+        (ROOT / "pyproject.toml").read_text(encoding="utf8").partition("[tool.setuptools.package-data]")[2]
+    )
+    assert '"chapters/*.md"' in build.partition("\n[")[0]
+    assert '"pages/*.md"' in build.partition("\n[")[0]

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
+import sys
+import types
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stages.teach.course import COURSE, exercises_of_module
 from stages.teach.source import (
     Difference,
     Level,
@@ -157,6 +163,31 @@ def run_names(parts: list[Part]) -> set[str]:
     nodes = [node for part in parts for node in part.tree.body]
     names = [alias.asname or alias.name for node in nodes for alias in getattr(node, "names", [])]
     return {*names, *(node.name for node in nodes if hasattr(node, "name"))}
+
+
+@pytest.mark.parametrize("name", sorted({e.module for chapter in COURSE for e in chapter.exercises}))
+def test_our_own_bodies_make_our_module(name: str) -> None:
+    """With the reference as the answer, every name has the code, the line and the annotations that it had."""
+    module = importlib.import_module(name)
+    path = str(module.__file__)
+    functions = [exercise.function for exercise in exercises_of_module(name)]
+    text = Path(path).read_text(encoding="utf8")
+    composed = types.ModuleType(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, name, composed)  # where NamedTuple and dataclass look names up
+        for part in compose(text, path, text, "my.py", functions):
+            exec(compile(part.tree, part.path, "exec", dont_inherit=True), vars(composed))
+    assert vars(module).keys() - vars(composed).keys() <= {"__builtins__", "__cached__", "__file__"}
+    assert composed.__doc__ == module.__doc__
+    compared = 0
+    for key, value in vars(module).items():
+        if isinstance(value, types.FunctionType) and value.__module__ == name:
+            code, own = getattr(composed, key).__code__, inspect.unwrap(value).__code__  # shapes are checked
+            assert code.co_filename == ("my.py" if key in functions else path)
+            assert (code.co_firstlineno, sorted(code.co_names)) == (own.co_firstlineno, sorted(own.co_names))
+            assert getattr(composed, key).__annotations__ == value.__annotations__
+            compared += 1
+    assert compared >= len(functions)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import pytest
 from stages.teach.syntax import bound_names, describe_signature, find_function, parse_source, split_lines
 
 
-@pytest.mark.parametrize("text", ["def f(:", "x = 1\0", "(" * 500, "-" * 200_000 + "1", "\tx = 1\n  y"])
+@pytest.mark.parametrize(
+    "text", ["def f(:", "x = 1\0", "(" * 500, "-" * 200_000 + "1", "\tx = 1\n  y", "x = 1" + "+1" * 500]
+)
 def test_a_text_that_is_no_python_is_a_syntax_error(text: str) -> None:
     with pytest.raises(SyntaxError):
         parse_source(text)
