@@ -209,7 +209,7 @@ def truncate_sides(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded]
         >>> fitted.tokens.tolist(), was_cut
         ([2, 3, 4, 5], True)
     """
-    # 1. Nothing to do.
+    # 1. Sides that all fit are unchanged.
     room = length + 1
     if all(len(side.tokens) <= room for side in sides):
         return list(sides), False

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipes.chat.chat import Encoded
-from data_pipes.sft import fullness, sft_pipe
+from data_pipes.ragged import concatenate
+from data_pipes.sft import PackedExamples, fullness, sft_pipe, take
 from pure import optim, random
 from stages.sft import sft
 
@@ -44,6 +45,16 @@ def test_every_label_that_fits_is_predicted_once_an_epoch(lengths: list[int], pa
 def test_only_assistant_tokens_are_predicted() -> None:
     batch = sft_pipe([example(6, 0, first=4)], batch_size=1, length=8, key=0)[0]
     assert (batch["labels"] != -100).tolist() == [[False, False, False, True, True, False, False, False]]
+
+
+def test_a_batch_shares_no_memory_with_the_row_numbers() -> None:
+    table = PackedExamples(concatenate([example(3, 0)], "mine"), np.array([0]), np.array([1]))
+    rows = np.array([0, -1])
+    batch = take(table, rows, length=4)
+    assert batch["row"].tolist() == [0, -1]
+    assert not np.shares_memory(batch["row"], rows)
+    assert batch["positions"].tolist() == [[0, 1, 0, 1], [0, 1, 2, 3]]
+    assert batch["segment_ids"].tolist() == [[0, 0, 1, 1], [0, 0, 0, 0]]
 
 
 def test_an_example_without_trained_tokens_is_dropped_and_reported() -> None:

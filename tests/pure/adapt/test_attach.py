@@ -21,6 +21,12 @@ def test_matrices_without_an_adapter_are_the_same_objects_as_in_the_base() -> No
     assert attached["layers"][0]["attention"]["k"] is base["layers"][0]["attention"]["k"]
 
 
+def test_a_merged_matrix_is_rounded_once_from_float32() -> None:
+    base, a, b = (random.normal(random.key(i), s) for i, s in enumerate([(5, 6), (2, 6), (5, 2)]))
+    merged = materialize(LoRA(base.bfloat16(), a, b))
+    assert torch.equal(merged, (base.bfloat16().float() + b @ a).bfloat16())
+
+
 def test_materialize_returns_w_plus_ba() -> None:
     base, a, b = (random.normal(random.key(i), s) for i, s in enumerate([(5, 6), (2, 6), (5, 2)]))
     materialized = materialize({"w": LoRA(base, a, b), "n": [base]})

@@ -131,3 +131,23 @@ def test_ids_beyond_the_vocabulary_are_never_sampled() -> None:
 def test_a_vocabulary_that_is_no_positive_integer_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"vocabulary must be a number of ids, at least 1, or None"):
         make_controls(KEY, 2, Sampling(3, temperature=1.0, vocabulary=value), rows=4)
+
+
+def test_controls_are_applied_in_order_and_in_float32() -> None:
+    """Vocabulary, penalty, temperature, top-k, top-p, min-p: also of bfloat16 logits, which are not rounded."""
+    generator = torch.Generator().manual_seed(4)
+    rows = 400
+    logits = (3 * torch.randn(rows, 20, generator=generator)).bfloat16()
+    seen, uniform = torch.rand(rows, 20, generator=generator) < 0.4, torch.rand(rows, generator=generator)
+    temperatures = torch.tensor([0.0, 0.5, 0.8, 3.0]).repeat(rows // 4)
+    share, least, penalty = torch.full((rows,), 0.9), torch.full((rows,), 0.05), torch.full((rows,), 1.7)
+    controls = Controls(uniform[:, None], temperatures, 6, share, least, penalty, vocabulary=17)
+    ids, logprobs = sample_tokens(logits, uniform, controls, seen)
+    wide = logits.float()
+    allowed = torch.where(torch.arange(20) < 17, wide, -torch.inf)
+    penalised = torch.where(seen, torch.where(allowed > 0, allowed / 1.7, allowed * 1.7), allowed)
+    kept = sample.top_k(sample.temperature(penalised, temperatures), 6)
+    expected = sample.sample(sample.min_p(sample.top_p(kept, 0.9), 0.05), uniform)
+    assert torch.equal(ids, expected)
+    full = (wide / torch.where(temperatures == 0, 1.0, temperatures)[:, None]).log_softmax(-1)
+    torch.testing.assert_close(logprobs, full.gather(1, ids[:, None])[:, 0], rtol=1e-5, atol=1e-5)

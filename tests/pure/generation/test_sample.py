@@ -199,6 +199,12 @@ def test_top_p_of_zero_leaves_the_likeliest_token() -> None:
     assert sample.top_p(torch.tensor([1.0, 3.0, 2.0]), 0.0).isfinite().tolist() == [False, True, False]
 
 
+def test_top_p_of_one_keeps_tokens_after_a_sum_that_is_rounded_to_one() -> None:
+    logits = torch.tensor([0.0, -40.0])
+    assert torch.equal(sample.top_p(logits, 1.0), logits)
+    assert torch.equal(sample.top_p(logits, 0.999), torch.tensor([0.0, NEVER]))
+
+
 def test_a_tiny_temperature_leaves_the_likeliest_token() -> None:
     for temperature in (1e-7, 1e-45):
         assert sample.temperature(torch.tensor([2.0, 4.0]), temperature).tolist() == [-torch.inf, 4.0]

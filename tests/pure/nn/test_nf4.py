@@ -84,6 +84,12 @@ def test_quantised_scales_are_within_half_a_gap_of_the_code(count: int) -> None:
     torch.testing.assert_close(offset.double(), scales.double().mean(), rtol=1e-6, atol=0)
 
 
+def test_a_quantised_weight_has_no_gradient() -> None:
+    for double in (True, False):
+        nf4 = quantize(random_matrix((5, 192)).requires_grad_(), double=double)
+        assert not any(x is not None and x.requires_grad for x in nf4)
+
+
 def test_equal_scales_are_restored() -> None:
     scales = torch.full((300,), 0.75)
     packed = NF4(torch.zeros(1, 1, dtype=torch.uint8), *quantize_scales(scales))
