@@ -51,17 +51,17 @@ def learn_merges(
 
     Steps:
         1. Write each word as the tuple of its characters.
-        2. Count neighbouring pairs over all words with `count_pairs`; remove the pairs that were merged
-            before and those whose joined string is forbidden.
+        2. Count neighbouring pairs over all words with `count_pairs`; remove those whose joined string is
+            forbidden.
         3. Take the pair with the highest count, on a tie the smaller ids; stop if there is none, or if its
             count is below `min_frequency`.
         4. Merge it in every word with `merge_pair`, and append it to the merges; the joined string is
-            appended to the vocabulary, unless it is in it.
+            appended to the vocabulary, unless it is there already.
         5. Repeat from 2 while the vocabulary has fewer than `vocab_size` tokens.
 
-    Edge cases: "aaa" has the pair (a, a) twice, and merging gives (aa, a). Two different pairs may make the
-    same token ("a"+"bc", "ab"+"c"): both become merges, and the token has one id. A vocabulary that is full
-    from the start learns nothing.
+    Edge cases: "aaa" has the pair (a, a) twice, and merging gives (aa, a). A joined string that `vocab` has
+    from the start keeps its id, and its pair becomes a merge. No pair is merged twice: a merge removes all its
+    occurrences, and none can appear later. A vocabulary that is full from the start learns nothing.
 
     Example:
         Three times "ab" beats twice "bc":
@@ -71,14 +71,14 @@ def learn_merges(
 
     Source: Sennrich et al. 2016, algorithm 1. Differs from it: ties are broken as in Hugging Face tokenizers.
     """
-    vocab, merges, done = list(vocab), [], set()
+    vocab, merges = list(vocab), []
     ids = {token: i for i, token in enumerate(vocab)}
     # 1. Words as tuples of characters: word -> (symbol, symbol, ...).
     words = {word: tuple(word) for word in word_counts}
     while len(vocab) < vocab_size:
-        # 2. Count pairs, without those merged before and the forbidden ones.
+        # 2. Count pairs, without the forbidden ones.
         counts = count_pairs(words, word_counts)
-        for pair in [p for p in counts if p in done or p[0] + p[1] in forbidden]:
+        for pair in [p for p in counts if p[0] + p[1] in forbidden]:
             del counts[pair]
         # 3. The pair of the highest count, on a tie of the smaller ids; stop below min_frequency.
         best = max(counts, key=lambda pair: (counts[pair], -ids[pair[0]], -ids[pair[1]]), default=None)
@@ -87,7 +87,6 @@ def learn_merges(
         # 4. Merge it in every word; the joined string is a new token, unless it is one.
         words = {word: merge_pair(symbols, best) for word, symbols in words.items()}
         merges.append(best)
-        done.add(best)
         token = best[0] + best[1]
         if token not in ids:
             ids[token] = len(vocab)

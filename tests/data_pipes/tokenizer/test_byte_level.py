@@ -44,6 +44,14 @@ def test_merges_are_learned_on_bytes() -> None:
     assert vocab[1:257] == list(byte_level.ALPHABET)
 
 
+def test_invalid_utf8_is_replaced_ignored_or_refused() -> None:
+    tokens = ["Ã", "©t", "Ã"]  # the last byte begins a character
+    assert byte_level.decode(tokens) == "ét�"
+    assert byte_level.decode(tokens, "ignore") == "ét"
+    with pytest.raises(UnicodeDecodeError, match="unexpected end of data"):
+        byte_level.decode(tokens, "strict")
+
+
 def test_a_lone_surrogate_is_refused_with_its_place() -> None:
     with pytest.raises(ValueError, match=r"'\\udc80' at 2, half of a surrogate pair"):
         byte_level.to_characters("ab\udc80")

@@ -31,6 +31,14 @@ def test_no_two_tensors_of_an_empty_cache_share_storage() -> None:
     assert len({x.untyped_storage().data_ptr() for x in leaves}) == len(leaves)
 
 
+def test_appended_keys_and_values_have_the_dtype_of_the_cache() -> None:
+    cache = empty_cache(1, 5, torch.bfloat16, config=CONFIG).layers[0]
+    third = torch.full((1, 1, 3, 4), 1 / 3)
+    keys, values = append(cache, third, third, torch.tensor([2]))
+    assert keys.dtype == values.dtype == torch.bfloat16
+    assert torch.equal(keys[0, :, 2], third[0, 0].bfloat16())
+
+
 @pytest.mark.parametrize("new", [1, 3])
 def test_append_writes_after_the_filled_positions(new: int) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -39,6 +39,21 @@ def test_masked_scores_have_weight_zero() -> None:
     assert weights[0, 0].tolist() == [[1, 0], [1, 0], [0.5, 0.5], [0.5, 0.5]]
 
 
+def test_a_query_without_keys_in_its_tile_has_finite_weights() -> None:
+    weights = masked(torch.zeros(1, 1, 2, 3), torch.tensor([[False, False, False]])).softmax(-1)
+    assert weights.isfinite().all()
+
+
+def test_products_are_in_the_dtype_of_q_and_weights_in_float32() -> None:
+    q, k, v = random.normal(random.key(0), (3, 2, 40, 2, 8)).bfloat16()
+    scores = (q.transpose(1, 2) @ k.permute(0, 2, 3, 1)).float() * 8**-0.5
+    future = torch.ones(40, 40, dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(future, -torch.inf).softmax(-1).bfloat16()
+    y, expected = naive(q, k, v), (weights @ v.transpose(1, 2)).transpose(1, 2)
+    assert y.dtype == torch.bfloat16
+    assert (y != expected).float().mean() < 0.01
+
+
 def test_large_scores_do_not_overflow() -> None:
     q, v = torch.full((1, 3, 1, 4), 1e4), random.normal(random.key(0), (1, 3, 1, 4))
     assert torch.equal(naive(q, q, v)[0, 0], v[0, 0])

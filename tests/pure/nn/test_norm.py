@@ -37,6 +37,20 @@ def test_statistics_of_bfloat16_are_computed_in_float32() -> None:
     assert torch.equal(layer_norm(ones, ones, ones, eps=1e-6), ones)
 
 
+def test_the_scale_multiplies_the_rounded_row_in_its_dtype() -> None:
+    """As in Llama: statistics and division in float32, then one rounding, then the product."""
+    x = random.normal(random.key(0), (50, 64)).bfloat16()
+    scale, bias = random.normal(random.key(1), (2, 64)).bfloat16()
+    row = F.rms_norm(x.float(), (64,), eps=1e-6).bfloat16()
+    centred = F.layer_norm(x.float(), (64,), eps=1e-6).bfloat16()
+    for y, expected in (
+        (rms_norm(x, scale, eps=1e-6), row * scale),
+        (layer_norm(x, scale, bias, eps=1e-6), centred * scale + bias),
+    ):
+        assert y.dtype == torch.bfloat16
+        assert (y != expected).float().mean() < 0.01
+
+
 def test_rows_of_zeros_have_finite_values_and_gradients() -> None:
     zeros, ones = torch.zeros(2, 4, requires_grad=True), torch.ones(4)
     for y in (rms_norm(zeros, ones, eps=1e-6), layer_norm(zeros, ones, ones, eps=1e-6) - 1):

@@ -41,7 +41,7 @@ CASES = (
     make_config(4, 1e4, factor=4.0, **YARN),  # the ramp is wider than the head
     # The ramp begins before pair 0; it is a step, as low = high; it ends after the last pair.
     make_config(64, 1e4, factor=4.0, rope_type="yarn", original_max_position_embeddings=16),
-    make_config(2, 1e6, factor=4.0, rope_type="yarn", original_max_position_embeddings=7),
+    make_config(2, 1e6, factor=4.0, rope_type="yarn", original_max_position_embeddings=6),
     make_config(64, 100.0, factor=4.0, rope_type="yarn", original_max_position_embeddings=65536),
 )
 

@@ -72,6 +72,12 @@ def test_choose_selects_single_only_while_compiling() -> None:
     assert chosen == ["single"]
 
 
+def test_half_precision_is_rounded_once() -> None:
+    q, k, v, start = random_inputs(4, 2, torch.bfloat16)
+    y, expected = single(q, k, v, start=start), single(q.float(), k.float(), v.float(), start=start)
+    assert torch.equal(y, expected.bfloat16())
+
+
 def test_several_queries_segments_or_dropout_are_refused() -> None:
     q, k, v, start = random_inputs(4, 2)
     for arguments in (
