@@ -60,8 +60,8 @@ def learn_merges(
         5. Repeat from 2 while the vocabulary has fewer than `vocab_size` tokens.
 
     Edge cases: "aaa" has the pair (a, a) twice, and merging gives (aa, a). A joined string that `vocab` has
-    from the start keeps its id, and its pair becomes a merge. No pair is merged twice: a merge removes all its
-    occurrences, and none can appear later. A vocabulary that is full from the start learns nothing.
+    from the start keeps its id, and its pair becomes a merge. No pair is merged twice: a merge removes all
+    its occurrences, and none can appear later. A vocabulary that is full from the start learns nothing.
 
     Example:
         Three times "ab" beats twice "bc":

@@ -54,6 +54,12 @@ def test_attention_equals_a_naive_float64_layer(bias: bool | str, qk_norm: bool)
     torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_the_backend_is_chosen_by_its_name() -> None:
+    config = ModelConfig(**SIZES)
+    with pytest.raises(ValueError, match="unknown"):
+        attention(random_params(config), torch.ones(1, 2, 24), None, config=config, backend="unknown")
+
+
 def test_grouped_query_attention_equals_multi_head_with_repeated_keys_and_values() -> None:
     grouped, full = ModelConfig(**SIZES), ModelConfig(**{**SIZES, "num_key_value_heads": 4})
     params, x = random_params(grouped), random.normal(random.key(1), (2, 9, 24))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pure import random
-from pure.nn.linear import LoRA, linear, lora_linear, row_norms
+from pure.nn.linear import LoRA, linear, linears, lora_linear, row_norms
 
 
 def test_linear_multiplies_by_the_transposed_weight_and_adds_the_bias() -> None:
@@ -19,6 +19,19 @@ def test_vmap_over_weights_equals_a_loop() -> None:
     weights, x = random.normal(random.key(0), (4, 5, 3)), random.normal(random.key(1), (2, 3))
     together = torch.func.vmap(linear, (0, None))(weights, x)
     torch.testing.assert_close(together, torch.stack([linear(w, x) for w in weights]))
+
+
+def test_one_product_of_joint_matrices_is_split_in_proportion() -> None:
+    """A process that shares the matrices has half of the rows that the sizes say."""
+    q, k, q_bias, k_bias = (
+        random.normal(random.key(i), s) for i, s in enumerate([(4, 3), (2, 3), (4,), (2,)])
+    )
+    x = random.normal(random.key(4), (5, 3))
+    alone = {"q": q, "k": k, "q_bias": q_bias, "k_bias": k_bias}
+    joint = {"q_k": torch.cat([q, k]), "q_k_bias": torch.cat([q_bias, k_bias])}
+    expected = (linear(q, x, q_bias), linear(k, x, k_bias))
+    torch.testing.assert_close(linears(alone, ("q", "k"), (8, 4), x), expected)
+    torch.testing.assert_close(linears(joint, ("q", "k"), (8, 4), x), expected)
 
 
 def random_node(dtype: torch.dtype = torch.float32) -> LoRA:

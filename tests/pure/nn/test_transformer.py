@@ -128,6 +128,17 @@ def test_decoding_in_parts_with_a_cache_equals_forward(name: str) -> None:
     assert cache.length.tolist() == [20, 20]
 
 
+@pytest.mark.parametrize("last", [True, torch.tensor([0, 3])])
+def test_decoding_returns_the_logits_of_selected_tokens(last: bool | Tensor) -> None:
+    model = transformer(ModelConfig(**SMALL))
+    params, batch = model.init(random.key(0)), tokens(length=5)
+    whole, _ = model.decode(params, batch, model.cache(2, 5))
+    selected, cache = model.decode(params, batch, model.cache(2, 5), last=last)
+    columns = last if isinstance(last, Tensor) else torch.tensor([4, 4])
+    torch.testing.assert_close(selected, whole[torch.arange(2), columns][:, None], rtol=1e-5, atol=1e-6)
+    assert cache.length.tolist() == [5, 5]
+
+
 def test_padding_of_a_ragged_prompt_is_overwritten() -> None:
     model = transformer(ModelConfig(**SMALL))
     params, batch = model.init(random.key(0)), tokens(length=20)

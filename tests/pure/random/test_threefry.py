@@ -82,6 +82,12 @@ def test_flipping_a_bit_of_the_counter_flips_half_of_the_result_bits() -> None:
             assert abs(ones / 1000 - 16) < 1
 
 
+def test_the_hash_leaves_its_arguments_as_they_are() -> None:
+    words = [torch.tensor([i], dtype=torch.int32) for i in range(4)]
+    threefry2x32(*words)
+    assert [int(word) for word in words] == [0, 1, 2, 3]
+
+
 def test_views_as_uint32_and_keys_keep_the_bits() -> None:
     x = torch.tensor([-1, 2], dtype=torch.int32)
     assert as_uint32(x).tolist() == [0xFFFFFFFF, 2]
