@@ -62,9 +62,9 @@ def sharded(stage: Stage, mesh: Any, *, layers: bool = False) -> Stage:
     rows. Initial params that are not drawn by a transformer's own `init` (a head of rewards, adapters' norms)
     are made whole, then cut. An optimizer that is neither elementwise nor leafwise (`optim.is_leafwise`)
     gathers the whole state at each update. A frozen base (`lora(model, cut(base, mesh))`) or reference may be
-    cut as well (`pure.parallel.rows.cut`), and is gathered layer by layer; take layers=True then, as the loss
-    has collectives. Online stages gather the policy once for sampling. A fingerprint is that of the plain
-    stage.
+    cut as well (`pure.parallel.rows.cut`), and is gathered layer by layer. With layers=False an error on one
+    process is raised on all, also then: on a CPU each gathering of a layer is preceded by 24 bytes. Online
+    stages gather the policy once for sampling. A fingerprint is that of the plain stage.
 
     Raises:
         ValueError: for a population or sweep; a stage made by hand; before torch.distributed is initialised;

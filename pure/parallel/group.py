@@ -29,7 +29,8 @@ class Group(NamedTuple):
         layers: whether the params of a loss are rows, gathered layer by layer (`pure.parallel.layers`).
         scatter: whether `accumulate` leaves the gradients of this process as they are, for its caller to sum.
         errors_shared: whether an error of a loss on one process is raised on all. False where the loss has
-            collectives of its own, in which the others would be waiting.
+            collectives that sum its gradients, in which the others would be waiting.
+        attempt: while a loss is computed whose errors are shared, `pure.parallel.agreement.Attempt`.
     """
 
     rank: int
@@ -39,6 +40,7 @@ class Group(NamedTuple):
     layers: bool = False
     scatter: bool = False
     errors_shared: bool = True
+    attempt: Any = None
 
 
 def group_of(caller: str, mesh: DeviceMesh | Group | Any) -> Group:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pure import tree
+from pure.parallel.agreement import before_gathering
 from pure.parallel.collect import buckets, refuse_transforms, run_collective
 from pure.parallel.group import Group
 from pure.types import Tree
@@ -53,11 +54,12 @@ def all_gather_rows(
         [S, ...] of each leaf.
 
     Raises:
-        RuntimeError: under a transform of torch.func.
+        RuntimeError: under a transform of torch.func; in a loss, if another process has failed.
     """
     if group.size == 1:
         return list(rows)
     refuse_transforms("sharded")
+    before_gathering(group)
     wholes = list(rows)
     counts = [size * x.shape[1:].numel() for x, size in zip(rows, sizes, strict=True)]
     for indices in buckets(rows, counts, bucket):

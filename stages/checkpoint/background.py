@@ -16,6 +16,7 @@ from pure.parallel.group import Group, group_of
 from pure.types import Tree
 from stages.checkpoint import checkpoint
 from stages.checkpoint.agreement import check_replicas, is_first
+from stages.checkpoint.groups import check_groups
 from stages.checkpoint.pieces import copy_to_host
 from stages.checkpoint.together import Running, begin, finish, group_of_state, has_parts
 from stages.checkpoint.word_files import make_wait
@@ -106,7 +107,9 @@ def _begin(folder: Path, state: Tree, group: Group | None, arguments: dict[str, 
     format = arguments.get("format", "state")
     in_parts = has_parts(state, format)
     if group is not None or in_parts:
-        check_replicas(group_of_state(group, state), state)
+        savers = group_of_state(group, state)
+        check_replicas(savers, state)
+        check_groups(savers, folder, state, arguments.get("step"))
     if in_parts:
         options = {"format": format, **arguments}
         return begin(_run_in_thread, group_of_state(group, state), folder, state, copy=True, **options)

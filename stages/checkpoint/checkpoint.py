@@ -33,6 +33,7 @@ from stages.checkpoint import dcp, directories, manifest
 from stages.checkpoint.agreement import agree, check_replicas, is_first, size_of
 from stages.checkpoint.damage import Damage
 from stages.checkpoint.directories import step_of as step_of
+from stages.checkpoint.groups import check_groups
 from stages.checkpoint.loading import Loaded, Skipped, load_one
 from stages.checkpoint.saving import Format, Warn, plan, write_one_file
 from stages.checkpoint.together import group_of_state, has_parts, save_parts
@@ -88,7 +89,8 @@ def save(
         OSError: if writing fails (a full disk, missing permission); earlier checkpoints are untouched. Every
             error is raised on all processes of the group.
         ValueError: if the step is unknown or negative, keep_last is below 1, or keep_best is negative; if
-            leaves that are not cut differ between processes.
+            leaves that are not cut differ between processes; if another group of processes saves this
+            checkpoint.
         TypeError: if the metadata is not JSON.
         SerialError: if a leaf cannot be written.
     """
@@ -104,7 +106,9 @@ def save(
     group = None if group is None else group_of("checkpoint.save", group)
     in_parts = has_parts(state, format)
     if group is not None or in_parts:
-        check_replicas(group_of_state(group, state), state)
+        savers = group_of_state(group, state)
+        check_replicas(savers, state)
+        check_groups(savers, folder, state, step)
     if in_parts:
         return save_parts(group, folder, state, format, options)
     if group is not None:

@@ -82,7 +82,7 @@ def plan(
     Raises:
         ValueError, TypeError: as `checkpoint.save`.
     """
-    step = _state_step(state) if step is None else step
+    step = read_step(state, step)
     if step < 0 or (keep_last is not None and keep_last < 1) or keep_best < 0:
         raise ValueError(
             f"checkpoint.save: expected step >= 0, keep_last >= 1 (or None) and keep_best >= 0, got {step=}, "
@@ -190,8 +190,14 @@ def explain_errors(final: Path) -> Iterator[None]:
         ) from error
 
 
-def _state_step(state: Tree) -> int:
-    """`state.step`, which the members of a population share."""
+def read_step(state: Tree, step: int | None = None) -> int:
+    """Returns the step of a save: the one given, or `state.step`, which the members of a population share.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if step is not None:
+        return step
     steps = torch.as_tensor(getattr(state, "step", [])).unique()
     if steps.numel() != 1:
         raise ValueError(f"checkpoint.save: expected one state.step, got {steps.numel()}; pass step=...")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from unittest import mock
 
 import pytest
@@ -29,6 +30,7 @@ from pure.transform.noise_scale import noise_scale
 from pure.transform.remat import remat
 from pure.types import GradientTransformation, Tree
 from stages.checkpoint.fingerprint import describe
+from stages.data_parallel import data_parallel
 from stages.dpo import dpo
 from stages.grpo import grpo
 from stages.ppo import ppo
@@ -36,7 +38,7 @@ from stages.pretrain import pretrain
 from stages.rollout import Rollouts
 from stages.sft import sft
 from stages.sharded import sharded
-from stages.stage import Stage, stage
+from stages.stage import Stage, loss_of, stage
 from tests.crew import Crew
 from tests.laws.test_processes import assert_equal, distance
 from tests.laws.test_stages import (
@@ -322,6 +324,52 @@ def check_frozen(alone: dict[str, Tree]) -> None:
 
 def test_a_frozen_base_or_reference_may_be_cut(two: Crew) -> None:
     two.run(check_frozen, {kind: train_frozen(kind, cut=False) for kind in FROZEN})
+
+
+def fail_on_one(moment: str, wrap: str) -> tuple[str, bool]:
+    """The message on this process if process 1 fails with a cut base; the numbers of the next step are right."""
+    model = transformer(small())
+    base = model.init(random.key(77))
+    failing = [moment]
+
+    def made(frozen: Tree) -> Stage:
+        adapted = lora(model, frozen, rank=2)
+        inner = loss_of(sft(adapted, optim.adam(1e-2), chunk=4))
+
+        def loss(params: Tree, batch: Tree, key: torch.Tensor | None) -> tuple:
+            if failing == ["before"] and dist.get_rank() == 1:
+                raise ZeroDivisionError("on one process")
+            total, count, metrics = inner(params, batch, key)
+            if failing == ["after"] and dist.get_rank() == 1:
+                raise ZeroDivisionError("on one process")
+            if failing == ["backward"] and dist.get_rank() == 1:
+                total.register_hook(lambda grad: 1 / 0)
+            return total, count, metrics
+
+        return stage(loss, optim.adam(1e-2), init=adapted.init, metrics=("tokens",))
+
+    together = sharded if wrap == "sharded" else data_parallel
+    a_stage = together(made(rows.cut(base, mesh())), mesh())
+    state = a_stage.init(random.key(0))
+    try:
+        a_stage.step(state, text_batch(0))
+        text = "no error"
+    except ZeroDivisionError as error:
+        text = str(error)
+    failing.clear()
+    alone = made(base)
+    expected = alone.step(alone.init(random.key(0)), text_batch(0))
+    return text, distance(gather(a_stage.step(state, text_batch(0)).params), expected.params) < 1e-6
+
+
+@pytest.mark.parametrize("wrap", ["sharded", "data_parallel"])
+def test_an_error_of_one_process_with_a_cut_base_is_raised_on_all(two: Crew, wrap: str) -> None:
+    """All others wait in a gathering of the base."""
+    start = time.monotonic()
+    for moment in ("before", "after"):
+        assert two.run(fail_on_one, moment, wrap) == [("on one process", True)] * 2
+    assert two.run(fail_on_one, "backward", wrap) == [("division by zero", True)] * 2
+    assert time.monotonic() - start < 30  # far below the timeout of the group
 
 
 def deep() -> Stage:
