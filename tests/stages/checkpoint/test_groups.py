@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -22,14 +20,8 @@ from stages.checkpoint import background, checkpoint, groups
 from stages.pretrain import pretrain
 from stages.sharded import sharded
 from stages.state import TrainState
-from tests.crew import Crew, crew
+from tests.crew import Crew
 from tests.laws.test_stages import same_bits, small
-
-
-@pytest.fixture(scope="module")
-def four() -> Iterator[Crew]:
-    with crew(4) as members:
-        yield members
 
 
 def attempt(folder: Path, state: Any, **options: Any) -> str:
