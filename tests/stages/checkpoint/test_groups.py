@@ -48,7 +48,7 @@ def make_mesh() -> DeviceMesh:
 
 
 def save_parts(folder: Path) -> list[Any]:
-    """What each process gets that saves a state in rows of parts of the model, in several ways."""
+    """Answers to each process that saves a state in rows of parts of the model, in several ways."""
     mesh = make_mesh()
     model = tensor_parallel(
         transformer(small(num_hidden_layers=1, num_key_value_heads=2, vocab_size=18)), mesh["tensor"]
