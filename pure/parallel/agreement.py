@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache, partial
 from hashlib import sha256
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from pure import tree
+from pure.parallel.attempt import DONE, FAILED, Attempt, exchange_largest
 from pure.parallel.checksum import tree_checksum
 from pure.parallel.collect import (
     attempt,
@@ -26,7 +26,6 @@ from pure.parallel.collect import (
     own,
     raise_first,
     refuse_transforms,
-    run_collective,
 )
 from pure.parallel.group import Group, data_group, within
 from pure.types import Tree
@@ -43,24 +42,6 @@ Facts = tuple[tuple[str, tuple[int, ...]], ...]
 
 _AGREED: set[tuple[Any, int]] = set()
 """Structures (group, mark) that all processes had, so that a GPU is waited for once for each."""
-
-_DONE, _GATHERING, _FAILED = 0, 1, 2  # what a process does as it compares; the largest decides
-
-
-class Attempt(NamedTuple):
-    """A function that all processes compute, and that may fail on one.
-
-    Fields:
-        mark: [] int64, checksum of the batch and its structure.
-        ended: has an element once another process has failed.
-    """
-
-    mark: Tensor
-    ended: list[bool]
-
-
-class PeerError(RuntimeError):
-    """Another process has failed in the function that all compute."""
 
 
 def compute_in_group(
@@ -137,31 +118,6 @@ def by_rows(function: Callable[..., Tree], block: int = 1) -> Callable[..., Tree
         tensor([2., 2.])
     """
     return partial(_by_rows, function, block)
-
-
-def before_gathering(group: Group) -> None:
-    """Check, before a collective inside a function of `compute_in_group`, that no other process has failed.
-
-    One that has failed is at the comparison that ends the function. So that all meet there, each gathering is
-    preceded by the same collective, of 24 bytes, where reading it is free.
-
-    Args:
-        group: the processes of the gathering; nothing is compared unless they are those of the function.
-
-    Raises:
-        PeerError: if another process has failed, has another batch, or has ended the function;
-            `compute_in_group` raises the reason.
-    """
-    current = data_group()
-    if current is None or current.attempt is None or not _has_same_processes(group, current):
-        return
-    shared: Attempt = current.attempt
-    if not shared.ended:
-        largest = _exchange_largest(current, shared.mark, _GATHERING)
-        if largest[0] == -largest[1] and largest[2] == _GATHERING:
-            return
-        shared.ended.append(True)
-    raise PeerError("another process has failed, or has another batch; see the error of this step")
 
 
 def structure_mark(values: Tree, of_rows: bool = False) -> int:
@@ -258,7 +214,7 @@ def _compare(
     """Compares the marks of all processes, [] int64, and the structures of their results: [] bool."""
     structure = structure_mark(result, of_rows)
     whole = mark + structure
-    largest = _exchange_largest(group, whole, _DONE if error is None else _FAILED)
+    largest = exchange_largest(group, whole, DONE if error is None else FAILED)
     same = largest[0] == -largest[1]
     if readable:
         if largest[2] or not same:
@@ -270,20 +226,6 @@ def _compare(
             )
         _AGREED.add((group.handle, structure))
     return same
-
-
-def _exchange_largest(group: Group, mark: Tensor, state: int) -> Tensor:
-    """The largest mark, negative mark and state of all processes [3]; one collective."""
-    largest = torch.stack([mark, -mark, torch.full_like(mark, state)])
-    run_collective("comparison of the batches", group, dist.all_reduce, largest, op=dist.ReduceOp.MAX)
-    return largest
-
-
-def _has_same_processes(one: Group, other: Group) -> bool:
-    """Reports if two groups are the same processes."""
-    if one.handle is other.handle:
-        return True
-    return dist.get_process_group_ranks(one.handle) == dist.get_process_group_ranks(other.handle)
 
 
 def _raise_difference(

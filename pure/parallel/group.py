@@ -30,7 +30,7 @@ class Group(NamedTuple):
         scatter: whether `accumulate` leaves the gradients of this process as they are, for its caller to sum.
         errors_shared: whether an error of a loss on one process is raised on all. False where the loss has
             collectives that sum its gradients, in which the others would be waiting.
-        attempt: while a loss is computed whose errors are shared, `pure.parallel.agreement.Attempt`.
+        attempt: while a loss is computed whose errors are shared, `pure.parallel.attempt.Attempt`.
     """
 
     rank: int

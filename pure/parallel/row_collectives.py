@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pure import tree
-from pure.parallel.agreement import before_gathering
+from pure.parallel.attempt import before_gathering
 from pure.parallel.collect import buckets, refuse_transforms, run_collective
 from pure.parallel.group import Group
 from pure.types import Tree

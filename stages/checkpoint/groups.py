@@ -1,7 +1,8 @@
-"""Refuse that two groups of processes save one checkpoint: each would write what it has, and the last remains.
+"""Refuse that two groups of processes save one checkpoint: each would write what it has, the last remains.
 
 Such groups hold different states, or different parts of one (`pure.nn.tensor_parallel` beside
-`stages.sharded`). A group does not know of the others; the store by which all processes found each other does.
+`stages.sharded`). A group does not know of the others; the store by which all processes found each other
+does.
 """
 
 from __future__ import annotations
