@@ -1,4 +1,4 @@
-"""Attempts: a process that fails is not waited for in a gathering; with a model, see `tests/laws/test_sharded.py`."""
+"""Attempts: a process that fails is not waited for; with a model, see `tests/laws/test_sharded.py`."""
 
 from __future__ import annotations
 
