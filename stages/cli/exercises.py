@@ -123,11 +123,11 @@ def start(flags: StartFlags) -> int:
 
 def print_progress(flags: ListFlags) -> int:
     """Prints the chapters, problems, and the next exercise."""
-    from stages.teach import edition
     from stages.teach.originals import module_path
+    from stages.teach.progress import list_progress
 
     folder = Path(flags.folder)
-    progress = edition.list_progress(folder)
+    progress = list_progress(folder)
     width = max(len(chapter.title) for chapter in progress.chapters)
     for chapter in progress.chapters:
         line = _translate(CHAPTER, folder).format(**chapter._asdict(), width=width)

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from stages.teach import edition
+from stages.teach import answers, edition
+from stages.teach.answers import read_answer
 from stages.teach.course import COURSE, exercises_of_module
-from stages.teach.edition import list_progress, read_answer, reset, start
+from stages.teach.edition import reset, start
 from stages.teach.originals import course_modules, plan_files
+from stages.teach.progress import list_progress
 from stages.teach.record import FOLDER, RECORD, read_record
 from tests.rules.source import ROOT
 
@@ -74,8 +76,9 @@ def test_a_new_edition_has_the_files_of_the_course(my: Path) -> None:
 def test_start_and_list_take_seconds_and_no_torch(tmp_path: Path) -> None:
     """The processor's time is measured, as other tests run at the same time."""
     code = (
-        f"import sys; from pathlib import Path; from stages.teach import edition\n"
-        f"edition.start(Path({str(tmp_path / 'my')!r})); edition.list_progress(Path({str(tmp_path / 'my')!r}))\n"
+        "import sys; from pathlib import Path\n"
+        "from stages.teach import edition; from stages.teach.progress import list_progress\n"
+        f"edition.start(Path({str(tmp_path / 'my')!r})); list_progress(Path({str(tmp_path / 'my')!r}))\n"
         "print([n for n in sys.modules if n.split('.')[0] in ('torch', 'numpy', 'pure')])"
     )
     began = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -132,7 +135,7 @@ def test_an_interrupted_start_can_be_repeated(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(edition, "write_atomically", fail)
+        patch.setattr(answers, "write_atomically", fail)
         with pytest.raises(OSError, match="cannot write"):
             start(tmp_path / "my")
     report = start(tmp_path / "my")

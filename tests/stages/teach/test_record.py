@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.teach.edition import list_progress, start
+from stages.teach.edition import start
+from stages.teach.progress import list_progress
 from stages.teach.record import (
     RECORD,
     Record,
