@@ -194,9 +194,15 @@ def _pop(pending: deque[Pending]) -> tuple[Any, Any]:
 
 
 def _start_process() -> subprocess.Popen[bytes]:
-    """Starts a worker. It has a session of its own, so that Ctrl-C reaches only this process."""
+    """Starts a worker. It has a session of its own, so that Ctrl-C reaches only this process.
+
+    It finds modules as this process does: with the same path, and with those import finders of this process
+    that have a `startup`, a statement that installs them.
+    """
     path = [entry for entry in sys.path if isinstance(entry, str)]
-    code = f"import sys; sys.path[:] = {path!r}; from data_pipes.worker_process import serve; serve()"
+    finders = "".join(f"{finder.startup}; " for finder in sys.meta_path if hasattr(finder, "startup"))
+    serve = "from data_pipes.worker_process import serve; serve()"
+    code = f"import sys; sys.path[:] = {path!r}; {finders}{serve}"
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, start_new_session=True)
 

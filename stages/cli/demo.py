@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.ranges import Above, AtLeast, Seed
 from stages.run.train import INTERRUPTED, Outcome, train
+from stages.teach import overlay
 
 if TYPE_CHECKING:
     from pure.types import Tree
@@ -49,6 +50,8 @@ class DemoOptions:
     """Random seed; the same seed gives the same numbers."""
     compile: bool = True
     """Compile the step, if there is a C++ compiler."""
+    with_: str | None = None
+    """Folder of `intro2llm exercises start`; the functions solved there are used in place of ours."""
 
 
 def run(options: DemoOptions) -> int:
@@ -58,10 +61,28 @@ def run(options: DemoOptions) -> int:
         The exit code.
     """
     folder = Path(options.output_dir)
+    share = describe_share(overlay.find_installed())
+    print(share, end="\n" if share else "")
     code = _run_pretraining(partial(train, pretrain_options(options)), folder)
-    if code or not options.ladder:
-        return code
-    return _run_later_stages(folder, seed=options.seed, compile=options.compile, scale=options.ladder_scale)
+    if not code and options.ladder:
+        scale = options.ladder_scale
+        code = _run_later_stages(folder, seed=options.seed, compile=options.compile, scale=scale)
+    if not code:
+        print(share, end="\n" if share else "")
+    return code
+
+
+def describe_share(served: overlay.Served | None) -> str:
+    """Says how many of the functions are the learner's; "" without `--with`.
+
+    Example:
+        >>> describe_share(overlay.Served({"pure.loss.dpo": ("dpo_loss",)}, ("dpo_loss",), 60, ()))
+        '1 of 60 exercises are yours: dpo_loss'
+    """
+    if served is None:
+        return ""
+    names = ", ".join(served.exercises)
+    return f"{len(served.exercises)} of {served.total} exercises are yours" + (f": {names}" if names else "")
 
 
 def pretrain_options(options: DemoOptions) -> PretrainOptions:

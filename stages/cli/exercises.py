@@ -30,13 +30,14 @@ class ExercisesOptions:
     """Write the bodies of the pipeline's functions yourself: exercises in the files of the source."""
 
     action: Annotated[
-        Literal["start", "list", "reset"],
+        Literal["start", "list", "check", "show", "grade", "reset"],
         ShownAs("ACTION"),
         tyro.conf.Positional,
         tyro.conf.arg(metavar="ACTION"),
     ]
-    """start makes or upgrades a folder of exercises, list shows the progress, reset takes a body out again;
-    intro2llm exercises ACTION --help lists the flags of one."""
+    """start makes or upgrades a folder of exercises, list shows the progress, check tells if a function is
+    right, show puts yours beside ours, reset takes a body out again, grade checks a class; intro2llm
+    exercises ACTION --help lists the flags of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +71,50 @@ class ResetFlags:
     """Name of the exercise, such as dpo_loss."""
 
 
+NAME = tyro.conf.arg(metavar="NAME")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckFlags:
+    """Check one exercise, or all that are solved: right, or what is wrong and an input that shows it."""
+
+    folder: Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Folder of the exercises."""
+    name: Annotated[str | None, ShownAs("NAME"), tyro.conf.Positional, NAME] = None
+    """Name of the exercise, such as dpo_loss; without it all that are solved are checked."""
+    watch: bool = False
+    """Check again whenever a file is saved, until Ctrl-C."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowFlags:
+    """Show your function beside ours, and how long each takes, once it passes its check."""
+
+    folder: Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Folder of the exercises."""
+    name: Annotated[str, ShownAs("NAME"), tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """Name of the exercise, such as dpo_loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradeFlags:
+    """Check the folders of a class, each student apart from the others."""
+
+    folder: Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Folder that holds a folder of exercises for each student."""
+    junit: str | None = None
+    """File to write as JUnit's XML: a suite for each student, a case for each exercise."""
+    csv: str | None = None
+    """File to write as CSV: a row for each student and exercise."""
+
+
 ACTIONS: Mapping[str, Action] = MappingProxyType(
     {
         "start": Action(StartFlags, "stages.cli.exercises:start"),
         "list": Action(ListFlags, "stages.cli.exercises:print_progress"),
+        "check": Action(CheckFlags, "stages.cli.exercises_check:check"),
+        "show": Action(ShowFlags, "stages.cli.exercises_check:show"),
+        "grade": Action(GradeFlags, "stages.cli.exercises_check:grade"),
         "reset": Action(ResetFlags, "stages.cli.exercises:reset"),
     }
 )

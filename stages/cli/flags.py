@@ -66,14 +66,15 @@ def help_texts(kind: type) -> dict[str, str]:
 def _with_help(kind: type) -> type:
     """Returns a dataclass of the same fields, whose help tyro prints as one paragraph per flag.
 
-    On its own, tyro also reads the text below a field, but keeps its line breaks. Cached, because reading
+    The flag of a field `with_` is `--with`, a keyword of Python. On its own, tyro also reads the text below a
+    field, but keeps its line breaks. Cached, because reading
     the source takes longer than parsing the flags.
     """
     hints, texts = get_type_hints(kind, include_extras=True), help_texts(kind)
     fields = [
         (
             field.name,
-            Annotated[hints[field.name], tyro.conf.arg(help=texts[field.name])],
+            Annotated[hints[field.name], tyro.conf.arg(help=texts[field.name], name=field.name.rstrip("_"))],
             dataclasses.field(default=field.default),
         )
         for field in dataclasses.fields(kind)

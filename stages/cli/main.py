@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from stages.cli.subcommands import CHECKPOINTS, SUBCOMMANDS, resolve
 from stages.run.world import World, read_world
+from stages.teach import overlay
 
 if TYPE_CHECKING:
     from stages.run.channel import End
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if world is None or world.rank == 0:
             print(overview() if name in HELP else f"intro2llm {version('intro2llm')}")
         return 0
-    refusal = _refuse_name(name, world)
+    refusal = _refuse_name(name, world) or _serve_learner(name, rest)
     if refusal and (world is None or world.rank == 0):
         print(refusal, file=sys.stderr, flush=True)
     if world is not None:
@@ -93,6 +94,36 @@ def _refuse_name(name: str, world: World | None) -> str:
             f"intro2llm {name}: it runs in one process, and WORLD_SIZE is {world.size}; start it without "
             "torchrun"
         )
+    return ""
+
+
+def _serve_learner(name: str, arguments: Sequence[str]) -> str:
+    """Serves the functions of the folder of `demo --with`, or of the process that started this one.
+
+    It comes before the subcommand's modules are imported, and those of the functions with them.
+
+    Returns:
+        The line for a folder that cannot be used; "" if all is well.
+    """
+    if name == "demo":
+        for index, word in enumerate(arguments):
+            flag, equals, value = word.partition("=")
+            if flag == "--with" and (equals or index + 1 < len(arguments)):
+                os.environ[overlay.VARIABLE] = os.path.abspath(value if equals else arguments[index + 1])
+    folder = os.environ.get(overlay.VARIABLE)
+    if not folder or name == "exercises":
+        return ""
+    if not os.path.isdir(folder):
+        return f"intro2llm {name}: --with {folder}: no such folder; `intro2llm exercises start` makes one"
+    try:
+        served = overlay.install(folder)
+    except ImportError as error:
+        return f"intro2llm {name}: {error}"
+    if os.environ.get("RANK") in (None, "", "0"):
+        for path, line, text in served.unreadable:
+            print(
+                f"intro2llm {name}: {path}, line {line}: {text}; ours is used for this file", file=sys.stderr
+            )
     return ""
 
 

@@ -39,7 +39,8 @@ def find_mistake(flags_class: type, arguments: Sequence[str]) -> str:
         >>> find_mistake(Flags, ["--batch_size", "four"])
         "--batch_size: expected a whole number, got 'four'"
     """
-    hints = get_type_hints(flags_class, include_extras=True)
+    all_hints = get_type_hints(flags_class, include_extras=True)
+    hints = {name.rstrip("_"): hint for name, hint in all_hints.items()}  # `with_` is --with
     flag_types = {name: _strip_annotated(hint) for name, hint in hints.items() if not _is_positional(hint)}
     positional = [name.upper() for name in hints if name not in flag_types]
     required = [

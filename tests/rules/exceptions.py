@@ -10,11 +10,7 @@ EFFECTS_ALLOWED = (
     "stages.run",
     "stages.evaluate",
     "stages.sandbox",
-    "stages.teach.answers",
-    "stages.teach.edition",
-    "stages.teach.originals",
-    "stages.teach.progress",
-    "stages.teach.record",
+    "stages.teach",
     "stages.cli",
     "data_pipes.source",
     "data_pipes.embedded.python_library",
@@ -71,6 +67,7 @@ IN_PLACE: Mapping[str, str] = {
 """module.function -> why it may write into an argument."""
 
 STATE: Mapping[str, str] = {
+    "stages.teach.suite.read_table": "a memo: the table of tests stays the same while a process runs",
     "pure.interop.jax.opaque.NUMBERS": "torch's operators take numbers, not functions; a number is used once",
     "pure.interop.jax.opaque.FUNCTIONS": "maps a number to its function as long as a reference to that function exists",
     "pure.parallel.group._DATA": "the groups in force; torch.compile guards a list, and cannot trace a ContextVar",
@@ -85,6 +82,11 @@ STATE: Mapping[str, str] = {
 """module.name -> why it may hold state between calls."""
 
 CLASSES: Mapping[str, str] = {
+    "stages.teach.overlay.Loader": "Python takes the loader of a module as a class",
+    "stages.teach.overlay.Finder": "Python takes the finder of modules as a class",
+    "stages.teach.worker.Absent": "Python takes the finder of modules as a class",
+    "stages.teach.example.Runner": "doctest takes what it reports as methods of a class",
+    "stages.teach.suite_run.Hooks": "pytest takes its hooks as methods of an object",
     "pure.transform.recorder.Recorder": "torch takes a mode as a class",
     "pure.interop.jax.callback._PureOnly": "torch takes a mode as a class",
     "stages.evaluate.harness.Loader": "lm-eval takes a model as a class",
@@ -99,6 +101,16 @@ CLASSES: Mapping[str, str] = {
 """module.Class -> why it is neither a NamedTuple, a frozen dataclass nor a Protocol."""
 
 TESTED_ELSEWHERE: Mapping[str, str] = {
+    "stages/teach/calls.py": "tests/stages/teach/test_pairs.py",
+    "stages/teach/example.py": "tests/stages/teach/test_grader.py",
+    "stages/teach/text_check.py": "tests/stages/teach/test_grader.py",
+    "stages/teach/verdict.py": "tests/stages/teach/test_grader.py",
+    "stages/teach/guard.py": "tests/stages/teach/test_grader.py",
+    "stages/teach/messages.py": "tests/stages/teach/test_report.py",
+    "stages/teach/probes.py": "tests/stages/teach/test_pairs.py",
+    "stages/teach/server.py": "tests/stages/teach/test_grader.py",
+    "stages/teach/suite_run.py": "tests/stages/teach/test_grader.py",
+    "stages/teach/worker.py": "tests/stages/teach/test_grader.py",
     "data_pipes/chat/batch_encoding.py": "tests/data_pipes/chat/test_chat.py",
     "data_pipes/chat/template_costs.py": "tests/data_pipes/chat/test_template_budget.py",
     "data_pipes/chat/template_checks.py": "tests/data_pipes/chat/test_assistant_spans.py",

@@ -44,7 +44,7 @@ def test_a_folder_is_started_solved_listed_and_reset(
     ("arguments", "message"),
     [
         ([], "ACTION is required"),
-        (["strat", "my"], "ACTION: expected one of start, list, reset, got 'strat'"),
+        (["strat", "my"], "ACTION: expected one of start, list, check, show, grade, reset, got 'strat'"),
         (["start"], "FOLDER is required"),
         (["start", "my", "more"], "unexpected 'more' after FOLDER"),
         (["start", "my", "--lang", "fr"], "--lang: expected one of en, zh, got 'fr'"),

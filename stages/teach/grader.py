@@ -1,0 +1,249 @@
+"""Check exercises of a learner's folder: what the text shows at once, and the rest in a worker with limits.
+
+A worker has limits of time, memory and output, a folder of its own, and a process group that is killed when
+the check ends. Whatever the learner's code does, the check gives a Result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stages.teach import messages, overlay
+from stages.teach.course import Exercise
+from stages.teach.report import Result, fail, from_json
+from stages.teach.suite import find_suite, list_tests
+from stages.teach.text_check import judge_text
+
+
+class Limits(NamedTuple):
+    """Limits of a check.
+
+    Fields:
+        seconds: for the imports and the example; the tests have their time beside it.
+        stage_seconds: for the import, for the example, and for each test.
+        per_second: seconds for each second that the tests of the table took.
+        megabytes: of memory that the check may allocate.
+        kilobytes: of text that the learner's code may print.
+        start_seconds: to import torch.
+    """
+
+    seconds: float = 20.0
+    stage_seconds: float = 10.0
+    per_second: float = 8.0
+    megabytes: int = 3000
+    kilobytes: int = 1000
+    start_seconds: float = 180.0
+
+
+LIMITS = Limits()
+
+
+class Server(NamedTuple):
+    """A running `stages.teach.server`, and what it has said that is not read yet."""
+
+    process: subprocess.Popen[bytes]
+    limits: Limits
+    unread: bytearray
+
+
+SHOWN = 1000
+"""Characters of the learner's own output in a result."""
+
+TICK = 0.02
+"""Seconds between two looks at a worker."""
+
+
+@contextmanager
+def open_server(limits: Limits = LIMITS) -> Iterator[Server]:
+    """Starts the process that forks workers, and ends it with the block. It imports torch meanwhile."""
+    environment = {name: value for name, value in os.environ.items() if name != overlay.VARIABLE}
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([root, *filter(None, [environment.get("PYTHONPATH")])])
+    changes = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.teach.server"],
+        stdin=pipe,
+        stdout=pipe,
+        env=environment | changes,
+        start_new_session=True,
+    )
+    try:
+        yield Server(process, limits, bytearray())
+    finally:
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.close()
+        with suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def check(folder: Path, exercise: Exercise, server: Server, *, speed: bool = False) -> Result:
+    """Checks one exercise of a learner's folder.
+
+    Args:
+        folder: the edition.
+        exercise: of the course.
+        server: that forks the worker.
+        speed: True runs the example alone, and measures; the fields "learner" and "ours" of the result are
+            then seconds of a call.
+
+    Returns:
+        The result; its fields name the learner's file relative to `folder`.
+    """
+    start = time.monotonic()
+    result = judge_text(folder, exercise)
+    if result is None:
+        result = _run_worker(folder, exercise, server, speed)
+    return result._replace(seconds=round(time.monotonic() - start, 2))
+
+
+def _run_worker(folder: Path, exercise: Exercise, server: Server, speed: bool) -> Result:
+    """Has the server fork a worker, and waits for its result, its end, or a limit."""
+    tests, suite = list_tests(exercise.name), find_suite()
+    with tempfile.TemporaryDirectory(prefix="exercise-", ignore_cleanup_errors=True) as scratch:
+        Path(scratch, "work").mkdir()
+        request = {
+            "folder": str(folder.absolute()),
+            "exercise": exercise,
+            "tests": tests.ids,
+            "suite": str(suite or ""),
+            "scratch": scratch,
+            "megabytes": server.limits.megabytes,
+            "speed": speed,
+        }
+        if not _read(server, server.limits.start_seconds, "ready"):
+            return fail(exercise.name, "error", messages.ERROR, error="the server of checks did not start")
+        _ask(server, request)
+        seconds = server.limits.seconds + server.limits.per_second * tests.seconds
+        result = _watch(server, Path(scratch), exercise, seconds)
+        output = _read_output(Path(scratch) / "output")
+        return _shorten(result._replace(output=output), folder)
+
+
+def _ask(server: Server, request: dict[str, Any]) -> None:
+    """Sends a request to the server."""
+    assert server.process.stdin is not None
+    server.process.stdin.write((json.dumps(request) + "\n").encode("utf8"))
+    server.process.stdin.flush()
+
+
+def _read(server: Server, seconds: float, key: str) -> Any:
+    """Waits for the server's next line, which holds this key; None if it does not come in time."""
+    stream = server.process.stdout
+    assert stream is not None
+    deadline = time.monotonic() + seconds
+    while b"\n" not in server.unread:
+        readable, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
+        more = os.read(stream.fileno(), 65536) if readable else b""
+        if not more:
+            return None
+        server.unread.extend(more)
+    line, _, rest = bytes(server.unread).partition(b"\n")
+    server.unread[:] = rest
+    return json.loads(line).get(key)
+
+
+def _watch(server: Server, scratch: Path, exercise: Exercise, seconds: float) -> Result:
+    """Waits for a worker, and ends it at a limit."""
+    limits, name = server.limits, exercise.name
+    pid = _read(server, limits.start_seconds, "pid")
+    if pid is None:
+        return fail(name, "error", messages.ERROR, error="the server of checks ended")
+    start = changed = time.monotonic()
+    stage, failed, status = "", None, None
+    while status is None and failed is None:
+        status = _read(server, TICK, "status")
+        if server.process.poll() is not None:
+            return fail(name, "error", messages.ERROR, error="the server of checks ended")
+        now = time.monotonic()
+        if (current := _read_stage(scratch)) != stage:
+            stage, changed = current, now
+        if now - start > seconds or now - changed > limits.stage_seconds:
+            fields = {"seconds": round(now - changed), "stage": stage or "start"}
+            failed = fail(name, "slow", messages.SLOW, **fields)
+        elif _size(scratch / "output") > limits.kilobytes * 1000:
+            failed = fail(name, "purity", messages.PRINTS, limit=limits.kilobytes)
+        elif _resident_megabytes(pid) > 2 * limits.megabytes:
+            failed = fail(name, "memory", messages.MEMORY, limit=limits.megabytes)
+    if status is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+        _read(server, limits.start_seconds, "status")
+    return failed or _read_result(scratch, exercise, status or 0, limits)
+
+
+def _read_result(scratch: Path, exercise: Exercise, status: int, limits: Limits) -> Result:
+    """The result that a worker wrote, or what its end says."""
+    written = scratch / "result"
+    if written.is_file():
+        result = from_json(written.read_text("utf8"))
+        exercise_fields = dict(result.fields)
+        if result.kind == "memory":
+            exercise_fields["limit"] = limits.megabytes
+        return result._replace(fields=exercise_fields)
+    output = _read_output(scratch / "output")
+    if "MemoryError" in output or "can't allocate memory" in output:
+        return fail(exercise.name, "memory", messages.MEMORY, limit=limits.megabytes)
+    reason = f"exit code {status}" if status >= 0 else signal.Signals(-status).name
+    return fail(exercise.name, "exit", messages.EXIT, reason=reason)
+
+
+def _read_stage(scratch: Path) -> str:
+    """The part of the check that the worker runs now."""
+    try:
+        return (scratch / "stage").read_text("utf8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _read_output(path: Path) -> str:
+    """The beginning of what the learner's code printed."""
+    try:
+        with path.open(encoding="utf8", errors="replace") as file:
+            text = file.read(SHOWN + 1)
+    except OSError:
+        return ""
+    return (text if len(text) <= SHOWN else f"{text[:SHOWN]}...").rstrip()
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _resident_megabytes(pid: int) -> float:
+    """Memory of a process, where the system tells it; else 0."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _shorten(result: Result, folder: Path) -> Result:
+    """The result with the learner's paths relative to the edition."""
+    fields = dict(result.fields)
+    if "path" in fields and Path(fields["path"]).is_absolute():
+        fields["path"] = os.path.relpath(fields["path"], folder)
+    return result._replace(fields=fields)

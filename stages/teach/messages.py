@@ -1,0 +1,81 @@
+"""Sentences of the check that a learner reads, in English, with format fields; the keys of translations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+PASSED = "{exercise}: passed; {calls} calls equal ours, {tests} tests pass, {seconds} s"
+FAILED = "{exercise}: {kind}"
+AT_STEP = "at step {step}"
+INPUT = "input"
+EXPECTED = "expected"
+GOT = "got"
+OUTPUT = "printed by your code"
+
+KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "unsolved": "not solved yet",
+        "syntax": "does not parse",
+        "missing": "missing",
+        "signature": "another signature",
+        "forbidden": "not allowed",
+        "raises": "raises",
+        "shape": "shape",
+        "dtype": "dtype",
+        "value": "value",
+        "gradient": "gradient",
+        "purity": "breaks purity",
+        "slow": "too slow",
+        "memory": "out of memory",
+        "exit": "ends the process",
+        "tests": "a test fails",
+        "error": "the check itself failed",
+    }
+)
+"""Kind of a result -> its words."""
+
+UNSOLVED = "the body of {function} still raises Unsolved; write it in {path}, line {line}"
+UNSOLVED_CALL = "a part of {function} still raises Unsolved"
+SYNTAX = "{path}, line {line}: {error}"
+NO_FILE = "{path} does not exist; `intro2llm exercises reset` writes it again"
+MISSING = (
+    "{path} has no function {function} at its top level; `intro2llm exercises reset` writes the file again"
+)
+SIGNATURE = "{path}, line {line}: the parameters of {function} differ from ours; write {expected}"
+REFUSED = "{path}, line {line}: an answer may not use {name}"
+REFUSED_IMPORT = "{path}, line {line}: an answer may not import {name}"
+REFUSED_EVENT = "{function} tried to {action}, and an answer may not"
+RAISES = "{function} raised {error}"
+RAISES_AT = "{function} raised {error} in line {line}: {code}"
+RAISES_AT_IMPORT = "{path} raised {error} in line {line}: {code}"
+RAISES_NOT = "{function} should refuse this input, and returned a value"
+RAISES_OTHER = "{function} should refuse this input with another error"
+TYPE = "{place} should be of another type"
+LENGTH = "{place} should have another length"
+KEYS = "{place} should have other keys"
+SHAPE = "{place} should have another shape"
+DTYPE = "{place} should have another dtype"
+DEVICE = "{place} should be on another device"
+VALUE = "{place} is wrong{count}"
+VALUES_DIFFER = ": {different} of {total} numbers, the first at {index}"
+GRADIENT = "the gradient of the result with respect to {place} is wrong"
+GRADIENT_MISSING = "{place} should carry a gradient, and does not"
+GRADIENT_EXTRA = "{place} should carry no gradient; detach it"
+CHANGED_ARGUMENT = "{function} changed its argument {place}; write into a copy"
+CHANGED_STATE = "{function} changed {name} of the whole process"
+PRINTS = "the code printed more than {limit} KB"
+DOCTEST = "the example of the docstring gives another result"
+TEST = "{test} fails, though no call with plain tensors differs: {error}"
+SLOW = "no result after {seconds} s ({stage}); a loop without end?"
+SLOWER = "{function} took {seconds} s where ours took {reference} s"
+MEMORY = "the code takes more than {limit} MB"
+EXIT_CALL = "{function} called exit({code}); return a value"
+EXIT = "the process ended ({reason}) before the check was complete"
+ERROR = "{error}; this is a mistake of the check, not yours"
+COUNT = "{passed} passed, {wrong} wrong, {unsolved} not solved yet"
+WATCHING = "watching {folder}: save a file to check it again, Ctrl-C to end"
+SHOW_LATER = "ours is shown beside yours once yours passes"
+YOURS = "yours"
+OURS = "ours"
+SPEED = "a call of the example: yours {learner}, ours {ours}"

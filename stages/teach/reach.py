@@ -1,0 +1,146 @@
+"""Find which tests reach which exercises, by running them with every exercise recorded; pick quick ones.
+
+The tests run in a process that has imported nothing of the course: `python -m stages.teach.reach FILE...`
+prints a line, `@` and JSON, for each test.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import sys
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stages.teach import overlay
+from stages.teach.course import COURSE, exercises_of_module
+
+ROOT = Path(__file__).resolve().parents[2]
+
+BUDGET = 1.5
+"""Seconds of tests for one exercise."""
+
+LONGEST = 1.0
+"""Seconds of one test function, all its cases together; of a longer one the quickest cases are taken."""
+
+FILES = 2
+"""Files of tests for one exercise, at most: each must be imported."""
+
+CASES = 3
+"""Cases that are taken of a test function that takes longer than LONGEST."""
+
+
+class Reached(NamedTuple):
+    """A test.
+
+    Fields:
+        test: its id.
+        seconds: its duration; infinity if it fails, such as without a library of others.
+        exercises: names of those that it calls with plain tensors.
+    """
+
+    test: str
+    seconds: float
+    exercises: tuple[str, ...]
+
+
+def record_reached(files: Sequence[str]) -> list[Reached]:
+    """Runs files of tests in this process.
+
+    Args:
+        files: ids of files, such as "tests/pure/loss/test_dpo.py".
+    """
+    from stages.teach.suite_run import run_tests
+    from stages.teach.worker import Absent
+
+    current: list[str] = [""]
+    reached: dict[str, set[str]] = {}
+
+    def execute(code: types.CodeType, namespace: dict[str, Any]) -> None:
+        exec(code, namespace)
+        for exercise in exercises_of_module(namespace["__name__"]):
+            function = namespace.get(exercise.function)
+            if isinstance(function, types.FunctionType) and not hasattr(function, "recorded"):
+                note = functools.partial(_note, reached, current, exercise.name)
+                namespace[exercise.function] = _record(function, note)
+
+    sys.meta_path.insert(0, Absent())
+    names = [exercise.name for chapter in COURSE for exercise in chapter.exercises]
+    overlay.install(ROOT, names, execute=execute)
+    outcome = run_tests(ROOT, files, lambda: False, lambda name: current.__setitem__(0, name), stop=False)
+    passed = [
+        Reached(test, seconds, tuple(sorted(reached.get(test, ()))))
+        for test, seconds in outcome.seconds.items()
+    ]
+    return passed + [Reached(test, math.inf, ()) for test in outcome.failures]
+
+
+def pick_tests(exercise: str, module: str, rows: Sequence[Reached]) -> tuple[list[str], float]:
+    """Picks the tests of an exercise: those of its module's own file first, then others, quick ones first.
+
+    Args:
+        exercise: its name.
+        module: dotted name of its module.
+        rows: all tests.
+
+    Returns:
+        Ids in the order to run, a test function's without its cases where all are taken; and their seconds.
+    """
+    own = f"test_{module.rpartition('.')[2]}.py"
+    groups: dict[str, list[Reached]] = {}
+    for row in rows:
+        groups.setdefault(row.test.partition("[")[0], []).append(row)
+    choices = [choice for group in groups.values() if (choice := _choose(exercise, group)) is not None]
+    choices.sort(key=lambda choice: (own not in choice[0][0], "/laws/" in choice[0][0], choice[1]))
+    picked: list[str] = []
+    seconds, files = 0.0, set[str]()
+    for ids, duration in choices:
+        file = ids[0].partition("::")[0]
+        if seconds + duration <= BUDGET and (file in files or len(files) < FILES):
+            picked += ids
+            seconds += duration
+            files.add(file)
+    return sorted(picked, key=lambda test: own not in test), round(seconds, 2)
+
+
+def _choose(exercise: str, group: Sequence[Reached]) -> tuple[list[str], float] | None:
+    """The ids to run of one test function, and their seconds; None if it does not reach the exercise."""
+    reaching = sorted((row for row in group if exercise in row.exercises), key=lambda row: row.seconds)
+    total = sum(row.seconds for row in group)
+    if not reaching:
+        return None
+    if len(reaching) == len(group) and total <= LONGEST:
+        return [group[0].test.partition("[")[0]], total
+    if len(reaching) == len(group):
+        reaching = reaching[:CASES]
+    chosen = reaching[:12]
+    return [row.test for row in chosen], sum(row.seconds for row in chosen)
+
+
+def _record(function: Callable, note: Callable[[], None]) -> Callable:
+    """A function that notes each call outside compilation."""
+    import torch
+
+    is_compiling = torch.compiler.is_compiling
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not is_compiling():
+            note()
+        return function(*args, **kwargs)
+
+    call.recorded = True  # type: ignore[attr-defined]
+    return call
+
+
+def _note(reached: dict[str, set[str]], current: list[str], exercise: str) -> None:
+    """Notes that the test that runs now calls an exercise."""
+    reached.setdefault(current[0], set()).add(exercise)
+
+
+if __name__ == "__main__":
+    for each in record_reached(sys.argv[1:]):
+        print("\n@" + json.dumps(each))

@@ -1,0 +1,121 @@
+"""Result of the check of one exercise, and its text for a learner."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from stages.teach import messages
+
+Translate = Callable[[str], str]
+"""Returns a sentence of `messages` in the learner's language, its format fields not yet filled in."""
+
+
+class Result(NamedTuple):
+    """Outcome of a check.
+
+    Fields:
+        exercise: its name.
+        passed: True if the function is right as far as the check sees.
+        kind: "" if passed, else a key of `messages.KINDS`.
+        message: a sentence of `messages`.
+        fields: what to fill in there; a value that is itself a sentence is translated by no one.
+        step: number of the step in the docstring, 0 if it is not known.
+        input, expected, got: texts of a call that shows the failure; "" where there is none.
+        output: beginning of what the learner's code printed.
+        seconds: duration of the check.
+        calls: calls of the function that were compared with ours.
+        tests: tests that passed.
+    """
+
+    exercise: str
+    passed: bool
+    kind: str = ""
+    message: str = ""
+    fields: Mapping[str, Any] = MappingProxyType({})
+    step: int = 0
+    input: str = ""
+    expected: str = ""
+    got: str = ""
+    output: str = ""
+    seconds: float = 0.0
+    calls: int = 0
+    tests: int = 0
+
+
+def fail(exercise: str, kind: str, message: str, **fields: Any) -> Result:
+    """Makes the result of a failed check.
+
+    Example:
+        >>> result = fail("dpo_loss", "purity", messages.CHANGED_STATE, function="dpo_loss", name="x")
+        >>> result.passed, result.fields["name"]
+        (False, 'x')
+    """
+    return Result(exercise, False, kind, message, fields)
+
+
+def to_json(result: Result) -> str:
+    """Writes a result as one line of JSON."""
+    return json.dumps({**result._asdict(), "fields": dict(result.fields)})
+
+
+def from_json(text: str) -> Result:
+    """Reads the line that `to_json` wrote.
+
+    Example:
+        >>> from_json(to_json(Result("dpo_loss", True))) == Result("dpo_loss", True)
+        True
+    """
+    return Result(**json.loads(text))
+
+
+def describe_result(result: Result, translate: Translate = str) -> str:
+    """Describes a result in lines of text.
+
+    Args:
+        result: of a check.
+        translate: into the learner's language; the default leaves English.
+
+    Returns:
+        A line if it passed; else lines with kind, step, message and values.
+
+    Example:
+        >>> print(describe_result(fail("dpo_loss", "purity", messages.PRINTS, limit=1000)))
+        dpo_loss: breaks purity
+          the code printed more than 1000 KB
+    """
+    if result.passed:
+        return translate(messages.PASSED).format(
+            exercise=result.exercise,
+            calls=result.calls,
+            tests=result.tests,
+            seconds=f"{result.seconds:.1f}",
+        )
+    kind = translate(messages.KINDS[result.kind])
+    head = translate(messages.FAILED).format(exercise=result.exercise, kind=kind)
+    step = translate(messages.AT_STEP).format(step=result.step) if result.step else ""
+    lines = [", ".join(part for part in (head, step) if part)]
+    lines.append(_indent(translate(result.message).format(**result.fields)))
+    for label, text in (
+        (messages.INPUT, result.input),
+        (messages.EXPECTED, result.expected),
+        (messages.GOT, result.got),
+        (messages.OUTPUT, result.output),
+    ):
+        if text:
+            lines.append(_label(translate(label), text))
+    return "\n".join(lines)
+
+
+def _label(label: str, text: str) -> str:
+    """A labelled text: on the same line if it has one line, below otherwise."""
+    if "\n" not in text:
+        return _indent(f"{label}: {text}")
+    return _indent(f"{label}:\n{_indent(text)}")
+
+
+def _indent(text: str) -> str:
+    """The text with two blanks before each line."""
+    return "\n".join(f"  {line}".rstrip() for line in text.splitlines())

@@ -1,0 +1,51 @@
+"""Find the project's tests, and those that reach an exercise.
+
+In a clone they are `tests/` beside the packages; a wheel brings them as `stages/teach/suite_files/tests`. The
+table `tests.json` is written by `python benchmarks/exercises.py --table`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parent
+TABLE = HERE / "tests.json"
+"""Exercise -> the tests that its check runs."""
+
+
+class ExerciseTests(NamedTuple):
+    """ExerciseTests that reach an exercise.
+
+    Fields:
+        ids: in the order in which they run, as "tests/pure/loss/test_dpo.py::test_name[case]".
+        seconds: what they took when the table was written, with imports of their files.
+    """
+
+    ids: tuple[str, ...]
+    seconds: float
+
+
+def find_suite() -> Path | None:
+    """Finds the folder that holds `tests/`; None if this installation has none."""
+    for folder in (HERE / "suite_files", HERE.parents[1]):
+        if (folder / "tests" / "laws").is_dir():
+            return folder
+    return None
+
+
+@functools.cache
+def read_table() -> Mapping[str, ExerciseTests]:
+    """Reads the table of tests."""
+    if not TABLE.is_file():
+        return {}
+    rows = json.loads(TABLE.read_text("utf8"))
+    return {name: ExerciseTests(tuple(row["tests"]), float(row["seconds"])) for name, row in rows.items()}
+
+
+def list_tests(exercise: str) -> ExerciseTests:
+    """Returns the tests of an exercise; none for one that is not in the table."""
+    return read_table().get(exercise, ExerciseTests((), 0.0))

@@ -1,0 +1,31 @@
+"""Editions for the tests: folders with one file, in which one function has a given body."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stages.teach import overlay
+from stages.teach.cheats import replace_body
+from stages.teach.course import Exercise, find_exercise
+
+NORM = "rms_norm"
+"""An exercise whose body is short; its parameters are x, scale and eps."""
+
+OURS = """\
+upcast = x.to(torch.promote_types(x.dtype, torch.float32))
+return (upcast * (upcast.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * scale
+"""
+"""Its body."""
+
+
+def write_answer(folder: Path, body: str, *, top: str = "", name: str = NORM) -> Exercise:
+    """Write our module with another body for one function, and lines after its imports."""
+    exercise = find_exercise(name)
+    text = overlay.read_source(overlay.find_source(exercise.module))
+    text = replace_body(text, exercise.function, body.rstrip() + "\n")
+    if top:
+        text = text.replace("import torch\n", f"import torch\n{top}\n", 1)
+    path = overlay.answer_path(folder, exercise.module)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf8")
+    return exercise

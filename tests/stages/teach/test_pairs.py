@@ -1,0 +1,137 @@
+"""`stages.teach.pairs`, calls and probes: calls are compared where possible, the caller gets the learner's result."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.teach.calls import Record
+from stages.teach.pairs import pair_functions
+
+
+def ours(x: Tensor, *, factor: float = 2.0) -> Tensor:
+    if x.dim() != 1:
+        raise ValueError("expected one axis")
+    return (x * factor).sum() + x.square().mean().detach()
+
+
+def compare(learner: Callable, *args: Any, reference: Callable = ours, **kwargs: Any) -> tuple[str, str]:
+    """Call a pair; return the kind of the first difference, and its input."""
+    record = Record("f")
+    with contextlib.suppress(ValueError):
+        pair_functions(learner, reference, record)(*args, **kwargs)
+    return (record.reports[0].mismatch.kind, record.reports[0].input) if record.reports else ("", "")
+
+
+def test_the_same_function_shows_no_difference_with_and_without_gradient() -> None:
+    for x in (torch.ones(3), torch.ones(3, requires_grad=True), torch.ones(3).bfloat16(), torch.zeros(0)):
+        assert compare(ours, x) == ("", "")
+        assert compare(ours, x, factor=3.0) == ("", "")
+
+
+def test_an_error_of_the_same_type_is_no_difference_and_reaches_the_caller() -> None:
+    def refuses(x: Tensor, *, factor: float = 2.0) -> Tensor:
+        raise ValueError("no")
+
+    record = Record("f")
+    with pytest.raises(ValueError, match="no"):
+        pair_functions(refuses, ours, record)(torch.ones(2, 2))
+    assert record.reports == []
+    assert compare(refuses, torch.ones(2))[0] == "raises"
+    assert compare(lambda x, *, factor=2.0: x.sum(), torch.ones(2, 2))[0] == "raises"
+
+
+@pytest.mark.parametrize(
+    ("learner", "kind"),
+    [
+        (lambda x, *, factor=2.0: (x * factor).sum() + x.square().mean(), "gradient"),
+        (lambda x, *, factor=2.0: ((x * factor).sum() + x.square().mean()).detach(), "gradient"),
+        (lambda x, *, factor=2.0: (x * factor).sum() + 1, "value"),  # right for ones alone
+        (lambda x, *, factor=2.0: x.new_tensor(7.0), "gradient"),  # the answer of the example
+        (lambda x, *, factor=2.0: ours(x.add_(1).sub_(1).mul_(2)), "purity"),
+        (lambda x, *, factor=2.0: ours(x).double(), "dtype"),
+        (lambda x, *, factor=2.0: ours(x).reshape(1), "shape"),
+    ],
+)
+def test_a_call_shows_what_is_wrong(learner: Callable, kind: str) -> None:
+    found, shown = compare(learner, torch.ones(3))
+    assert found == kind
+    assert shown.startswith("x = tensor(")
+
+
+def test_nothing_is_compared_inside_a_transform_and_when_compiling() -> None:
+    record = Record("f")
+    pair = pair_functions(lambda x: x.sum() * 2, lambda x: x.sum(), record)
+    assert torch.equal(torch.func.grad(pair)(torch.ones(2)), torch.full((2,), 2.0))
+    assert torch.equal(torch.func.vmap(pair)(torch.ones(3, 2)), torch.full((3,), 4.0))
+    compiled = torch.compile(pair, backend="eager", fullgraph=True)
+    assert float(compiled(torch.ones(2))) == 4.0
+    assert record.reports == []
+    pair(torch.ones(2))
+    assert len(record.reports) == 1
+
+
+def test_a_function_that_calls_itself_calls_its_own_kind() -> None:
+    record = Record("f")
+    names: dict[str, Callable] = {}
+
+    def power(x: Tensor, n: int) -> Tensor:
+        return x if n == 1 else x * names["pair"](x, n - 1)
+
+    def wrong(x: Tensor, n: int) -> Tensor:
+        return x if n == 1 else x * names["pair"](x, n - 1) + 1
+
+    names["pair"] = pair_functions(power, power, record)
+    assert float(names["pair"](torch.tensor(2.0), 5)) == 32.0
+    assert record.counts["calls"] == 1
+    assert record.reports == []
+    names["pair"] = pair_functions(wrong, power, record)
+    names["pair"](torch.tensor(2.0), 3)
+    assert record.reports[0].mismatch.expected == "tensor(8.)"
+
+
+def test_iterators_and_functions_that_are_returned_are_compared_when_they_are_used() -> None:
+    def count(items: Iterator[int]) -> Iterator[int]:
+        for item in items:
+            yield item + 1
+
+    def count_wrongly(items: Iterator[int]) -> Iterator[int]:
+        for item in items:
+            yield item + (1 if item < 3 else 2)
+
+    record = Record("f")
+    assert list(pair_functions(count, count, record)(iter(range(4)))) == [1, 2, 3, 4]
+    assert record.reports == []
+    assert list(pair_functions(count_wrongly, count, record)(iter(range(4)))) == [1, 2, 3, 5]
+    assert record.reports[0].input == "item 3"
+
+    def build(factor: float) -> Callable[[Tensor], Tensor]:
+        return lambda x: x * factor
+
+    def build_wrongly(factor: float) -> Callable[[Tensor], Tensor]:
+        return lambda x: x * (factor + 1)
+
+    record = Record("f")
+    scaled = pair_functions(build_wrongly, build, record)(2.0)
+    assert record.reports == []
+    assert float(scaled(torch.tensor(1.0))) == 3.0
+    assert record.reports[0].mismatch.kind == "value"
+
+
+def test_the_pair_has_the_learners_name_and_does_not_change_the_callers_tensors() -> None:
+    def named(x: Tensor) -> Tensor:
+        """Doubles."""
+        return x * 2
+
+    pair = pair_functions(named, named, Record("f"))
+    assert (pair.__name__, pair.__doc__) == ("named", "Doubles.")
+    x = torch.ones(2, requires_grad=True)
+    y = pair(x)
+    y.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.full((2,), 2.0))

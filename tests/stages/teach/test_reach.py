@@ -1,0 +1,32 @@
+"""`stages.teach.reach`: quick tests of an exercise, its own file first."""
+
+from __future__ import annotations
+
+import math
+
+from stages.teach.reach import BUDGET, Reached, pick_tests
+
+OWN, LAW = "tests/pure/loss/test_dpo.py", "tests/laws/test_losses.py"
+
+
+def test_all_cases_of_a_quick_test_are_one_id_and_its_own_file_comes_first() -> None:
+    rows = [
+        Reached(f"{LAW}::test_law[dpo]", 0.1, ("dpo",)),
+        Reached(f"{LAW}::test_law[kto]", 0.1, ()),
+        Reached(f"{OWN}::test_all[a]", 0.2, ("dpo",)),
+        Reached(f"{OWN}::test_all[b]", 0.2, ("dpo",)),
+        Reached(f"{OWN}::test_peer[a]", math.inf, ()),
+        Reached(f"{OWN}::test_peer[b]", 0.1, ("dpo",)),
+        Reached(f"{OWN}::test_none", 0.1, ()),
+    ]
+    ids, seconds = pick_tests("dpo", "pure.loss.dpo", rows)
+    assert ids == [f"{OWN}::test_peer[b]", f"{OWN}::test_all", f"{LAW}::test_law[dpo]"]
+    assert seconds == 0.6
+
+
+def test_slow_tests_are_left_out_or_cut_to_a_few_cases() -> None:
+    rows = [Reached(f"{OWN}::test_slow[{i}]", 0.5, ("dpo",)) for i in range(9)]
+    rows += [Reached(f"{OWN}::test_slower", 9.0, ("dpo",))]
+    ids, seconds = pick_tests("dpo", "pure.loss.dpo", rows)
+    assert ids == [f"{OWN}::test_slow[{i}]" for i in range(3)]
+    assert seconds <= BUDGET

@@ -1,0 +1,49 @@
+"""`stages.teach.report` and messages: a result survives JSON, and its text is short and translated."""
+
+from __future__ import annotations
+
+import string
+
+from stages.teach import messages
+from stages.teach.report import Result, describe_result, fail, from_json, to_json
+
+
+def test_a_result_survives_json() -> None:
+    result = fail("f", "value", messages.VALUE, place="result", count="")._replace(input="x = 1", step=3)
+    assert from_json(to_json(result)) == result
+
+
+def test_the_text_of_a_failure_has_kind_step_message_and_values() -> None:
+    result = fail("f", "value", messages.VALUE, place="result", count="")._replace(
+        input="x = 1\ny = 2", expected="3", got="4", step=2
+    )
+    assert describe_result(result).splitlines() == [
+        "f: value, at step 2",
+        "  result is wrong",
+        "  input:",
+        "    x = 1",
+        "    y = 2",
+        "  expected: 3",
+        "  got: 4",
+    ]
+
+
+def test_every_sentence_is_translated_before_its_fields_are_filled_in() -> None:
+    seen: list[str] = []
+
+    def translate(text: str) -> str:
+        seen.append(text)
+        return text.upper() if "{" not in text else text
+
+    failed = fail("f", "value", messages.VALUE, place="result", count="")._replace(expected="3", got="4")
+    assert "VALUE" in describe_result(failed, translate)
+    describe_result(Result("f", True), translate)
+    constants = {value for value in vars(messages).values() if isinstance(value, str)}
+    assert set(seen) <= constants | set(messages.KINDS.values())
+
+
+def test_every_message_is_a_format_with_named_fields() -> None:
+    sentences = [v for k, v in vars(messages).items() if k.isupper() and isinstance(v, str)]
+    for sentence in [*sentences, *messages.KINDS.values()]:
+        for _, name, _, _ in string.Formatter().parse(sentence):
+            assert name is None or name.isidentifier(), sentence
