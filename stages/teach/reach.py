@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import sys
 import types
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.teach import overlay
+from stages.teach import overlay, peers
 from stages.teach.course import COURSE, exercises_of_module
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,14 +47,14 @@ class Reached(NamedTuple):
     exercises: tuple[str, ...]
 
 
-def record_reached(files: Sequence[str]) -> list[Reached]:
+def record_reached(files: Sequence[str], report: Callable[[Reached], None]) -> None:
     """Runs files of tests in this process.
 
     Args:
         files: ids of files, such as "tests/pure/loss/test_dpo.py".
+        report: is told each test when it has run.
     """
     from stages.teach.suite_run import run_tests
-    from stages.teach.worker import Absent
 
     current: list[str] = [""]
     reached: dict[str, set[str]] = {}
@@ -64,18 +64,18 @@ def record_reached(files: Sequence[str]) -> list[Reached]:
         for exercise in exercises_of_module(namespace["__name__"]):
             function = namespace.get(exercise.function)
             if isinstance(function, types.FunctionType) and not hasattr(function, "recorded"):
-                note = functools.partial(_note, reached, current, exercise.name)
+                note = partial(_note, reached, current, exercise.name)
                 namespace[exercise.function] = _record(function, note)
 
-    sys.meta_path.insert(0, Absent())
+    sys.meta_path.insert(0, peers.Finder())
     names = [exercise.name for chapter in COURSE for exercise in chapter.exercises]
     overlay.install(ROOT, names, execute=execute)
-    outcome = run_tests(ROOT, files, lambda: False, lambda name: current.__setitem__(0, name), stop=False)
-    passed = [
-        Reached(test, seconds, tuple(sorted(reached.get(test, ()))))
-        for test, seconds in outcome.seconds.items()
-    ]
-    return passed + [Reached(test, math.inf, ()) for test in outcome.failures]
+
+    def finish(test: str, seconds: float) -> None:
+        report(Reached(test, seconds, tuple(sorted(reached.get(test, ())))))
+
+    begin = partial(current.__setitem__, 0)
+    run_tests(ROOT, files, lambda: False, begin, stop=False, report=finish)
 
 
 def pick_tests(exercise: str, module: str, rows: Sequence[Reached]) -> tuple[list[str], float]:
@@ -142,5 +142,4 @@ def _note(reached: dict[str, set[str]], current: list[str], exercise: str) -> No
 
 
 if __name__ == "__main__":
-    for each in record_reached(sys.argv[1:]):
-        print("\n@" + json.dumps(each))
+    record_reached(sys.argv[1:], lambda row: print("\n@" + json.dumps(row), flush=True))

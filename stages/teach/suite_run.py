@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -20,14 +21,12 @@ class SuiteOutcome(NamedTuple):
         failed: id of the test that failed; "" if none did.
         error: its error in one line.
         seconds: test id -> seconds, of those that passed.
-        failures: ids of all that failed.
     """
 
     passed: int
     failed: str
     error: str
     seconds: dict[str, float]
-    failures: list[str]
 
 
 def run_tests(
@@ -37,6 +36,7 @@ def run_tests(
     announce: Callable[[str], None] = lambda name: None,
     *,
     stop: bool = True,
+    report: Callable[[str, float], None] = lambda name, seconds: None,
 ) -> SuiteOutcome:
     """Runs tests one after another, until one fails or `should_stop()`.
 
@@ -46,6 +46,7 @@ def run_tests(
         should_stop: is asked after each test.
         announce: is told the id of each test before it runs.
         stop: False goes on after a failure.
+        report: is told the id and the seconds of each test, infinity if it fails.
 
     Returns:
         What they gave; `failed` is the first.
@@ -58,14 +59,14 @@ def run_tests(
     )
     hypothesis.settings.load_profile("check")
     sys.path.insert(0, str(suite))
-    plugin = Hooks(should_stop, announce)
+    plugin = Hooks(should_stop, announce, report)
     options = [*OPTIONS, "-x"] if stop else [*OPTIONS, "--continue-on-collection-errors"]
     code = pytest.main(
         [*options, f"--rootdir={suite}", *(f"{suite}/{name}" for name in tests)], plugins=[plugin]
     )
     if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERNAL_ERROR) and not plugin.failed:
         raise RuntimeError(f"pytest ended with {code!r} for {', '.join(tests)[:300]}")
-    return SuiteOutcome(len(plugin.seconds), plugin.failed, plugin.error, plugin.seconds, plugin.failures)
+    return SuiteOutcome(len(plugin.seconds), plugin.failed, plugin.error, plugin.seconds)
 
 
 OPTIONS = (
@@ -80,12 +81,20 @@ OPTIONS = (
 class Hooks:
     """Keeps what each test gave."""
 
-    def __init__(self, should_stop: Callable[[], bool], announce: Callable[[str], None]) -> None:
-        self.should_stop, self.announce = should_stop, announce
+    def __init__(
+        self,
+        should_stop: Callable[[], bool],
+        announce: Callable[[str], None],
+        report: Callable[[str, float], None],
+    ) -> None:
+        self.should_stop, self.announce, self.report = should_stop, announce, report
         self.seconds: dict[str, float] = {}
         self.failed, self.error = "", ""
-        self.failures: list[str] = []
         self.session: Any = None
+
+    @pytest.fixture(scope="module")
+    def quick_xla(self) -> None:
+        """Stands for the fixture of the root's conftest.py, which makes JAX quick."""
 
     def pytest_sessionstart(self, session: Any) -> None:
         """Keeps the session, to stop it."""
@@ -103,13 +112,14 @@ class Hooks:
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Counts what passed; keeps the first failure."""
         if report.failed:
-            self.failures.append(report.nodeid)
+            self.report(report.nodeid, math.inf)
         if report.failed and not self.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             text = crash.message if crash is not None else str(report.longrepr)
             self.failed, self.error = report.nodeid, " ".join(text.split())[:300]
         elif report.when == "call" and report.passed:
             self.seconds[report.nodeid] = report.duration
+            self.report(report.nodeid, report.duration)
         if self.should_stop() and self.session is not None:
             self.session.shouldstop = "a call differs"
 

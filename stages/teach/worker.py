@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.abc
 import linecache
 import statistics
 import sys
@@ -21,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.teach import messages, overlay
+from stages.teach import messages, overlay, peers
 from stages.teach.calls import Record, is_inside_learner, run_as
 from stages.teach.course import Exercise
 from stages.teach.example import run_example
@@ -31,33 +30,6 @@ from stages.teach.report import Result, fail
 from stages.teach.syntax import find_function
 from stages.teach.values import copy_value
 from stages.teach.verdict import judge_import, judge_record, judge_time
-
-PEERS = frozenset(
-    (
-        "bitsandbytes",
-        "datasets",
-        "flax",
-        "gguf",
-        "jax",
-        "jaxlib",
-        "lm_eval",
-        "matplotlib",
-        "opacus",
-        "optax",
-        "orbax",
-        "peft",
-        "pytorch_optimizer",
-        "tensorboard",
-        "tiktoken",
-        "tokenizers",
-        "torchao",
-        "transformers",
-        "trl",
-        "vllm",
-        "wandb",
-    )
-)
-"""Libraries that no check imports: most learners do not have them."""
 
 SPEED_SECONDS = 0.5
 """Seconds for which the two functions are measured."""
@@ -149,7 +121,7 @@ def _begin(request: Request, announce: Callable[[str], None]) -> tuple[types.Mod
     linecache.getlines(str(served.answer))
     scratch = Path(request.scratch).resolve()
     install_audit(lambda: is_inside_learner(record), record.refused.append, hidden, served.answer, scratch)
-    sys.meta_path.insert(0, Absent())
+    sys.meta_path.insert(0, peers.Finder())
     overlay.install(request.folder, [exercise.name], execute=partial(execute_part, served))
     announce("import")
     try:
@@ -207,19 +179,6 @@ def define_ours(exercise: Exercise, namespace: dict[str, Any]) -> Callable:
     local: dict[str, Any] = {}
     exec(code, namespace, local)
     return local[exercise.function]
-
-
-class Absent(importlib.abc.MetaPathFinder):
-    """Finds none of the libraries of PEERS, installed or not, so that every learner's check is the same."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        """Leaves all but a peer to the other finders.
-
-        Raises:
-            ModuleNotFoundError: for a peer.
-        """
-        if name.split(".")[0] in PEERS:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def _run_tests(

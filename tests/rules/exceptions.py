@@ -84,7 +84,8 @@ STATE: Mapping[str, str] = {
 CLASSES: Mapping[str, str] = {
     "stages.teach.overlay.Loader": "Python takes the loader of a module as a class",
     "stages.teach.overlay.Finder": "Python takes the finder of modules as a class",
-    "stages.teach.worker.Absent": "Python takes the finder of modules as a class",
+    "stages.teach.peers.Finder": "Python takes the finder of modules as a class",
+    "stages.teach.peers.StandIn": "a module whose names are made when they are asked for is a class",
     "stages.teach.example.Runner": "doctest takes what it reports as methods of a class",
     "stages.teach.suite_run.Hooks": "pytest takes its hooks as methods of an object",
     "pure.transform.recorder.Recorder": "torch takes a mode as a class",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from stages.teach import overlay
 from stages.teach.cheats import replace_body
-from stages.teach.course import Exercise, find_exercise
+from stages.teach.course import Exercise, exercises_of_module, find_exercise
+from stages.teach.source import leave_out
 
 NORM = "rms_norm"
 """An exercise whose body is short; its parameters are x, scale and eps."""
@@ -19,9 +20,15 @@ return (upcast * (upcast.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dt
 
 
 def write_answer(folder: Path, body: str, *, top: str = "", name: str = NORM) -> Exercise:
-    """Write our module with another body for one function, and lines after its imports."""
+    """Write our module with another body for one function, no other solved, and lines after its imports."""
     exercise = find_exercise(name)
     text = overlay.read_source(overlay.find_source(exercise.module))
+    others = {
+        each.function: each.name
+        for each in exercises_of_module(exercise.module)
+        if each.name != exercise.name
+    }
+    text = leave_out(text, others, "docstring")
     text = replace_body(text, exercise.function, body.rstrip() + "\n")
     if top:
         text = text.replace("import torch\n", f"import torch\n{top}\n", 1)
