@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipes.source.text import refuse_broken_links
+
 WORDS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
@@ -198,7 +200,9 @@ def _patterns(data_files: Any) -> dict[str, list[str]]:
 def _glob_files(base: Path, pattern: str) -> list[Path]:
     """The visible files that match a pattern, sorted."""
     matches = base.glob(f"{pattern}/*" if pattern.endswith("**") else pattern)
-    return sorted(file for file in matches if file.is_file() and not file.name.startswith("."))
+    visible = [file for file in matches if not file.name.startswith(".")]
+    refuse_broken_links(visible)
+    return sorted(file for file in visible if file.is_file())
 
 
 def _as_list(value: Any) -> list[str]:

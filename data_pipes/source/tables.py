@@ -192,10 +192,12 @@ def _object_rows(items: list[Any], name: str, on_bad: OnBad) -> Iterator[Row]:
 def _parse_object(line: bytes) -> dict[str, Any] | str:
     """Parses the object on a line, or returns a description of what the line has instead."""
     try:
-        values = json.loads(line.decode(), object_pairs_hook=_refuse_repeated_keys)
+        values = json.loads(line.decode().rstrip(), object_pairs_hook=_refuse_repeated_keys)
     except UnicodeDecodeError as error:
         byte = f"byte 0x{line[error.start]:02x} (byte {error.start} of the line)"
         return f"{byte}, which is not UTF-8; {HOW_TO_CONVERT}"
+    except json.JSONDecodeError as error:  # its line is that of this text, not of the file
+        return f"text that is not JSON ({error.msg}, column {error.colno})"
     except (ValueError, RecursionError) as error:
         return f"text that is not JSON ({error})"
     return values if isinstance(values, dict) else f"a {type(values).__name__}"

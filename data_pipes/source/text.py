@@ -9,7 +9,7 @@ import io
 import lzma
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -46,7 +46,7 @@ def files(path: Location) -> list[Path]:
     (.git, .cache, __pycache__).
 
     Raises:
-        FileNotFoundError: if the path does not exist, or the folder has no file.
+        FileNotFoundError: if the path does not exist, the folder has no file, or a link in it leads nowhere.
         ValueError: for a pipe or a device.
     """
     top = Path(path)
@@ -163,8 +163,28 @@ def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
             continue
         if path.is_file():
             yield path
-        elif path.is_dir() and not path.name.startswith("__"):
-            yield from _walk(path, above | {real})
+        elif path.is_dir():
+            if not path.name.startswith("__"):
+                yield from _walk(path, above | {real})
+        else:
+            refuse_broken_links([path])
+
+
+def refuse_broken_links(paths: Iterable[Path]) -> None:
+    """Refuse links whose file is gone, which a list of the files of a folder would leave out.
+
+    Args:
+        paths: of files, folders and links.
+
+    Raises:
+        FileNotFoundError: naming the first one.
+    """
+    for path in paths:
+        if path.is_symlink() and not path.exists():
+            raise FileNotFoundError(
+                f"source: {path} is a link to {os.readlink(path)}, which is not there; remove the link, or "
+                "put the file back"
+            )
 
 
 class _UnreadableError(ValueError):
@@ -191,8 +211,10 @@ def _decode_blocks(path: Location, encoding: str) -> Iterator[str]:
             except DAMAGED as error:
                 raise _UnreadableError(f"the compressed file is damaged ({error}); copy it again") from error
             if "\0" in text:
+                before, mark = text[: text.index("\0")].encode(encoding), "".encode(encoding)
+                zero = offset - pending + len(before) - (len(mark) if offset else 0)
                 raise _UnreadableError(
-                    f"a binary file, with a zero byte after offset {offset}; take it out of the corpus"
+                    f"a binary file, with a zero byte at offset {zero}; take it out of the corpus"
                 )
             yield text if started else text.removeprefix("\ufeff")
             started = started or bool(text)

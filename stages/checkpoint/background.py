@@ -97,7 +97,8 @@ def make_saver(folder: str | os.PathLike[str], *, group: Any = None, **arguments
     def close() -> None:
         for save in running:
             save.wait.closing.set()
-            save.done.exception()
+            if save.done.exception() is not None:
+                save.discard()
 
     return Saver(save, wait, close)
 

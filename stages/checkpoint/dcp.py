@@ -15,10 +15,11 @@ Source: torch.distributed.checkpoint (`SavePlanner`, `StorageWriter`, `LoadPlann
 from __future__ import annotations
 
 import base64
+import errno
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.tensor import DTensor
 
 from data_pipes.digest import hash_blocks
-from data_pipes.files import read_blocks
+from data_pipes.files import read_blocks, sync_file
 from pure import tree
 from pure.parallel import rows
 from pure.parallel.group import Group
@@ -43,6 +44,8 @@ from stages.checkpoint.manifest import DCP, Manifest
 from stages.checkpoint.pieces import copy_to_host
 from stages.checkpoint.records import Piece
 from stages.checkpoint.saving import Writing
+
+_BLOCK = 1 << 20
 
 METADATA = ".metadata"
 """The file in which DCP describes all others."""
@@ -135,7 +138,8 @@ def prepare_writing(
         copy: copy what is written, so that the state may be overwritten.
 
     Returns:
-        Writing; `gather` writes `.metadata`.
+        Writing; `gather` writes `.metadata`. Its `write` raises an OSError for what DCP cannot write, with the
+        system's own reason.
     """
     writer = FileSystemWriter(folder)
     writer.set_up_storage_writer(group.rank == 0)
@@ -147,8 +151,12 @@ def prepare_writing(
     own = planner.finish_plan(own)
 
     def write() -> Any:
-        written = writer.write_data(own, planner)
-        written.wait()
+        try:
+            written = writer.write_data(own, planner)
+            written.wait()
+        except (RuntimeError, OSError) as error:
+            size = sum(rows.local([x])[0].nbytes for x in source.values())
+            _raise_cause(error, folder / f"__{group.rank}_0.distcp", size)
         results = base64.b64encode(pickle.dumps(written.value())).decode()
         files = sorted(folder.glob(f"__{group.rank}_*.distcp"))
         return {"results": results, "files": [_describe(file) for file in files]}
@@ -316,6 +324,21 @@ def _finish(value: Tensor, like: Any) -> Tensor:
 def _copy(leaf: Tensor) -> Tensor:
     """A copy in host memory, cut as the leaf is."""
     return rows.wrap([copy_to_host(rows.local([leaf])[0])], [leaf])[0]
+
+
+def _raise_cause(error: RuntimeError | OSError, file: Path, size: int) -> NoReturn:
+    """Raises the system's reason for a file that DCP could not write, which torch's errors leave out.
+
+    The file, which its caller deletes, is written again, with zeros of as many bytes.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
+    with file.open("wb") as again:
+        for _ in range(size // _BLOCK + 1):
+            again.write(bytes(_BLOCK))
+        sync_file(again)
+    text = str(error).strip().partition("\n")[0]
+    raise OSError(errno.EIO, f"torch.distributed.checkpoint could not write it: {text}", str(file)) from error
 
 
 def _nest(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:

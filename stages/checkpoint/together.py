@@ -22,6 +22,8 @@ from stages.checkpoint.word_files import Wait, await_words, leave_word, make_wai
 Start = Callable[[Callable[[], Any]], None]
 """Runs a function: at once, or in a thread."""
 
+_REMOVALS = 50  # attempts, in a second
+
 
 class Running(NamedTuple):
     """A save that has begun.
@@ -92,7 +94,12 @@ def begin(
                 temporary = directories.make_temporary(planned.final)
     except Exception as raised:
         error = raised
-    answers = agree(group, error, (token, plan))
+    try:
+        answers = agree(group, error, (token, plan))
+    except BaseException:
+        if token:
+            _remove(temporary)
+        raise
     assert planned is not None
     token = answers[0][0]
     if isinstance(own, dcp.Planned):
@@ -133,9 +140,9 @@ def _start(
     own: Future = Future()
     done: Future = Future()
     name = pieces.piece_name(group.rank, group.size)
-    write = partial(leave_word, temporary, name, token, writing.write)
+    write = partial(leave_word, temporary, name, token, wait, writing.write)
     publish: Callable[[], Any] = partial(_publish, planned, temporary, group, token, writing, wait)
-    discard: Callable[[], None] = partial(shutil.rmtree, temporary, ignore_errors=True)
+    discard: Callable[[], None] = partial(_remove, temporary)
     if not is_first(group):
         publish, discard = _return_none, _return_none
     start(partial(_run, planned, write, own, publish, done))
@@ -248,6 +255,15 @@ def _piece_file(size: int, rank: int) -> str:
 def _raise(error: Exception) -> None:
     """Raises an error."""
     raise error
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder into which another process may still write for a moment."""
+    for _ in range(_REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.02)
 
 
 def _return_none() -> None:

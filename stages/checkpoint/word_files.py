@@ -48,19 +48,20 @@ def make_wait() -> Wait:
     return Wait(threading.Event(), threading.Event())
 
 
-def leave_word(folder: Path, name: str, token: str, write: Callable[[], Any]) -> None:
+def leave_word(folder: Path, name: str, token: str, wait: Wait, write: Callable[[], Any]) -> None:
     """Writes this process's part, then its word.
 
     Args:
         folder: the temporary folder, which exists.
         name: of the part, different on each process.
         token: name of this save, the same on all processes.
+        wait: shortens the wait for the folder, which the first process removes if it fails.
         write: writes the part, and returns JSON for the first process.
 
     Raises:
         OSError: if the disk refuses, or this process does not see the folder; whatever `write` raises.
     """
-    _await_folder(folder)
+    _await_folder(folder, wait)
     with _locked(folder / f"{name}.lock"):
         try:
             body = {"save": token, "word": write()}
@@ -96,11 +97,13 @@ def await_words(folder: Path, parts: list[tuple[str, Path]], token: str, wait: W
     return words
 
 
-def _await_folder(folder: Path) -> None:
+def _await_folder(folder: Path, wait: Wait) -> None:
     """Waits until this process sees the folder that the first one made."""
-    until = time.monotonic() + _VISIBLE
+    start = time.monotonic()
     while not folder.is_dir():
-        if time.monotonic() > until:
+        ends = not threading.main_thread().is_alive()  # by an error that came as the save began
+        shortened = ends or wait.closing.is_set() or wait.stop.is_set()
+        if time.monotonic() - start > (_VISIBLE_CLOSING if shortened else _VISIBLE):
             raise OSError(
                 errno.ENOENT,
                 f"the first process has made {folder}, which this one does not see; choose a folder on a "

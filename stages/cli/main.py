@@ -67,9 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         world = read_world(os.environ)
-    except ValueError as error:
-        if os.environ.get("RANK") in (None, "", "0"):
-            print(f"intro2llm: {error}", file=sys.stderr)
+    except ValueError as error:  # the others may have no such mistake, so that each tells its own
+        rank = os.environ.get("RANK")
+        print(f"intro2llm: {f'process {rank}: ' if rank else ''}{error}", file=sys.stderr)
         return 2
     if name in (*HELP, *VERSION):
         if world is None or world.rank == 0:
@@ -157,8 +157,8 @@ def _run_joined(world: World, name: str, arguments: Sequence[str]) -> int:
             try:
                 end = _attempt(processes, name, arguments)
                 signal.signal(signal.SIGURG, signal.SIG_IGN)  # the end of another process interrupts no more
-            except EndedError:  # it came while an error of this process was handled
-                end = joining.find_cause(processes) or End(1, "another process has ended", True)
+            except EndedError as ended:  # it came while an error of this process was handled
+                end = _explain_interrupted(processes, name, ended.__context__)
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
             end = joining.conclude(processes, end)
@@ -217,7 +217,8 @@ def _attempt(processes: Processes, name: str, arguments: Sequence[str]) -> End:
     folder: list[Path] = []
     options: object = None
     try:
-        _compare_names(processes, name)
+        asks_help = not {"-h", "--help"}.isdisjoint(arguments[: SUBCOMMANDS[name].own_words])
+        _compare_names(processes, f"{name} --help" if asks_help else name)
         options = _parse(name, arguments, folder)
         return End(resolve(SUBCOMMANDS[name].run)(options, processes), "", False)
     except SystemExit as stop:
@@ -237,6 +238,18 @@ def _attempt(processes: Processes, name: str, arguments: Sequence[str]) -> End:
             traceback.print_exception(error)
         bug = (1, f"process {processes.rank}: {type(error).__name__}: {error}"[:300])
         return End(*(explained or bug), True)
+
+
+def _explain_interrupted(processes: Processes, name: str, error: BaseException | None) -> End:
+    """The end of a process whose own error was being explained as it learned of another one's end."""
+    from stages.run import processes as joining
+    from stages.run.channel import End
+
+    explained = None if error is None else explain(error, name)
+    if explained is None and (cause := joining.find_cause(processes)):
+        return cause
+    bug = "another process has ended" if error is None else f"{type(error).__name__}: {error}"
+    return End(*(explained or (1, f"process {processes.rank}: {bug}"[:300])), True)
 
 
 def _describe_exit(stop: SystemExit) -> tuple[int, str]:

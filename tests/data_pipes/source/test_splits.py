@@ -252,3 +252,12 @@ def test_links_are_followed_and_cycles_end(tmp_path: Path) -> None:
 def test_a_single_file_is_read_whatever_its_name(tmp_path: Path) -> None:
     write_files(tmp_path, "train.jsonl", "test.jsonl")
     assert [row.values["text"] for row in rows(tmp_path / "test.jsonl", split="train")] == ["test.jsonl"]
+
+
+def test_a_link_whose_file_is_gone_is_refused(tmp_path: Path) -> None:
+    """Of the Hub's cache, where files are links: a part of the rows would be missing."""
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: a\n  data_files: part*.jsonl\n---\n")
+    (tmp_path / "part0.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "part1.jsonl").symlink_to(tmp_path / "blobs" / "gone")
+    with pytest.raises(FileNotFoundError, match=r"part1\.jsonl is a link to .*gone, which is not there"):
+        list(rows(tmp_path))

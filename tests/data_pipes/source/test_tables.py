@@ -217,3 +217,11 @@ def test_a_row_without_text_is_named(values: dict, words: str) -> None:
     good = Row({"text": ""}, "a:2")
     assert list(as_documents([Row(values, "a:1"), good], on_bad=bad.append)) == [Document("", "a:2")]
     assert [row.name for row in bad] == ["a:1"]
+
+
+def test_an_error_in_a_line_names_the_line_of_the_file_only(tmp_path: Path) -> None:
+    """It added "line 2 column 1", of the line's own text."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n\n{"text": "b"\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl:3: .*not JSON \(Expecting ',' delimiter, column 13\)"):
+        list(jsonl_rows(path))

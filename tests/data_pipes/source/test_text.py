@@ -119,8 +119,30 @@ def test_another_encoding_is_read_if_given(tmp_path: Path) -> None:
 
 def test_a_binary_file_is_named(tmp_path: Path) -> None:
     path = write_file(tmp_path / "a.bin", b"text\x00more")
-    with pytest.raises(ValueError, match=r"a\.bin: a binary file, with a zero byte after offset 0"):
+    with pytest.raises(ValueError, match=r"a\.bin: a binary file, with a zero byte at offset 4"):
         texts(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("length", [0, 3, (1 << 20) + 5])
+def test_the_offset_of_a_zero_byte_is_that_in_the_file(length: int, encoding: str, tmp_path: Path) -> None:
+    data = ("é" * length).encode(encoding)
+    path = write_file(tmp_path / "a.txt", data + "\0x".encode(encoding)[len("".encode(encoding)) :])
+    with pytest.raises(ValueError, match=f"a zero byte at offset {len(data)};"):
+        texts(path, encoding=encoding)
+
+
+def test_a_link_whose_file_is_gone_is_refused(tmp_path: Path) -> None:
+    """It was left out without a word."""
+    write_file(tmp_path / "a.txt", b"text")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "a.txt")
+    (tmp_path / ".hidden").symlink_to(tmp_path / "gone")
+    assert len(files(tmp_path)) == 2
+    (tmp_path / "c.txt").symlink_to(tmp_path / "gone")
+    with pytest.raises(
+        FileNotFoundError, match=r"c\.txt is a link to .*gone, which is not there; remove the"
+    ):
+        files(tmp_path)
 
 
 @pytest.mark.parametrize(

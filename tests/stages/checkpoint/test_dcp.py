@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import resource
 import shutil
 import warnings
 from pathlib import Path
@@ -226,3 +227,31 @@ def test_metadata_that_would_run_code_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".metadata").write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(ValueError, match=r"\.metadata: not what torch writes \(dict\)"):
         dcp.read_metadata(tmp_path)
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_full_disk_is_reported_with_the_fix(in_background: bool, tmp_path: Path) -> None:
+    """A real refusal of the system: a limit on the size of files; torch's error does not say it."""
+    checkpoint.save(tmp_path, example(1), format="dcp")
+    large = {"w": torch.ones(100, 100), "v": torch.ones(70_000)}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+    try:
+        with pytest.raises(
+            OSError, match=r"could not save .*step-00000002: File too large; make room there, and save"
+        ) as raised:
+            if in_background:
+                saver = background.make_saver(tmp_path, format="dcp")
+                saver.save(large, step=2)
+                try:
+                    saver.save(large, step=3)  # as a run does: it ends with the error of the last save
+                finally:
+                    saver.close()
+            else:
+                checkpoint.save(tmp_path, large, step=2, format="dcp")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert raised.value.errno == errno.EFBIG
+    assert "\n" not in str(raised.value)
+    assert os.listdir(tmp_path / "checkpoints") == ["step-00000001"]
+    assert checkpoint.load(tmp_path, zeros()).step == 1

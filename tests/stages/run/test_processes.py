@@ -369,16 +369,6 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     assert taken == [1]
 
 
-def test_a_world_size_without_an_address_is_one_message_of_one_process(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank, lines in (("0", 1), ("1", 0)):
-        monkeypatch.setenv("RANK", rank)
-        assert main(["pretrain"]) == 2
-        assert len(capsys.readouterr().err.splitlines()) == lines
-
-
 def test_flags_that_need_several_processes_or_one_are_refused(
     alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
