@@ -229,26 +229,31 @@ def test_metadata_that_would_run_code_is_refused(tmp_path: Path) -> None:
         dcp.read_metadata(tmp_path)
 
 
+def save_large(run: Path, in_background: bool) -> None:
+    """Saves a state of 320 KB; in the background two, as a run does, which ends with the error of the first."""
+    large = {"w": torch.ones(100, 100), "v": torch.ones(70_000)}
+    if not in_background:
+        checkpoint.save(run, large, step=2, format="dcp")
+        return
+    saver = background.make_saver(run, format="dcp")
+    saver.save(large, step=2)
+    try:
+        saver.save(large, step=3)
+    finally:
+        saver.close()
+
+
 @pytest.mark.parametrize("in_background", [False, True])
 def test_a_full_disk_is_reported_with_the_fix(in_background: bool, tmp_path: Path) -> None:
     """A real refusal of the system: a limit on the size of files; torch's error does not say it."""
     checkpoint.save(tmp_path, example(1), format="dcp")
-    large = {"w": torch.ones(100, 100), "v": torch.ones(70_000)}
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
     try:
         with pytest.raises(
             OSError, match=r"could not save .*step-00000002: File too large; make room there, and save"
         ) as raised:
-            if in_background:
-                saver = background.make_saver(tmp_path, format="dcp")
-                saver.save(large, step=2)
-                try:
-                    saver.save(large, step=3)  # as a run does: it ends with the error of the last save
-                finally:
-                    saver.close()
-            else:
-                checkpoint.save(tmp_path, large, step=2, format="dcp")
+            save_large(tmp_path, in_background)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert raised.value.errno == errno.EFBIG
