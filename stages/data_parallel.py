@@ -67,16 +67,17 @@ def data_parallel(stage: Stage, mesh: Any) -> Stage:
     Edge cases: the loss must be a sum over rows, with their count. One that returns a mean and the count 1,
     or uses a statistic of the whole batch, gives other numbers, as it does with `accumulation`; that is not
     found out. B need not be a multiple of n. An error of a loss (on a CPU) or a reward function on one
-    process is raised on all. A fingerprint is that of the plain stage, so that a run resumes with another
-    number of processes. `stages.branch` works; what differentiates or vmaps steps (`unroll`, `population`,
-    `sweep`, torch.func) is refused: collectives have no derivative here.
+    process is raised on all, and so are metrics, completions or rewards of another structure on one; a
+    sampler must draw from each row's key (`stages.online.Rollout`). A fingerprint is that of the plain stage,
+    so that a run resumes with another number of processes. `stages.branch` works; what differentiates or
+    vmaps steps (`unroll`, `population`, `sweep`, torch.func) is refused: collectives have no derivative here.
 
     What is checked: in `init` and before the first step that is not compiled, that all processes have the
-    same state and the same batch, leaf by leaf; in each step that they have the same batch, by 8 bytes. On a
-    GPU, or compiled as a whole, a step with different batches is skipped (its loss is NaN) in the place of an
-    error. Not checked: that states stay the same, as they are computed from the same bits; that processes
-    take as many steps. One that stops early leaves the others waiting for torch's timeout of the group, after
-    which they raise an error that says so.
+    same state and the same batch, leaf by leaf; in each step that they have the same batch, and losses that
+    return the same names, dtypes and shapes, by 8 bytes. On a GPU, or compiled as a whole, a step with
+    different batches is skipped (its loss is NaN) in the place of an error. Not checked: that states stay the
+    same, as they are computed from the same bits; that processes take as many steps. One that stops early
+    leaves the others waiting for torch's timeout of the group, after which they raise an error that says so.
 
     Raises:
         ValueError: for a population or sweep, a stage that is data parallel already, or an online stage whose

@@ -63,8 +63,11 @@ def sharded(stage: Stage, mesh: Any, *, layers: bool = False) -> Stage:
     are made whole, then cut. An optimizer that is neither elementwise nor leafwise (`optim.is_leafwise`)
     gathers the whole state at each update. A frozen base (`lora(model, cut(base, mesh))`) or reference may be
     cut as well (`pure.parallel.rows.cut`), and is gathered layer by layer. With layers=False an error on one
-    process is raised on all, also then: on a CPU each gathering of a layer is preceded by 24 bytes. Online
-    stages gather the policy once for sampling. A fingerprint is that of the plain stage.
+    process is raised on all, also then: on a CPU each gathering of a layer is preceded by 24 bytes. With
+    layers=True an error inside the loss is raised only where it happens, as the others are in collectives
+    that sum gradients: that process must end, and not catch the error and go on, as its next collective would
+    meet theirs. (Different batches are refused on all, before the loss.) Online stages gather the policy once
+    for sampling. A fingerprint is that of the plain stage.
 
     Raises:
         ValueError: for a population or sweep; a stage made by hand; before torch.distributed is initialised;

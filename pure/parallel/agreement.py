@@ -37,8 +37,8 @@ DIFFERENT_BATCHES = (
 
 Result = TypeVar("Result")
 
-Facts = tuple[tuple[str, tuple[int, ...]], ...]
-"""(dtype, shape) of each leaf, without the first axis where rows are not compared."""
+Facts = tuple[tuple[Any, tuple[int, ...]], ...]
+"""(dtype, shape) of each leaf, without the first axis where rows are not compared; (type, ()) of no tensor."""
 
 _AGREED: set[tuple[Any, int]] = set()
 """Structures (group, mark) that all processes had, so that a GPU is waited for once for each."""
@@ -153,7 +153,7 @@ def describe_structure(values: Tree, of_rows: bool = False) -> dict[str, str]:
     """
     leaves = tree.leaves(values)
     axis = ("rows",) if of_rows else ()
-    texts = [f"{dtype} [{', '.join(map(str, axis + shape))}]" for dtype, shape in _facts(leaves, of_rows)]
+    texts = [_describe_fact(fact, axis) for fact in _facts(leaves, of_rows)]
     return dict(zip(tree.paths(values), texts, strict=True))
 
 
@@ -258,17 +258,21 @@ def _can_wait(mark: Tensor) -> bool:
 
 
 def _facts(leaves: list, of_rows: bool) -> Facts:
-    """Dtype and shape of each leaf; the type of what is no tensor."""
-    first = 1 if of_rows else 0
-    return tuple(
-        (str(x.dtype)[6:], tuple(x.shape[first:])) if isinstance(x, Tensor) else (type(x).__name__, ())
-        for x in leaves
-    )
+    """Facts of the leaves."""
+    facts = ((x.dtype, x.shape) if isinstance(x, Tensor) else (type(x), ()) for x in leaves)
+    return tuple((kind, shape[1:]) for kind, shape in facts) if of_rows else tuple(facts)
+
+
+def _describe_fact(fact: tuple[Any, tuple[int, ...]], axis: tuple[str, ...] = ()) -> str:
+    """Text of a fact: "float32 [2, 3]"."""
+    kind, shape = fact
+    name = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("torch.")
+    return f"{name} [{', '.join(map(str, (*axis, *shape)))}]"
 
 
 @lru_cache(maxsize=64)
 def _mark_of(spec: Any, facts: Facts) -> int:
     """Checksum of paths and facts."""
     paths = tree.paths(tree.unflatten(spec, list(range(spec.num_leaves))))
-    digest = sha256(repr((paths, facts)).encode()).digest()
+    digest = sha256(repr((paths, [_describe_fact(fact) for fact in facts])).encode()).digest()
     return int.from_bytes(digest[:7], "big")

@@ -2,8 +2,8 @@
 
 Outside a step a leaf is a DTensor with `Shard(0)`, which knows its whole shape and its mesh; inside, it is
 this process's rows, a plain tensor, or the whole leaf, gathered by an explicit collective. (DTensor's own
-operators cost ten times as much as plain ones, and decide by themselves when to communicate.) Everything that
-touches what DTensor does not document is in this file.
+operators decide by themselves when to communicate.) Everything that touches what DTensor does not document is
+in this file.
 
 Shape letters: S rows of a leaf, n processes, r this process, c = ⌈S/n⌉ rows of all but the last processes.
 
@@ -309,7 +309,7 @@ def _local_leaf(x: Tensor) -> Tensor:
 
 
 def _wrap_leaf(rows: Tensor, like: Tensor) -> Tensor:
-    """Wraps one leaf; `DTensor.from_local` takes ten times as long where a spec can be used again."""
+    """Wraps one leaf, with the spec of `like` where it is the same."""
     if not isinstance(like, DTensor) or isinstance(rows, DTensor):
         return rows
     if rows.shape != like._local_tensor.shape:

@@ -138,8 +138,8 @@ def prepare_writing(
         copy: copy what is written, so that the state may be overwritten.
 
     Returns:
-        Writing; `gather` writes `.metadata`. Its `write` raises an OSError for what DCP cannot write, with the
-        system's own reason.
+        Writing; `gather` writes `.metadata`. Its `write` raises an OSError for what DCP cannot write, with
+        the system's own reason.
     """
     writer = FileSystemWriter(folder)
     writer.set_up_storage_writer(group.rank == 0)
