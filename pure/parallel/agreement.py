@@ -38,7 +38,7 @@ DIFFERENT_BATCHES = (
 Result = TypeVar("Result")
 
 Facts = tuple[tuple[Any, tuple[int, ...]], ...]
-"""(dtype, shape) of each leaf, without the first axis where rows are not compared; (type, ()) of no tensor."""
+"""(dtype, shape) of each leaf, without the first axis of rows; (type, ()) of what is no tensor."""
 
 _AGREED: set[tuple[Any, int]] = set()
 """Structures (group, mark) that all processes had, so that a GPU is waited for once for each."""

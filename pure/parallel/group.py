@@ -29,7 +29,7 @@ class Group(NamedTuple):
         layers: whether the params of a loss are rows, gathered layer by layer (`pure.parallel.layers`).
         scatter: whether `accumulate` leaves the gradients of this process as they are, for its caller to sum.
         errors_shared: whether an error of a loss on one process is raised on all. False where the loss has
-            collectives that sum its gradients, in which the others wait: a process with an error must then end.
+            collectives that sum its gradients, in which the others wait: one with an error must then end.
         attempt: while a loss is computed whose errors are shared, `pure.parallel.attempt.Attempt`.
     """
 
