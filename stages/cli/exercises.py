@@ -1,4 +1,4 @@
-"""`intro2llm exercises`: make a folder of exercises, show the progress in it, reset an exercise."""
+"""`intro2llm exercises`: make a folder of exercises, show the progress, give hints, reset an exercise."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class ExercisesOptions:
     """Write the bodies of the pipeline's functions yourself: exercises in the files of the source."""
 
     action: Annotated[
-        Literal["start", "list", "check", "show", "grade", "reset"],
+        Literal["start", "list", "check", "show", "hint", "grade", "reset"],
         ShownAs("ACTION"),
         tyro.conf.Positional,
         tyro.conf.arg(metavar="ACTION"),
     ]
     """start makes or upgrades a folder of exercises, list shows the progress, check tells if a function is
-    right, show puts yours beside ours, reset takes a body out again, grade checks a class; intro2llm
-    exercises ACTION --help lists the flags of one."""
+    right, show puts yours beside ours, hint gives one hint more, reset takes a body out again, grade checks
+    a class; intro2llm exercises ACTION --help lists the flags of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,16 @@ class ListFlags:
 
     folder: Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder of the exercises."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HintFlags:
+    """Give one hint more on an exercise at each call: the formula first, the body last."""
+
+    folder: Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Folder of the exercises."""
+    name: Annotated[str, ShownAs("NAME"), tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """Name of the exercise, such as dpo_loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +124,7 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
         "list": Action(ListFlags, "stages.cli.exercises:print_progress"),
         "check": Action(CheckFlags, "stages.cli.exercises_check:check"),
         "show": Action(ShowFlags, "stages.cli.exercises_check:show"),
+        "hint": Action(HintFlags, "stages.cli.exercises:print_hint"),
         "grade": Action(GradeFlags, "stages.cli.exercises_check:grade"),
         "reset": Action(ResetFlags, "stages.cli.exercises:reset"),
     }
@@ -124,6 +135,7 @@ NEW = "{folder}: {exercises} exercises in {files} files; read {folder}/README.md
 CURRENT = "{folder}: up to date, {exercises} exercises"
 CHAPTER = "{number:>2}. {title:<{width}}  {solved:>2} of {total:>2} solved, {passed:>2} checked"
 MINUTES = "; {minutes} minutes left"
+HINTS = "{count} hints taken on {exercises} exercises"
 NEXT = "next: {exercise} in {path}, about {minutes} minutes"
 DONE = "all exercises are solved and checked"
 
@@ -174,7 +186,7 @@ def print_progress(flags: ListFlags) -> int:
         line = _translate(CHAPTER, folder).format(**chapter._asdict(), width=width)
         left = _translate(MINUTES, folder).format(minutes=chapter.minutes)
         print(line + left if chapter.minutes else line)
-    for problem in progress.problems:
+    for problem in [*progress.problems, *_describe_hints(folder)]:
         print(problem)
     exercise = progress.next
     if exercise is None:
@@ -185,12 +197,32 @@ def print_progress(flags: ListFlags) -> int:
     return 0
 
 
+def print_hint(flags: HintFlags) -> int:
+    """Prints the next hint on an exercise."""
+    from stages.teach.hints import give_hint
+
+    print(give_hint(Path(flags.folder), flags.name))
+    return 0
+
+
 def reset(flags: ResetFlags) -> int:
     """Takes a body out again, and prints where the backup is."""
     from stages.teach import edition
 
     print(edition.reset(Path(flags.folder), flags.name))
     return 0
+
+
+def _describe_hints(folder: Path) -> list[str]:
+    """A line on the hints that were taken, if there are any, or on their record, if it is damaged."""
+    from stages.teach.hint_record import read_hints
+
+    try:
+        hints = read_hints(folder)
+    except ValueError as error:
+        return [str(error)]
+    count = sum(map(len, hints.values()))
+    return [_translate(HINTS, folder).format(count=count, exercises=len(hints))] if count else []
 
 
 def _translate(text: str, folder: Path) -> str:

@@ -122,7 +122,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "exercises": Subcommand(
             "stages.cli.exercises:ExercisesOptions",
             "stages.cli.exercises:run",
-            "write the pipeline's functions yourself: start, list, check, show, reset, grade",
+            "write the pipeline's functions yourself: start, list, check, show, hint, reset, grade",
             own_words=1,
         ),
         "replay": Subcommand(

@@ -88,7 +88,7 @@ def start(folder: Path, lang: str | None = None, level: Level | None = None) -> 
         OSError: if a file cannot be written.
     """
     is_edition = _check_folder(folder)
-    record = read_record(folder) if is_edition else Record(package_version(), "en", "steps", {}, {}, {})
+    record = read_record(folder) if is_edition else Record(package_version(), "en", "steps", {}, {})
     new_level: Level = level or ("docstring" if record.level == "docstring" else "steps")
     record = record._replace(version=package_version(), lang=lang or record.lang, level=new_level)
     files = plan_files(record.lang, new_level)

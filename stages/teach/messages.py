@@ -1,4 +1,4 @@
-"""Sentences of the check that a learner reads, in English, with format fields; the keys of translations."""
+"""Sentences of the check and the hints, in English, with format fields: the keys of their translations."""
 
 from __future__ import annotations
 
@@ -79,3 +79,23 @@ SHOW_LATER = "ours is shown beside yours once yours passes"
 YOURS = "yours"
 OURS = "ours"
 SPEED = "a call of the example: yours {learner}, ours {ours}"
+
+HINT = "{exercise}: hint {level} of 6, {subject}"
+HINT_OF_STEP = "{exercise}: hint {level} of 6 on step {step} of {steps}, {subject}"
+HINT_FORMULA = "the formula"
+HINT_SENTENCE = "what it does"
+HINT_SHAPES = "shapes and types after it in the docstring's example"
+HINT_NUMBERS = "numbers after it in the docstring's example"
+HINT_CODE = "its code"
+HINT_BODY = "the whole body"
+HINT_ARGUMENTS = "in the call with"
+HINT_RETURNED = "returned"
+HINT_VISITS = "the step runs {visits} times in this call; this is the first time that it changes something"
+HINT_NOT_EXECUTED = "the example does not reach this step"
+HINT_NOTHING_ASSIGNED = (
+    "in the example this step assigns nothing: it only checks its input, or its branch is not taken"
+)
+HINT_NO_TRACE = "the example could not be run ({error})"
+HINT_COUNT = "hints taken: {count}"
+HINT_SYNTAX = "{path}, line {line}: {error}; the hints are on all steps, until the file parses"
+HINT_DAMAGED = "{path} was damaged and is kept as {backup}; the hints start again"

@@ -1,4 +1,4 @@
-"""The record of an edition, `.intro2llm/edition.json`: how each file was written, what passed, hints used."""
+"""The record of an edition, `.intro2llm/edition.json`: how each file was written, and what passed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Written(NamedTuple):
 
 
 class Record(NamedTuple):
-    """State of an edition: its files as written, checks and hints.
+    """State of an edition: its files as written, and checks.
 
     Fields:
         version: of the package that wrote it last.
@@ -38,7 +38,6 @@ class Record(NamedTuple):
         level: parts of the bodies that stayed.
         files: path in the folder -> as it was written.
         passed: exercise -> digest of the function that passed the check.
-        hints: exercise -> number of hints that were shown.
     """
 
     version: str
@@ -46,7 +45,6 @@ class Record(NamedTuple):
     level: str
     files: Mapping[str, Written]
     passed: Mapping[str, str]
-    hints: Mapping[str, int]
 
 
 def package_version() -> str:
@@ -110,14 +108,6 @@ def record_result(folder: Path, name: str, passed: bool) -> None:
         write_record(folder, record._replace(passed=results))
 
 
-def record_hint(folder: Path, name: str) -> int:
-    """Counts a hint, and returns how many of an exercise were shown, this one included."""
-    record = read_record(folder)
-    count = record.hints.get(find_exercise(name).name, 0) + 1
-    write_record(folder, record._replace(hints={**record.hints, name: count}))
-    return count
-
-
 def _build(fields: Mapping[str, Any]) -> Record:
     """The record in a JSON object; an error of any kind if it is none."""
     files = {
@@ -125,5 +115,4 @@ def _build(fields: Mapping[str, Any]) -> Record:
         for path, written in fields["files"].items()
     }
     passed = {str(name): str(digest) for name, digest in fields["passed"].items()}
-    hints = {str(name): int(count) for name, count in fields["hints"].items()}
-    return Record(str(fields["version"]), str(fields["lang"]), str(fields["level"]), files, passed, hints)
+    return Record(str(fields["version"]), str(fields["lang"]), str(fields["level"]), files, passed)

@@ -1,4 +1,4 @@
-"""`intro2llm exercises`: start, list, reset."""
+"""`intro2llm exercises`: start, list, hint, reset."""
 
 from __future__ import annotations
 
@@ -40,16 +40,38 @@ def test_a_folder_is_started_solved_listed_and_reset(
     assert capsys.readouterr().out.startswith(f"{my}: up to date, ")
 
 
+def test_hints_are_printed_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    my = tmp_path / "my"
+    assert call("start", my) == 0
+    capsys.readouterr()
+    assert call("hint", my, "top_p") == 0
+    assert capsys.readouterr().out.startswith(
+        "top_p: hint 1 of 6, the formula:\n  keep v where Σ_{l_w > l_v}"
+    )
+    assert call("hint", my, "top_p") == 0
+    assert capsys.readouterr().out.startswith("top_p: hint 2 of 6 on step 1 of 3, what it does:\n  Sort the ")
+    assert call("list", my) == 0
+    assert capsys.readouterr().out.splitlines()[-2] == "2 hints taken on 1 exercises"
+    (my / ".intro2llm/hints.json").write_text("{")
+    assert call("list", my) == 0
+    assert "hints.json: not valid JSON, line 1" in capsys.readouterr().out.splitlines()[-2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "ACTION is required"),
-        (["strat", "my"], "ACTION: expected one of start, list, check, show, grade, reset, got 'strat'"),
+        (
+            ["strat", "my"],
+            "ACTION: expected one of start, list, check, show, hint, grade, reset, got 'strat'",
+        ),
         (["start"], "FOLDER is required"),
         (["start", "my", "more"], "unexpected 'more' after FOLDER"),
         (["start", "my", "--lang", "fr"], "--lang: expected one of en, zh, got 'fr'"),
         (["start", "my", "--levle", "steps"], "--levle: unknown flag; did you mean --level?"),
         (["reset", "my"], "NAME is required"),
+        (["hint", "my"], "NAME is required"),
+        (["hint", "nowhere", "top_p"], "nowhere is not a student edition"),
         (["list", "nowhere"], "nowhere is not a student edition"),
     ],
 )

@@ -14,14 +14,13 @@ from stages.teach.record import (
     Written,
     describe_written,
     read_record,
-    record_hint,
     record_result,
     write_record,
 )
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    record = Record("1", "en", "docstring", {"a/b.py": Written("12", {"f": "34"})}, {"f": "34"}, {"g": 2})
+    record = Record("1", "en", "docstring", {"a/b.py": Written("12", {"f": "34"})}, {"f": "34"})
     write_record(tmp_path / "new", record)
     assert read_record(tmp_path / "new") == record
 
@@ -31,14 +30,6 @@ def test_a_written_file_is_described_by_its_bytes_and_functions() -> None:
     assert list(written.functions) == ["f"]
     assert written.sha256 != describe_written("def f(): 1").sha256
     assert describe_written("# A page\n\nText.").functions == {}
-
-
-def test_hints_are_counted(tmp_path: Path) -> None:
-    start(tmp_path)
-    assert [record_hint(tmp_path, "dpo_loss"), record_hint(tmp_path, "dpo_loss")] == [1, 2]
-    assert read_record(tmp_path).hints == {"dpo_loss": 2}
-    with pytest.raises(ValueError, match="unknown exercise"):
-        record_hint(tmp_path, "dpo")
 
 
 def test_a_result_holds_until_the_function_is_changed(tmp_path: Path) -> None:
