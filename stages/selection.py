@@ -137,21 +137,36 @@ def error_bars(values: Tensor | Sequence, *, dim: int = -1) -> ErrorBars:
     for S = 2, 4.3 for 3, 2.8 for 5, 2.3 for 10; a difference of two means has the error sqrt(a² + b²).
 
     Args:
-        values: [..., S]; a metric [P] of a sweep over `grid(beta=..., seed=...)` as `.view(-1, S)`.
+        values: [..., S] numbers x; a metric [P] of a sweep over `grid(beta=..., seed=...)` as `.view(-1, S)`.
         dim: the axis of the seeds.
 
     Returns:
-        ErrorBars(mean [...], error [...]); NaN where a value is NaN, as of a run that diverged.
+        ErrorBars(mean [...], error [...]), without the axis of the seeds; float32, or the floating dtype of
+        the values.
+
+    Steps:
+        1. Convert to a tensor, and integers or bools to float32.
+        2. Differences from the mean over the seeds, [..., S].
+        3. Variance [...]: the sum of their squares over S - 1; NaN for a single seed.
+        4. Mean, and the root of variance / S.
+
+    Edge cases: NaN where a value is NaN, as of a run that diverged; a single seed has the error NaN.
 
     Example:
         >>> error_bars(torch.tensor([[1.0, 2.0, 3.0]]))
         ErrorBars(mean=tensor([2.]), error=tensor([0.5774]))
+
+    Source: Student, "The Probable Error of a Mean", 1908.
     """
+    # 1. Values [..., S].
     values = torch.as_tensor(values)
     values = values if values.is_floating_point() else values.float()
     count = values.shape[dim]
+    # 2. Differences [..., S].
     centred = values - values.mean(dim, keepdim=True)
+    # 3. Variance [...].
     variance = centred.square().sum(dim) / (count - 1 if count > 1 else torch.nan)
+    # 4. Mean and error [...].
     return ErrorBars(values.mean(dim), (variance / count).sqrt())
 
 

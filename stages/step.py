@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from zlib import crc32
 
 import torch
@@ -17,19 +16,13 @@ from pure.foreign import check_tensors
 from pure.optim.base import increment
 from pure.optim.ema import warmed_decay
 from pure.parallel import rows
-from pure.parallel.cut_models import record_cut_models
-from pure.parallel.group import Group, data_group, within
-from pure.parallel.layers import loss_on_rows
-from pure.parallel.row_collectives import reduce_scatter_rows
-from pure.plural import count_noun
 from pure.transform import precision
-from pure.transform.accumulate import Accumulated, Loss, Metric, check_sums, divisor, number_rows
-from pure.transform.by_layer import leaf_norms
-from pure.transform.gradient import Gradient, is_accumulation
+from pure.transform.accumulate import Loss, Metric, divisor, number_rows
+from pure.transform.gradient import Gradient
 from pure.types import GradientTransformation, Tree
-from stages.cut_model import check_cut_models, norms_of_whole_leaves
 from stages.row_update import update_rows
 from stages.state import TrainState
+from stages.step_gradient import sum_gradient
 
 STEP_METRICS = ("loss", "grad_norm", "nonfinite_leaf")
 """Metrics of every stage: mean loss, global norm of the mean gradient, and why the step was skipped.
@@ -56,6 +49,10 @@ def step(
 ) -> TrainState:
     """Take one optimizer step, or skip a batch with a loss, count or gradient that is not finite, or count 0.
 
+    A training run is this function, applied to one batch after another.
+
+        loss = Σ sum / Σ count,     params ← params + optimizer(∂loss/∂params)
+
     Args:
         state: not modified.
         batch: dict of tensors [B, ...].
@@ -70,47 +67,65 @@ def step(
         taken, see `nonfinite_leaf`.
 
     Steps:
-        1. The step's own key; each example's place in the batch.
-        2. Gradient of the summed loss, and the next memory of what computes it; rows of both if the state is
-            cut.
-        3. Norm of each leaf, NaN or infinite if the leaf has such an element; the global norm is their norm.
-        4. Update, whole or layer by layer, and keep it only if finite.
-        5. Metrics: means divided once, sums as they are, in float32.
+        1. Check the batch by `check_tensors("stage: the batch", batch)`, and number its rows by
+            `number_rows("stage", batch)`. The step's own key: state.key with state.step folded in
+            (`random.fold_in`), then `LOSS_KEY`.
+        2. `sum_gradient`, which takes state, batch, key, loss, gradient, names and elementwise: sums of the
+            loss, their gradient (a tree), the norms of its leaves [L], and the next memory of what computes
+            it.
+        3. Scale []: 1 / `divisor(count)`, in the dtype of the sum. It times the sum is the mean loss, times
+            the norm of the norms the gradient's. The step is taken if `_why_skipped(norms, sum, count)`,
+            which is the metric nonfinite_leaf, is below 0.
+        4. Update: `update_rows(update, trained, gradient, scale, scalars)`, where trained is {"params",
+            "opt_state", "extra"} of the state, extra without "gradient", and scalars is {"grad_norm",
+            "finite" (if the step is taken), "value" (the mean loss)}.
+        5. The new extra with the loss scale and memory: `_adjust_extra(new extra, old extra, memory, norms,
+            taken)`.
+        6. Metrics: loss, grad_norm, nonfinite_leaf, and those of the loss by `_mean_or_sum`; all in float32.
+            The next state has the old key and step + 1.
+
+    Edge cases: a batch without labels has count 0, and is skipped.
 
     Raises:
         ValueError: if the loss reports other metrics than were declared, or the batch has no rows, or its
             leaves differ in their number of rows.
+
+    Example:
+        The mean of (w - x)² over 1 and 3 has the gradient 2w - 4: at w = 0 with rate 0.5 the step is 2.
+
+        >>> from pure.optim.sgd import sgd
+        >>> from stages.stage import stage
+        >>> def mean_square(params, batch, key):
+        ...     return (params - batch["x"]).square().sum(), torch.tensor(len(batch["x"])), {}
+        >>> fit = stage(mean_square, sgd(0.5))
+        >>> state = fit.step(fit.init(random.key(0), torch.tensor(0.0)), {"x": torch.tensor([1.0, 3.0])})
+        >>> state.params, state.metrics["loss"], state.metrics["grad_norm"]
+        (tensor(2.), tensor(5.), tensor(4.))
+
+    Source: Robbins and Monro, "A Stochastic Approximation Method", 1951 (a step along the gradient of a
+    sample).
     """
-    # 1. Key and places.
+    # 1. Check, number, and key [2].
     check_tensors("stage: the batch", batch)
     key = random.fold_in(random.fold_in(state.key, state.step), LOSS_KEY)
     batch = number_rows("stage", batch)
-    # 2. Gradient.
-    scaling = state.extra.get("loss_scale")
-    rest = {name: x for name, x in state.extra.items() if name != "gradient"}
-    memory = state.extra.get("gradient", {})
-    scale = None if scaling is None else scaling.scale
-    with record_cut_models() as cut_models:
-        result, grads, new_memory = _compute(gradient, loss, names, state.params, batch, key, memory, scale)
-    check_cut_models(cut_models, elementwise, gradient)
-    _check_names(result.metrics, names, gradient.metrics)
-    # 3. Norm.
+    # 2. Gradient like the params, and norms [L].
+    result, grads, per_leaf, new_memory = sum_gradient(
+        state, batch, key, loss=loss, gradient=gradient, names=names, elementwise=elementwise
+    )
+    # 3. Means, [] each.
     scale = 1.0 / divisor(result.count).to(result.sum.dtype)
-    per_leaf = rows.total_norms(norms_of_whole_leaves(leaf_norms(grads), grads, cut_models), state.params)
     bad = _why_skipped(per_leaf, result.sum, result.count)
     taken = bad < 0
     mean_loss, grad_norm = result.sum * scale, torch.linalg.vector_norm(per_leaf) * scale
     # 4. Update.
+    rest = {name: x for name, x in state.extra.items() if name != "gradient"}
     trained = {"params": state.params, "opt_state": state.opt_state, "extra": rest}
     scalars = {"grad_norm": grad_norm, "finite": taken, "value": mean_loss}
     new = update_rows(update, trained, grads, scale, scalars)
-    extra = new["extra"]
-    if scaling is not None:
-        extra = {**extra, "loss_scale": precision.adjust(scaling, per_leaf.isfinite().all())}
-    if "gradient" in state.extra:
-        kept = tree.where(taken, new_memory, rows.local(memory))
-        extra = {**extra, "gradient": rows.wrap(kept, memory)}
-    # 5. Metrics.
+    # 5. Loss scale and memory.
+    extra = _adjust_extra(new["extra"], state.extra, new_memory, per_leaf, taken)
+    # 6. Metrics, [] each.
     metrics = {"loss": mean_loss, "grad_norm": grad_norm, "nonfinite_leaf": bad}
     metrics |= {name: _mean_or_sum(metric) for name, metric in result.metrics.items()}
     metrics = {name: x.float() for name, x in metrics.items()}
@@ -128,79 +143,72 @@ def update(
 ) -> Tree:
     """Update params, optimizer state and average.
 
+        params ← params + optimizer(scale grads)
+        average ← average + (1 - d) (params - average),     d the decay `ema`, warmed up
+
     With a leafwise optimizer this is leafwise too, so `update_by_layer` can apply it to one layer at a time.
 
     Args:
         trained: {"params", "opt_state", "extra"} of a TrainState.
         grads: of the summed loss, like params.
         scale: [] 1 / count.
-        extra: grad_norm, finite, value: passed to the optimizer; `finite` False keeps everything as it was.
-        optimizer, ema: bound by `stage`.
+        extra: grad_norm, finite, value: passed to the optimizer; `finite` [] bool False keeps everything as
+            it was.
+        optimizer: a GradientTransformation, bound by `stage`.
+        ema: decay of the average of the params, which is trained["extra"]["ema"], after
+            trained["extra"]["ema_count"] updates; None keeps none.
 
     Returns:
         A tree like `trained`.
+
+    Steps:
+        1. Gradient of the mean: each leaf times the scale.
+        2. Updates and new state by the optimizer, with the params and `extra` as keywords.
+        3. New params: the updates, in the dtypes of the params, are added.
+        4. With ema: the average moves towards the new params by 1 - `warmed_decay(ema, count)`, cast to each
+            leaf's dtype; the count by `increment`. The other entries of "extra" are kept.
+        5. The old tree where `finite` is False (`tree.where`).
+
+    Edge cases: numbers that are not finite are computed and not kept: a compiled step cannot branch.
+
+    Example:
+        A sum over 2 rows with gradient 6, and rate 0.5: 1 - 0.5 · 6/2.
+
+        >>> from pure.optim.sgd import sgd
+        >>> opt, p = sgd(0.5), torch.tensor(1.0)
+        >>> trained = {"params": p, "opt_state": opt.init(p), "extra": {}}
+        >>> extra = {"finite": torch.tensor(True)}
+        >>> update(trained, torch.tensor(6.0), torch.tensor(0.5), extra, optimizer=opt, ema=None)["params"]
+        tensor(-0.5000)
+
+    Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992 (the average).
     """
+    # 1. Mean gradient, like the params.
     mean = tree.map(lambda g: g * scale, grads)
+    # 2. Updates.
     updates, opt_state = optimizer.update(mean, trained["opt_state"], trained["params"], **extra)
+    # 3. Params.
     params = tree.map(lambda p, u: p + u.to(p.dtype), trained["params"], updates)
+    # 4. Average.
     rest = trained["extra"]
     if ema is not None:
         share = 1 - warmed_decay(ema, rest["ema_count"])
         average = tree.map(lambda e, p: e + share.to(e.dtype) * (p - e), rest["ema"], params)
         rest = {**rest, "ema": average, "ema_count": increment(rest["ema_count"])}
+    # 5. Keep the old.
     new = {"params": params, "opt_state": opt_state, "extra": rest}
     return tree.where(extra["finite"], new, trained)
 
 
-def _compute(
-    gradient: Gradient,
-    loss: Loss,
-    names: tuple[str, ...],
-    params: Tree,
-    batch: Tree,
-    key: Tensor,
-    memory: Tree,
-    scale: Tensor | None,
-) -> tuple[Accumulated, Tree, Tree]:
-    """Compute a gradient: (sums without it, the gradient, the next memory), rows of both if the state is cut.
-
-    Whole params are gathered once, and given up before the gradient is cut.
-    """
-    named = partial(_compute_named, loss, names)
-    if not rows.is_cut(params):
-        result, new_memory = gradient.compute(named, params, batch, key, memory, scale)
-        return result._replace(grads=()), result.grads, new_memory
-    group, adds = _group_of_state(params), is_accumulation(gradient)
-    if group.layers:
-        if not adds:
-            raise ValueError(
-                "sharded(layers=True): the stage has a gradient= that looks at whole gradients, such as "
-                "noise_scale or clipped; use layers=False, which gathers them"
-            )
-        with within(group._replace(scatter=True)):
-            named = partial(_compute_named, partial(loss_on_rows, loss, params), names)
-            result, new_memory = gradient.compute(named, rows.local(params), batch, key, memory, scale)
-        return result._replace(grads=()), result.grads, new_memory
-    with within(group._replace(scatter=adds)):
-        result, new_memory = gradient.compute(
-            named, rows.gather(params), batch, key, rows.gather(memory), scale
-        )
-    whole_grads = [result.grads]  # no name keeps them: each leaf is freed once it is summed
-    result = result._replace(grads=())
-    grads = reduce_scatter_rows(group, whole_grads.pop()) if adds else whole_grads.pop()
-    return result, rows.own_like(grads, params), rows.own_like(new_memory, memory)
-
-
-def _group_of_state(params: Tree) -> Group:
-    """Return the processes of the running step, which must be those over which the state is cut."""
-    group, of_state = data_group(), rows.group_of_rows(params)
-    if group is None or group.mesh is None or group.size != of_state.size:
-        raise ValueError(
-            f"stage: the state is cut into rows over {count_noun(of_state.size, 'process', 'processes')}, "
-            f"and the step runs on {1 if group is None else group.size} with whole states; call the step of "
-            "stages.sharded.sharded(stage, mesh), or gather the state (pure.parallel.rows.gather)"
-        )
-    return group
+def _adjust_extra(extra: Tree, old: Tree, memory: Tree, per_leaf: Tensor, taken: Tensor) -> Tree:
+    """Return `extra` with the next loss scale, and the next memory of the gradient if the step is taken."""
+    scaling = old.get("loss_scale")
+    if scaling is not None:
+        extra = {**extra, "loss_scale": precision.adjust(scaling, per_leaf.isfinite().all())}
+    if "gradient" in old:
+        kept = tree.where(taken, memory, rows.local(old["gradient"]))
+        extra = {**extra, "gradient": rows.wrap(kept, old["gradient"])}
+    return extra
 
 
 def _why_skipped(per_leaf: Tensor, total: Tensor, count: Tensor) -> Tensor:
@@ -211,27 +219,6 @@ def _why_skipped(per_leaf: Tensor, total: Tensor, count: Tensor) -> Tensor:
     loss_and_count = torch.stack([~total.isfinite(), ~(count.isfinite() & (count > 0))])
     bad = torch.cat([~per_leaf.isfinite(), loss_and_count])
     return torch.where(bad.any(), bad.float().argmax(), -1).float()
-
-
-def _compute_named(
-    loss: Loss, names: tuple[str, ...], params: Tree, batch: Tree, key: Tensor | None, /
-) -> tuple[Tensor, Tensor, dict[str, Metric]]:
-    """Compute a loss, and check its metrics' names at once: other processes, or parts, add theirs to them."""
-    total, count, metrics = check_sums(loss(params, batch, key))
-    _check_names(metrics, names, ())
-    return total, count, metrics
-
-
-def _check_names(metrics: dict[str, Metric], of_loss: tuple[str, ...], of_gradient: tuple[str, ...]) -> None:
-    """Check that the metrics are those that were declared: a state keeps its structure."""
-    reported = set(metrics) - set(of_gradient)
-    if reported != set(of_loss):
-        raise ValueError(
-            f"stage: the loss reported the metrics {sorted(reported)}, and {sorted(of_loss)} were "
-            f"declared; a state keeps its structure, so write metrics={tuple(sorted(reported))}"
-        )
-    if missing := sorted(set(of_gradient) - set(metrics)):
-        raise ValueError(f"stage: gradient.compute did not report the metrics {missing} that it declares")
 
 
 def _mean_or_sum(metric: Metric) -> Tensor:

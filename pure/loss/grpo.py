@@ -89,7 +89,7 @@ def grpo_loss(
             own, in `CLIPS`.
         beta: weight of the KL penalty, >= 0.
         kl: estimator, see `pure.loss.kl.kl`.
-        max_length: longest possible completion, tokens; dr_grpo needs it.
+        max_length: longest possible completion, tokens, a number or a [] tensor; dr_grpo needs it.
         dual_clip: c > 1: where A < 0 the loss is at most -c A, so that one token with a large ratio cannot
             dominate; None sets no bound. Not for cispo.
         token_weights: [B, T] float, by which the losses of tokens are multiplied, before the KL penalty and

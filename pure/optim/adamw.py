@@ -204,7 +204,10 @@ def adam_update(
         updates: tree of gradients g.
         state: ScaleByAdamState after t - 1 updates.
         params: not used.
-        b1, b2, eps, eps_root, nesterov: as in `adamw`.
+        b1, b2: decays of mu and nu, in [0, 1); a number or a [] tensor, as are the next two.
+        eps: added to the denominator, outside the root.
+        eps_root: added inside the root.
+        nesterov: use the mean of the last line.
         extra: not used.
 
     Returns:
@@ -212,9 +215,14 @@ def adam_update(
         the gradient); the state's dtypes are kept.
 
     Steps:
-        1. Count, and the corrections that all leaves share.
-        2. Both moments of each leaf, in float32 (float64 for float64).
-        3. The corrected means and their quotient.
+        1. Count this update (`increment`), t. The corrections that all leaves share, in
+            `tree.shared_dtype(updates)`: `mean_correction` of b1, which takes nesterov, and `bias_correction`
+            of b2, [] each.
+        2. New mu and nu of each leaf, in at least float32 (`upcast`).
+        3. Quotient: mu_hat by `corrected_mean(g, mu, b1, correction)`, which has both formulas; nu_hat is nu
+            divided by its correction, cast to the dtype of nu; the root is `safe_sqrt`.
+        4. Cast: the quotient to the widest dtype, mu and nu to those of the old ones. Trees of all three by
+            `map_unzip`, over the trees of g, mu and nu.
 
     Edge cases: gradients that were always 0 give 0 (0 / eps), unless eps is 0 too.
 
@@ -234,14 +242,15 @@ def adam_update(
     nu_correction = bias_correction(b2, count, dtype)
 
     def leaf(g: Tensor, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        out_dtype = torch.promote_types(torch.promote_types(g.dtype, m.dtype), v.dtype)
-        # 2. Moments.
+        # 2. Moments, in the shape of the leaf.
         grad = upcast(g)
         mu = (1 - b1) * grad + b1 * upcast(m)
         nu = (1 - b2) * grad.square() + b2 * upcast(v)
-        # 3. Corrected means.
+        # 3. Quotient of the corrected means.
         mu_hat = corrected_mean(grad, mu, b1, mu_correction)
         step = mu_hat / (safe_sqrt(nu / nu_correction.to(nu.dtype) + eps_root) + eps)
+        # 4. Dtypes, and trees.
+        out_dtype = torch.promote_types(torch.promote_types(g.dtype, m.dtype), v.dtype)
         return step.to(out_dtype), mu.to(m.dtype), nu.to(v.dtype)
 
     steps, mu, nu = map_unzip(3, leaf, updates, state.mu, state.nu)

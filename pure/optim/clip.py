@@ -52,27 +52,49 @@ def clip_by_global_norm_update(
 ) -> tuple[Tree, EmptyState]:
     """Multiplies by max_norm / norm where the norm is above `max_norm`, else by 1.
 
+    One long gradient, of a bad batch, would move the params further than a hundred usual steps.
+
+        u ← u min(1, max_norm / norm),     norm = √(Σ over leaves and elements u²)
+
     optax divides every element by the norm; one factor for all differs in the last bit, and saves a tenth of
     the time of a compiled AdamW. With max_norm 0 a gradient of zeros stays 0, and in optax it becomes NaN.
 
     Args:
-        updates: tree of gradients.
+        updates: tree of gradients u.
         state: EmptyState().
         params: not used.
-        max_norm: as in `clip_by_global_norm`.
+        max_norm: largest norm, >= 0; a number or a [] tensor.
         extra: `grad_norm` [] float32, if given, replaces the norm: `updates` may then be a part of the tree.
             (A chain passes it only until a link changes the updates.)
 
     Returns:
-        (updates, state).
+        (updates, state): each leaf in its own dtype; the state as it is.
+
+    Steps:
+        1. Norm []: the given `grad_norm`, if there is one and it is not None, else `_global_norm(updates)`.
+        2. Factor []: 1 where norm <= max_norm, else max_norm / norm (by `torch.where`; divide by 1 in the
+            first case, as the norm may be 0). Keep it by `store_once`.
+        3. Multiply each leaf, in at least float32 (`upcast`), and cast back.
 
     Edge cases: an infinite gradient gives NaN in its coordinates and 0 elsewhere, one NaN makes all NaN:
     check for finite gradients first (`apply_if_finite`).
+
+    Example:
+        The norm is given as 10, so the factor is 1/10.
+
+        >>> g, norm = torch.tensor([3.0, 4.0]), torch.tensor(10.0)
+        >>> clip_by_global_norm_update(g, EmptyState(), max_norm=1.0, grad_norm=norm)[0]
+        tensor([0.3000, 0.4000])
+
+    Source: Pascanu et al. 2013, algorithm 1.
     """
     del params
+    # 1. Norm [].
     norm = extra["grad_norm"] if extra.get("grad_norm") is not None else _global_norm(updates)
+    # 2. Factor [].
     short = norm <= max_norm
     factor = store_once(torch.where(short, 1.0, max_norm / torch.where(short, 1.0, norm)))
+    # 3. Multiply.
     return tree.map(lambda g: (upcast(g) * factor).to(g.dtype), updates), state
 
 

@@ -76,24 +76,53 @@ def ema_init(params: Tree, *, accumulator_dtype: torch.dtype | None = None) -> E
 def ema_update(
     updates: Tree, state: EmaState, params: Tree | None = None, *, decay: Scalar, debias: bool, **extra: Any
 ) -> tuple[Tree, EmaState]:
-    """Moves the average towards `updates`, and returns it; see `ema` for the formula.
+    """Moves the average towards `updates`, and returns it.
+
+    An average of parameters has less of the noise of the last batches than the parameters themselves.
+
+        ema ← (1 - decay) x + decay ema
+        average = ema / (1 - decay^count)  if debias, else ema
 
     Args:
-        updates: tree of values.
-        state: EmaState.
+        updates: tree of values x.
+        state: EmaState after count - 1 updates.
         params, extra: not used.
-        decay, debias: as in `ema`.
+        decay: in [0, 1); a number or a [] tensor.
+        debias: correct the bias of starting at zero.
 
     Returns:
-        (averages, state).
+        (averages, state): averages in the wider dtype of x and ema; the state keeps its dtypes.
+
+    Steps:
+        1. Count this update (`increment`). With debias the correction [] by `bias_correction`, in
+            `tree.shared_dtype(updates)`.
+        2. New ema of each leaf, in at least float32 (`upcast`).
+        3. Average of each leaf: with debias, divided by the correction, which is cast to its dtype.
+        4. Cast: the average to the wider dtype, ema to that of the old one. Trees of both by `map_unzip`.
+
+    Edge cases: with debias the first average is the first value.
+
+    Example:
+        (1 - 0.5) · 4 = 2; corrected for one value, 2 / 0.5.
+
+        >>> first = ema_init(torch.tensor(0.0))
+        >>> average, state = ema_update(torch.tensor(4.0), first, decay=0.5, debias=True)
+        >>> average, state.ema
+        (tensor(4.), tensor(2.))
+
+    Source: Kingma and Ba, "Adam", 2015, section 3 (the correction).
     """
     del params, extra
+    # 1. Count and correction.
     count = increment(state.count)
     correction = bias_correction(decay, count, tree.shared_dtype(updates)) if debias else None
 
     def leaf(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        # 2. Average, in the shape of the leaf.
         new = (1 - decay) * upcast(x) + decay * upcast(mean)
+        # 3. Correction.
         out = new if correction is None else new / correction.to(new.dtype)
+        # 4. Dtypes, and trees.
         return out.to(torch.promote_types(x.dtype, mean.dtype)), new.to(mean.dtype)
 
     out, mean = map_unzip(2, leaf, updates, state.ema)

@@ -130,28 +130,51 @@ def lion_update(
 ) -> tuple[Tree, ScaleByLionState]:
     """Takes the sign of a mean that weighs the newest gradient more than the stored mean does.
 
-        update = sign((1 - b1) g + b1 mu)
+    Every coordinate moves by the same amount, as with Adam in its first step, but one moment is enough.
+
+        update = sign((1 - b1) g + b1 mu),     mu is the stored mean, before this update
         mu     ← (1 - b2) g + b2 mu
 
     Args:
         updates: tree of gradients g.
         state: ScaleByLionState.
         params, extra: not used.
-        b1, b2, mode, smooth_beta: as in `scale_by_lion`.
+        b1: weight of mu in the update, in [0, 1); a number or a [] tensor.
+        b2: decay of mu, in [0, 1); a number or a [] tensor.
+        mode, smooth_beta: the sign or its replacement, as in `scale_by_lion`.
 
     Returns:
-        (updates, state): -1, 0 or 1 in every coordinate ("hard"), in the wider dtype of g and mu.
+        (updates, state): -1, 0 or 1 in every coordinate ("hard"), with the sign of the mean, not negated, in
+        the wider dtype of g and mu; the state keeps its dtypes.
+
+    Steps:
+        1. Update of each leaf: `_sign(mean, mode, smooth_beta)` of its mean with b1, in at least float32
+            (`upcast`).
+        2. New mu of each leaf, with b2, from the old one.
+        3. Cast: the update to the wider dtype, mu to that of the old one. Trees of both by `map_unzip`; the
+            count by `increment`.
 
     Edge cases: a coordinate whose mean is exactly 0 does not move.
+
+    Example:
+        The mean is 0.1 · 8 - 0.9 · 1 = -0.1, the new mu is 0.01 · 8 - 0.99 · 1 = -0.91.
+
+        >>> state = ScaleByLionState(torch.tensor(0, dtype=torch.int32), torch.tensor([-1.0]))
+        >>> step, state = lion_update(torch.tensor([8.0]), state, b1=0.9, b2=0.99)
+        >>> step, state.mu
+        (tensor([-1.]), tensor([-0.9100]))
 
     Source: Chen et al. 2023, algorithm 2.
     """
     del params, extra
 
     def leaf(g: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        # 1. Update, in the shape of the leaf.
         grad, mean = upcast(g), upcast(m)
         direction = _sign((1.0 - b1) * grad + b1 * mean, mode, smooth_beta)
+        # 2. Moment.
         mu = (1 - b2) * grad + b2 * mean
+        # 3. Dtypes, and trees.
         return direction.to(torch.promote_types(g.dtype, m.dtype)), mu.to(m.dtype)
 
     steps, mu = map_unzip(2, leaf, updates, state.mu)

@@ -42,6 +42,9 @@ def orthogonalize(
 ) -> Tensor:
     """Brings the singular values of each matrix near 1; the singular vectors are unchanged (except by "aol").
 
+    Muon takes equal steps in all directions of a weight matrix. A singular value decomposition would give
+    them too, but is slow on a GPU; these are matrix products only.
+
     The standard coefficients raise small singular values as fast as possible: 5 steps bring those above a
     hundredth of the norm to about 0.7 to 1.2, which is accurate enough.
 
@@ -62,9 +65,15 @@ def orthogonalize(
         [N, R, C], the dtype of x.
 
     Steps:
-        1. Transpose tall matrices, so that A is the smaller product.
-        2. Scale the singular values to at most 1 ("aol" and "schatten" need A first).
-        3. Iterate, with coefficients in float32 at least.
+        1. Transpose tall matrices, R > C, so that A is the smaller product.
+        2. Scale the singular values to at most 1, in the dtype of x: divide by the norm of each matrix
+            [N, 1, 1] plus eps, for "frobenius" `torch.linalg.vector_norm` over both axes, for "spectral"
+            `torch.linalg.matrix_norm` with ord=2. "aol" and "schatten" wait for A.
+        3. Cast x to `dtype`, and the coefficients to at least float32; list one triple for each step.
+        4. In each step, A [N, R, R]; in the first, x and A by `_first_scaling(x, A, preconditioning)`.
+        5. B = b A + c A A: the products in the dtype of x, each upcast (`upcast`), as b and c nearly cancel;
+            the sum is cast back. Then a X + B X, upcast and cast back likewise, [N, R, C].
+        6. Transpose back, and cast to the dtype of the argument.
 
     Edge cases: a matrix of zeros stays zero.
 
@@ -84,17 +93,20 @@ def orthogonalize(
         x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps)
     elif preconditioning == "spectral":
         x = x / (torch.linalg.matrix_norm(x, ord=2, keepdim=True) + eps)
-    # 3. Iterate.
+    # 3. Dtypes and coefficients.
     x = x.to(dtype or dtype_of_x)
     coeffs = ns_coeffs.to(torch.promote_types(x.dtype, torch.float32))
     steps = coeffs.unbind(0) if coeffs.ndim == 2 else [coeffs] * ns_steps
     for i, step in enumerate(steps):
         a, b, c = step.unbind(0)
+        # 4. Products A [N, R, R].
         gram = x @ x.mT
         if i == 0:
             x, gram = _first_scaling(x, gram, preconditioning)
+        # 5. Polynomial [N, R, C].
         polynomial = (b * upcast(gram) + c * upcast(gram @ gram)).to(x.dtype)  # b and c nearly cancel
         x = (a * upcast(x) + upcast(polynomial @ x)).to(x.dtype)
+    # 6. Transpose back.
     return (x.mT if tall else x).to(dtype_of_x)
 
 

@@ -83,9 +83,44 @@ def _polynomial(
     transition_steps: int,
     transition_begin: int,
 ) -> Tensor:
-    """Evaluates `polynomial_schedule` at `count`."""
+    """Evaluates `polynomial_schedule` at `count`.
+
+    The value falls by a power of the time that remains: with power 1 evenly, with power 2 steeply first.
+
+        c = clip(count - transition_begin, 0, transition_steps)
+        value = (init_value - end_value) (1 - c / transition_steps)^power + end_value
+
+    Args:
+        count: updates so far: [] int32, a Python int, or a vector of counts [n].
+        init_value, end_value: values before and after the transition; a number or a [] tensor.
+        power: > 0; a number or a [] tensor.
+        transition_steps: length of the transition, updates, > 0.
+        transition_begin: count at which it starts, >= 0.
+
+    Returns:
+        [...] float32, in the shape of the count.
+
+    Steps:
+        1. Elapsed updates c: `as_count(count)` minus the start, clamped while it is an integer, then float32.
+        2. Remaining fraction 1 - c / transition_steps, in 0 .. 1.
+        3. Its power, scaled to the two values.
+
+    Edge cases: before the transition init_value, after it end_value.
+
+    Example:
+        Half-way along a parabola from 1 to 0: (1 - 1/2)².
+
+        >>> ends = {"init_value": 1.0, "end_value": 0.0}
+        >>> _polynomial(7, **ends, power=2, transition_steps=10, transition_begin=2)
+        tensor(0.2500)
+
+    Source: optax, `polynomial_schedule`, of which it has the order of operations.
+    """
+    # 1. Elapsed updates.
     elapsed = (as_count(count) - transition_begin).clamp(0, transition_steps).to(torch.float32)
+    # 2. Remaining fraction.
     remaining = 1 - elapsed / transition_steps
+    # 3. Value.
     return (init_value - end_value) * remaining**power + end_value
 
 
@@ -133,9 +168,43 @@ def cosine_decay_schedule(
 def _cosine(
     count: Tensor | int, *, init_value: Scalar, decay_steps: int, alpha: Scalar, exponent: Scalar
 ) -> Tensor:
-    """Evaluates `cosine_decay_schedule` at `count`."""
+    """Evaluates `cosine_decay_schedule` at `count`.
+
+    The learning rate stays near its first value for a while, and reaches the last one without a bend.
+
+        c = min(count, decay_steps) / decay_steps
+        value = init_value ((1 - alpha) ((1 + cos(π c)) / 2)^exponent + alpha)
+
+    Args:
+        count: updates so far: [] int32, a Python int, or a vector of counts [n].
+        init_value: value at count 0; a number or a [] tensor.
+        decay_steps: length of the decay, updates, > 0.
+        alpha: final fraction of init_value, 0 to 1; a number or a [] tensor.
+        exponent: of the cosine curve, > 0; a number or a [] tensor.
+
+    Returns:
+        [...] float32, in the shape of the count.
+
+    Steps:
+        1. Elapsed updates: `as_count(count)` as float32, at most decay_steps.
+        2. Cosine curve, from 1 to 0: half of 1 + cos(π elapsed / decay_steps).
+        3. Its power, between alpha and 1, times init_value.
+
+    Edge cases: after the decay the value is init_value alpha.
+
+    Example:
+        Half-way it is the mean of both ends: (1 + 0.2) / 2.
+
+        >>> _cosine(5, init_value=1.0, decay_steps=10, alpha=0.2, exponent=1.0)
+        tensor(0.6000)
+
+    Source: Loshchilov and Hutter 2017, equation 5, without restarts.
+    """
+    # 1. Elapsed updates.
     elapsed = as_count(count).to(torch.float32).clamp(max=decay_steps)
+    # 2. Cosine curve.
     decayed = 0.5 * (1 + torch.cos(math.pi * elapsed / decay_steps))
+    # 3. Value.
     return init_value * ((1 - alpha) * decayed**exponent + alpha)
 
 
@@ -172,9 +241,40 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
 
 
 def _joined(count: Tensor | int, *, schedules: tuple[Schedule, ...], boundaries: tuple[int, ...]) -> Tensor:
-    """Evaluates every schedule, and selects by `torch.where`."""
+    """Evaluates every schedule of `join_schedules`, and selects the one of `count`.
+
+    A count is a tensor, on which a program cannot branch when it is compiled: all schedules are evaluated.
+
+        value = schedules[i](count - boundaries[i - 1]),     i the number of boundaries <= count
+
+    Args:
+        count: updates so far: [] int32, a Python int, or a vector of counts [n].
+        schedules: n of them; each gets the count from its own start, the first one the count itself.
+        boundaries: n - 1 ascending counts, at which the second and later schedules start.
+
+    Returns:
+        [...] float32, in the shape of the count.
+
+    Steps:
+        1. Convert the count (`as_count`), and evaluate the first schedule.
+        2. For each boundary and the schedule that starts there: keep the value so far where count <
+            boundary, else take the schedule's (`torch.where`).
+
+    Edge cases: at a boundary the later schedule counts from 0; of two equal boundaries the last one counts.
+
+    Example:
+        The second schedule starts at 10, with its own count 0.
+
+        >>> schedules = (constant_schedule(1.0), linear_schedule(2.0, 4.0, 2))
+        >>> [_joined(count, schedules=schedules, boundaries=(10,)).item() for count in (9, 10, 11)]
+        [1.0, 2.0, 3.0]
+
+    Source: optax, `join_schedules`.
+    """
+    # 1. First schedule.
     count = as_count(count)
     value = schedules[0](count)
+    # 2. Later schedules.
     for boundary, schedule in zip(boundaries, schedules[1:], strict=True):
         value = torch.where(count < boundary, value, schedule(count - boundary))
     return value

@@ -96,7 +96,8 @@ def trace_update(
 ) -> tuple[Tree, TraceState]:
     """Adds the gradient to a decaying velocity: trace ← g + decay trace.
 
-    The sum is not normalised: with equal gradients it tends to g / (1 - decay).
+    Steps that agree in direction add up, steps that alternate cancel. The sum is not normalised: with equal
+    gradients it tends to g / (1 - decay).
 
         update = trace,  or with nesterov  g + decay trace,  with the new trace
 
@@ -104,17 +105,38 @@ def trace_update(
         updates: tree of gradients g.
         state: TraceState.
         params, extra: not used.
-        decay: in [0, 1).
+        decay: in [0, 1); a number or a [] tensor.
         nesterov: use the second formula.
 
     Returns:
-        (updates, state), updates in the wider dtype of g and trace.
+        (updates, state), updates in the wider dtype of g and trace, not negated; the state keeps its dtype.
+
+    Steps:
+        1. New velocity of each leaf, in at least float32 (`upcast`).
+        2. Update of each leaf, by the first or the second formula, from the velocity before it is rounded.
+        3. Cast: the update to the wider dtype, the velocity to that of the old one. Trees of both by
+            `map_unzip`.
+
+    Edge cases: decay 0 gives the gradient.
+
+    Example:
+        The velocity is 1 + 0.5 · 4 = 3, Nesterov's update 1 + 0.5 · 3.
+
+        >>> state = TraceState(torch.tensor([4.0]))
+        >>> trace_update(torch.tensor([1.0]), state, decay=0.5, nesterov=True)
+        (tensor([2.5000]), TraceState(trace=tensor([3.])))
+
+    Source: Polyak 1964, equation 9; Sutskever et al. 2013, section 2. Differs from them: the learning rate
+    multiplies the sum, as in optax and torch, not each gradient.
     """
     del params, extra
 
     def leaf(g: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        # 1. Velocity, in the shape of the leaf.
         velocity = upcast(g) + decay * upcast(t)
+        # 2. Update.
         step = upcast(g) + decay * velocity if nesterov else velocity
+        # 3. Dtypes, and trees.
         return step.to(torch.promote_types(g.dtype, t.dtype)), velocity.to(t.dtype)
 
     steps, velocity = map_unzip(2, leaf, updates, state.trace)

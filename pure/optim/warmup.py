@@ -54,6 +54,9 @@ def warmup_cosine_decay_schedule(
     Adam's first steps divide by the mean of only a few squared gradients; a small learning rate limits the
     error.
 
+        value = init_value + (peak_value - init_value) count / warmup_steps,   count < warmup_steps
+                cosine from peak_value to end_value over decay_steps - warmup_steps updates, after it
+
     Args:
         init_value: at count 0, often 0.
         peak_value: at count warmup_steps.
@@ -61,6 +64,18 @@ def warmup_cosine_decay_schedule(
         decay_steps: length of the *whole* schedule, warm-up included, > warmup_steps.
         end_value: from count decay_steps on.
         exponent: of the cosine curve, > 0.
+
+    Returns:
+        Schedule, count -> [] float32.
+
+    Steps:
+        1. Check the lengths by `_check_longer(caller, decay_steps, warmup_steps)`; the caller is the name of
+            this function.
+        2. Final fraction of the peak: end_value / peak_value, and 0 if the peak is the number 0.
+        3. Decay: `cosine_decay_schedule` over the updates that remain after the warm-up.
+        4. Warm-up before it, by `_warm_up`.
+
+    Edge cases: without warm-up the schedule is the decay alone; a peak of the number 0 gives 0 throughout.
 
     Raises:
         ValueError: if warmup_steps is negative or decay_steps <= warmup_steps.
@@ -71,12 +86,18 @@ def warmup_cosine_decay_schedule(
         >>> schedule = warmup_cosine_decay_schedule(0.0, 1.0, 2, 6)
         >>> [round(schedule(count).item(), 4) for count in (0, 1, 2, 4, 6)]
         [0.0, 0.5, 1.0, 0.5, 0.0]
+
+    Source: Loshchilov and Hutter 2017, equation 5; Goyal et al. 2017, section 2.2 (warm-up).
     """
+    # 1. Check.
     caller = "warmup_cosine_decay_schedule"
     _check_longer(caller, decay_steps, warmup_steps)
+    # 2. Final fraction.
     zero_peak = not isinstance(peak_value, Tensor) and peak_value == 0
     alpha = 0.0 if zero_peak else end_value / peak_value
+    # 3. Decay.
     decay = cosine_decay_schedule(peak_value, decay_steps - warmup_steps, alpha, exponent)
+    # 4. Warm-up.
     return _warm_up(caller, init_value, peak_value, warmup_steps, decay)
 
 
@@ -148,12 +169,45 @@ def wsd_schedule(
 def _decay(
     count: Tensor | int, *, peak_value: Scalar, end_value: Scalar, decay_steps: int, shape: str
 ) -> Tensor:
-    """Evaluates the decay of `wsd_schedule`, `count` updates after its start."""
+    """Evaluates the decay of `wsd_schedule`, `count` updates after its start.
+
+    After a long plateau a short decay lowers the loss as much as a cosine over the whole run does.
+
+        value = peak_value + (end_value - peak_value) f(x),     x = clip(count, 0, decay_steps) / decay_steps
+        f(x) = x "linear",  (1 - cos(π x)) / 2 "cosine",  √x "sqrt"
+
+    Args:
+        count: updates since the end of the plateau: [] int32, a Python int, or a vector of counts [n].
+        peak_value, end_value: values at the start and at the end; a number or a [] tensor.
+        decay_steps: length of the decay, updates, > 0.
+        shape: "linear", "cosine" or "sqrt".
+
+    Returns:
+        [...] float32, in the shape of the count.
+
+    Steps:
+        1. Elapsed fraction x: `as_count(count)` as float32, clamped, and divided.
+        2. f(x).
+        3. Value between the two ends.
+
+    Edge cases: before the decay peak_value, after it end_value.
+
+    Example:
+        A quarter of the decay: √(1/4) is half of the way from 1 to 0.
+
+        >>> _decay(1, peak_value=1.0, end_value=0.0, decay_steps=4, shape="sqrt")
+        tensor(0.5000)
+
+    Source: Hu et al. 2024, section 4; the square root is from Hägele et al. 2024.
+    """
+    # 1. Elapsed fraction.
     x = as_count(count).to(torch.float32).clamp(0, decay_steps) / decay_steps
+    # 2. Shape.
     if shape == "cosine":
         x = (1 - torch.cos(math.pi * x)) / 2
     elif shape == "sqrt":
         x = x.sqrt()
+    # 3. Value.
     return peak_value + (end_value - peak_value) * x
 
 

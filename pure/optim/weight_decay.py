@@ -73,33 +73,62 @@ def decay_update(
 ) -> tuple[Tree, EmptyState | WeightDecaySchedule]:
     """Adds weight_decay * params, in the wider dtype of the two.
 
+    Added after Adam's division, the decay is the same for all weights; added to the gradient it would be
+    divided by √nu, so weak where gradients are large.
+
+        u ← u + weight_decay p
+
     Args:
-        updates: tree of updates.
+        updates: tree of updates u.
         state: EmptyState, or WeightDecaySchedule if the weight decay is a schedule.
-        params: same structure and shapes as updates.
-        weight_decay: as in `adamw`.
+        params: p, same structure and shapes as updates.
+        weight_decay: >= 0; a number, a [] tensor or a schedule, which gets the count before this update.
         extra: not used.
 
     Returns:
-        (updates, state).
+        (updates, state), updates in the wider dtype of u and p.
+
+    Steps:
+        1. Next state: WeightDecaySchedule with its count incremented (`increment`), or the state as it is.
+        2. If weight_decay is the number 0 (not a tensor), return the updates as they are.
+        3. Check that params is given, and that shapes are equal (`check_same_shapes`).
+        4. Value of weight_decay by `schedule_value`, which takes the old count, None without a schedule.
+        5. Add it times p to each leaf, in at least float32 (`upcast`), and cast to the wider dtype.
+
+    Edge cases: a tensor or a schedule of value 0 still needs params.
 
     Raises:
-        ValueError: if weight_decay is not the number 0 and params is missing, or its leaves differ in shape
-            from those of updates.
+        ValueError: if weight_decay is not the number 0 and params is missing (the message says "params is
+            needed for weight decay: call update(grads, state, params)"), or its leaves differ in shape from
+            those of updates.
+
+    Example:
+        1 + 0.5 · 4.
+
+        >>> decay_update(torch.tensor(1.0), EmptyState(), torch.tensor(4.0), weight_decay=0.5)
+        (tensor(3.), EmptyState())
+
+    Source: Loshchilov and Hutter 2019, algorithm 2. Differs from it: the learning rate multiplies the decay
+    too, as in optax and torch.
     """
     del extra
+    # 1. Next state.
     count = state.count if isinstance(state, WeightDecaySchedule) else None
     new_state = state if count is None else WeightDecaySchedule(count=increment(count))
+    # 2. No decay.
     if isinstance(weight_decay, int | float) and weight_decay == 0:
         return updates, new_state
+    # 3. Check.
     if params is None:
         raise ValueError(
             "add_decayed_weights: params is needed for weight decay: call update(grads, state, params)"
         )
+    check_same_shapes(updates, params)
+    # 4. Value [].
     rate = schedule_value(weight_decay, count)
 
     def leaf(g: Tensor, p: Tensor) -> Tensor:
+        # 5. Sum, in the shape of the leaf.
         return (upcast(g) + rate * upcast(p)).to(torch.promote_types(g.dtype, p.dtype))
 
-    check_same_shapes(updates, params)
     return tree.map(leaf, updates, params), new_state

@@ -139,9 +139,44 @@ def _nan_unless(sums: Accumulated, same: Tensor) -> Accumulated:
 
 
 def _sum_micro_batches(compute: Callable[[Tree], Accumulated], parts: int, batch: Tree) -> Accumulated:
-    """Sums over this process's rows of each micro-batch, in order."""
+    """Sums loss, count, metrics and gradients over the micro-batches of a batch, in order.
+
+    One micro-batch is in memory at a time. Sums are added, not means, so that a micro-batch with few tokens
+    weighs less.
+
+        (Σ_m sum_m, Σ_m count_m, Σ_m metrics_m, Σ_m grads_m)
+
+    Args:
+        compute: rows of a batch -> Accumulated.
+        parts: M, >= 1, must divide B.
+        batch: tree of tensors [B, ...].
+
+    Returns:
+        Accumulated, of this process's rows.
+
+    Steps:
+        1. `split` the batch into its micro-batches; a single one is the batch itself.
+        2. Compute the first: of each micro-batch `own` gives this process's rows, without others all of them.
+        3. Compute the others in turn, and add each, leaf by leaf (`tree.map`), to the sums so far.
+
+    Edge cases: with one part nothing is split or added.
+
+    Raises:
+        ValueError: as `split`.
+
+    Example:
+        >>> def add_rows(batch):
+        ...     return Accumulated(batch["x"].sum(), torch.tensor(len(batch["x"])), {}, ())
+        >>> _sum_micro_batches(add_rows, 2, {"x": torch.tensor([1.0, 2.0, 3.0, 4.0])})[:2]
+        (tensor(10.), tensor(4))
+
+    Source: the module's docstring says where it differs from an average of averages.
+    """
+    # 1. Micro-batches [B/M, ...].
     first, *rest = [batch] if parts == 1 else split(batch, parts)
+    # 2. First sums.
     sums = compute(own(first))
+    # 3. Add the others.
     for micro_batch in rest:
         sums = tree.map(torch.add, sums, compute(own(micro_batch)))
     return sums
@@ -157,20 +192,41 @@ def _accumulate(
 def split(batch: Tree, parts: int) -> list[Tree]:
     """Splits every leaf of a batch into `parts` equal micro-batches along its first axis.
 
+    Micro-batch m has the rows m B/M .. (m + 1) B/M - 1, in order, of every leaf.
+
+    Args:
+        batch: tree of tensors [B, ...].
+        parts: M, >= 1, must divide B.
+
+    Returns:
+        M trees like the batch, of tensors [B/M, ...].
+
+    Steps:
+        1. Count the rows B by `row_count`, which takes the caller's name, "accumulate", and check that M
+            divides B.
+        2. Split each leaf: `tree.flatten` gives (leaves, structure).
+        3. Build the m-th tree of the m-th pieces of all leaves (`tree.unflatten(structure, leaves)`).
+
+    Edge cases: one part is the whole batch; leaves may have other dtypes and numbers of axes.
+
     Raises:
-        ValueError: if the number of rows is not divisible by `parts`.
+        ValueError: if the number of rows is not divisible by `parts` ("accumulate: 5 rows do not divide into
+            2 parts"), or as `row_count`.
 
     Example:
         >>> [part["x"].tolist() for part in split({"x": torch.arange(4)}, 2)]
         [[0, 1], [2, 3]]
     """
+    # 1. Rows.
     rows = row_count("accumulate", batch)
     if rows % parts:
         raise ValueError(
             f"accumulate: {rows} rows do not divide into {parts} parts; choose a divisor of {rows}"
         )
+    # 2. Pieces [B/M, ...] of each leaf.
     values, spec = tree.flatten(batch)
     micro_batches = zip(*(x.split(rows // parts) for x in values), strict=True)
+    # 3. Trees.
     return [tree.unflatten(spec, list(leaves)) for leaves in micro_batches]
 
 

@@ -106,19 +106,35 @@ def mcnemar(better: int, worse: int) -> float:
         p = min(1, 2 Σ_{i <= min(b, w)} C(b + w, i) / 2^(b + w))
 
     Args:
-        better, worse: questions that only the second, and only the first got right; >= 0.
+        better, worse: b and w, questions that only the second, and only the first got right; >= 0.
 
     Returns:
         Probability in (0, 1] of a split at least as uneven.
 
+    Steps:
+        1. Number n of questions on which the models differ; the others say nothing.
+        2. One tail: of the 2^n ways in which the n questions could have been divided, count those that give
+            the second model at most min(b, w), in integers (`math.comb`).
+        3. Twice that for both tails, divided by 2^n, and at most 1.
+
+    Edge cases: no question differs, or b = w: 1.
+
     Example:
+        Of 2⁵ = 32 splits of 5 questions, 2 are as uneven as 5 to 0.
+
         >>> mcnemar(5, 0)
         0.0625
         >>> mcnemar(0, 0)
         1.0
+
+    Source: McNemar, "Note on the Sampling Error of the Difference Between Correlated Proportions", 1947, in
+    its exact form, without the normal approximation.
     """
+    # 1. Differing questions.
     n = better + worse
+    # 2. One tail.
     tail = sum(math.comb(n, i) for i in range(min(better, worse) + 1))
+    # 3. Both tails.
     return min(1.0, 2 * tail / 2**n)
 
 

@@ -69,6 +69,9 @@ def installed_path() -> Path:
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Estimate pass@k, the probability that at least one of k samples passes, without bias.
 
+    One draws n samples, more than k, and averages over all subsets of k of them: C(n-c, k) of the C(n, k)
+    have none that passes. The product has no large numbers.
+
         pass@k = 1 - C(n-c, k) / C(n, k) = 1 - Π_{i=n-c+1..n} (1 - k/i)
 
     Args:
@@ -79,8 +82,17 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     Returns:
         Probability in [0, 1]; the plug-in estimate 1 - (1 - c/n)^k is biased low.
 
+    Steps:
+        1. Check that 1 <= k <= n and 0 <= c <= n.
+        2. Probability that none passes: the product of 1 - k/i over i = n-c+1 .. n, in this order, each
+            factor at least 0.
+        3. Its complement.
+
+    Edge cases: no sample passes: 0, the empty product being 1; more than n - k samples pass: 1.
+
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a number is out of range ("pass_at_k: expected 1 <= k <= n and 0 <= c <= n, got n=...,
+            c=..., k=...; take more samples").
 
     Example:
         Two of four samples pass; one of the six pairs has neither:
@@ -90,13 +102,16 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
     Source: Chen et al. 2021, equation 1 and figure 3.
     """
+    # 1. Check.
     if not 1 <= k <= n or not 0 <= c <= n:
         raise ValueError(
             f"pass_at_k: expected 1 <= k <= n and 0 <= c <= n, got n={n}, c={c}, k={k}; take more samples"
         )
+    # 2. None passes.
     none_passes = 1.0
     for i in range(n - c + 1, n + 1):
         none_passes *= max(0.0, 1.0 - k / i)
+    # 3. At least one passes.
     return 1.0 - none_passes
 
 

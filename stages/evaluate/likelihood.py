@@ -151,20 +151,58 @@ def _refuse_nan(likelihoods: list[Likelihood]) -> list[Likelihood]:
 
 
 def _read_windows(model: Model, params: Tree, windows: list[Window]) -> list[Likelihood]:
-    """Read one batch of windows: hidden states of all positions, logits of the scored ones."""
+    """Score a batch of windows in one forward pass, with logits of the scored positions only.
+
+    Most tokens of a window are context, whose logits, V numbers a position, are never computed.
+
+        logp = Σ_i log p(token_i | tokens before it),     i the last `scored` tokens of the window
+
+    Args:
+        model, params: the model, which gives `hidden` and `logits`, and its parameters.
+        windows: B windows, each with at least one scored token, and one before it.
+
+    Returns:
+        One Likelihood(logp, greedy) per window, in their order.
+
+    Steps:
+        1. Hidden states [B, T, D] of all tokens but a window's last, padded by `_pad` on the params' device.
+        2. Ids of all n scored tokens, and the positions (row, index) that predict them, one before each.
+        3. Select the hidden states [n, D], and split them and the ids into parts of at most POSITIONS.
+        4. Score each part: `gather_logits` of `model.logits`, then `_score_tokens`; join the parts, [n].
+        5. By window, sum the log-probabilities in float64, and test if all tokens are the most probable.
+
+    Edge cases: windows may differ in length and in the number of scored tokens; padding changes nothing.
+
+    Example:
+        Equal logits give each of 9 tokens the probability 1/9; two tokens are scored.
+
+        >>> from types import SimpleNamespace
+        >>> hidden_fn = lambda params, ids: torch.zeros(*ids.shape, 1)  # D = 1
+        >>> model = SimpleNamespace(hidden=hidden_fn, logits=lambda params, hidden: hidden.expand(-1, 9))
+        >>> [score] = _read_windows(model, torch.zeros(1), [Window((3, 1, 2), 2)])
+        >>> round(math.exp(-score.logp), 3)
+        81.0
+
+    Source: lm-evaluation-harness scores the same tokens, with logits of all positions.
+    """
+    # 1. Hidden states [B, T, D].
     device = tree.leaves(params)[0].device
     hidden = model.hidden(params, _pad([window.tokens[:-1] for window in windows], device))
+    # 2. Positions and ids [n].
     positions: list[tuple[int, int]] = []
     targets: list[int] = []
     for row, (ids, scored) in enumerate(windows):
         positions += [(row, len(ids) - 1 - scored + i) for i in range(scored)]
         targets += ids[-scored:]
+    # 3. Parts of at most POSITIONS.
     index = torch.tensor(positions, device=device)
     states = hidden[index[:, 0], index[:, 1]].split(POSITIONS)
     target_ids = torch.tensor(targets, device=device).split(POSITIONS)
+    # 4. Scores [n].
     logits = (gather_logits(model.logits(params, x)) for x in states)
     parts = [_score_tokens(x, y) for x, y in zip(logits, target_ids, strict=True)]
     logps, greedy = (torch.cat(part) for part in zip(*parts, strict=True))
+    # 5. Sums by window.
     sizes = [window.scored for window in windows]
     by_window = zip(logps.double().cpu().split(sizes), greedy.cpu().split(sizes), strict=True)
     return [Likelihood(float(logp.sum()), bool(is_best.all())) for logp, is_best in by_window]

@@ -185,29 +185,60 @@ def preamble(questions: Questions, subject: str, shots: int, style: Style) -> st
 def summarize(samples: Sequence[Sample], *, normalised: bool) -> dict[str, Figure]:
     """Average over questions, subjects and groups.
 
+    The mean over questions gives a subject with many of them more weight; the mean of the subjects' means
+    gives each the same.
+
+        acc_macro = Σ_s mean_s / S,     stderr = √(Σ_s stderr_s²) / S,     S subjects
+
     Args:
         samples: samples with "subject", "score" and "score_norm".
-        normalised: whether to include "acc_norm".
+        normalised: include "acc_norm".
 
     Returns:
-        Figures; the standard error of "acc_macro" takes the means of the subjects as independent.
+        {name: Figure}, in the order of the steps; the standard error of "acc_macro" takes the means of the
+        subjects as independent, and its count is S.
+
+    Steps:
+        1. "acc", the `mean` of the scores; if normalised, "acc_norm" of "score_norm".
+        2. Scores by subject, subjects in alphabetical order. With fewer than two subjects this is all.
+        3. "acc_macro" from the `mean` of each subject, sums by `math.fsum`.
+        4. "acc/GROUP" for each group of `GROUPS` (names of subjects between spaces) that has a question, over
+            its questions.
+        5. "acc/SUBJECT" for each subject.
+
+    Edge cases: a subject of one question has the error NaN, and so has "acc_macro".
+
+    Example:
+        Subject a has 1 of 1 right, b 1 of 3.
+
+        >>> rows = [("a", 1.0), ("b", 1.0), ("b", 0.0), ("b", 0.0)]
+        >>> figures = summarize([{"subject": s, "score": x} for s, x in rows], normalised=False)
+        >>> {name: round(figure.value, 4) for name, figure in figures.items()}
+        {'acc': 0.5, 'acc_macro': 0.6667, 'acc/a': 1.0, 'acc/b': 0.3333}
+
+    Source: Hendrycks et al. 2021, section 4; lm-evaluation-harness for the groups.
     """
+    # 1. All questions.
     figures = {"acc": mean([s["score"] for s in samples])}
     if normalised:
         figures["acc_norm"] = mean([s["score_norm"] for s in samples])
+    # 2. Subjects.
     by_subject: dict[str, list[float]] = {}
     for sample in sorted(samples, key=lambda sample: sample["subject"]):
         by_subject.setdefault(sample["subject"], []).append(sample["score"])
     if len(by_subject) < 2:
         return figures
+    # 3. Macro average.
     means = {subject: mean(scores) for subject, scores in by_subject.items()}
     stderr = math.sqrt(math.fsum(figure.stderr**2 for figure in means.values())) / len(means)
     macro = math.fsum(figure.value for figure in means.values()) / len(means)
     figures["acc_macro"] = Figure(macro, stderr, len(means))
+    # 4. Groups.
     for group, members in GROUPS.items():
         scores = [sample["score"] for sample in samples if sample["subject"] in members.split()]
         if scores:
             figures[f"acc/{group}"] = mean(scores)
+    # 5. Subjects.
     return figures | {f"acc/{subject}": figure for subject, figure in means.items()}
 
 
@@ -235,10 +266,49 @@ def _answer(
 
 
 def _sample(question: Question, prompt: str, style: Style, scores: Sequence[Likelihood]) -> Sample:
-    """Return the sample of a question; of equally likely choices the first one is the answer."""
+    """Return the sample of a question: the most probable choice is the model's answer.
+
+    A long choice has a low log-probability for its length alone. Where the choices themselves are scored, the
+    log-probability per character is compared too.
+
+        best = argmax_c logp_c,     best_norm = argmax_c logp_c / characters(choice_c)
+
+    Args:
+        question: with `choices`, the index `answer` of the right one, and `subject`.
+        prompt: text before the choices.
+        style: its `continuations(question)` are the texts that were scored, one per choice.
+        scores: one Likelihood per choice.
+
+    Returns:
+        {"prompt", "output": continuation of the best choice, "target": that of the right one, "score": 1.0 if
+        best is right, else 0.0, "score_norm": likewise of best_norm, "subject", "logps": list of the scores'
+        logp, "dropped": the largest of the scores'}.
+
+    Steps:
+        1. Log-probabilities of the choices, and the same divided by the characters of the choice (not of the
+            continuation), at least 1.
+        2. Index of the largest of each; of equal ones the first.
+        3. The sample.
+
+    Edge cases: an empty choice counts as one character.
+
+    Example:
+        The short choice is likelier, the long one likelier per character: -6 / 12 against -2 / 1.
+
+        >>> question = Question("Say", ("a", "abcdefghijkl"), 1, "words", "test:1")
+        >>> scores = [Likelihood(-2.0, False), Likelihood(-6.0, False)]
+        >>> sample = _sample(question, "Say", STYLES["continue"], scores)
+        >>> sample["output"], sample["score"], sample["score_norm"]
+        (' a', 0.0, 1.0)
+
+    Source: lm-evaluation-harness, `acc` and `acc_norm`.
+    """
+    # 1. Log-probabilities.
     logps = [score.logp for score in scores]
     normalised = [logp / max(1, len(choice)) for logp, choice in zip(logps, question.choices, strict=True)]
+    # 2. Answers.
     best, best_norm = logps.index(max(logps)), normalised.index(max(normalised))
+    # 3. Sample.
     continuations = style.continuations(question)
     return {
         "prompt": prompt,

@@ -116,26 +116,40 @@ def cut_windows(ids: Sequence[int], *, length: int, stride: int, prefix: int) ->
 
     The first window scores the first L tokens, after the prefix. Each later window scores the next S tokens
     (the last window those that remain) and begins with tokens before them as context, so that it has L + 1.
+    The model does not read a window's last token, so it reads at most L.
 
     Args:
-        ids: of the document.
-        length: L.
-        stride: S.
+        ids: tokens of the document.
+        length: L, tokens that the model reads at once, >= 1.
+        stride: S, tokens that a window after the first scores, in 1 .. L.
         prefix: id before the first token.
 
     Returns:
-        Windows, in order; none for an empty document.
+        Windows(tokens, scored), in order, tokens as a tuple; none for an empty document.
+
+    Steps:
+        1. Put the prefix before the ids; it is not scored.
+        2. Repeat until all are scored: the next window scores L tokens if it is the first, else S, and at
+            most those that remain.
+        3. Its tokens end with them, and begin as early as the row and L + 1 allow.
+
+    Edge cases: a document of at most L tokens is one window.
 
     Example:
         >>> [w.tokens[-w.scored:] for w in cut_windows([0, 1, 2, 3, 4, 5, 6], length=4, stride=2, prefix=9)]
         [(0, 1, 2, 3), (4, 5), (6,)]
+
+    Source: Jelinek et al. 1977; with S = L the windows are those of lm-evaluation-harness.
     """
+    # 1. Prefix.
     row = [prefix, *ids]
     windows: list[Window] = []
     done = 1
+    # 2. Scored tokens.
     while done < len(row):
         count = min(len(row) - done, stride if windows else length)
         end = done + count
+        # 3. Window.
         windows.append(Window(tuple(row[max(0, end - length - 1) : end]), count))
         done = end
     return windows
@@ -144,18 +158,45 @@ def cut_windows(ids: Sequence[int], *, length: int, stride: int, prefix: int) ->
 def summarize(samples: Sequence[Sample]) -> dict[str, Figure]:
     """Compute the four figures from the sums of each document.
 
+    A perplexity of 20 means that the model was as uncertain as between 20 equally likely tokens. Bits per
+    byte do not depend on the tokenizer.
+
+        perplexity = exp(Σ nats / Σ tokens),     likewise per word and per byte
+        bits_per_byte = Σ (nats / ln 2) / Σ bytes
+
     Args:
-        samples: with "nats", "tokens", "words" and "bytes".
+        samples: one for each document, with "nats", "tokens", "words" and "bytes".
 
     Returns:
-        perplexity, word_perplexity, byte_perplexity and bits_per_byte. Standard errors of perplexities by the
-        delta method: that of the exponent times the perplexity.
+        {"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"}, in this order, each a Figure.
+        Standard errors of perplexities by the delta method: that of the exponent times the perplexity.
+
+    Steps:
+        1. For each unit, the exponent and its error by `ratio` of nats and units.
+        2. Its exponential; infinite from an exponent of 700 on, as `math.exp` raises above 709.
+        3. Figure with the perplexity times the exponent's error, and the exponent's count.
+        4. Bits per byte by `ratio` of nats / ln 2 and bytes.
+
+    Edge cases: one document has no standard error: NaN.
+
+    Example:
+        8 tokens of ln 2 nats each, in 4 bytes: 2 bits a byte.
+
+        >>> one = {"nats": 8 * math.log(2), "tokens": 8, "words": 1, "bytes": 4}
+        >>> {name: round(figure.value, 6) for name, figure in summarize([one, one]).items()}
+        {'perplexity': 2.0, 'word_perplexity': 256.0, 'byte_perplexity': 4.0, 'bits_per_byte': 2.0}
+
+    Source: Jelinek et al. 1977.
     """
     figures = {}
     for name, unit in (("perplexity", "tokens"), ("word_perplexity", "words"), ("byte_perplexity", "bytes")):
+        # 1. Exponent.
         exponent = ratio([s["nats"] for s in samples], [s[unit] for s in samples])
+        # 2. Perplexity.
         value = math.exp(exponent.value) if exponent.value < 700 else math.inf  # math.exp raises above 709
+        # 3. Figure.
         figures[name] = Figure(value, value * exponent.stderr, exponent.count)
+    # 4. Bits per byte.
     bits = ratio([s["nats"] / math.log(2) for s in samples], [s["bytes"] for s in samples])
     return figures | {"bits_per_byte": bits}
 

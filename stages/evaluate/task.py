@@ -148,19 +148,42 @@ def digest(*parts: Any) -> str:
 
 
 def mean(values: Iterable[float]) -> Figure:
-    """Return the mean with its standard error, s / √n with s² over n-1.
+    """Return the mean with its standard error.
+
+    Questions are a sample of all that could be asked. The standard error says how far the mean of another
+    sample of this size would be.
+
+        mean = Σ x / n,     s² = Σ (x - mean)² / (n - 1),     stderr = s / √n
+
+    Args:
+        values: n numbers x, such as scores of questions.
+
+    Returns:
+        Figure(mean, stderr, n), in the unit of the values.
+
+    Steps:
+        1. Count the values; of none, both numbers are NaN.
+        2. Mean, the sum by `math.fsum`, which rounds once; of one value, the error is NaN.
+        3. Variance over n - 1, by `math.fsum` too, and the root of variance / n.
+
+    Edge cases: equal values have the error 0.
 
     Example:
         >>> mean([1.0, 0.0, 1.0, 1.0])
         Figure(value=0.75, stderr=0.25, count=4)
+
+    Source: Miller, "Adding Error Bars to Evals", 2024, section 2.
     """
+    # 1. Count.
     values = list(values)
     n = len(values)
     if not n:
         return Figure(math.nan, math.nan, 0)
+    # 2. Mean.
     average = math.fsum(values) / n
     if n == 1:
         return Figure(average, math.nan, 1)
+    # 3. Standard error.
     variance = math.fsum((x - average) ** 2 for x in values) / (n - 1)
     return Figure(average, math.sqrt(variance / n), n)
 
@@ -173,10 +196,20 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Figure:
     Questions of different size, such as documents, are weighted by their size.
 
     Args:
-        numerators, denominators: a and b, one of each per question.
+        numerators, denominators: a and b, one of each per question, such as nats and tokens of a document.
 
     Returns:
-        Figure.
+        Figure(r, stderr, n), in the unit of a per unit of b.
+
+    Steps:
+        1. Count the questions n, and sum b by `math.fsum`; if either is 0, both numbers are NaN.
+        2. Ratio of the sums; of one question, the error is NaN.
+        3. Sum of the squares of a_i - r b_i, by `math.fsum`, and the error from it.
+
+    Edge cases: with all b equal to 1 it is `mean`.
+
+    Raises:
+        ValueError: if there are not as many numerators as denominators, and more than one question.
 
     Example:
         >>> ratio([2.0, 4.0], [1.0, 2.0])
@@ -184,11 +217,14 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Figure:
 
     Source: Cochran, Sampling Techniques, 1977, equation 6.13, an infinite population.
     """
+    # 1. Count and sum.
     n, total = len(numerators), math.fsum(denominators)
     if not n or not total:
         return Figure(math.nan, math.nan, n)
+    # 2. Ratio.
     value = math.fsum(numerators) / total
     if n == 1:
         return Figure(value, math.nan, 1)
+    # 3. Standard error.
     squares = math.fsum((a - value * b) ** 2 for a, b in zip(numerators, denominators, strict=True))
     return Figure(value, math.sqrt(n / (n - 1) * squares) / total, n)

@@ -204,6 +204,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/models/shards.py": "tests/outside/weights.py",
     "stages/stage.py": "tests/laws/test_stages.py",
     "stages/step.py": "tests/laws/test_stages.py",
+    "stages/step_gradient.py": "tests/laws/test_stages.py",
     "stages/experience.py": "tests/stages/test_ppo.py",
     "stages/run/store.py": "tests/stages/run/test_processes.py",
     "stages/run/rewards/scorer.py": "tests/stages/cli/test_tune.py",
