@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pure.loss.importance import importance_metrics, importance_weights
 from pure.loss.log_probability import LogProbs
-from pure.loss.ppo import gae, whiten
+from pure.loss.ppo import gae
+from pure.loss.whiten import whiten
 from pure.parallel.agreement import by_rows
 from pure.parallel.layers import gather_for_model
 from pure.transform.frozen import frozen

@@ -21,10 +21,11 @@ from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.loss.advantages import group_advantages, leave_one_out
 from pure.loss.check import may_be_nonzero
-from pure.loss.grpo import clip_bounds, grpo_loss, policy_metrics
+from pure.loss.grpo import clip_bounds, grpo_loss
 from pure.loss.importance import IMPORTANCE_METRICS, importance_metrics, importance_weights
 from pure.loss.kl import kl as divergence
 from pure.loss.log_probability import LogProbabilities, LogProbs
+from pure.loss.policy_metrics import policy_metrics
 from pure.parallel.agreement import by_rows
 from pure.parallel.layers import gather_for_model
 from pure.transform.frozen import frozen

@@ -23,10 +23,10 @@ from pure import random, tree
 from pure.foreign import check_model
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
-from pure.loss.grpo import policy_metrics
 from pure.loss.importance import IMPORTANCE_METRICS
 from pure.loss.kl import adaptive_coefficient
 from pure.loss.log_probability import LogProbabilities, LogProbs
+from pure.loss.policy_metrics import policy_metrics
 from pure.loss.ppo import ppo_policy_loss, ppo_value_loss
 from pure.nn.scalar import ScalarModel, scalar_model
 from pure.transform.precision import cast_params

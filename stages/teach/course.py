@@ -169,7 +169,7 @@ COURSE: tuple[Chapter, ...] = (
             Exercise("group_advantages", "pure.loss.advantages", "group_advantages", 30),
             Exercise("leave_one_out", "pure.loss.advantages", "leave_one_out", 10),
             Exercise("grpo_loss", "pure.loss.grpo", "grpo_loss", 60),
-            Exercise("whiten", "pure.loss.ppo", "whiten", 15),
+            Exercise("whiten", "pure.loss.whiten", "whiten", 15),
             Exercise("gae", "pure.loss.ppo", "gae", 35),
             Exercise("ppo_policy_loss", "pure.loss.ppo", "ppo_policy_loss", 15),
             Exercise("ppo_value_loss", "pure.loss.ppo", "ppo_value_loss", 15),

@@ -19,14 +19,16 @@ from pure import random, tree
 from pure.loss.advantages import equal_rewards, group_advantages, leave_one_out
 from pure.loss.cross_entropy import cross_entropy, linear_cross_entropy
 from pure.loss.dpo import VARIANTS, dpo_loss
-from pure.loss.grpo import CLIPS, grpo_loss, policy_metrics
+from pure.loss.grpo import CLIPS, grpo_loss
 from pure.loss.importance import LEVELS, importance_metrics, importance_weights
 from pure.loss.kl import ESTIMATORS, adaptive_coefficient, exact_kl, kl
 from pure.loss.kto import kto_loss, mismatched_divergence
 from pure.loss.log_probability import linear_log_probabilities, log_probabilities
 from pure.loss.orpo import orpo_loss
-from pure.loss.ppo import gae, ppo_policy_loss, ppo_value_loss, whiten
+from pure.loss.policy_metrics import policy_metrics
+from pure.loss.ppo import gae, ppo_policy_loss, ppo_value_loss
 from pure.loss.reward import bradley_terry
+from pure.loss.whiten import whiten
 
 SIZE, VOCABULARY = 4, 7
 """B = T = SIZE, so that [B] in place of [B, T] would be broadcast along the wrong axis without an error."""

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pure import random
-from pure.loss.grpo import CLIPS, grpo_loss, policy_metrics
+from pure.loss.grpo import CLIPS, grpo_loss
+from pure.loss.policy_metrics import policy_metrics
 from pure.transform.grad import value_and_grad
 from tests.pure.loss.peer import fake_trainer
 

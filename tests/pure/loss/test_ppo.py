@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pure import random, tree
-from pure.loss.ppo import gae, ppo_policy_loss, ppo_value_loss, whiten
+from pure.loss.ppo import gae, ppo_policy_loss, ppo_value_loss
+from pure.loss.whiten import whiten
 from pure.transform.grad import value_and_grad
 
 ANSWERS, TOKENS = 5, 8
