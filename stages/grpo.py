@@ -391,8 +391,7 @@ def group_loss(
         kl, log_ratio = divergence(logps, reference, options["kl"]), logps - reference
     sums = {
         "kl": torch.where(mask, kl, 0.0).sum(),
-        # k1: unlike k3, a single token cannot dominate it.
-        "kl/log_ratio": torch.where(mask, log_ratio, 0.0).sum(),
+        "kl/log_ratio": torch.where(mask, log_ratio, 0.0).sum(),  # k1: unlike k3, no single token dominates
         "entropy": policy.entropy.detach().sum(),
         "sampling/sampling_logp_difference/mean": torch.where(mask, (old - sampled).abs(), 0.0).sum(),
     }
