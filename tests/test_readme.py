@@ -23,6 +23,7 @@ ALGORITHM_FOLDERS = ("pure/nn", "pure/loss", "pure/optim", "pure/adapt")
 """Folders in which every file is an algorithm, and has a row in the README's table."""
 INFRASTRUCTURE: Mapping[str, str] = {
     "pure/loss/check.py": "shapes, dtypes and ranges of arguments",
+    "pure/loss/policy_metrics.py": "metrics of the clipped losses",
     "pure/optim/check.py": "ranges of hyperparameters",
     "pure/optim/same_shapes.py": "shapes of updates, state and params",
     "pure/adapt/attach.py": "puts nodes into a tree",

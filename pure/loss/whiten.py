@@ -1,7 +1,7 @@
 """Whitening of advantages or rewards: standard deviation 1, and mean 0.
 
-Schulman et al., "Proximal Policy Optimization Algorithms", 2017, whose code whitens advantages; Ziegler et al.,
-"Fine-Tuning Language Models from Human Preferences", 2019, whose code whitens rewards and keeps their mean.
+Ziegler et al., "Fine-Tuning Language Models from Human Preferences", 2019, whose code whitens advantages, and
+rewards without moving their mean.
 """
 
 from __future__ import annotations

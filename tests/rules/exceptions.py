@@ -206,7 +206,6 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/step.py": "tests/laws/test_stages.py",
     "pure/loss/policy_metrics.py": "tests/pure/loss/test_grpo.py",
     "pure/loss/whiten.py": "tests/pure/loss/test_ppo.py",
-    "stages/step_gradient.py": "tests/laws/test_stages.py",
     "stages/experience.py": "tests/stages/test_ppo.py",
     "stages/run/store.py": "tests/stages/run/test_processes.py",
     "stages/run/rewards/scorer.py": "tests/stages/cli/test_tune.py",
