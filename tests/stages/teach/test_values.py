@@ -88,3 +88,9 @@ def test_a_description_is_short_whatever_the_value() -> None:
     for value in (torch.ones(1000, 1000), ["word" * 100] * 100, {i: i for i in range(1000)}, "x" * 10**6):
         assert len(describe_value(value)) < 500
     assert describe_value(torch.tensor([1.0, 2.0])) == "tensor([1., 2.])"
+
+
+def test_numbers_that_differ_in_late_digits_are_shown_with_all_of_them() -> None:
+    x = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    found = find_mismatch(x, x / 3 * (3 + 1e-6), "r")
+    assert found is not None and found.expected == "1.0" and found.got.startswith("1.0000003")
