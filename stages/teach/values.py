@@ -202,8 +202,9 @@ def _compare_tensors(expected: Tensor, got: Any, place: str, loose: bool) -> Mis
     }
     small = expected.numel() <= 24
     texts = [describe_value(x) if small else f"{x[index].item():.6g}" for x in (expected, got)]
-    if texts[0] == texts[1]:  # too few digits to see it
-        texts = [f"{x[index].item()!r}" for x in (expected, got)]
+    numbers = [x[index].item() for x in (expected, got)]
+    if f"{numbers[0]:.4g}" == f"{numbers[1]:.4g}":  # too few digits to see it
+        texts = [repr(number) for number in numbers]
     return Mismatch("value", messages.VALUE, fields, *texts)
 
 
