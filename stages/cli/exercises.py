@@ -133,7 +133,7 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
 
 NEW = "{folder}: {exercises} exercises in {files} files; read {folder}/README.md first"
 CURRENT = "{folder}: up to date, {exercises} exercises"
-CHAPTER = "{number:>2}. {title:<{width}}  {solved:>2} of {total:>2} solved, {passed:>2} checked"
+CHAPTER = "{number:>2}. {title}  {solved:>2} of {total:>2} solved, {passed:>2} checked"
 MINUTES = "; {minutes} minutes left"
 HINTS = "{count} hints taken on {exercises} exercises"
 NEXT = "next: {exercise} in {path}, about {minutes} minutes"
@@ -178,12 +178,15 @@ def print_progress(flags: ListFlags) -> int:
     """Prints the chapters, problems, and the next exercise."""
     from stages.teach.originals import module_path
     from stages.teach.progress import list_progress
+    from stages.teach.wrap import count_columns
 
     folder = Path(flags.folder)
     progress = list_progress(folder)
-    width = max(len(chapter.title) for chapter in progress.chapters)
-    for chapter in progress.chapters:
-        line = _translate(CHAPTER, folder).format(**chapter._asdict(), width=width)
+    titles = [_translate(chapter.title, folder) for chapter in progress.chapters]
+    width = max(count_columns(title) for title in titles)
+    for title, chapter in zip(titles, progress.chapters, strict=True):
+        padded = title + " " * (width - count_columns(title))
+        line = _translate(CHAPTER, folder).format(**{**chapter._asdict(), "title": padded})
         left = _translate(MINUTES, folder).format(minutes=chapter.minutes)
         print(line + left if chapter.minutes else line)
     for problem in [*progress.problems, *_describe_hints(folder)]:

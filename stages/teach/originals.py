@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages.teach.course import COURSE, exercises_of_module
+from stages.teach.markdown import translate_markdown
+from stages.teach.prose import translate_source
 from stages.teach.source import Level, leave_out
-from stages.teach.translate import translate
+from stages.teach.translate import read_catalogues
 
 ROOT = Path(__file__).resolve().parents[2]
 """Folder of the packages: the clone, or where the wheel is installed."""
@@ -31,9 +33,13 @@ def read_original(module: str) -> str:
 
 
 def render_module(module: str, lang: str, level: Level) -> str:
-    """Returns a module as a learner gets it: every exercise of the course in it is left out."""
+    """Returns a module as a learner gets it: every exercise of the course in it is left out.
+
+    Raises:
+        ValueError: for a language without catalogues.
+    """
     functions = {exercise.function: exercise.name for exercise in exercises_of_module(module)}
-    return leave_out(read_original(module), functions, level)
+    return translate_source(leave_out(read_original(module), functions, level), read_catalogues(lang))
 
 
 def course_modules() -> tuple[str, ...]:
@@ -49,18 +55,15 @@ def plan_files(lang: str, level: Level) -> dict[str, str]:
         level: parts of a body that stay.
 
     Raises:
-        ValueError: for a language without a catalogue.
+        ValueError: for a language without catalogues.
     """
+    catalogue = read_catalogues(lang)
     files = {module_path(module): render_module(module, lang, level) for module in course_modules()}
     for page in ("README.md", "AGENTS.md"):
-        files[page] = _translate_page((PAGES / page).read_text(encoding="utf-8"), lang)
+        files[page] = translate_markdown((PAGES / page).read_text(encoding="utf-8"), catalogue)
     for chapter in COURSE:
         if chapter.exercises:
             name = f"{chapter.number:02}-{chapter.name}.md"
-            files[f"chapters/{name}"] = _translate_page((CHAPTERS / name).read_text(encoding="utf-8"), lang)
+            page = (CHAPTERS / name).read_text(encoding="utf-8")
+            files[f"chapters/{name}"] = translate_markdown(page, catalogue)
     return files
-
-
-def _translate_page(text: str, lang: str) -> str:
-    """Translates a page paragraph by paragraph."""
-    return "\n\n".join(translate(paragraph, lang) for paragraph in text.split("\n\n"))
