@@ -57,7 +57,7 @@ def translate_markdown(text: str, catalogue: Mapping[str, str]) -> str:
 
 
 def _split_parts(text: str) -> list[tuple[str, str]]:
-    """What stands before each unit, and the unit; lines that are none stand before ""."""
+    """Lead and text of each unit; lines that are none are leads of ""."""
     parts: list[tuple[str, str]] = []
     lines = text.split("\n")
     number = 0

@@ -121,7 +121,7 @@ def _find_places(tree: ast.Module) -> dict[int, str]:
 
 
 def _cut_comment(part: str, column: int) -> tuple[str, str]:
-    """What stands before the words of a comment, code included, and the words in one line."""
+    """Lead of a comment, with the code before it, and its words in one line."""
     first, *others = part.splitlines()
     mark = STEP.match(first, column)
     lead = mark.group() if mark else "# "
