@@ -1,4 +1,4 @@
-"""Pages in Markdown as units of translation: headings, paragraphs, items of lists, rows of tables, blocks of code."""
+"""Pages in Markdown as units of translation: headings, paragraphs, items, rows of tables, blocks of code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def split_markdown(text: str) -> list[Unit]:
         The units in order.
 
     Example:
-        >>> [unit.text for unit in split_markdown("# Loss\\n\\n- Read `dpo.py`.\\n\\n| a | mean |\\n|---|---|\\n")]
+        >>> [unit.text for unit in split_markdown("# Loss\\n\\n- Read `dpo.py`.\\n\\n| a | mean |\\n|---|\\n")]
         ['Loss', 'Read `dpo.py`.', '| a | mean |']
     """
     heading = ""

@@ -1,6 +1,6 @@
-"""Languages of the student edition, and their catalogues `locale/LANG/NAME.po`: English paragraph -> translation.
+"""Languages of the student edition, and their catalogues `locale/LANG/NAME.po`.
 
-What has no translation is shown in English.
+A catalogue maps an English paragraph to its translation. What has no translation is shown in English.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything that a learner reads, as units of translation, in one catalogue for messages, pages, and each chapter."""
+"""Everything that a learner reads, as units of translation: messages, pages, source files by chapter."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _list_units() -> Iterator[tuple[str, list[Entry]]]:
 
 
 def _numbered_modules() -> list[tuple[int, str]]:
-    """Chapter and module of each exercise, backwards, so that the first chapter of a module is the last entry."""
+    """Chapter and module of each exercise, backwards: the first chapter of a module is its last entry."""
     pairs = [(chapter.number, exercise.module) for chapter in COURSE for exercise in chapter.exercises]
     return pairs[::-1]
 
