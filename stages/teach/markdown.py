@@ -26,7 +26,7 @@ def split_markdown(text: str) -> list[Unit]:
         The units in order.
 
     Example:
-        >>> [unit.text for unit in split_markdown("# Loss\\n\\n- Read `dpo.py`.\\n\\n| a | mean |\\n|---|\\n")]
+        >>> [u.text for u in split_markdown("# Loss\\n\\n- Read `dpo.py`.\\n\\n| a | mean |\\n|---|\\n")]
         ['Loss', 'Read `dpo.py`.', '| a | mean |']
     """
     heading = ""
