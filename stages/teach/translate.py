@@ -21,10 +21,10 @@ MESSAGES = "messages"
 
 
 def translate(text: str, lang: str) -> str:
-    """Translates a constant English sentence, whose format fields are filled in afterwards.
+    """Translates a constant English sentence, whose format fields are filled in afterwards, or any unit.
 
     Args:
-        text: a sentence of the catalogue `messages`.
+        text: a sentence of the catalogue `messages`, or a unit of a docstring or page.
         lang: one of `LANGUAGES`.
 
     Returns:
@@ -38,9 +38,10 @@ def translate(text: str, lang: str) -> str:
         >>> translate("added {path}", "en")
         'added {path}'
     """
-    return read_catalogue(lang, MESSAGES).get(text, "") or text
+    return read_catalogue(lang, MESSAGES).get(text, "") or read_catalogues(lang).get(text, "") or text
 
 
+@lru_cache
 def read_catalogues(lang: str) -> Mapping[str, str]:
     """Reads all catalogues of a language, as one.
 
@@ -50,7 +51,9 @@ def read_catalogues(lang: str) -> Mapping[str, str]:
     """
     _check_language(lang)
     names = sorted(path.stem for path in (LOCALE / lang).glob("*.po"))
-    return {text: translation for name in names for text, translation in read_catalogue(lang, name).items()}
+    return MappingProxyType(
+        {text: word for name in names for text, word in read_catalogue(lang, name).items()}
+    )
 
 
 @lru_cache

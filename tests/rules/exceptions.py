@@ -68,6 +68,7 @@ IN_PLACE: Mapping[str, str] = {
 
 STATE: Mapping[str, str] = {
     "stages.teach.suite.read_table": "a memo: the table of tests stays the same while a process runs",
+    "stages.teach.translate.read_catalogues": "a memo of files that are part of the package",
     "stages.teach.translate.read_catalogue": "a memo of a file that is part of the package",
     "pure.interop.jax.opaque.NUMBERS": "torch's operators take numbers, not functions; a number is used once",
     "pure.interop.jax.opaque.FUNCTIONS": "maps a number to its function as long as a reference to that function exists",

@@ -24,9 +24,11 @@ def locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     )
     text = 'msgid "Adds."\nmsgstr "相加。"\n\nmsgid "Empty."\nmsgstr ""\n'
     (tmp_path / "zh" / "01-tokenizer.po").write_text(text, encoding="utf8")
-    read_catalogue.cache_clear()
+    for memo in (read_catalogue, read_catalogues):
+        memo.cache_clear()
     yield
-    read_catalogue.cache_clear()
+    for memo in (read_catalogue, read_catalogues):
+        memo.cache_clear()
 
 
 def test_english_is_the_text_itself_and_a_language_without_texts_is_refused() -> None:
@@ -40,6 +42,7 @@ def test_english_is_the_text_itself_and_a_language_without_texts_is_refused() ->
 @pytest.mark.usefixtures("locale")
 def test_a_message_is_translated_and_without_a_translation_stays_english() -> None:
     assert translate("added {path}", "zh").format(path="x.py") == "已添加 x.py"
+    assert translate("Adds.", "zh") == "相加。"
     assert translate("no such sentence", "zh") == "no such sentence"
 
 
