@@ -31,7 +31,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.fsdp._fully_shard import _fsdp_param
 from torch.distributed.tensor import DTensor
 
-import stages.step
+import stages.step_gradient
 from pure import optim, random, tree
 from pure.config import ModelConfig, preset
 from pure.nn.context_parallel import context_parallel
@@ -203,17 +203,17 @@ def first_rows_only() -> Iterator[None]:
 @contextmanager
 def marked_gradients(recorder: Recorder) -> Iterator[None]:
     """Let the recorder know when a step of ours has its gradient, whose norms are computed next."""
-    leaf_norms = stages.step.leaf_norms
+    leaf_norms = stages.step_gradient.leaf_norms
 
     def mark_and_compute(grads: Any, *rest: Any) -> Tensor:
         recorder.mark()
         return leaf_norms(grads, *rest)
 
-    stages.step.leaf_norms = mark_and_compute
+    stages.step_gradient.leaf_norms = mark_and_compute
     try:
         yield
     finally:
-        stages.step.leaf_norms = leaf_norms
+        stages.step_gradient.leaf_norms = leaf_norms
 
 
 METHODS: Mapping[str, Callable[[ModelConfig, DeviceMesh], Counts]] = {

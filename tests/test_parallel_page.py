@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
+import runpy
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
-import pytest
 import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -25,11 +24,11 @@ from stages.data_parallel import data_parallel
 from stages.pretrain import pretrain
 from stages.sharded import sharded
 from stages.stage import Stage
-from tests.crew import Crew, crew
+from tests.crew import Crew
 from tests.laws.test_processes import distance
 from tests.laws.test_stages import same_bits, small, text_batch
 from tests.rules.source import ROOT
-from tests.stages.children import free_port
+from tests.stages.children import free_port, join_all, start_body
 
 PAGE = (ROOT / "docs" / "parallel.md").read_text(encoding="utf8")
 STEPS = 3
@@ -48,12 +47,6 @@ STAGES: Mapping[str, Callable[[Stage, DeviceMesh], Stage]] = {
     "sharded, layers=True": partial(sharded, layers=True),
 }
 WAYS = (*STAGES, *MODELS)
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Crew]:
-    with crew(2) as members:
-        yield members
 
 
 def train(way: str, dtype: str, parts: int = 1, soap: bool = False) -> Tree:
@@ -113,16 +106,29 @@ def test_soap_amplifies_the_order_of_sums_as_much_with_micro_batches(two: Crew) 
     assert 1e-6 < distance(parts, train("one process", "float32", soap=True)) < 1e-1
 
 
+def run_program(path: Path, rank: int, count: int, port: int) -> None:
+    """Body of a process: the program with the variables of torchrun; what it prints goes to `RANK.out`."""
+    variables = {"RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(x) for name, x in variables.items()})
+    torch.set_num_threads(1)
+    with open(path.with_name(f"{rank}.out"), "w") as printed, redirect_stdout(printed):
+        runpy.run_path(str(path), run_name="__main__")
+
+
 def test_the_program_of_the_page_runs_with_the_same_result_on_one_process_and_on_two(tmp_path: Path) -> None:
     (program,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-    (tmp_path / "train.py").write_text(program)
     printed = []
-    for size in (1, 2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(size)]
-        command += ["--master_port", str(free_port()), str(tmp_path / "train.py")]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
-        assert result.returncode == 0, result.stderr
-        printed.append(result.stdout.splitlines())
+    for count in (1, 2):
+        path = tmp_path / str(count) / "train.py"
+        path.parent.mkdir()
+        path.write_text(program)
+        port = free_port()
+        assert (
+            join_all([start_body(run_program, path, rank, count, port) for rank in range(count)])
+            == [0] * count
+        )
+        printed.append(
+            [line for rank in range(count) for line in path.with_name(f"{rank}.out").read_text().splitlines()]
+        )
     assert printed[0] == printed[1]
     assert len(printed[0]) == 1
