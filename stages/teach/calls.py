@@ -133,7 +133,7 @@ def judge_outcomes(record: Record, outcome: Outcome, expected: Outcome, changed:
         )
     if theirs is not None:
         return _judge_error(name, theirs, mine, expected.result)
-    return find_mismatch(expected.result, outcome.result, "result")
+    return find_mismatch(expected.result, outcome.result, messages.RESULT)
 
 
 def _judge_error(

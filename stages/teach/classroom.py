@@ -14,7 +14,7 @@ from queue import SimpleQueue
 
 from stages.teach.course import COURSE, Exercise
 from stages.teach.grader import Server, check, open_server
-from stages.teach.report import Result, Translate, describe_result
+from stages.teach.report import Result, Translate, describe_result, fill_message
 
 COLUMNS = ("student", "chapter", "exercise", "passed", "kind", "step", "seconds", "message")
 """Columns of the CSV."""
@@ -107,7 +107,7 @@ def write_csv(results: Mapping[str, Sequence[Result]], translate: Translate = st
     writer.writerow(COLUMNS)
     for student, row in results.items():
         for result in row:
-            message = "" if result.passed else translate(result.message).format(**result.fields)
+            message = "" if result.passed else fill_message(result, translate)
             writer.writerow(
                 [
                     _plain_cell(student),
@@ -143,7 +143,7 @@ def _add_case(suite: ElementTree.Element, result: Result, translate: Translate) 
     )
     if result.passed:
         return
-    message = _printable(translate(result.message).format(**result.fields))
+    message = _printable(fill_message(result, translate))
     if result.kind in NOT_TRIED:
         ElementTree.SubElement(case, "skipped", message=message)
     else:

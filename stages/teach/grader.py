@@ -177,7 +177,7 @@ def _watch(server: Server, scratch: Path, exercise: Exercise, seconds: float) ->
         if (current := _read_stage(scratch)) != stage:
             stage, changed = current, now
         if now - start > seconds or now - changed > limits.stage_seconds:
-            fields = {"seconds": round(now - changed), "stage": stage or "start"}
+            fields = {"seconds": round(now - changed), "stage": stage or messages.START}
             failed = fail(name, "slow", messages.SLOW, **fields)
         elif _size(scratch / "output") > limits.kilobytes * 1000:
             failed = fail(name, "purity", messages.PRINTS, limit=limits.kilobytes)
@@ -202,8 +202,9 @@ def _read_result(scratch: Path, exercise: Exercise, status: int, limits: Limits)
     output = _read_output(scratch / "output")
     if "MemoryError" in output or "can't allocate memory" in output:
         return fail(exercise.name, "memory", messages.MEMORY, limit=limits.megabytes)
-    reason = f"exit code {status}" if status >= 0 else signal.Signals(-status).name
-    return fail(exercise.name, "exit", messages.EXIT, reason=reason)
+    if status >= 0:
+        return fail(exercise.name, "exit", messages.EXIT_CODE, code=status)
+    return fail(exercise.name, "exit", messages.EXIT, reason=signal.Signals(-status).name)
 
 
 def _read_stage(scratch: Path) -> str:

@@ -10,26 +10,28 @@ from typing import Any
 
 import torch
 
+from stages.teach import messages
+
 REFUSED_EVENTS: Mapping[str, str] = {
-    "os.system": "start a process",
-    "os.exec": "start a process",
-    "os.spawn": "start a process",
-    "os.posix_spawn": "start a process",
-    "subprocess.Popen": "start a process",
-    "os.fork": "fork",
-    "os.forkpty": "fork",
-    "os.kill": "signal a process",
-    "os.remove": "remove a file",
-    "os.rename": "rename a file",
-    "os.rmdir": "remove a folder",
-    "os.mkdir": "make a folder",
-    "os.link": "link a file",
-    "os.symlink": "link a file",
-    "os.truncate": "write a file",
-    "shutil.rmtree": "remove a folder",
-    "socket.connect": "use the network",
-    "socket.bind": "use the network",
-    "ctypes.dlopen": "load a library",
+    "os.system": messages.START_PROCESS,
+    "os.exec": messages.START_PROCESS,
+    "os.spawn": messages.START_PROCESS,
+    "os.posix_spawn": messages.START_PROCESS,
+    "subprocess.Popen": messages.START_PROCESS,
+    "os.fork": messages.FORK,
+    "os.forkpty": messages.FORK,
+    "os.kill": messages.SIGNAL_PROCESS,
+    "os.remove": messages.REMOVE_FILE,
+    "os.rename": messages.RENAME_FILE,
+    "os.rmdir": messages.REMOVE_FOLDER,
+    "os.mkdir": messages.MAKE_FOLDER,
+    "os.link": messages.LINK_FILE,
+    "os.symlink": messages.LINK_FILE,
+    "os.truncate": messages.WRITE_FILE,
+    "shutil.rmtree": messages.REMOVE_FOLDER,
+    "socket.connect": messages.USE_NETWORK,
+    "socket.bind": messages.USE_NETWORK,
+    "ctypes.dlopen": messages.LOAD_LIBRARY,
 }
 """Event of Python's audit -> what it does. They are refused while a learner's code runs."""
 
@@ -45,7 +47,7 @@ def install_audit(
 
     Args:
         is_inside: tells whether the learner's code is running.
-        report: takes the action that was refused, such as "start a process"; the code may catch the error.
+        report: takes the action that was refused, one of `messages`; the code may catch the error.
         hidden: parts of the paths of files that hold our source of the exercise; they may not be opened.
         answer: the learner's file, which may be read although its path is like that of ours.
         allowed: the folder in which files may be written.
@@ -67,13 +69,13 @@ def install_audit(
 def read_torch_state() -> dict[str, Any]:
     """Reads the settings of torch that belong to the process, each with its name for a message."""
     return {
-        "torch's default dtype": torch.get_default_dtype(),
-        "torch's grad mode": torch.is_grad_enabled(),
-        "torch's inference mode": torch.is_inference_mode_enabled(),
-        "the number of torch's threads": torch.get_num_threads(),
-        "torch's deterministic mode": torch.are_deterministic_algorithms_enabled(),
-        "torch's matmul precision": torch.get_float32_matmul_precision(),
-        "the state of torch's random generator": torch.get_rng_state().numpy().tobytes(),
+        messages.DEFAULT_DTYPE: torch.get_default_dtype(),
+        messages.GRAD_MODE: torch.is_grad_enabled(),
+        messages.INFERENCE_MODE: torch.is_inference_mode_enabled(),
+        messages.THREADS: torch.get_num_threads(),
+        messages.DETERMINISTIC_MODE: torch.are_deterministic_algorithms_enabled(),
+        messages.MATMUL_PRECISION: torch.get_float32_matmul_precision(),
+        messages.RANDOM_STATE: torch.get_rng_state().numpy().tobytes(),
     }
 
 
@@ -90,7 +92,7 @@ def _judge_open(arguments: tuple[Any, ...], hidden: tuple[str, ...], answer: Pat
     name = os.path.abspath(os.fsdecode(path))
     writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     if writes and name != os.devnull and not Path(name).is_relative_to(allowed):
-        return "write a file"
+        return messages.WRITE_FILE
     if name != str(answer) and any(part in name.replace(os.sep, "/") for part in hidden):
-        return "read our source"
+        return messages.READ_SOURCE
     return ""

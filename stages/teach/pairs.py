@@ -167,7 +167,7 @@ def _pair_results(result: Any, expected: Any, record: Record) -> Any:
         return _pair_iterators(result, expected, record)
     if isinstance(result, functools.partial) and isinstance(expected, functools.partial):
         same = result.func is expected.func and find_mismatch(
-            (expected.args, expected.keywords), (result.args, result.keywords), "result"
+            (expected.args, expected.keywords), (result.args, result.keywords), messages.RESULT
         )
         return result if same is None else pair_functions(result, expected, record)
     if inspect.isfunction(result) and inspect.isfunction(expected):

@@ -51,7 +51,7 @@ def probe_call(
             text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             message = Mismatch("raises", messages.RAISES, {"function": "it", "error": text}, "", "")
             return message, changed
-        found = find_mismatch(expected, result, "result", loose=loose)
+        found = find_mismatch(expected, result, messages.RESULT, loose=loose)
         if found is not None:
             return found, changed
     return None
@@ -106,7 +106,7 @@ def compare_gradients(
         if gradients[0] is None:
             break
     if len(results) == 2:
-        found = find_mismatch(results[0], results[1], "result")
+        found = find_mismatch(results[0], results[1], messages.RESULT)
         if found is not None:
             return found
     if gradients[0] is None or gradients[1] is None:

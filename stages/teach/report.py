@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -11,6 +12,9 @@ from stages.teach import messages
 
 Translate = Callable[[str], str]
 """Returns a sentence of `messages` in the learner's language, its format fields not yet filled in."""
+
+TRANSLATED = ("action", "name", "stage")
+"""Fields whose values are sentences of `messages`."""
 
 
 class Result(NamedTuple):
@@ -21,7 +25,7 @@ class Result(NamedTuple):
         passed: True if the function is right as far as the check sees.
         kind: "" if passed, else a key of `messages.KINDS`.
         message: a sentence of `messages`.
-        fields: what to fill in there; a value that is itself a sentence is translated by no one.
+        fields: what to fill in there; `fill_message` translates those of `TRANSLATED`.
         step: number of the step in the docstring, 0 if it is not known.
         input, expected, got: texts of a call that shows the failure; "" where there is none.
         output: beginning of what the learner's code printed.
@@ -97,7 +101,7 @@ def describe_result(result: Result, translate: Translate = str) -> str:
     head = translate(messages.FAILED).format(exercise=result.exercise, kind=kind)
     step = translate(messages.AT_STEP).format(step=result.step) if result.step else ""
     lines = [", ".join(part for part in (head, step) if part)]
-    lines.append(_indent(translate(result.message).format(**result.fields)))
+    lines.append(_indent(fill_message(result, translate)))
     for label, text in (
         (messages.INPUT, result.input),
         (messages.EXPECTED, result.expected),
@@ -107,6 +111,17 @@ def describe_result(result: Result, translate: Translate = str) -> str:
         if text:
             lines.append(_label(translate(label), text))
     return "\n".join(lines)
+
+
+def fill_message(result: Result, translate: Translate = str) -> str:
+    """Returns the message of a result with its fields, in the learner's language."""
+    fields = {
+        name: translate(value) if name in TRANSLATED else value for name, value in result.fields.items()
+    }
+    place = str(fields.get("place", ""))
+    if re.match(rf"{messages.RESULT}\b", place):
+        fields["place"] = translate(messages.RESULT) + place.removeprefix(messages.RESULT)
+    return translate(result.message).format(**fields)
 
 
 def _label(label: str, text: str) -> str:

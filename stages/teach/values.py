@@ -168,7 +168,7 @@ def _mismatch(
 ) -> Mismatch:
     """Makes a Mismatch with texts of the two values, or of their types."""
     texts = [type(x).__name__ if as_type else describe_value(x) for x in (expected, got)]
-    return Mismatch(kind, message, {"count": "", **fields}, *texts)
+    return Mismatch(kind, message, fields, *texts)
 
 
 def _compare_tensors(expected: Tensor, got: Any, place: str, loose: bool) -> Mismatch | None:
@@ -194,18 +194,13 @@ def _compare_tensors(expected: Tensor, got: Any, place: str, loose: bool) -> Mis
         return None
     number, index = different
     where = list(index)
-    fields = {
-        "place": place,
-        "count": messages.VALUES_DIFFER.format(different=number, total=expected.numel(), index=where)
-        if expected.numel() > 1
-        else "",
-    }
+    fields = {"place": place, "different": number, "total": expected.numel(), "index": where}
     small = expected.numel() <= 24
     texts = [describe_value(x) if small else f"{x[index].item():.6g}" for x in (expected, got)]
     numbers = [x[index].item() for x in (expected, got)]
     if f"{numbers[0]:.4g}" == f"{numbers[1]:.4g}":  # too few digits to see it
         texts = [repr(number) for number in numbers]
-    return Mismatch("value", messages.VALUE, fields, *texts)
+    return Mismatch("value", messages.VALUES if expected.numel() > 1 else messages.VALUE, fields, *texts)
 
 
 def count_differences(expected: Tensor, got: Tensor) -> tuple[int, tuple[int, ...]] | None:

@@ -67,7 +67,7 @@ def check_exercise(request: Request, announce: Callable[[str], None] = lambda st
     if isinstance(module, Result):
         return module
     exercise, record = request.exercise, served.record
-    announce("example")
+    announce(messages.EXAMPLE)
     failed: Result | int | None = run_example(module, exercise, record, served.answer)
     if failed is None and request.tests and request.suite:
         failed = _run_tests(request, record, served, announce)
@@ -89,12 +89,12 @@ def measure_speed(request: Request, announce: Callable[[str], None] = lambda sta
     module, served = _begin(request, announce)
     if isinstance(module, Result):
         return module
-    announce("example")
+    announce(messages.EXAMPLE)
     exercise, record = request.exercise, served.record
     failed = run_example(module, exercise, record, served.answer)
     if failed is not None or not record.inputs:
         return failed or Result(exercise.name, True)
-    announce("speed")
+    announce(messages.MEASUREMENT)
     args, kwargs = record.inputs[0]
     seconds: dict[str, list[float]] = {"learner": [], "ours": []}
     end = time.perf_counter() + SPEED_SECONDS
@@ -123,7 +123,7 @@ def _begin(request: Request, announce: Callable[[str], None]) -> tuple[types.Mod
     install_audit(lambda: is_inside_learner(record), record.refused.append, hidden, served.answer, scratch)
     sys.meta_path.insert(0, peers.Finder())
     overlay.install(request.folder, [exercise.name], execute=partial(execute_part, served))
-    announce("import")
+    announce(messages.IMPORT)
     try:
         return importlib.import_module(exercise.module), served
     except BaseException as error:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import string
 
 from stages.teach import messages
-from stages.teach.report import Result, describe_result, fail, from_json, to_json
+from stages.teach.report import Result, describe_result, fail, fill_message, from_json, to_json
 
 
 def test_a_result_survives_json() -> None:
-    result = fail("f", "value", messages.VALUE, place="result", count="")._replace(input="x = 1", step=3)
+    result = fail("f", "value", messages.VALUE, place="result")._replace(input="x = 1", step=3)
     assert from_json(to_json(result)) == result
 
 
 def test_the_text_of_a_failure_has_kind_step_message_and_values() -> None:
-    result = fail("f", "value", messages.VALUE, place="result", count="")._replace(
+    result = fail("f", "value", messages.VALUE, place="result")._replace(
         input="x = 1\ny = 2", expected="3", got="4", step=2
     )
     assert describe_result(result).splitlines() == [
@@ -35,7 +35,7 @@ def test_every_sentence_is_translated_before_its_fields_are_filled_in() -> None:
         seen.append(text)
         return text.upper() if "{" not in text else text
 
-    failed = fail("f", "value", messages.VALUE, place="result", count="")._replace(expected="3", got="4")
+    failed = fail("f", "value", messages.VALUE, place="result")._replace(expected="3", got="4")
     assert "VALUE" in describe_result(failed, translate)
     describe_result(Result("f", True), translate)
     constants = {value for value in vars(messages).values() if isinstance(value, str)}
@@ -47,3 +47,18 @@ def test_every_message_is_a_format_with_named_fields() -> None:
     for sentence in [*sentences, *messages.KINDS.values()]:
         for _, name, _, _ in string.Formatter().parse(sentence):
             assert name is None or name.isidentifier(), sentence
+
+
+def test_sentences_in_fields_are_translated() -> None:
+    upper = fail("f", "purity", messages.REFUSED_EVENT, function="f", action=messages.FORK)
+    assert (
+        fill_message(upper, lambda text: text.replace("fork", "FORK"))
+        == "f tried to FORK, and an answer may not"
+    )
+    result = fail("f", "shape", messages.SHAPE, place="result[0]")
+    assert (
+        fill_message(result, lambda text: text.replace("result", "value"))
+        == "value[0] should have another shape"
+    )
+    other = fail("f", "shape", messages.SHAPE, place="results")
+    assert fill_message(other, lambda text: text.replace("result", "value")).startswith("results ")
