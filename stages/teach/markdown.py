@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from stages.teach.docstring import WORD, WORDS, Unit
 
@@ -14,13 +15,27 @@ RULE = re.compile(r"[\s|:-]*")
 """A line between the head and the body of a table, or a blank one."""
 
 
+class _Part(NamedTuple):
+    """Lines of a page.
+
+    Fields:
+        lead: mark before the text, such as "- ".
+        key: to translate; "" for what is not.
+        text: the lines as they are.
+    """
+
+    lead: str
+    key: str
+    text: str
+
+
 def split_markdown(text: str) -> list[Unit]:
     """Lists the units of a page.
 
     A block of code is a unit only if it holds two words side by side, as a picture does.
 
     Args:
-        text: a page, one line for each paragraph and each item.
+        text: a page.
 
     Returns:
         The units in order.
@@ -31,11 +46,11 @@ def split_markdown(text: str) -> list[Unit]:
     """
     heading = ""
     units: list[Unit] = []
-    for lead, key in _split_parts(text):
-        if lead.startswith("#"):
-            heading = key
-        if key:
-            units.append(Unit(key, heading))
+    for part in _split_parts(text):
+        if part.lead.startswith("#"):
+            heading = part.key
+        if part.key:
+            units.append(Unit(part.key, heading))
     return units
 
 
@@ -53,30 +68,46 @@ def translate_markdown(text: str, catalogue: Mapping[str, str]) -> str:
         >>> translate_markdown("# Loss\\n\\n1. Mean.\\n", {"Loss": "损失"})
         '# 损失\\n\\n1. Mean.\\n'
     """
-    return "\n".join(lead + (catalogue.get(key, "") or key) for lead, key in _split_parts(text))
+    parts = _split_parts(text)
+    return "\n".join(
+        part.lead + catalogue[part.key] if catalogue.get(part.key) else part.text for part in parts
+    )
 
 
-def _split_parts(text: str) -> list[tuple[str, str]]:
-    """Lead and text of each unit; lines that are none are leads of ""."""
-    parts: list[tuple[str, str]] = []
+def _split_parts(text: str) -> list[_Part]:
+    """The lines of a page, in parts."""
+    parts: list[_Part] = []
     lines = text.split("\n")
     number = 0
     while number < len(lines):
         line = lines[number]
-        number += 1
         if line.lstrip().startswith("```"):
-            end = next((n for n in range(number, len(lines)) if lines[n].strip() == "```"), len(lines))
-            block = "\n".join(lines[number:end])
-            parts.append((line, ""))
-            parts.append(("", block) if WORDS.search(block) else (block, ""))
-            number = end
-            if number < len(lines):
-                parts.append((lines[number], ""))
-                number += 1
-        elif RULE.fullmatch(line) or not WORD.search(line):
-            parts.append((line, ""))
+            end = next((n for n in range(number + 1, len(lines)) if lines[n].strip() == "```"), len(lines))
+            block = "\n".join(lines[number + 1 : end])
+            parts.append(_Part("", "", line))
+            if end > number + 1:
+                parts.append(_Part("", block if WORDS.search(block) else "", block))
+            parts += [_Part("", "", each) for each in lines[end : end + 1]]
+            number = end + 1
+        elif RULE.fullmatch(line) or (line.startswith("|") and not WORD.search(line)):
+            parts.append(_Part("", "", line))
+            number += 1
         else:
+            end = number + 1
             lead = LEAD.match(line)
             start = lead.end() if lead else 0
-            parts.append((line[:start], line[start:]))
+            while end < len(lines) and _continues(lines[end], line, start):
+                end += 1
+            key = " ".join(" ".join([line[start:], *lines[number + 1 : end]]).split())
+            is_plain = not WORD.search(key)
+            parts.append(_Part(line[:start], "" if is_plain else key, "\n".join(lines[number:end])))
+            number = end
     return parts
+
+
+def _continues(line: str, first: str, start: int) -> bool:
+    """Tells if a line belongs to the paragraph or item that begins with `first`."""
+    if not line.strip() or first.startswith(("#", "|")) or line.lstrip().startswith(("```", "|", "#")):
+        return False
+    lead = LEAD.match(line)
+    return not (lead and lead.group().strip()) and len(line) - len(line.lstrip()) in (0, start)

@@ -41,6 +41,17 @@ def test_units_of_a_page() -> None:
     ]
 
 
+def test_lines_of_a_paragraph_and_of_an_item_are_one_unit() -> None:
+    text = "A paragraph\nof two lines.\n\n- An item\n  of two lines.\n- Another.\n\n```\n```\n| a | word |\n"
+    keys = ["A paragraph of two lines.", "An item of two lines.", "Another.", "| a | word |"]
+    assert [unit.text for unit in split_markdown(text)] == keys
+    result = translate_markdown(text, {key: key.upper() for key in keys[:3]})
+    assert (
+        result
+        == "A PARAGRAPH OF TWO LINES.\n\n- AN ITEM OF TWO LINES.\n- ANOTHER.\n\n```\n```\n| a | word |\n"
+    )
+
+
 def test_a_translated_page() -> None:
     result = translate_markdown(TEXT, {unit.text: unit.text.upper() for unit in split_markdown(TEXT)})
     assert result == TEXT.replace("x = 1", "X = 1").upper().replace(
