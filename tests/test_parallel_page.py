@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -29,6 +30,8 @@ from tests.laws.test_processes import distance
 from tests.laws.test_stages import same_bits, small, text_batch
 from tests.rules.source import ROOT
 from tests.stages.children import free_port, join_all, start_body
+
+pytestmark = pytest.mark.processes
 
 PAGE = (ROOT / "docs" / "parallel.md").read_text(encoding="utf8")
 STEPS = 3

@@ -12,6 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -43,6 +43,8 @@ from tests.laws.test_stages import (
     text_batch,
 )
 
+pytestmark = pytest.mark.processes
+
 NAMES = tuple(
     row.name for row in STAGES if row.name != "own-optax" or importlib.util.find_spec("optax") is not None
 )

@@ -54,6 +54,8 @@ from tests.laws.test_stages import (
     text_batch,
 )
 
+pytestmark = pytest.mark.processes
+
 NAMES = tuple(row.name for row in STAGES if row.name != "own-optax")
 STEPS = 2
 FEW = ("pretrain-dropout", "pretrain-muon-ema", "pretrain-global-optimizer", "ppo")

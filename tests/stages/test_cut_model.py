@@ -46,6 +46,8 @@ from stages.state import TrainState
 from tests.crew import Crew
 from tests.pure.nn.cut_cases import SIZES, batch, distance, noisy_params
 
+pytestmark = pytest.mark.processes
+
 CONFIG = ModelConfig(
     **SIZES, tie_word_embeddings=False, qk_norm=True, attention_dropout=0.1, hidden_dropout=0.1
 )

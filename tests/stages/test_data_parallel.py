@@ -51,6 +51,8 @@ from tests.laws.test_stages import (
     text_batch,
 )
 
+pytestmark = pytest.mark.processes
+
 MODEL = transformer(small(num_hidden_layers=1))
 LAST = 1  # the process that differs, where one does
 ALONE = Group(rank=0, size=1, handle=None)

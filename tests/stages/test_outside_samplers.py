@@ -27,6 +27,8 @@ from tests.crew import Crew, crew
 from tests.laws.test_processes import assert_equal
 from tests.laws.test_stages import VOCABULARY, small
 
+pytestmark = pytest.mark.processes
+
 MODEL = transformer(small(num_hidden_layers=1))
 SAMPLES, NEW = 2, 5
 KINDS = pytest.mark.parametrize("make", [grpo, ppo])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -17,6 +18,8 @@ from stages.step import update
 from tests.crew import Crew
 from tests.laws.test_processes import distance
 from tests.laws.test_stages import same_bits
+
+pytestmark = pytest.mark.processes
 
 OPTIMIZERS = {
     "elementwise": optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(0.1, mask=optim.decay_mask)),

@@ -23,6 +23,8 @@ from pure.types import Model, Tree
 from tests.crew import Crew
 from tests.pure.nn.cut_cases import CONFIGS, batch, distance, noisy_params, summed_loss
 
+pytestmark = pytest.mark.processes
+
 CASES = (  # configuration, backend, packed rows, wrapper of the layers
     ("llama", "naive", True, None), ("qwen3", "flash", True, remat), ("gpt2", "sdpa", True, None),
     ("llama", "sdpa", False, None), ("dropout", "naive", True, None), ("dropout", "flash", False, None),

@@ -38,6 +38,8 @@ from pure.types import Model, Tree
 from tests.crew import Crew
 from tests.pure.nn.cut_cases import CONFIGS, SIZES, batch, distance, noisy_params, summed_loss
 
+pytestmark = pytest.mark.processes
+
 CASES = (  # configuration, backend, chunk, wrapper of the layers
     ("llama", "naive", None, None),
     ("llama", "flash", 5, remat),

@@ -27,6 +27,8 @@ from stages.sharded import sharded
 from stages.stage import Stage, stage
 from tests.crew import Crew, crew
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Crew]:

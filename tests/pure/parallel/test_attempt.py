@@ -14,6 +14,8 @@ from pure.parallel.group import Group, group_of, within
 from pure.types import Tree
 from tests.crew import Crew
 
+pytestmark = pytest.mark.processes
+
 
 def gather_and_fail(gatherings: tuple[int, int], fails: bool, swallows: bool = False) -> str:
     """The message on this process if each gathers so often, and process 1 then fails."""

@@ -11,6 +11,8 @@ from torch import Tensor
 from pure.parallel import checksum as checksums_module
 from pure.parallel.checksum import checksum, checksums, tree_checksum
 
+pytestmark = pytest.mark.processes
+
 MASK = (1 << 64) - 1
 DTYPES = (
     torch.bool,

@@ -28,6 +28,8 @@ from pure.parallel.group import Group, data_group, group_of, run_within, within
 from pure.types import Tree
 from tests.crew import crew
 
+pytestmark = pytest.mark.processes
+
 SIZES = st.integers(1, 9)
 
 

@@ -12,6 +12,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from pure.parallel.group import Group, data_group, group_of, is_grouped, run_within, within
 from tests.crew import crew
 
+pytestmark = pytest.mark.processes
+
 ONE, OTHER = Group(0, 2, None), Group(1, 3, None)
 
 

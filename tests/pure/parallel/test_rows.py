@@ -16,6 +16,8 @@ from pure.parallel.group import Group, group_of
 from pure.types import Tree
 from tests.crew import Crew
 
+pytestmark = pytest.mark.processes
+
 SIZE = 4
 SHAPES = ((1,), (3, 2), (4, 2, 3), (5,), (9, 1), (0, 2), ())
 

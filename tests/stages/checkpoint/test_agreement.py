@@ -17,6 +17,8 @@ from stages.checkpoint.agreement import agree
 from stages.checkpoint.damage import Damage
 from tests.crew import Crew
 
+pytestmark = pytest.mark.processes
+
 
 def state(value: float) -> dict[str, torch.Tensor]:
     return {"w": torch.full((1000,), float(value)), "n": torch.tensor(value)}

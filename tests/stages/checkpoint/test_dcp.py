@@ -28,6 +28,8 @@ from tests.crew import Crew
 from tests.stages.checkpoint.test_pieces import SIZES, cut, flip, groups, is_same, outcome
 from tests.stages.checkpoint.test_pieces import example as any_example
 
+pytestmark = pytest.mark.processes
+
 
 def example(step: int) -> TrainState:
     """The state of the other tests, without its leaf that is no tensor."""

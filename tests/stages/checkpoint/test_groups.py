@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -22,6 +23,8 @@ from stages.sharded import sharded
 from stages.state import TrainState
 from tests.crew import Crew
 from tests.laws.test_stages import same_bits, small
+
+pytestmark = pytest.mark.processes
 
 
 def attempt(folder: Path, state: Any, **options: Any) -> str:

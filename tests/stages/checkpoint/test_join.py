@@ -18,6 +18,8 @@ from stages.checkpoint import checkpoint
 from stages.checkpoint.join import to_msgpack
 from tests.crew import Crew
 
+pytestmark = pytest.mark.processes
+
 
 def example() -> Tree:
     return {

@@ -32,6 +32,8 @@ from stages.state import TrainState
 from tests.crew import Crew, crew
 from tests.laws.test_stages import BY_NAME, run_steps
 
+pytestmark = pytest.mark.processes
+
 SIZES = (1, 2, 4)
 
 

@@ -21,6 +21,8 @@ from stages.run.world import LAUNCHER
 from tests.stages.children import free_port, join_all, run_joined, start_body, start_process, wait_for
 from tests.stages.small import flags, rows
 
+pytestmark = pytest.mark.processes
+
 
 def launch_quietly(variables: dict[str, str]) -> None:
     """Setup of a launcher: environment variables, with the folder of temporary files."""

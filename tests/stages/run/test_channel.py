@@ -16,6 +16,8 @@ from stages.run import channel as channels
 from stages.run.channel import Channel, End, EndedError, conclude, exchange, find_cause, open_channel
 from stages.run.world import World
 
+pytestmark = pytest.mark.processes
+
 
 def run_all(size: int, body: Callable[[Channel], Any]) -> list[Any]:
     """The results of `body`, or its errors, in each of `size` threads that are connected like processes."""

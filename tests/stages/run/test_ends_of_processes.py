@@ -15,6 +15,8 @@ from tests.stages.children import join_all, limit_files, start_joined
 from tests.stages.run.test_processes import assert_refused, printed
 from tests.stages.small import flags
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_help_on_one_process_and_a_run_on_the_other_are_refused_at_once(rank: int, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from tests.stages.run.test_processes import assert_refused, printed
 from tests.stages.small import rows
 from tests.stages.small_stages import NAMES, flags
 
+pytestmark = pytest.mark.processes
+
 RUNS = (
     *((name, {}) for name in ("reward", "kto", "ppo")),
     ("grpo", {"shard": "state"}),

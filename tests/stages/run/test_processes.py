@@ -26,6 +26,8 @@ from stages.run.world import World
 from tests.stages.children import join_all, limit_files, start_joined, wait_for
 from tests.stages.small import flags, rows, same_run
 
+pytestmark = pytest.mark.processes
+
 
 def printed(folder: Path, ending: str) -> list[list[str]]:
     """The lines that each process printed."""

@@ -36,6 +36,8 @@ from tests.stages.models.test_language_model import make_model
 from tests.stages.run.test_processes import printed, stop_at
 from tests.stages.small import rows
 
+pytestmark = pytest.mark.processes
+
 TWO = Processes(size=2)
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from stages.run.world import World, read_world
 
+pytestmark = pytest.mark.processes
+
 PLACE = {"WORLD_SIZE": "4", "RANK": "3", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
 
 
