@@ -4,7 +4,8 @@
     python benchmarks/exercises.py --cheats    # every exercise with answers that are none: all must fail
 
 `--table` runs the test file of each exercise's module, the other files that name its function, and the laws, with
-every exercise recorded, and keeps quick tests that pass without libraries of others. `--only NAME` limits either.
+every exercise recorded, and keeps quick tests that pass without libraries of others; with `--known` only the test
+file of the module and the files of the row, which is quick after adding a test. `--only NAME` limits either.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from stages.teach.course import COURSE, Exercise
 from stages.teach.grader import check, open_server
 from stages.teach.reach import Reached, pick_tests
 from stages.teach.report import describe_result
-from stages.teach.suite import TABLE, read_table
+from stages.teach.suite import TABLE, list_tests, read_table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,6 +59,7 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--known", action="store_true", help="of the table: run no other files than before")
     parser.add_argument("--cheats", action="store_true")
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--processes", type=int, default=2)
@@ -67,15 +69,14 @@ def main() -> int:
         exercises = [each for each in exercises if each.name in options.only]
     failed = 0
     if options.table:
-        failed += write_table(exercises, options.processes)
+        failed += write_table(exercises, list_files(exercises, known=options.known), options.processes)
     if options.cheats:
         failed += count_cheats(exercises)
     return int(failed > 0)
 
 
-def write_table(exercises: Sequence[Exercise], processes: int) -> int:
+def write_table(exercises: Sequence[Exercise], files: Sequence[str], processes: int) -> int:
     """Writes the table of tests, and returns the number of exercises that our own body does not pass."""
-    files = list_files(exercises)
     with ThreadPoolExecutor(processes) as threads:
         rows = [row for found in threads.map(run_file, files) for row in found]
     table = {
@@ -119,8 +120,18 @@ def write_table(exercises: Sequence[Exercise], processes: int) -> int:
     return failed
 
 
-def list_files(exercises: Sequence[Exercise]) -> list[str]:
-    """Lists the test files that may reach an exercise: those that import its module, and the laws."""
+def list_files(exercises: Sequence[Exercise], *, known: bool) -> list[str]:
+    """Lists the test files that may reach an exercise: those that import its module, and the laws.
+
+    Args:
+        exercises: of the course.
+        known: True lists the test files of their modules, and those in the table.
+    """
+    if known:
+        names = [exercise.module.replace(".", "/").rpartition("/") for exercise in exercises]
+        own = {f"tests/{folder}/test_{name}.py" for folder, _, name in names}
+        rows = {each.partition("::")[0] for exercise in exercises for each in list_tests(exercise.name).ids}
+        return sorted(file for file in own | rows if (ROOT / file).is_file())
     modules = {exercise.module for exercise in exercises}
     found = []
     for path in sorted((ROOT / "tests").rglob("test_*.py")):

@@ -120,7 +120,7 @@ def _find_change(name: str, originals: tuple, used: tuple, twins: tuple, ours: C
 
 def _name_place(found: Mismatch, function: Callable, name: str) -> Mismatch:
     """Names the function, and writes `[0][1]`, the second positional argument, as the parameter's name."""
-    if found.message == messages.RAISES:
+    if found.kind == "raises":
         return found._replace(fields={**found.fields, "function": name})
     place = str(found.fields.get("place", ""))
     if match := re.match(r"\[0\]\[(\d+)\]", place):

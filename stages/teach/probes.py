@@ -2,20 +2,26 @@
 
 A call in which both agree says little where the numbers are special: an answer may be made for the numbers
 of the example, or forget a term that is small there. So it is repeated in float64, with numbers scaled,
-turned and negated; and the gradient of the result is compared. Numbers that ours refuses are skipped.
+turned, negated and rounded; with large numbers in float16, which only an answer that computes in more
+precision gets right; and the gradient of the result is compared. Numbers that ours refuses are skipped. Last,
+arguments of a wrong shape or dtype that ours refuses must be refused.
 """
 
 from __future__ import annotations
 
+import itertools
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from stages.teach import messages
-from stages.teach.values import Mismatch, copy_tensor, copy_value, find_mismatch, list_tensors
+from stages.teach.calls import describe_error
+from stages.teach.values import Mismatch, copy_tensor, copy_value, describe_value, find_mismatch, list_tensors
 
 LARGEST = 100_000
 """Numbers in the tensors of a call that is repeated, at most."""
@@ -37,8 +43,10 @@ def probe_call(
         The first mismatch and the arguments that show it; None if there is none.
     """
     tensors = [x for _, x in list_tensors((args, kwargs))]
-    if not any(x.is_floating_point() for x in tensors) or sum(x.numel() for x in tensors) > LARGEST:
+    if not tensors or sum(x.numel() for x in tensors) > LARGEST:
         return None
+    if not any(x.is_floating_point() for x in tensors):
+        return find_unrefused(learner, ours, args, kwargs)
     found = compare_gradients(learner, ours, args, kwargs)
     if found is not None:
         return found, (args, kwargs)
@@ -48,19 +56,74 @@ def probe_call(
             continue
         result, error = learner(*copy_value(changed))
         if error is not None:
-            text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            message = Mismatch("raises", messages.RAISES, {"function": "it", "error": text}, "", "")
+            message = Mismatch(
+                "raises", messages.RAISES, {"function": "it", "error": describe_error(error)}, "", ""
+            )
             return message, changed
-        found = find_mismatch(expected, result, messages.RESULT, loose=loose)
+        found = find_mismatch(_coarsen(expected), _coarsen(result), messages.RESULT, loose=loose)
         if found is not None:
             return found, changed
+    return find_unrefused(learner, ours, args, kwargs)
+
+
+def find_unrefused(
+    learner: Attempt, ours: Attempt, args: tuple, kwargs: dict[str, Any]
+) -> tuple[Mismatch, tuple[tuple, dict[str, Any]]] | None:
+    """Gives each tensor in turn a wrong shape or dtype; what ours refuses by a `raise`, the learner's must.
+
+    Args:
+        learner, ours, args, kwargs: as in `probe_call`.
+
+    Returns:
+        The first mismatch and the arguments that show it; None if there is none.
+    """
+    depths = [name.count("[") + name.count(".") for name, _ in list_tensors((args, kwargs))]
+    for place in sorted(range(len(depths)), key=depths.__getitem__)[:SPOILED_TENSORS]:
+        for spoil in SPOILED:
+            counter = itertools.count()
+            change = lambda x: spoil(x) if next(counter) == place else copy_tensor(x)  # noqa: B023, E731
+            changed = copy_value((args, kwargs), change)
+            _, refusal = ours(*copy_value(changed))
+            if not is_refusal(refusal):
+                continue
+            result, error = learner(*copy_value(changed))
+            if error is None:
+                texts = describe_error(refusal), describe_value(result)
+                return Mismatch("raises", messages.RAISES_NOT, {"function": "it"}, *texts), changed
+            if not isinstance(error, type(refusal)) and not isinstance(refusal, type(error)):
+                texts = describe_error(refusal), describe_error(error)
+                return Mismatch("raises", messages.RAISES_OTHER, {"function": "it"}, *texts), changed
     return None
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Tells whether an error is a ValueError or TypeError that a `raise` of ours made, not torch's own."""
+    if not isinstance(error, ValueError | TypeError):
+        return False
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return last.filename.startswith(OURS) and (last.line or "").startswith("raise ")
+
+
+OURS = tuple(str(Path(__file__).resolve().parents[2] / name) for name in ("pure", "data_pipes", "stages"))
+"""Beginnings of the paths of our source."""
+
+SPOILED_TENSORS = 12
+"""Tensors of a call that are spoiled, at most: first those that are arguments themselves."""
+
+SPOILED: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda x: copy_tensor(x)[None],
+    lambda x: x.detach()[1:].clone() if x.dim() else copy_tensor(x),
+    lambda x: x.detach().long() if x.is_floating_point() else x.detach().float(),
+)
+"""A tensor with one more axis, without its first row, of another kind of dtype."""
 
 
 def change_numbers(
     args: tuple, kwargs: dict[str, Any]
 ) -> Iterator[tuple[tuple[tuple, dict[str, Any]], bool]]:
-    """Yields the arguments with other floating numbers: float64, small, large, turned, negated, bfloat16.
+    """Yields the arguments with other floating numbers.
+
+    They are in float64, there small, large, turned, negated and rounded; in bfloat16; and large in float16.
 
     Args:
         args, kwargs: of a call.
@@ -74,12 +137,15 @@ def change_numbers(
         lambda x: x.double() * 7.0,
         lambda x: x.double().flip(0) if x.dim() else x.double(),
         lambda x: -x.double(),
+        lambda x: x.double().round(),
         lambda x: x * 0.5,
-        lambda x: x.bfloat16(),
     )
-    for index, change in enumerate(changes):
-        changed = copy_value((args, kwargs), partial(_apply, change))
-        yield changed, index < len(changes) - 1
+    strict: tuple[Callable[[Tensor], Tensor], ...] = (
+        lambda x: x.bfloat16(),
+        lambda x: (x.double() * 200.0).half(),
+    )
+    for change in (*changes, *strict):
+        yield copy_value((args, kwargs), partial(_apply, change)), change in changes
 
 
 def compare_gradients(
@@ -103,12 +169,9 @@ def compare_gradients(
             return None
         results.append(result)
         gradients.append(differentiate(result, copied))
-        if gradients[0] is None:
-            break
-    if len(results) == 2:
-        found = find_mismatch(results[0], results[1], messages.RESULT)
-        if found is not None:
-            return found
+    found = find_mismatch(results[0], results[1], messages.RESULT)
+    if found is not None:
+        return found
     if gradients[0] is None or gradients[1] is None:
         return None
     for (place, mine), (_, theirs) in zip(gradients[0], gradients[1], strict=True):
@@ -158,6 +221,11 @@ def _apply(change: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if not x.is_floating_point():
         return copied
     return change(copied.detach()).clone().requires_grad_(x.requires_grad)
+
+
+def _coarsen(result: Any) -> Any:
+    """A result with bfloat16 for float16: another order of steps rounds otherwise, but does not overflow."""
+    return copy_value(result, lambda x: x.detach().bfloat16() if x.dtype == torch.float16 else copy_tensor(x))
 
 
 def _is_finite(result: Any) -> bool:

@@ -67,3 +67,9 @@ def test_a_pair_given_twice_has_its_last_rank() -> None:
 def test_a_long_word_is_merged_quickly() -> None:
     doubling = index_merges([(i, i) for i in range(17)], list(range(1, 18)))
     assert merge_word([0] * (1 << 17), doubling) == [17]
+
+
+def test_a_merge_is_linked_to_the_last_symbol_and_followed_by_the_next_merge() -> None:
+    merges = index_merges([(0, 1), (3, 2)], [3, 4])
+    assert merge_word([0, 1, 2], merges) == [4]
+    assert merge_word([0, 1, 0, 1, 2], merges) == [3, 4]

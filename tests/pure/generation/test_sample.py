@@ -63,6 +63,23 @@ def test_top_p_is_the_naive_one(logits: list[float], p: float) -> None:
         assert torch.equal(sample.top_p(torch.tensor(logits), p), torch.tensor(naive_top_p(logits, p)))
 
 
+def test_top_k_takes_integers_of_any_dtype() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0], [4.0, 6.0, 5.0]])
+    found = sample.top_k(logits, torch.tensor([1, 2], dtype=torch.uint8))
+    assert found.tolist() == [[NEVER, 3.0, NEVER], [NEVER, 6.0, 5.0]]
+
+
+def test_top_p_drops_a_token_if_those_before_it_have_exactly_p() -> None:
+    logits = torch.tensor([2.0, 1.0, 0.0])
+    assert sample.top_p(logits, logits.softmax(-1)[0]).tolist() == [2.0, NEVER, NEVER]
+
+
+@pytest.mark.parametrize("p", [0.5, 0.9, 0.99])
+def test_top_p_of_bfloat16_logits_adds_in_float32(p: float) -> None:
+    logits = torch.randn(1000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(sample.top_p(logits, p).float(), sample.top_p(logits.float(), p))
+
+
 @given(rows, st.floats(0.0, 1.0))
 def test_min_p_is_the_naive_one(logits: list[float], p: float) -> None:
     probabilities = softmax(logits)
@@ -120,6 +137,15 @@ def test_sample_over_a_large_vocabulary_reaches_its_last_token() -> None:
     """Cumulative sums in float32 over 151,936 tokens are exact enough at both ends."""
     logits = torch.zeros(2, 151_936)
     assert sample.sample(logits, torch.tensor([0.0, 1 - 2.0**-23])).tolist() == [0, 151_935]
+
+
+def test_sample_does_not_depend_on_the_level_or_the_dtype_of_the_logits() -> None:
+    logits = torch.randn(1000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    uniform = (torch.arange(200) + 0.5) / 200
+    expected = sample.sample(logits.float().expand(200, -1), uniform)
+    assert torch.equal(sample.sample(logits.expand(200, -1), uniform), expected)
+    moved = sample.sample((logits.double() + 90).float().expand(200, -1), uniform)
+    assert (moved - expected).abs().max() <= 1
 
 
 @given(rows, st.data())

@@ -62,6 +62,19 @@ def test_ignored_positions_with_huge_logits_get_no_gradient() -> None:
     assert (grad[LABELS == -100] == 0).all()
 
 
+def test_weights_multiply_the_losses_and_are_counted_where_labels_are() -> None:
+    logits, labels = (
+        torch.randn(4, 5, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([1, -100, 4, 0]),
+    )
+    weights, before = torch.tensor([2.0, 3.0, 0.0, 0.5]), logits.clone()
+    total, count = cross_entropy(logits, labels, weights)
+    losses = -logits.double().log_softmax(-1)
+    assert total.item() == pytest.approx((2 * losses[0, 1] + 0.5 * losses[3, 0]).item(), rel=1e-6)
+    assert count.item() == 2.5
+    assert torch.equal(logits, before)
+
+
 def test_a_batch_of_ignored_labels_has_loss_gradient_and_count_zero() -> None:
     value, grad = value_and_grad(lambda x: cross_entropy(x, torch.full_like(LABELS, -100)).sum)(
         random_logits()

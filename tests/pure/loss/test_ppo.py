@@ -182,3 +182,17 @@ def test_whitening_of_equal_values_gives_exactly_zero(value: float, size: int) -
     assert (whiten(torch.where(mask, values, 5.0), mask.expand(2, -1)) == 0).all()
     kept = whiten(values, mask.expand(2, -1), keep_mean=True)
     torch.testing.assert_close(kept, torch.where(mask, values, 0.0))
+
+
+def test_token_weights_multiply_the_losses_and_get_no_gradient() -> None:
+    logps, old, advantages = (random.normal(random.key(i), (2, 3)) / 4 for i in range(3))
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    weights = torch.tensor([[1.0, 0.5, 9.0], [0.0, 2.0, 1.0]], requires_grad=True)
+    ratio = (logps - old).double().exp()
+    expected = (
+        -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages) * weights.detach() * mask
+    )
+    found = ppo_policy_loss(logps, old, advantages, mask, clip=0.2, token_weights=weights)
+    assert found.sum.item() == pytest.approx(expected.sum().item(), rel=1e-5)
+    assert not found.sum.requires_grad
+    assert found.count.item() == 5

@@ -81,3 +81,15 @@ def test_the_spec_has_the_biases_and_norms_of_the_configuration(bias: bool | str
     assert {name for name in spec if name.endswith("bias")} == {f"{name}_bias" for name in biased}
     assert spec["q_norm"].shape == spec["k_norm"].shape == (4,)
     assert all(spec[f"{name}_bias"].init == "zeros" for name in biased)
+
+
+def test_a_joint_matrix_of_queries_keys_and_values_gives_the_same() -> None:
+    config = ModelConfig(**SIZES, attention_bias=True)
+    params, x = random_params(config), random.normal(random.key(1), (2, 9, 24))
+    joint = {
+        "q_k_v": torch.cat([params[n] for n in "qkv"]),
+        "q_k_v_bias": torch.cat([params[f"{n}_bias"] for n in "qkv"]),
+    }
+    rest = {name: params[name] for name in ("o", "o_bias")}
+    found, _ = attention({**joint, **rest}, x, None, config=config)
+    torch.testing.assert_close(found, attention(params, x, None, config=config)[0])

@@ -59,3 +59,10 @@ def test_activations_equal_their_formulas() -> None:
         torch.testing.assert_close(
             activation(name)(x).double(), naive_activation(name, x.double()), rtol=1e-5, atol=1e-6
         )
+
+
+def test_a_joint_matrix_of_gate_and_up_gives_the_same() -> None:
+    config = ModelConfig(hidden_size=8, head_dim=2, intermediate_size=12)
+    params, x = init(random.key(0), spec=feedforward_spec(config)), random.normal(random.key(1), (2, 3, 8))
+    joint = {"gate_up": torch.cat([params["gate"], params["up"]]), "down": params["down"]}
+    torch.testing.assert_close(feedforward(joint, x, config=config), feedforward(params, x, config=config))

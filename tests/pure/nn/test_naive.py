@@ -64,3 +64,22 @@ def test_large_scores_do_not_overflow() -> None:
 def test_sums_are_computed_in_float32_or_float64(dtype: torch.dtype) -> None:
     assert accumulation_dtype(dtype) == torch.float32
     assert accumulation_dtype(torch.float64) == torch.float64
+
+
+def test_a_causal_mask_with_start_takes_the_segment_at_the_place_of_each_query() -> None:
+    start, segments = torch.tensor([0, 2]), torch.tensor([[0, 0, 1, 1], [5, 5, 5, 6]])
+    masks = causal_mask(range(2), range(4), start, segments).tolist()
+    for row, first, mask in zip(segments.tolist(), start.tolist(), masks, strict=True):
+        places = [first + i for i in range(2)]
+        assert mask == [[j <= i and row[i] == row[j] for j in range(4)] for i in places]
+
+
+def test_dropped_weights_are_multiplied_by_their_factors() -> None:
+    q, k, v = (random.normal(random.key(i), (2, 5, heads, 8)) for i, heads in enumerate((4, 2, 2)))
+    factors = random.bernoulli(random.key(3), 0.5, (2, 4, 5, 5)) * 2.0
+    k_full, v_full = k.repeat_interleave(2, 2), v.repeat_interleave(2, 2)
+    scores = torch.einsum("btnh,bsnh->bnts", q.double(), k_full.double()) * 8**-0.5
+    weights = scores.masked_fill(torch.ones(5, 5, dtype=torch.bool).triu(1), -torch.inf).softmax(-1)
+    expected = torch.einsum("bnts,bsnh->btnh", weights * factors, v_full.double())
+    found = naive(q, k, v, dropout_mask=factors).double()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

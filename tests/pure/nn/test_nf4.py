@@ -157,3 +157,11 @@ def test_nf4_takes_about_a_quarter_of_the_bytes_of_bfloat16() -> None:
 def test_a_matrix_with_an_odd_input_size_or_nan_is_refused(weight: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         quantize(weight)
+
+
+def test_a_matrix_has_the_dtype_that_is_asked_for_and_the_code_the_device() -> None:
+    packed = quantize(random_matrix((5, 192)))
+    found = dequantize(packed, torch.bfloat16)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, dequantize(packed, torch.float32).bfloat16())
+    assert dynamic_code(torch.device("meta")).device.type == "meta"

@@ -123,3 +123,31 @@ def test_sinusoids_equal_their_formula() -> None:
         angles = [p / 10000 ** (2 * i / 6) for i in range(3)]
         expected = [function(angle) for angle in angles for function in (math.sin, math.cos)]
         torch.testing.assert_close(row, torch.tensor(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_sinusoids_at_far_positions_have_frequencies_of_float64() -> None:
+    frequencies = torch.tensor([10000 ** (-2 * i / 64) for i in range(32)])
+    angles = torch.tensor([30_000.0])[:, None] * frequencies
+    found = sinusoidal(torch.tensor([30_000]), 64)
+    torch.testing.assert_close(found[:, ::2], angles.sin(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[:, 1::2], angles.cos(), rtol=0, atol=1e-6)
+
+
+def test_linear_scaling_divides_all_frequencies_by_the_factor() -> None:
+    plain = rope_frequencies(make_config(8))
+    scaled = rope_frequencies(make_config(8, rope_type="linear", factor=2.5))
+    torch.testing.assert_close(scaled, plain / 2.5)
+
+
+def test_the_ramp_of_yarn_ends_at_most_one_below_the_width_of_the_head() -> None:
+    """The pairs that turn 10,000 times and once are 0.2 and 33.7; the ramp goes from 0 to 7."""
+    config = make_config(
+        8, 3.0, factor=4.0, beta_fast=10_000.0, rope_type="yarn", original_max_position_embeddings=65536
+    )
+    plain, divided = rope_frequencies(make_config(8, 3.0)), torch.arange(4) / 7
+    torch.testing.assert_close(rope_frequencies(config), plain / 4 * divided + plain * (1 - divided))
+
+
+def test_the_rotation_is_on_the_device_of_the_positions() -> None:
+    angles = rotation(torch.arange(3, device="meta"), config=make_config(8))
+    assert {x.device.type for x in angles} == {"meta"}

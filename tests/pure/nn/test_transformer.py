@@ -395,3 +395,36 @@ def test_rows_without_tokens_are_refused() -> None:
 def test_a_name_in_place_of_a_configuration_is_refused() -> None:
     with pytest.raises(TypeError, match=r"write preset\('tiny_config'\)"):
         inspect.unwrap(transformer)("tiny_config")
+
+
+def test_inputs_that_differ_between_processes_give_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+
+    def enter(same: bool, group: Any, config: Any, inputs: list[Tensor]) -> Tensor:
+        given.append(len(inputs))
+        return torch.tensor(same)
+
+    model = transformer(ModelConfig(**SMALL))
+    params, plain = model.init(random.key(0)), tokens(2, 5)
+    expected = model.hidden(params, plain)
+    for same in (True, False):
+        monkeypatch.setattr("pure.nn.transformer._enter", partial(enter, same))
+        places = {"positions": torch.arange(5).expand(2, 5), "segment_ids": torch.zeros_like(plain)}
+        found = model.hidden(params, plain, **places)
+        assert torch.equal(found, expected) if same else found.isnan().all()
+    assert set(given) == {3}
+
+
+def test_dropout_masks_have_the_dtype_that_is_asked_for() -> None:
+    config = ModelConfig(**SMALL, attention_dropout=0.25, hidden_dropout=0.5)
+    for layer in dropout_masks(random.key(0), (2, 5), torch.bfloat16, config):
+        factors = [set(mask.flatten().tolist()) for mask in layer if mask is not None]
+        assert factors == [{0.0, float(torch.tensor(1 / 0.75).bfloat16())}, {0.0, 2.0}, {0.0, 2.0}]
+        assert {mask.dtype for mask in layer if mask is not None} == {torch.bfloat16}
+
+
+def test_a_cache_of_another_depth_is_refused() -> None:
+    model = transformer(ModelConfig(**SMALL))
+    deeper = transformer(ModelConfig(**{**SMALL, "num_hidden_layers": 3}))
+    with pytest.raises(ValueError, match="zip"):
+        model.decode(model.init(random.key(0)), tokens(2, 3), deeper.cache(2, 5))

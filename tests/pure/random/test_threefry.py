@@ -12,6 +12,7 @@ from torch import Tensor
 from pure.random.keys import key
 from pure.random.threefry import (
     BLOCK,
+    HASH,
     as_keys,
     as_uint32,
     device_of,
@@ -127,3 +128,15 @@ def test_invalid_keys_are_refused(bad: Tensor, got: str) -> None:
 def test_a_shape_that_is_no_tuple_is_refused() -> None:
     with pytest.raises(TypeError, match=r"shape must be a tuple, got 3; write \(3,\)"):
         inspect.unwrap(draw_elementwise)(torch.bitwise_xor, key(0), 3)
+
+
+def test_a_tracers_hash_takes_the_place_of_ours_and_is_given_the_words() -> None:
+    words = [torch.tensor([i], dtype=torch.int32) for i in range(1, 5)]
+    token = HASH.set(lambda key0, key1, x0, x1: (key1 + x0, key0 + x1))
+    try:
+        first, second = threefry2x32(*words)
+    finally:
+        HASH.reset(token)
+    assert (first.tolist(), second.tolist()) == ([5], [5])
+    assert [x.tolist() for x in words] == [[1], [2], [3], [4]]
+    assert threefry2x32(*words)[0].tolist() != [5]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pure.loss.check import expect
 from stages.teach.calls import Record
 from stages.teach.pairs import pair_functions
 
@@ -135,3 +136,47 @@ def test_the_pair_has_the_learners_name_and_does_not_change_the_callers_tensors(
     y.sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, torch.full((2,), 2.0))
+
+
+def test_an_answer_that_overflows_in_float16_or_ignores_ties_shows_a_difference() -> None:
+    def precise(x: Tensor) -> Tensor:
+        u = x.to(torch.promote_types(x.dtype, torch.float32))
+        return (u / u.square().mean().sqrt()).to(x.dtype)
+
+    def rough(x: Tensor) -> Tensor:
+        return x / x.square().mean().sqrt()
+
+    x = torch.tensor([2.0, 3.0])
+    assert compare(precise, x, reference=precise) == ("", "")
+    found, shown = compare(rough, x, reference=precise)
+    assert found == "value"
+    assert "dtype=torch.float16" in shown
+
+    def keep(x: Tensor) -> Tensor:
+        return x[1:] > x[:-1]
+
+    x = torch.tensor([1.1, 1.2, 2.9])
+    assert compare(keep, x, reference=keep) == ("", "")
+    assert compare(lambda x: x[1:] >= x[:-1], x, reference=keep)[0] == "value"
+
+
+def test_a_result_without_gradient_must_have_none() -> None:
+    assert compare(lambda x: x * 2, torch.ones(2), reference=lambda x: x.detach() * 2)[0] == "gradient"
+
+
+def test_what_our_own_code_refuses_must_be_refused() -> None:
+    def check(x: Tensor, y: Tensor) -> Tensor:
+        expect("f", x=(x, "B", "float"), y=(y, "B", "integer"))
+        return x * y
+
+    def check_shapes(x: Tensor, y: Tensor) -> Tensor:
+        if x.shape != y.shape or x.dim() != 1:
+            raise ValueError("shape")
+        return x * y
+
+    arguments = torch.ones(3), torch.tensor([1, 2, 3])
+    assert compare(check, *arguments, reference=check) == ("", "")
+    assert compare(lambda x, y: x * y, *arguments, reference=check)[0] == "raises"
+    assert compare(check_shapes, *arguments, reference=check)[0] == "raises"
+    # what torch refuses, or this file's own function, which is none of the packages
+    assert compare(lambda x, y: x * y.clone(), *arguments, reference=check_shapes) == ("", "")
