@@ -60,3 +60,10 @@ def test_bad_bounds_are_refused() -> None:
         optim.clip_by_global_norm(-1.0)
     with pytest.raises(ValueError, match="max_delta must be a finite number >= 0, got inf"):
         optim.clip(float("inf"))
+
+
+def test_gradients_in_bfloat16_are_rounded_once() -> None:
+    g = torch.randn(1000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    clip = optim.clip_by_global_norm(1.0)
+    clipped, _ = clip.update(g, clip.init(g), None)
+    assert torch.equal(clipped, (g.float() * (1.0 / g.float().norm())).bfloat16())

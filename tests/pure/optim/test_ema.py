@@ -49,3 +49,12 @@ def test_warmed_decay_equals_its_formula(decay: float) -> None:
     for t in (0, 1, 5, 100, 10_000):
         warmed = optim.warmed_decay(decay, torch.tensor(t, dtype=torch.int32))
         assert warmed.item() == pytest.approx(min(decay, (1 + t) / (10 + t)), rel=1e-6)
+
+
+def test_the_average_of_bfloat16_values_is_computed_in_float32() -> None:
+    average, x = (
+        optim.ema(0.9, debias=False, accumulator_dtype=torch.float32),
+        torch.tensor([1 / 3]).bfloat16(),
+    )
+    _, state = average.update(x, average.init(x))
+    torch.testing.assert_close(state.ema, 0.1 * x.float(), rtol=1e-6, atol=0)

@@ -44,3 +44,13 @@ def test_bad_arguments_are_refused() -> None:
         optim.lion(0.1, b2=1.5)
     with pytest.raises(ValueError, match="learning_rate"):
         optim.lion(-1.0)
+
+
+@pytest.mark.parametrize(("gradient", "moment"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_lion_of_two_dtypes_is_computed_in_float32(gradient: str, moment: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    g, mu = (torch.randn(1000, generator=generator).to(getattr(torch, name)) for name in (gradient, moment))
+    opt = optim.scale_by_lion(0.9, 0.95)
+    _, state = opt.update(g, opt.init(mu)._replace(mu=mu), None)
+    expected = 0.05 * g.float() + 0.95 * mu.float()
+    torch.testing.assert_close(state.mu, expected.to(mu.dtype), rtol=1e-6, atol=0)

@@ -86,3 +86,15 @@ def test_wsd_schedule_equals_its_formula(shape: str, curve: Callable) -> None:
 def test_bad_arguments_are_refused(build: Callable, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("peak", [0.5, torch.tensor(0.5)])
+def test_the_cosine_goes_from_the_peak_to_the_end_value(peak: float | torch.Tensor) -> None:
+    schedule = optim.warmup_cosine_decay_schedule(0.0, peak, 10, 50, 0.05)
+    for count, expected in ((0, 0.0), (5, 0.25), (10, 0.5), (30, 0.275), (50, 0.05), (90, 0.05)):
+        assert float(schedule(torch.tensor(count))) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_peak_of_zero_gives_zeros() -> None:
+    schedule = optim.warmup_cosine_decay_schedule(0.0, 0.0, 10, 50, 0.05)
+    assert [float(schedule(torch.tensor(count))) for count in (0, 10, 30, 50)] == [0.0] * 4

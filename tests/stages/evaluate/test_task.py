@@ -95,3 +95,14 @@ def test_ratio_divides_the_sums_and_equals_mean_for_equal_sizes() -> None:
     assert equal == pytest.approx(Figure(*mean([1.0, 2.0, 6.0])))
     assert math.isnan(ratio([], []).value)
     assert math.isnan(ratio([1.0], [2.0]).stderr)
+
+
+def test_a_ratio_to_zero_and_one_of_nothing_are_nan() -> None:
+    for numerators, denominators in (([1.0], [0.0]), ([1.0, 2.0], [0.0, 0.0]), ([], [])):
+        figure = ratio(numerators, denominators)
+        assert math.isnan(figure.value)
+        assert figure.count == len(numerators)
+
+
+def test_the_mean_of_an_iterator_is_that_of_its_values() -> None:
+    assert mean(iter([1.0, 2.0, 3.0])) == mean([1.0, 2.0, 3.0])
