@@ -184,7 +184,7 @@ def lines(mean: float = 100, longest: int = 1000) -> Filter:
 
     Example:
         >>> lines()(Document("x" * 1200 + 30 * "\\n", "x"))
-        'lines: the longest line has 1200 characters, more than 1000'
+        'lines: the longest line has 1,200 characters, more than 1000'
 
     Source: Chen et al. 2021, "Evaluating Large Language Models Trained on Code", section 3.1.
     """

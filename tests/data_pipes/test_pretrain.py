@@ -9,6 +9,7 @@ import torch
 from data_pipes.pretrain import pretrain_pipe
 from data_pipes.table import TablePipe, batch_at, describe
 from data_pipes.tokens import TokenStore, memory_store
+from pure.plural import count_noun
 
 DOCUMENTS = [[10, 11, 12, 0], [20, 21, 0], [30, 31, 32, 33, 34, 35, 0], [40, 0]]
 
@@ -138,7 +139,9 @@ def test_invalid_arguments_are_refused(options: dict, error: type[Exception], wo
 
 def test_an_index_out_of_range_is_refused() -> None:
     for pipe, index in ((small_pipe(), 2), (small_pipe(), -3), (small_pipe()[1:], 1), (small_pipe()[2:], 0)):
-        with pytest.raises(IndexError, match=rf"pipe\[{index}\]: this pipe has {len(pipe)} batches"):
+        with pytest.raises(
+            IndexError, match=rf"pipe\[{index}\]: this pipe has {count_noun(len(pipe), 'batch', 'batches')}"
+        ):
             pipe[index]
     with pytest.raises(TypeError):
         small_pipe()[0.5]  # type: ignore[call-overload]

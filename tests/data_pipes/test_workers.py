@@ -26,8 +26,10 @@ from tests.data_pipes.worker_functions import (
 
 SCRIPT = """
 import itertools
+import signal
 from data_pipes.workers import map_in_order
 from tests.data_pipes.worker_functions import square_slowly
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 for number, (_, pid) in map_in_order(square_slowly, itertools.count(), 2):
     print(pid, flush=True)
 """
@@ -136,7 +138,10 @@ def test_no_worker_outlives_its_parent(ending: signal.Signals) -> None:
     assert parent.stderr is not None
     processes = {int(parent.stdout.readline()) for _ in range(8)}
     parent.send_signal(ending)
-    rest, errors = parent.communicate(timeout=30)
+    try:
+        rest, errors = parent.communicate(timeout=30)
+    finally:
+        parent.kill()
     for process in processes | {int(line) for line in rest.split()}:
         wait_for_end(process)
     assert parent.returncode == -ending

@@ -38,7 +38,7 @@ def test_help_lists_every_flag_with_its_meaning_and_default(
     shown = " ".join(re.sub(r"[│╭╰╮╯─]", " ", capsys.readouterr().out).split())
     texts = help_texts(options_of(name))
     for field in dataclasses.fields(options_of(name)):
-        flag = field.name.upper() if "Positional" in str(field.type) else f"--{field.name}"
+        flag = field.name.upper() if "Positional" in str(field.type) else f"--{field.name.rstrip('_')}"
         assert " ".join(texts[field.name].split()) in shown
         assert re.search(rf"{flag}\b", shown), flag
         if field.default not in (dataclasses.MISSING, ()):
