@@ -1,9 +1,6 @@
-"""`humaneval`: pass@k by enumeration, reading problems, and verdicts on a model's programs."""
+"""`humaneval`: reading problems, and verdicts on a model's programs."""
 
 from __future__ import annotations
-
-import itertools
-from fractions import Fraction
 
 import pytest
 
@@ -12,7 +9,7 @@ from data_pipes.types import Row
 from pure.generation.sampling import Sampling
 from stages.evaluate import humaneval
 from stages.evaluate.completion import Completion, Decoding
-from stages.evaluate.humaneval import Problem, check_program, pass_at_k, read_problems
+from stages.evaluate.humaneval import Problem, check_program, read_problems
 from stages.evaluate.programs import chat_format
 from stages.evaluate.task import run_task
 from stages.sandbox import sandbox
@@ -27,22 +24,6 @@ isolated = pytest.mark.skipif(not ISOLATION.complete, reason=ISOLATION.line)
 def check(problem: Problem, completion: str, timeout: float = humaneval.TIMEOUT) -> Outcome:
     """Run a problem's tests on a completion of its prompt."""
     return check_program(problem, problem.prompt + completion, timeout=timeout, isolation=ISOLATION)
-
-
-COUNTS = [(n, c) for n in range(1, 7) for c in range(n + 1)]  # n samples, c of them correct
-
-
-@pytest.mark.parametrize(("n", "c", "k"), [(n, c, k) for n, c in COUNTS for k in range(1, n + 1)])
-def test_pass_at_k_equals_the_share_by_enumeration(n: int, c: int, k: int) -> None:
-    """pass@k is the share of all choices of k of the n samples that contain a correct one."""
-    choices = list(itertools.combinations([True] * c + [False] * (n - c), k))
-    assert pass_at_k(n, c, k) == pytest.approx(float(Fraction(sum(map(any, choices)), len(choices))))
-
-
-def test_pass_at_k_refuses_invalid_counts() -> None:
-    for counts in ((3, 1, 4), (3, 4, 1), (3, -1, 1), (3, 1, 0)):
-        with pytest.raises(ValueError, match="take more samples"):
-            pass_at_k(*counts)
 
 
 def test_the_installed_package_has_164_problems() -> None:
