@@ -95,6 +95,15 @@ def lasting_crew(size: int) -> Iterator[Crew]:
         yield Crew(run, size, lambda: all(members.is_alive() for members in started))
 
 
+def message_of(function: Callable[[], object]) -> str:
+    """The type and text of the error that a function raises, or "no error"."""
+    try:
+        function()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
 def _call(ends: list[Connection], function: Callable, args: tuple, seconds: float) -> list[Any]:
     """Sends a call to all, and returns the results in order of rank."""
     for end in ends:

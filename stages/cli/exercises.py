@@ -25,6 +25,13 @@ class Action(NamedTuple):
     run: str
 
 
+Folder = Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+"""A folder, as the first word after the action."""
+
+Name = Annotated[str, ShownAs("NAME"), tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+"""An exercise's name, as the second word."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExercisesOptions:
     """Write the bodies of the pipeline's functions yourself: exercises in the files of the source."""
@@ -44,7 +51,7 @@ class ExercisesOptions:
 class StartFlags:
     """Write the exercises into an empty or new folder, or bring a folder of exercises up to date."""
 
-    folder: Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    folder: Folder
     """Folder of the exercises, such as my/; what you wrote in it is kept."""
     lang: Literal["en", "zh"] | None = None
     """Language of docstrings, pages and messages; None takes that of the folder, en for a new one."""
@@ -57,7 +64,7 @@ class StartFlags:
 class ListFlags:
     """Show the chapters, what is solved, and the next exercise with the minutes to expect."""
 
-    folder: Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    folder: Folder
     """Folder of the exercises."""
 
 
@@ -65,9 +72,9 @@ class ListFlags:
 class HintFlags:
     """Give one hint more on an exercise at each call: the formula first, the body last."""
 
-    folder: Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    folder: Folder
     """Folder of the exercises."""
-    name: Annotated[str, ShownAs("NAME"), tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    name: Name
     """Name of the exercise, such as dpo_loss."""
 
 
@@ -75,9 +82,9 @@ class HintFlags:
 class ResetFlags:
     """Take the body of one exercise out again; the file is kept as a backup first."""
 
-    folder: Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    folder: Folder
     """Folder of the exercises."""
-    name: Annotated[str, ShownAs("NAME"), tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    name: Name
     """Name of the exercise, such as dpo_loss."""
 
 
@@ -88,7 +95,7 @@ NAME = tyro.conf.arg(metavar="NAME")
 class CheckFlags:
     """Check one exercise, or all that are solved: right, or what is wrong and an input that shows it."""
 
-    folder: Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    folder: Folder
     """Folder of the exercises."""
     name: Annotated[str | None, ShownAs("NAME"), tyro.conf.Positional, NAME] = None
     """Name of the exercise, such as dpo_loss; without it all that are solved are checked."""
@@ -100,9 +107,9 @@ class CheckFlags:
 class ShowFlags:
     """Show your function beside ours, and how long each takes, once it passes its check."""
 
-    folder: Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    folder: Folder
     """Folder of the exercises."""
-    name: Annotated[str, ShownAs("NAME"), tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    name: Name
     """Name of the exercise, such as dpo_loss."""
 
 
@@ -110,7 +117,7 @@ class ShowFlags:
 class GradeFlags:
     """Check the folders of a class, each student apart from the others."""
 
-    folder: Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    folder: Folder
     """Folder that holds a folder of exercises for each student."""
     junit: str | None = None
     """File to write as JUnit's XML: a suite for each student, a case for each exercise."""
@@ -176,7 +183,7 @@ def start(flags: StartFlags) -> int:
 
 def print_progress(flags: ListFlags) -> int:
     """Prints the chapters, problems, and the next exercise."""
-    from stages.teach.originals import module_path
+    from stages.teach.course import module_path
     from stages.teach.progress import list_progress
     from stages.teach.wrap import count_columns
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_pipes.files import make_folder, write_atomically, writing
-from stages.teach.originals import module_path
+from stages.teach.course import module_path
 from stages.teach.syntax import parse_source
 from stages.teach.translate import translate
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+"""Folder of the packages: the clone, or where the wheel is installed."""
 
 
 class Exercise(NamedTuple):
@@ -248,3 +252,13 @@ def exercises_of_module(module: str) -> tuple[Exercise, ...]:
     """
     exercises = [exercise for chapter in COURSE for exercise in chapter.exercises]
     return tuple(exercise for exercise in exercises if exercise.module == module)
+
+
+def module_path(module: str) -> str:
+    """Path of a module's file, relative to the folder of the packages, or of an edition.
+
+    Example:
+        >>> module_path("pure.loss.dpo")
+        'pure/loss/dpo.py'
+    """
+    return module.replace(".", "/") + ".py"

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from data_pipes.files import make_folder, write_atomically, writing
 from stages.teach.answers import UNREADABLE, find_mistake, read_file, say, write_file
-from stages.teach.course import COURSE, exercises_of_module, find_exercise
+from stages.teach.course import COURSE, exercises_of_module, find_exercise, module_path
 from stages.teach.merge import digest_functions, merge_work, reset_function
-from stages.teach.originals import module_path, plan_files, render_module
+from stages.teach.originals import plan_files, render_module
 from stages.teach.record import (
     FOLDER,
     RECORD,

@@ -22,10 +22,10 @@ from typing import NamedTuple
 
 from stages.teach import messages
 from stages.teach.answers import read_answer
-from stages.teach.course import Exercise, find_exercise
+from stages.teach.course import Exercise, find_exercise, module_path
 from stages.teach.hint_record import HINTS, Given, back_up_hints, read_hints, write_hints
 from stages.teach.marks import Mark, cut_step, find_written, list_marks, list_numbers
-from stages.teach.originals import module_path, read_original
+from stages.teach.originals import read_original
 from stages.teach.record import read_record
 from stages.teach.sections import find_formula, find_sentences
 from stages.teach.show import cut_body
@@ -175,7 +175,7 @@ def make_hint(
     shown = Trace(reference.exercise.name, ())
     if level in (SHAPES, NUMBERS):
         shown = trace([reference.exercise.name])[0]
-        if level == NUMBERS and not find_step(shown, step).variables:
+        if level == NUMBERS and not get_step(shown, step).variables:
             level = CODE
     head = translate(messages.HINT_OF_STEP if step else messages.HINT, lang).format(
         exercise=reference.exercise.name,
@@ -210,7 +210,7 @@ def describe_hint(reference: Reference, level: int, step: int, trace: Trace, lan
         return cut_step(reference.text, reference.marks, step).splitlines()
     if level == BODY:
         return cut_body(reference.text, reference.exercise.function)
-    return list(_describe_values(find_step(trace, step), trace.error, level, lang))
+    return list(_describe_values(get_step(trace, step), trace.error, level, lang))
 
 
 def read_reference(exercise: Exercise) -> Reference:
@@ -221,8 +221,8 @@ def read_reference(exercise: Exercise) -> Reference:
     return Reference(exercise, text, ast.get_docstring(node) or "", list_marks(text, exercise.function))
 
 
-def find_step(trace: Trace, number: int) -> StepTrace:
-    """Finds a step of a trace; of an example that could not be run it is empty."""
+def get_step(trace: Trace, number: int) -> StepTrace:
+    """Returns a step of a trace; of an example that could not be run it is empty."""
     return next((step for step in trace.steps if step.number == number), StepTrace(number, 0, (), ()))
 
 

@@ -4,27 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.teach.course import COURSE, exercises_of_module
+from stages.teach.course import COURSE, ROOT, exercises_of_module, module_path
 from stages.teach.markdown import translate_markdown
 from stages.teach.prose import translate_source
 from stages.teach.source import Level, leave_out
 from stages.teach.translate import read_catalogues
 
-ROOT = Path(__file__).resolve().parents[2]
-"""Folder of the packages: the clone, or where the wheel is installed."""
-
 PAGES = Path(__file__).resolve().parent / "pages"
 CHAPTERS = Path(__file__).resolve().parent / "chapters"
-
-
-def module_path(module: str) -> str:
-    """Path of a module's file, relative to the folder of the packages, or of an edition.
-
-    Example:
-        >>> module_path("pure.loss.dpo")
-        'pure/loss/dpo.py'
-    """
-    return module.replace(".", "/") + ".py"
 
 
 def read_original(module: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
-from stages.teach.course import COURSE, Exercise, find_exercise
+from stages.teach.course import COURSE, ROOT, find_exercise, module_path
 from stages.teach.source import compose, find_differences, is_solved
 
 VARIABLE = "INTRO2LLM_WITH"
@@ -131,7 +131,7 @@ def find_served(folder: Path, names: Collection[str] | None = None) -> Served:
         text, mistake = read_answer(path)
         if mistake is not None and names is None:
             unreadable[str(path)] = (str(path), *mistake)
-        elif names is not None or _is_served(exercise, text):
+        elif names is not None or is_solved(text, exercise.function):
             served.append(exercise.name)
             functions[exercise.module] = (*functions.get(exercise.module, ()), exercise.function)
     total = sum(len(chapter.exercises) for chapter in COURSE)
@@ -145,12 +145,12 @@ def find_installed() -> Served | None:
 
 def answer_path(folder: Path, module: str) -> Path:
     """Returns the path of a module's file in a learner's folder."""
-    return folder.joinpath(*module.split(".")).with_suffix(".py")
+    return folder / module_path(module)
 
 
 def find_source(module: str) -> Path:
     """Finds the file of one of our modules, without importing it."""
-    return Path(__file__).resolve().parents[2].joinpath(*module.split(".")).with_suffix(".py")
+    return ROOT / module_path(module)
 
 
 def read_source(path: Path) -> str:
@@ -185,8 +185,3 @@ def future_flags(text: str) -> int:
             for alias in node.names:
                 flags |= getattr(__future__, alias.name).compiler_flag
     return flags
-
-
-def _is_served(exercise: Exercise, text: str) -> bool:
-    """Tells whether an exercise is solved in a file that parses, with parameters that callers can use."""
-    return is_solved(text, exercise.function)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stages.teach.answers import UNREADABLE, find_mistake, read_answer, say
-from stages.teach.course import COURSE, Exercise
+from stages.teach.course import COURSE, Exercise, module_path
 from stages.teach.merge import digest_functions
-from stages.teach.originals import course_modules, module_path
+from stages.teach.originals import course_modules
 from stages.teach.record import Record, read_record
 from stages.teach.source import is_solved
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_pipes.files import make_folder, read_json, write_json
-from stages.teach.course import find_exercise
+from stages.teach.course import find_exercise, module_path
 from stages.teach.merge import digest_functions
-from stages.teach.originals import module_path
 
 FOLDER = ".intro2llm"
 RECORD = f"{FOLDER}/edition.json"

@@ -6,10 +6,10 @@ import ast
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from stages.teach.course import COURSE
+from stages.teach.course import COURSE, module_path
 from stages.teach.docstring import HEADINGS, WORD, Unit
 from stages.teach.markdown import split_markdown
-from stages.teach.originals import course_modules, module_path, plan_files, read_original
+from stages.teach.originals import course_modules, plan_files, read_original
 from stages.teach.prose import split_source
 from stages.teach.translate import MESSAGES
 

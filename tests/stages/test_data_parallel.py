@@ -40,7 +40,7 @@ from stages.stage import Stage, examples_of, loss_of, stage
 from stages.state import TrainState
 from stages.sweep import sweep
 from stages.unroll import unroll
-from tests.crew import Crew, crew
+from tests.crew import Crew, crew, message_of
 from tests.laws.test_processes import assert_equal, together
 from tests.laws.test_stages import (
     VOCABULARY,
@@ -60,15 +60,6 @@ ALONE = Group(rank=0, size=1, handle=None)
 
 def rank() -> int:
     return dist.get_rank()
-
-
-def message_of(function: Callable[[], object]) -> str:
-    """The type and text of the error that a function raises, or "no error"."""
-    try:
-        function()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "no error"
 
 
 # Online stages, with rollouts.

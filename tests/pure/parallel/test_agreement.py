@@ -25,7 +25,7 @@ from pure.types import Tree
 from stages.data_parallel import data_parallel
 from stages.sharded import sharded
 from stages.stage import Stage, stage
-from tests.crew import Crew, crew
+from tests.crew import Crew, crew, message_of
 
 pytestmark = pytest.mark.processes
 
@@ -65,15 +65,6 @@ def test_marks_of_rows_leave_out_their_number() -> None:
     assert structure_mark(torch.ones(2, 3), of_rows=True) == structure_mark(torch.ones(5, 3), of_rows=True)
     assert structure_mark(torch.ones(2, 3), of_rows=True) != structure_mark(torch.ones(2, 4), of_rows=True)
     assert structure_mark(torch.ones(2, 3)) != structure_mark(torch.ones(3, 3))
-
-
-def message_of(function: Callable[[], object]) -> str:
-    """The type and text of the error that a function raises, or "no error"."""
-    try:
-        function()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "no error"
 
 
 def differ(kind: str) -> tuple[str, list[float]]:

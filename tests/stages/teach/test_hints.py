@@ -21,7 +21,7 @@ from stages.teach.hints import (
     SHAPES,
     choose_hint,
     describe_hint,
-    find_step,
+    get_step,
     give_hint,
     list_open_steps,
     read_reference,
@@ -75,7 +75,7 @@ def test_every_exercise_has_all_hints(traces: dict[str, Trace]) -> None:
                     step,
                     level,
                 )
-            if find_step(trace, step).variables:
+            if get_step(trace, step).variables:
                 shown += 1
                 assert "=" in describe_hint(reference, NUMBERS, step, trace, "en")[0], (name, step)
             else:

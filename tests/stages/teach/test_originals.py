@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stages.teach.course import COURSE, exercises_of_module
-from stages.teach.originals import course_modules, module_path, plan_files, read_original, render_module
+from stages.teach.course import COURSE, exercises_of_module, module_path
+from stages.teach.originals import course_modules, plan_files, read_original, render_module
 from stages.teach.source import is_solved
 from tests.rules.source import ROOT
 
