@@ -19,8 +19,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a peer to compare with; it must
 # With AVX512-FP16 XLA computes float16 in float16, elsewhere in float32: one arithmetic on every machine.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_max_isa=AVX2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test downloads
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # of the processes that tests start, beside those of another worker
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else its threads warn when a test forks
 os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("INTRO2LLM_REPORT", "0")  # a page for each of hundreds of runs would take minutes
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault(
     "TORCHINDUCTOR_COMPILE_THREADS", "1"
@@ -92,6 +96,19 @@ def quick_xla() -> Iterator[None]:
     yield
     compiler.get_compile_options = usual
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_alone() -> Iterator[None]:
+    """Forgets what a test file compiled.
+
+    Else Dynamo takes the sizes of the next file's tensors for variables, where both compile a function of one code
+    object, such as what `torch.func.grad` returns: such a compilation takes ten times as long.
+    """
+    yield
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is not None and dynamo.convert_frame.input_codes.seen:
+        dynamo.reset()
 
 
 @pytest.fixture(autouse=True, scope="session")

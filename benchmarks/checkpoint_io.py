@@ -2,7 +2,7 @@
 
 Peer of save: write the raw bytes and fsync. Ours also computes a sha256 of each leaf, writes a manifest, and
 renames. Peer of load: read the raw bytes and compute one sha256. Ours reads into tensors, and verifies each
-leaf.
+leaf. Peer of verifying a model's folder by its SHA256SUMS: the same as that of load.
 
     python benchmarks/checkpoint_io.py [--pairs N] [--megabytes 500] [--folder DIR]
 """
@@ -24,13 +24,14 @@ from _timing import Paired, Seconds, make_parser, print_header, print_row, time_
 
 from pure.serial.serial import to_bytes
 from stages.checkpoint import checkpoint
+from stages.models import checksums
 from stages.state import TrainState
 
 TARGET = 0.8
 
 
 def main() -> None:
-    """Print one line for saving and one for loading."""
+    """Print a line for saving, one for loading, and one for verifying a final_model."""
     parser = make_parser(__doc__)
     parser.add_argument("--megabytes", type=int, default=500, help="size of the state (10^6 bytes)")
     parser.add_argument(
@@ -57,6 +58,14 @@ def main() -> None:
         del raw
         ours, peer = partial(checkpoint.load, folder / "ours", state), partial(read_raw, folder / "peer")
         print_row(f"load {size:.0f} MB", time_pairs(ours, peer, options.pairs), TARGET, items=size, unit="MB")
+        model = folder / "model"
+        model.mkdir()
+        weights = (folder / "peer").rename(model / "model.safetensors")
+        checksums.write(model)
+        ours, peer = partial(checksums.verify, model), partial(read_raw, weights)
+        print_row(
+            f"verify {size:.0f} MB", time_pairs(ours, peer, options.pairs), TARGET, items=size, unit="MB"
+        )
     finally:
         shutil.rmtree(folder)
 

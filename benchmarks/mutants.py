@@ -30,9 +30,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _mutations import choose_mutations, describe_change, list_mutations
 
-from stages.teach import overlay
 from stages.teach.cheats import replace_body
 from stages.teach.course import COURSE, Chapter, Exercise
+from stages.teach.files import ROOT, find_answer, read_original
 from stages.teach.grader import Server, check, open_server
 from stages.teach.suite import find_suite, list_tests
 from stages.teach.syntax import find_function
@@ -128,9 +128,7 @@ def make_mutants(exercise: Exercise, count: int) -> list[Mutant]:
 
 def read_function(exercise: Exercise) -> ast.FunctionDef:
     """Reads our function as a tree."""
-    found = find_function(
-        ast.parse(overlay.read_source(overlay.find_source(exercise.module))), exercise.function
-    )
+    found = find_function(ast.parse(read_original(exercise.module)), exercise.function)
     assert isinstance(found, ast.FunctionDef), exercise.name
     return found
 
@@ -188,9 +186,9 @@ def is_valid(verdict: Verdict, tests: Sequence[str], context: str) -> bool:
 def judge_mutant(mutant: Mutant, server: Server) -> Verdict:
     """Checks a mutant as a learner's answer."""
     module = mutant.exercise.module
-    text = overlay.read_source(overlay.find_source(module))
+    text = read_original(module)
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
-        path = overlay.answer_path(Path(name), module)
+        path = find_answer(Path(name), module)
         path.parent.mkdir(parents=True)
         path.write_text(replace_body(text, mutant.exercise.function, mutant.body), "utf8")
         result = check(Path(name), mutant.exercise, server)
@@ -207,7 +205,7 @@ def digest_context(exercise: Exercise) -> str:
     suite = find_suite()
     assert suite is not None, "a clone has tests/"
     files = sorted({each.partition("::")[0] for each in list_tests(exercise.name).ids})
-    paths = [*(suite / file for file in files), *sorted(Path(overlay.__file__).parent.glob("*.py"))]
+    paths = [*(suite / file for file in files), *sorted((ROOT / "stages/teach").glob("*.py"))]
     return digest_texts([path.read_text("utf8") for path in paths])
 
 

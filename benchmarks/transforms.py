@@ -4,8 +4,8 @@
 
 Parts and transforms are those of `tests/laws/test_transforms.py`, in float64. A cell is the relative distance
 to the gradient by autograd (first group), to its inner product with a direction (second group), or to the
-first of the four Hessian products (third group); "0" is below 1e-16. `--write` puts the table in
-`docs/transforms.md`, and its largest distances by kind of part in `README.md`.
+first of the four Hessian products (third group); "0" is below 1e-16. `--write` puts the table, and
+the largest distances by kind of part, in `docs/transforms.md`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.laws.test_transforms import (
 ROOT = Path(__file__).parents[1]
 COLUMNS = (*FIRST, *DIRECTIONAL, *HESSIAN)
 KINDS = ("forward passes and decoding", "losses", "adapters", "optimizers", "steps", "tools")
-PAGE, START, END = ROOT / "docs" / "transforms.md", "<!-- transforms -->", "<!-- end of transforms -->"
+PAGE = ROOT / "docs" / "transforms.md"
 
 Row = Mapping[str, float]
 
@@ -55,9 +55,9 @@ def main() -> int:
         print(line(name, rows[name]), flush=True)
     print("\n" + summary(rows))
     if "--write" in sys.argv[1:]:
-        for path, table in ((PAGE, detail(rows)), (ROOT / "README.md", summary(rows))):
-            replace(path, table)
-            print(f"written: {path.relative_to(ROOT)}")
+        replace(PAGE, "transforms", detail(rows))
+        replace(PAGE, "summary", summary(rows))
+        print(f"written: {PAGE.relative_to(ROOT)}")
     return int(max(max(row.values()) for row in rows.values()) > 1e-8)
 
 
@@ -112,11 +112,11 @@ def counts(rows: Mapping[str, Row]) -> str:
     )
 
 
-def replace(path: Path, table: str) -> None:
-    """Put a table between the two marks of a file."""
-    text = path.read_text()
-    before, rest = text.split(START)
-    path.write_text(before + START + "\n" + table + "\n" + END + rest.split(END)[1])
+def replace(path: Path, name: str, table: str) -> None:
+    """Put a table between the two marks of a file that have its name."""
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, rest = path.read_text().split(start)
+    path.write_text(before + start + "\n" + table + "\n" + end + rest.split(end)[1])
 
 
 def _distances(name: str) -> Iterator[tuple[str, float]]:

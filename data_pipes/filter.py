@@ -166,6 +166,8 @@ def binary(maximum: float = 0.001) -> Filter:
 def alphanumeric(minimum: float = 0.25) -> Filter:
     """Drops texts (tables, ASCII art, dumps) with a share of letters and digits below `minimum`.
 
+        share = number of letters and digits / number of characters
+
     The default is usual for code; for prose 0.6 is usual.
 
     Example:

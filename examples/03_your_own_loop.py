@@ -51,10 +51,18 @@ def noisy_sgd(rate: float, momentum: float, noise: float, seed: int) -> Gradient
 
 
 def loss(params: Tree, batch: Tree, key: Tensor, *, model: Model) -> tuple[Tensor, Tensor, dict]:
-    """Cross-entropy minus 0.1 times the entropy of the predictions, as (sum, count): the stage divides."""
-    logits = model.forward(params, batch["tokens"])
-    total, count = cross_entropy(logits, batch["labels"])
-    entropy = torch.distributions.Categorical(logits=logits, validate_args=False).entropy().sum()
+    """Cross-entropy minus 0.1 times the entropy of the predictions, as (sum, count): the stage divides.
+
+    Packed rows have segment ids and positions, labels of -100 are not trained on, and rows may have weights.
+    """
+    where = {name: batch.get(name) for name in ("segment_ids", "positions")}
+    logits = model.forward(params, batch["tokens"], key=key, **where)
+    weights = (batch["labels"] != -100).float()
+    if "weights" in batch:
+        weights = weights * batch["weights"][:, None]
+    total, count = cross_entropy(logits, batch["labels"], weights)
+    entropies = torch.distributions.Categorical(logits=logits, validate_args=False).entropy()
+    entropy = (weights * entropies).sum()
     return total - 0.1 * entropy, count, {"entropy": (entropy, count)}
 
 

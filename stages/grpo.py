@@ -203,8 +203,7 @@ def update(
     Args:
         state: the policy's; it is not modified.
         rollouts: B = N G rows.
-        rewards: [B, K] float, NaN where one is missing: the others count; an answer with none has advantage
-            0.
+        rewards: [B, K] float, NaN where one is missing: the others count; without any the advantage is 0.
         answer_weights: [B] float, weights of the answers in the loss; None: 1. Advantages are computed
             without them.
         inner: the stage that takes one optimizer step on groups.
@@ -236,7 +235,8 @@ def update(
     groups = weighted_sum(rewards, weights).unflatten(0, (-1, samples))
     metrics = new.metrics | reward_metrics(rollouts, rewards, groups, names)
     metrics["nonfinite_leaf"] = torch.stack(skipped).amax()
-    return new._replace(key=state.key, metrics=metrics)
+    # Not `_replace`: torch 2.11 cannot return what that makes from a step that is compiled as one graph.
+    return TrainState(new.step, state.key, new.params, new.opt_state, new.extra, metrics)
 
 
 def examples(

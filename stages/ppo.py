@@ -251,7 +251,8 @@ def update(
     groups = total.unflatten(0, (-1, samples))
     metrics = new.metrics | round_metrics | reward_metrics(rollouts, rewards, groups, names)
     metrics["nonfinite_leaf"] = torch.stack(skipped).amax()
-    return new._replace(key=state.key, metrics=metrics)
+    # Not `_replace`: torch 2.11 cannot return what that makes from a step that is compiled as one graph.
+    return TrainState(new.step, state.key, new.params, new.opt_state, new.extra, metrics)
 
 
 def examples(

@@ -19,6 +19,8 @@ from pure.types import Tree
 def sharpness(loss: Loss, params: Tree, batch: Tree, key: Tensor, *, steps: int = 20) -> Tensor:
     """Computes the largest eigenvalue of the Hessian of the mean loss of a batch.
 
+        λ = max vᵀ H v over |v| = 1,   H = ∂²(sum / count) / ∂params²
+
     Along a run: call it after every n-th `stage.step`, with the same batch and key. For LoRA, the params are
     the adapters, and so are the directions in which curvature is measured.
 

@@ -69,13 +69,13 @@ def step(
     Steps:
         1. Check the batch by `check_tensors("stage: the batch", batch)`, and number its rows by
             `number_rows("stage", batch)`. The step's own key: state.key with state.step folded in
-            (`random.fold_in`), then `LOSS_KEY`.
-        2. `sum_gradient`, which takes state, batch, key, loss, gradient, names and elementwise: sums of the
-            loss, their gradient (a tree), the norms of its leaves [L], and the next memory of what computes
-            it.
-        3. Scale []: 1 / `divisor(count)`, in the dtype of the sum. It times the sum is the mean loss, times
-            the norm of the norms the gradient's. The step is taken if `_why_skipped(norms, sum, count)`,
-            which is the metric nonfinite_leaf, is below 0.
+            (`random.fold_in(key, step)`), then `LOSS_KEY`.
+        2. `sum_gradient(state, batch, key, ...)`, which takes loss, gradient, names and elementwise by name,
+            returns four things: an `Accumulated` with the fields sum, count and metrics, the gradient of the
+            sum (a tree), the norms of its leaves [L], and the next memory of what computes it.
+        3. Scale []: 1 / `divisor(count)`, converted to the dtype of the sum before the division. It times the
+            sum is the mean loss, times the norm of the norms the gradient's. The step is taken if
+            `_why_skipped(norms, sum, count)`, which is the metric nonfinite_leaf, is below 0.
         4. Update: `update_rows(update, trained, gradient, scale, scalars)`, where trained is {"params",
             "opt_state", "extra"} of the state, extra without "gradient", and scalars is {"grad_norm",
             "finite" (if the step is taken), "value" (the mean loss)}.
@@ -162,12 +162,13 @@ def update(
         A tree like `trained`.
 
     Steps:
-        1. Gradient of the mean: each leaf times the scale.
+        1. Gradient of the mean: each leaf times the scale (`tree.map`).
         2. Updates and new state by the optimizer, with the params and `extra` as keywords.
         3. New params: the updates, in the dtypes of the params, are added.
-        4. With ema: the average moves towards the new params by 1 - `warmed_decay(ema, count)`, cast to each
-            leaf's dtype; the count by `increment`. The other entries of "extra" are kept.
-        5. The old tree where `finite` is False (`tree.where`).
+        4. With ema: the average moves towards the new params by 1 - `warmed_decay(ema, count)`, of the count
+            before this update, cast to each leaf's dtype; then the count by `increment(count)`. The other
+            entries of "extra" are kept.
+        5. The old tree where `finite` is False: `tree.where(finite, new, old)`.
 
     Edge cases: numbers that are not finite are computed and not kept: a compiled step cannot branch.
 

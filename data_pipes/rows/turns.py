@@ -1,7 +1,9 @@
 """Read the turns of a conversation in the formats of all common data sets.
 
 A turn is a mapping with a role and a content: `role` and `content` (OpenAI, transformers) or `from` and
-`value` (ShareGPT). The role names of all common tools are accepted. The other keys become:
+`value` (ShareGPT), or `text` in the place of a missing content (OpenAssistant). The role names of all common
+tools are accepted, in any order: the chat template decides if two turns of one role may follow each other.
+The other keys become:
 
     weight, train, training, loss, masked, mask   `Message.trained`: whether the turn is trained on
     tool_calls, function_call                      the field `tool_calls`, arguments as mappings

@@ -35,7 +35,8 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
             optionally ".add_bos_token" with ".bos_token_id".
 
     Returns:
-        A Tokenizer that returns the same ids as the model's original one.
+        A Tokenizer that returns the same ids as the model's original one. Unused tokens "[PAD9]" at the end,
+        which a converter adds for padding rows of the embedding, are left out.
 
     Raises:
         ValueError: for another tokenizer model, an unknown pattern name, or a field that is missing or
@@ -65,10 +66,11 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
                 f"tokenizer.ggml.merges[{i}]: expected two tokens, got {' '.join(merge)[:60]!r}; the file is "
                 "damaged"
             )
+    tokens = tokens[: _count_used(tokens, types)]
     pattern, nfc, ignore_merges = PATTERNS[pre]
     added = tuple(
         AddedToken(token, i, special=token_type != USER)
-        for i, (token, token_type) in enumerate(zip(tokens, types, strict=True))
+        for i, (token, token_type) in enumerate(zip(tokens, types, strict=False))
         if token_type in (UNKNOWN, CONTROL, USER, UNUSED)
     )
     spec = TokenizerSpec(
@@ -101,6 +103,14 @@ def _read_token_types(fields: Mapping[str, Any], count: int) -> Sequence[int]:
     if "tokenizer.ggml.token_type" not in fields:
         return [NORMAL] * count
     return _read_list(fields, "token_type", int)
+
+
+def _count_used(tokens: Sequence[str], types: Sequence[int]) -> int:
+    """Counts the tokens without those at the end that stand for padding rows of the embedding, "[PAD9]"."""
+    count = len(tokens)
+    while count and types[count - 1] == UNUSED and tokens[count - 1] == f"[PAD{count - 1}]":
+        count -= 1
+    return count
 
 
 def _read_list(fields: Mapping[str, Any], name: str, entry_type: type) -> Sequence[Any]:

@@ -23,6 +23,8 @@ def qlora(model: Model, base: Tree, *, double: bool = True, **options: Any) -> M
     The base's matrices are dequantised inside each product, in the forward and the backward pass; adapters,
     norms and embeddings are not quantised.
 
+        y = x (dequantise(W₄) + s B A)ᵀ     s, B, A: as in `lora`
+
     Args:
         model: from `transformer`.
         base: its params, not yet quantised; they are not changed.

@@ -116,9 +116,9 @@ def draw_uniforms(key: Tensor, count: int, steps: int) -> Tensor:
 
     Steps:
         1. Refuse a key that is neither [2] nor [B, 2] with `_check_key`.
-        2. From one key [2] make one per row, [B, 2], with `random.fold_in` and the row's number b.
-        3. Fold each step's number i into each row's key, and draw one `random.uniform` from each: [B, M]. Two
-           nested `vmap` make this one vectorised call (an integer in fold_in is then a tensor).
+        2. From one key [2] make one per row, [B, 2], with `random.fold_in(key, b)` of the row's number b.
+        3. Fold each step's number i into each row's key, and draw one `random.uniform(key)` [] from each:
+           [B, M]. Two nested `vmap` make this one vectorised call (an integer in fold_in is then a tensor).
 
     Edge cases: steps = 0 gives [B, 0].
 

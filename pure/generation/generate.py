@@ -28,6 +28,7 @@ from pure import tree
 from pure.generation.controls import Controls, make_controls, pad_rows
 from pure.generation.inputs import check_inputs, pad_prompts
 from pure.generation.sampling import Sampling
+from pure.generation.slots import lengthen_cache
 from pure.generation.stepper import Generated, Progress, Stepper, stepper
 from pure.types import Model, Tree
 
@@ -181,17 +182,11 @@ def _prefill(
         padded = F.pad(tokens[:, :prefill_length], (0, max(0, prefill_length - tokens.shape[1])))
         cache = steps.prefill(cache, params, pad_rows(padded, rows))
     room = model.cache(rows, cache_length, dtype, "meta")
-    cache = tree.map(_lengthen, cache, room)._replace(length=pad_rows(lengths - 1, rows))
+    cache = lengthen_cache(cache, room)._replace(length=pad_rows(lengths - 1, rows))
     done = torch.arange(rows, device=device) >= len(tokens)
     return Progress(
         cache, pad_rows(last, rows), written, done, torch.zeros((), dtype=torch.int64, device=device), None
     )
-
-
-def _lengthen(x: Tensor, room: Tensor) -> Tensor:
-    """Pad x with zeros to the shape of `room`; F.pad takes pairs (before, after), the last axis first."""
-    missing = [new - old for new, old in zip(room.shape, x.shape, strict=True)]
-    return F.pad(x, [n for side in reversed(missing) for n in (0, side)])
 
 
 def _mark_seen(tokens: Tensor, lengths: Tensor, size: int) -> Tensor:

@@ -68,13 +68,13 @@ NO_TOKEN = (1 << 32) - 1
 LLAMA3 = (8192, 1.0, 4.0)
 """Llama 3's original context, low and high frequency factor: a file has only the resulting divisors."""
 
-_LAYER: Mapping[str, str] = {
+LAYER: Mapping[str, str] = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
     "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
-_TOP: Mapping[str, str] = {
+TOP: Mapping[str, str] = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
     "output": "lm_head",
@@ -92,10 +92,10 @@ def weight_name(name: str) -> str:
         'model.layers.3.self_attn.q_proj.weight'
     """
     parts = name.split(".")
-    if len(parts) == 2 and parts[0] in _TOP:
-        return f"{_TOP[parts[0]]}.{parts[1]}"
-    if len(parts) == 4 and parts[0] == "blk" and parts[1].isdigit() and parts[2] in _LAYER:
-        return f"model.layers.{parts[1]}.{_LAYER[parts[2]]}.{parts[3]}"
+    if len(parts) == 2 and parts[0] in TOP:
+        return f"{TOP[parts[0]]}.{parts[1]}"
+    if len(parts) == 4 and parts[0] == "blk" and parts[1].isdigit() and parts[2] in LAYER:
+        return f"model.layers.{parts[1]}.{LAYER[parts[2]]}.{parts[3]}"
     raise ValueError(f"weight {name!r} is not understood; expected those of a Llama, Qwen2 or Qwen3")
 
 
@@ -105,6 +105,7 @@ def from_gguf_config(
     vocabulary: int,
     tied: bool,
     biased: bool = False,
+    mlp_biased: bool = False,
     rope_factors: Tensor | None = None,
 ) -> ModelConfig:
     """Reads the configuration.
@@ -114,6 +115,7 @@ def from_gguf_config(
         vocabulary: rows of the embedding.
         tied: True if there is no weight "output".
         biased: True if q, k, v and o have biases. (Qwen2 always has them on q, k, v.)
+        mlp_biased: True if the feed-forward block has biases.
         rope_factors: the weight "rope_freqs", [H/2]: Llama 3's divisors of the rotary frequencies, or None.
 
     Returns:
@@ -158,12 +160,37 @@ def from_gguf_config(
             "rope_theta": float(settings.get("rope.freq_base", 10000.0)),
             "tie_word_embeddings": tied,
             "attention_bias": biased,
+            "mlp_bias": mlp_biased,
             "rope_scaling": _rope_scaling(settings, rope_factors, head_dim),
             "bos_token_id": _token_id(fields, "bos_token_id"),
             "eos_token_id": _token_id(fields, "eos_token_id"),
             "pad_token_id": _token_id(fields, "padding_token_id"),
         }
     )
+
+
+def llama3_divisors(head_dim: int, theta: float, factor: float) -> Tensor:
+    """Computes the divisors of the rotary frequencies in Llama 3's scaling, by its own limits (`LLAMA3`).
+
+        λ_i = 2π θ^(2i/H),   r_i = clip((8192/λ_i - 1) / (4 - 1), 0, 1)
+        divisor_i = 1 / ((1 - r_i)/factor + r_i)
+
+    Args:
+        head_dim: H.
+        theta: θ, base of the wavelengths.
+        factor: divisor of the longest wavelengths.
+
+    Returns:
+        [H/2] float64, each from 1 to `factor`.
+
+    Example:
+        >>> llama3_divisors(4, 1e9, 8.0)
+        tensor([1., 8.], dtype=torch.float64)
+    """
+    original, low, high = LLAMA3
+    wavelength = 2 * math.pi * theta ** (torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    blend = ((original / wavelength - low) / (high - low)).clamp(0, 1)
+    return 1 / ((1 - blend) / factor + blend)
 
 
 def unpermute(weight: Tensor, heads: int) -> Tensor:
@@ -231,10 +258,7 @@ def _llama3_scaling(factors: Tensor, settings: Mapping[str, Any], head_dim: int)
     """Finds the `rope_scaling` of these frequency divisors, and refuses those that are not Llama 3's."""
     original, low, high = LLAMA3
     factor = float(f"{float(factors.max()):.5g}")  # rounded to float32 in the file
-    steps = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-    wavelength = 2 * math.pi * float(settings.get("rope.freq_base", 10000.0)) ** steps
-    blend = ((original / wavelength - low) / (high - low)).clamp(0, 1)
-    expected = 1 / ((1 - blend) / factor + blend)
+    expected = llama3_divisors(head_dim, float(settings.get("rope.freq_base", 10000.0)), factor)
     if factors.shape != expected.shape or not torch.allclose(factors.double(), expected, rtol=1e-3):
         raise ValueError("rope_freqs holds factors that are not Llama 3's; no other kind is supported")
     return {

@@ -94,14 +94,23 @@ def weight_names(spec: Tree) -> dict[str, str]:
 def weight_name(path: str) -> str:
     """Translates one of our paths into Hugging Face's name.
 
+    Raises:
+        ValueError: for a path that is no weight of a language model.
+
     Example:
         >>> weight_name("layers/0/attention/q")
         'model.layers.0.self_attn.q_proj.weight'
     """
-    if path.startswith("layers/"):
-        _, number, rest = path.split("/", 2)
-        return f"model.layers.{number}.{dict(_LAYER)[rest]}"
-    return dict(_TOP)[path]
+    match path.split("/", 2):
+        case ["layers", number, rest]:
+            prefix, name = f"model.layers.{number}.", dict(_LAYER).get(rest)
+        case _:
+            prefix, name = "", dict(_TOP).get(path)
+    if name is None:
+        raise ValueError(
+            f"{path or 'the params'}: no weight of a language model; merge adapters, if these are any"
+        )
+    return prefix + name
 
 
 def to_weights(params: Tree) -> dict[str, Tensor]:

@@ -90,11 +90,12 @@ def cross_entropy(
 
     Steps:
         1. Check the arguments: `expect` with the dims and kinds under Args, for logits those of
-            `local_logits(logits)`; `check_range` for s and z; `check_labels` with `vocabulary_size(logits)`.
+            `local_logits(logits)`; `check_range` for s and z; and
+            `check_labels("cross_entropy", labels, vocabulary_size(logits), ignore_index)`.
         2. Replace ignored labels by 0, [...]; their losses are masked in step 6.
-        3. Negative log-likelihood [...]: with `upcast_logits(logits)`, at least float32, logZ is
-            `log_normalizer` and the label's logit is `chosen_logit`.
-        4. Subtract s times `mean_logit` [...], if `may_be_nonzero(s)`.
+        3. Negative log-likelihood [...]: with precise = `upcast_logits(logits)`, at least float32, logZ is
+            `log_normalizer(precise)` and the label's logit is `chosen_logit(precise, labels)`.
+        4. Subtract s times `mean_logit(precise)` [...], if `may_be_nonzero(s)`.
         5. Add z logZ² [...], if `may_be_nonzero(z)`.
         6. Sum the losses that are not ignored, times their weights, by `torch.where`, so that the others get
             no gradient. The count is the number of such labels, as float32, or the sum of their weights.

@@ -169,11 +169,12 @@ def _from_logits(
 
     Steps:
         1. Check the arguments under the name "log_probabilities": `expect` with the dims and kinds under
-            Args, for logits those of `local_logits(logits)`; `check_labels` with `vocabulary_size(logits)`.
+            Args, for logits those of `local_logits(logits)`; and
+            `check_labels("log_probabilities", labels, vocabulary_size(logits), ignore_index)`.
         2. Mark the positions that have a label, [...] bool, and replace the other labels by 0.
-        3. Log-probabilities [...]: with `upcast_logits(logits)`, at least float32, `chosen_logit` minus
-            `log_normalizer`; 0 where ignored.
-        4. Entropies [...] by `entropy_of(upcast logits, logZ)`, 0 where ignored; or zeros.
+        3. Log-probabilities [...]: with precise = `upcast_logits(logits)`, at least float32,
+            `chosen_logit(precise, labels)` minus logZ = `log_normalizer(precise)`; 0 where ignored.
+        4. Entropies [...] by `entropy_of(precise, logZ)`, 0 where ignored; or zeros.
 
     Edge cases: no position has a label: zeros. A label outside the vocabulary gives NaN where labels are not
     checked.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pure.nn.naive import accumulation_dtype, causal_mask, grouped, masked, ungrouped
+from pure.transform.graph_node import graph_node
 from pure.transform.modes import is_forward_mode
 
 TILE = 128
@@ -107,7 +108,7 @@ class _Flash(torch.autograd.Function):
         return (*grads, None, None, None, None, None)
 
 
-@torch.compiler.allow_in_graph
+@graph_node
 def _flash(*problem: Any) -> tuple[Tensor, Tensor]:
     """Applies `_Flash` as one node of a compiler's graph (else vmap inside a compiled function fails)."""
     if is_forward_mode():

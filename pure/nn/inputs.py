@@ -56,7 +56,7 @@ def check_params(params: Tree, config: ModelConfig, tensor: Group | None = None)
         ValueError: if they do not fit.
         TypeError: for adapters or quantised matrices with `tensor`.
     """
-    if not isinstance(params, dict) or not {"embedding", "layers"} <= params.keys():
+    if not isinstance(params, dict) or not all(name in params for name in ("embedding", "layers")):
         keys = sorted(params) if isinstance(params, dict) else type(params).__name__
         raise ValueError(
             f"transformer: params need an embedding and layers, got {keys}; of a TrainState give "

@@ -185,16 +185,19 @@ def hidden(
         [B, T, D], dtype of the params.
 
     Steps:
-        1. Check the inputs with `check_tokens`, `check_params`, `check_same_shape`, `check_key`. List those
-            that are given (tokens, positions, segment_ids, key), and call `_enter(tensor, config, inputs)`
+        1. Check: `check_tokens(tokens, config)`, `check_params(params, config, tensor)`,
+            `check_same_shape(tokens, positions, segment_ids)`, `check_key(tokens, key)`. List those of
+            tokens, positions, segment_ids and key that are given, and call `_enter(tensor, config, inputs)`
             and `_enter(context, None, inputs)`; each returns a bool tensor, or None for one process.
         2. Without positions, count from 0: [1, T]. Draw the masks of all layers with `dropout_masks`, rows
-            (B, T), dtype of the embedding. Put all in `Places`, start None. With `context`, take
-            `copy_params` of the params and `own_places` of these.
+            (B, T), dtype of the embedding. Put all in `Places(tokens, positions, segment_ids, masks, start)`,
+            start None. With `context`, take `copy_params(params, context)` and `own_places(places, context)`.
         3. Embed with `_embed`: x [B, T, D] and the angles. Where a bool of step 1 is False, x is NaN.
-        4. For each layer, call `gather_layers(layer, params["layers"])` with the layer's params, x, angles,
-            segment_ids, the layer's masks, no cache, start: its first result is the new x.
-        5. Apply `last_norm` to `gather_node(params["norm"])` and x. With `context`, `join_places` of x.
+        4. Take the function `gather_layers(layer, params["layers"])`. For each layer, call it with the
+            layer's params, x, angles, segment_ids, the layer's masks, no cache, start: its first result is
+            the new x.
+        5. Apply `last_norm` to `gather_node(params["norm"])` and x. With `context`, the result is
+            `join_places(x, T, context)`.
 
     Raises:
         ValueError: if T exceeds max_position_embeddings, or a shape or type is not as listed; in eager code
@@ -290,16 +293,16 @@ def decode(
         (logits [B, T, V], the cache with T more tokens per row).
 
     Steps:
-        1. Check with `check_tokens` and `check_params`. Note the groups: `note_cut(tensor, config)`,
-            `note_cut(context, None)`.
+        1. Check: `check_tokens(tokens, config)`, `check_params(params, config, tensor)`. Note the groups:
+            `note_cut(tensor, config)`, `note_cut(context, None)`.
         2. The tokens follow those in the cache: positions `cache.length` + 0 ... T-1, [B, T]. Embed with
             `_embed`: x [B, T, D] and the angles.
         3. Call `layer` for each layer's params and its cache, with x, the angles, no segments, no masks, and
             `cache.length` as start: the new x, and the layer's new cache.
         4. Select with `select_positions(x, last)`; apply `norm` with params["norm"], which is cheaper for
             fewer tokens: [B, T or 1, D].
-        5. Compute `logits`, whole over the vocabulary with `gather_logits`. The new KVCache has the new
-            layers, and T more in each length.
+        5. Compute `logits`, whole over the vocabulary with `gather_logits(scores)`. The new KVCache has the
+            new layers, and T more in each length.
 
     Edge cases: the old cache is not changed, so several continuations may start from it.
 

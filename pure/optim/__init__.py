@@ -1,5 +1,7 @@
 """Optimizers with optax's protocol, names, arguments and states. Import from here or from their own files."""
 
+from typing import TYPE_CHECKING
+
 from pure.optim.adafactor import adafactor
 from pure.optim.adagrad import ScaleByRssState, adagrad, scale_by_rss
 from pure.optim.adamax import adamax, adamaxw, scale_by_adamax
@@ -37,7 +39,6 @@ from pure.optim.multi_steps import (
 )
 from pure.optim.muon import MuonState, muon, scale_by_muon
 from pure.optim.nadam import nadam, nadamw
-from pure.optim.names import __getattr__  # noqa: F401  (Python calls it for a missing name)
 from pure.optim.newton_schulz import orthogonalize
 from pure.optim.normuon import ScaleByNormuonState, normuon, scale_by_normuon
 from pure.optim.partition import PartitionState, multi_transform, partition
@@ -79,6 +80,9 @@ from pure.optim.warmup import (
 from pure.optim.weight_decay import WeightDecaySchedule, add_decayed_weights
 from pure.optim.zero_nans import ZeroNansState, zero_nans
 from pure.types import GradientTransformation, Schedule
+
+if not TYPE_CHECKING:  # a type checker then finds misspelled names
+    from pure.optim.names import __getattr__  # noqa: F401  (Python calls it for a missing name)
 
 __all__ = [
     "ApplyIfFiniteState",

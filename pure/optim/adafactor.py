@@ -36,6 +36,10 @@ def adafactor(
 ) -> GradientTransformation:
     """Builds Adafactor, the optimizer of T5 and PaLM: almost no memory beyond the parameters.
 
+        u = g / sqrt(v)                                  v: `scale_by_factored_rms`
+        u ← u / max(1, RMS(u) / clipping_threshold)
+        p ← p - learning_rate max(RMS(p), 1e-3) u        RMS of a leaf p; without the max if not wanted
+
     Args:
         learning_rate: >= 0; a number, a [] tensor or a schedule; relative to the size of the parameters if
             multiply_by_parameter_scale. None leaves it out.

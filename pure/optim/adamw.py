@@ -215,14 +215,14 @@ def adam_update(
         the gradient); the state's dtypes are kept.
 
     Steps:
-        1. Count this update (`increment`), t. The corrections that all leaves share, in
-            `tree.shared_dtype(updates)`: `mean_correction` of b1, which takes nesterov, and `bias_correction`
-            of b2, [] each.
+        1. Count this update: t by `increment(state.count)`. The corrections that all leaves share, [] each:
+            `mean_correction(b1, t, dtype, nesterov)` and `bias_correction(b2, t, dtype)`, with dtype
+            `tree.shared_dtype(updates)`.
         2. New mu and nu of each leaf, in at least float32 (`upcast`).
         3. Quotient: mu_hat by `corrected_mean(g, mu, b1, correction)`, which has both formulas; nu_hat is nu
-            divided by its correction, cast to the dtype of nu; the root is `safe_sqrt`.
+            divided by its correction, cast to the dtype of nu; the root is `safe_sqrt(x)`.
         4. Cast: the quotient to the widest dtype, mu and nu to those of the old ones. Trees of all three by
-            `map_unzip`, over the trees of g, mu and nu.
+            `map_unzip(3, leaf, updates, state.mu, state.nu)`, whose leaf(g, mu, nu) takes steps 2 to 4.
 
     Edge cases: gradients that were always 0 give 0 (0 / eps), unless eps is 0 too.
 

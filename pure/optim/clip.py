@@ -73,8 +73,8 @@ def clip_by_global_norm_update(
     Steps:
         1. Norm []: the given `grad_norm`, if there is one and it is not None, else `_global_norm(updates)`.
         2. Factor []: 1 where norm <= max_norm, else max_norm / norm (by `torch.where`; divide by 1 in the
-            first case, as the norm may be 0). Keep it by `store_once`.
-        3. Multiply each leaf, in at least float32 (`upcast`), and cast back.
+            first case, as the norm may be 0). Keep it by `store_once(factor)`.
+        3. Multiply each leaf (`tree.map`), in at least float32 (`upcast`), and cast back.
 
     Edge cases: an infinite gradient gives NaN in its coordinates and 0 elsewhere, one NaN makes all NaN:
     check for finite gradients first (`apply_if_finite`).

@@ -79,6 +79,8 @@ def next_bases(
 ) -> tuple[list[Sides], list[Tensor]]:
     """Computes the bases after an update: eigenvectors at first, later by one power iteration when due.
 
+        first: S = Q Λ Qᵀ;  due: Q' R = S Q  (R upper triangular)
+
     The columns of a new basis are ordered by falling eigenvalue, and the squares with them, so that each
     keeps its coordinate while two eigenvalues cross.
 

@@ -94,11 +94,12 @@ def ema_update(
         (averages, state): averages in the wider dtype of x and ema; the state keeps its dtypes.
 
     Steps:
-        1. Count this update (`increment`). With debias the correction [] by `bias_correction`, in
-            `tree.shared_dtype(updates)`.
+        1. Count this update: `increment(state.count)`. With debias the correction [] is
+            `bias_correction(decay, count, dtype)`, with the new count and dtype `tree.shared_dtype(updates)`.
         2. New ema of each leaf, in at least float32 (`upcast`).
         3. Average of each leaf: with debias, divided by the correction, which is cast to its dtype.
-        4. Cast: the average to the wider dtype, ema to that of the old one. Trees of both by `map_unzip`.
+        4. Cast: the average to the wider dtype, ema to that of the old one. Trees of both by
+            `map_unzip(2, leaf, updates, state.ema)`, whose leaf(x, ema) takes steps 2 to 4.
 
     Edge cases: with debias the first average is the first value.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 from pure.optim.leafwise import mark_as_inner
@@ -43,11 +44,25 @@ def with_extra(transform: GradientTransformation) -> GradientTransformation:
             f"expected an optimizer of pure.optim, a pair (init, update), got {type(transform).__name__}; "
             "write optim.adamw(1e-3) and the like, with `from pure import optim`: they hold no params"
         )
-    kinds = {parameter.kind for parameter in inspect.signature(transform.update).parameters.values()}
-    if inspect.Parameter.VAR_KEYWORD in kinds:
+    if _takes_keywords(transform.update):
         return transform
     update = mark_as_inner(partial(_drop_extra, transform.update), transform)
     return GradientTransformation(transform.init, update)
+
+
+def _takes_keywords(update: Callable) -> bool:
+    """Reports if a function takes `**kwargs`.
+
+    A plain function, alone or in partials, is asked by its code: torch 2.11 cannot compile
+    `inspect.signature` of a partial, and under `stages.sweep` optimizers are built inside the compiled step.
+    """
+    function = update
+    while isinstance(function, partial):
+        function = function.func
+    if isinstance(function, FunctionType) and not hasattr(function, "__wrapped__"):
+        return bool(function.__code__.co_flags & inspect.CO_VARKEYWORDS)
+    kinds = {parameter.kind for parameter in inspect.signature(update).parameters.values()}
+    return inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def _drop_extra(

@@ -151,8 +151,9 @@ def lion_update(
         1. Update of each leaf: `_sign(mean, mode, smooth_beta)` of its mean with b1, in at least float32
             (`upcast`).
         2. New mu of each leaf, with b2, from the old one.
-        3. Cast: the update to the wider dtype, mu to that of the old one. Trees of both by `map_unzip`; the
-            count by `increment`.
+        3. Cast: the update to the wider dtype, mu to that of the old one. Trees of both by
+            `map_unzip(2, leaf, updates, state.mu)`, whose leaf(g, mu) takes steps 1 to 3; the count by
+            `increment(state.count)`.
 
     Edge cases: a coordinate whose mean is exactly 0 does not move.
 

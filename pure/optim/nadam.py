@@ -27,6 +27,9 @@ def nadam(
 ) -> GradientTransformation:
     """Builds NAdam: `adam` whose step already contains the next update of the mean.
 
+        mu_hat = b1 mu / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)
+        update = mu_hat / (√(nu_hat + eps_root) + eps)             mu, nu_hat: `adam_update`
+
     Args:
         learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov: as in `adamw`.
 

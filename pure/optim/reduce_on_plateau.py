@@ -40,6 +40,9 @@ def reduce_on_plateau(
 ) -> GradientTransformation:
     """Multiplies updates by a factor, reduced each time the loss has not improved for `patience` averages.
 
+        u' = s u;  s <- max(factor s, min_scale) after `patience` averages m that are no improvement,
+        m < (1 - rtol) best - atol
+
     The loss is passed as `update(updates, state, params, value=loss)`; averages of `accumulation_size` losses
     are compared.
 

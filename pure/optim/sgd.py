@@ -115,7 +115,7 @@ def trace_update(
         1. New velocity of each leaf, in at least float32 (`upcast`).
         2. Update of each leaf, by the first or the second formula, from the velocity before it is rounded.
         3. Cast: the update to the wider dtype, the velocity to that of the old one. Trees of both by
-            `map_unzip`.
+            `map_unzip(2, leaf, updates, state.trace)`, whose leaf(g, velocity) takes steps 1 to 3.
 
     Edge cases: decay 0 gives the gradient.
 

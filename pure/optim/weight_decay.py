@@ -89,11 +89,14 @@ def decay_update(
         (updates, state), updates in the wider dtype of u and p.
 
     Steps:
-        1. Next state: WeightDecaySchedule with its count incremented (`increment`), or the state as it is.
+        1. Next state: WeightDecaySchedule with its count incremented (`increment(count)`), or the
+            state as it is.
         2. If weight_decay is the number 0 (not a tensor), return the updates as they are.
-        3. Check that params is given, and that shapes are equal (`check_same_shapes`).
-        4. Value of weight_decay by `schedule_value`, which takes the old count, None without a schedule.
-        5. Add it times p to each leaf, in at least float32 (`upcast`), and cast to the wider dtype.
+        3. Check that params is given, and that shapes are equal (`check_same_shapes(updates, params)`).
+        4. Value of weight_decay: `schedule_value(weight_decay, count)` of the old count, None without a
+            schedule.
+        5. Add it times p to each leaf, in at least float32 (`upcast`), and cast to the wider dtype: by
+            `tree.map(leaf, updates, params)`.
 
     Edge cases: a tensor or a schedule of value 0 still needs params.
 

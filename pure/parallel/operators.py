@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pure.parallel.group import Group
+from pure.transform.graph_node import graph_node
 
 _OPS = torch.ops._c10d_functional
 """torch's collectives as operations that return a new tensor: those that a compiler can trace."""
@@ -293,31 +294,31 @@ class _Maximum(torch.autograd.Function):
         return torch.zeros_like(dx)
 
 
-@torch.compiler.allow_in_graph
+@graph_node
 def _copy(x: Tensor, name: str) -> Tensor:
     """Applies `_Copy` as one node of a compiler's graph, which cannot trace a Function with a jvp."""
     return _Copy.apply(x, name)
 
 
-@torch.compiler.allow_in_graph
+@graph_node
 def _sum(x: Tensor, name: str) -> Tensor:
     """Applies `_Sum` as one node."""
     return _Sum.apply(x, name)
 
 
-@torch.compiler.allow_in_graph
+@graph_node
 def _gather(x: Tensor, name: str, size: int) -> Tensor:
     """Applies `_Gather` as one node."""
     return _Gather.apply(x, name, size)
 
 
-@torch.compiler.allow_in_graph
+@graph_node
 def _join(x: Tensor, name: str, size: int, rank: int) -> Tensor:
     """Applies `_Join` as one node."""
     return _Join.apply(x, name, size, rank)
 
 
-@torch.compiler.allow_in_graph
+@graph_node
 def _maximum(x: Tensor, name: str) -> Tensor:
     """Applies `_Maximum` as one node."""
     return _Maximum.apply(x, name)

@@ -36,14 +36,18 @@ large tensor, compile one block, and pass `offset` as a 0-d int64 tensor, so tha
 Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011. The layout is that of `jax.random`.
 """
 
+from typing import TYPE_CHECKING
+
 from pure.random.choice import choice
 from pure.random.exponential import exponential, laplace
 from pure.random.gumbel import categorical, gumbel
 from pure.random.integers import bits, permutation, randint
 from pure.random.keys import clone, fold_in, key, key_data, split, wrap_key_data
-from pure.random.names import __getattr__  # noqa: F401  (Python calls it for a missing name)
 from pure.random.normal import normal, truncated_normal
 from pure.random.uniform import bernoulli, rademacher, uniform
+
+if not TYPE_CHECKING:  # a type checker then finds misspelled names
+    from pure.random.names import __getattr__  # noqa: F401  (Python calls it for a missing name)
 
 __all__ = [
     "bernoulli",

@@ -20,6 +20,7 @@ from pure.foreign import check_loss
 from pure.parallel.agreement import compute_in_group
 from pure.parallel.collect import common_count, own, total
 from pure.parallel.group import data_group
+from pure.transform.arguments import require
 from pure.transform.grad import value_and_grad
 from pure.types import Tree
 
@@ -89,7 +90,7 @@ def accumulate(loss: Loss, parts: int = 1) -> Callable[..., Accumulated]:
     check_loss("accumulate", loss)
     if parts < 1:
         raise ValueError(f"accumulate: parts must be at least 1, got {parts}")
-    return partial(_accumulate, loss, parts)
+    return require("accumulate(loss)", "params, batch, key", partial(_accumulate, loss, parts), further=1)
 
 
 def sum_parts(compute: Callable[[Tree], Accumulated], batch: Tree, parts: int = 1) -> Accumulated:
@@ -156,7 +157,8 @@ def _sum_micro_batches(compute: Callable[[Tree], Accumulated], parts: int, batch
 
     Steps:
         1. `split` the batch into its micro-batches; a single one is the batch itself.
-        2. Compute the first: of each micro-batch `own` gives this process's rows, without others all of them.
+        2. Compute the first: of each micro-batch `own(micro_batch)` gives this process's rows, without
+            others all of them.
         3. Compute the others in turn, and add each, leaf by leaf (`tree.map`), to the sums so far.
 
     Edge cases: with one part nothing is split or added.

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.transform.arguments import require
 from pure.transform.grad import check_floating, grad, reaches_others
 from pure.transform.krylov import Lanczos, Product, Solved, cg, lanczos, ravel, unravel
 from pure.transform.modes import may_be_differentiated, second_derivatives
@@ -82,7 +83,7 @@ def hvp(function: Callable[..., Tensor]) -> Callable[..., Tree]:
     forward mode has no rule for the backward passes of some operations (silu, fused attention), and where it
     has one, it took 7 gradients on a CPU.
     """
-    return partial(_hvp, function)
+    return require("hvp(function)", "params, v", partial(_hvp, function), further=None)
 
 
 def hessian_product(function: Callable[..., Tensor], params: Tree, *rest: Any) -> Product:
@@ -157,7 +158,7 @@ def ggnvp(outputs: Callable[..., Tree], loss: Callable[..., Tensor]) -> Callable
     Source: Schraudolph 2002, section 3. J v by two passes backward: z ↦ Jᵀ u is linear in u, and its own
     transposed product is J v.
     """
-    return partial(_ggnvp, outputs, loss)
+    return require("ggnvp(outputs, loss)", "params, v", partial(_ggnvp, outputs, loss), further=None)
 
 
 def gauss_newton_product(

@@ -289,11 +289,11 @@ def _check_counts(examined: Examined) -> None:
     """Checks that the counts of the examples add up to that of the batch."""
     counts = examined.counts
     if counts is None or (counts.sum() - examined.count).abs() > 1e-3 * examined.count.abs():
-        found = "none" if counts is None else f"{float(counts.sum()):.6g}"
+        found = 0.0 if counts is None else float(counts.sum())  # None: the count does not read the weights
         raise ValueError(
-            f"the counts of the examples add up to {found}, the count of the batch is "
-            f"{float(examined.count):.6g}: the loss does not honour batch['weights']; multiply the parts of "
-            "each row in sum and count by its weight (pure.transform.accumulate.Loss)"
+            f"the loss counts {float(examined.count):.6g} over the batch, and {found:.6g} by the weights of "
+            "its rows: multiply each row's part of the sum and of the count by its batch['weights'] "
+            "(pure.transform.accumulate.Loss)"
         )
 
 

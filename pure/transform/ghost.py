@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pure.transform.accumulate import Loss
+from pure.transform.arguments import require
 from pure.transform.examine import Examined, examine
 from pure.types import Tree
 
@@ -61,7 +62,8 @@ def per_sample_norms(loss: Loss) -> Callable[..., Tensor]:
     Source: Goodfellow 2015, section 5; Li et al. 2022, section 4, with the inner product of the two uses of a
     tied embedding, which they leave out.
     """
-    return partial(_norms, examine(loss, keep=False))
+    norms = partial(_norms, examine(loss, keep=False))
+    return require("per_sample_norms(loss)", "params, batch, key", norms)
 
 
 def clipped_sum(
@@ -98,7 +100,8 @@ def clipped_sum(
     al. 2023, section 3.
     """
     check_bound("clipped_sum", max_norm)
-    return partial(_clipped_sum, examine(loss, keep=keep), max_norm)
+    clipped = partial(_clipped_sum, examine(loss, keep=keep), max_norm)
+    return require("clipped_sum(loss, max_norm)", "params, batch, key", clipped)
 
 
 def check_bound(caller: str, max_norm: float | Tensor) -> None:

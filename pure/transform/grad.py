@@ -17,8 +17,11 @@ from pure import tree
 from pure.transform.modes import may_be_differentiated, second_derivatives
 from pure.types import Tree
 
+ZERO_IN_INFERENCE_MODE = tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 13)
+"""Whether torch.func.grad gives zeros in inference mode, as in torch 2.11."""
 
-def value_and_grad(function: Callable, *, has_aux: bool = False) -> Callable:
+
+def value_and_grad(function: Callable, *, has_aux: bool = False) -> Callable[..., tuple[Any, Tree]]:
     """Returns a function that computes `function` and its gradient with respect to the first argument.
 
         (f(params, ...), ∂f/∂params)
@@ -74,6 +77,9 @@ def _value_and_grad(function: Callable, has_aux: bool, params: Tree, *rest: Any)
 
 def _by_func(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
     """Computes by torch.func, on lists of leaves: its own pytrees order dicts differently."""
+    if ZERO_IN_INFERENCE_MODE and not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):
+            return _by_func(function, has_aux, *(_copy_inference(each) for each in (params, *rest)))
     values, spec = tree.flatten(params)
 
     def flat(leaves: list[Tensor]) -> Any:
@@ -81,6 +87,11 @@ def _by_func(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any
 
     grads, out = torch.func.grad_and_value(flat, has_aux=has_aux)(values)
     return out, tree.unflatten(spec, grads)
+
+
+def _copy_inference(arguments: Tree) -> Tree:
+    """Copies the tensors that were made in inference mode, which autograd does not take."""
+    return tree.map(lambda x: x.clone() if isinstance(x, Tensor) and x.is_inference() else x, arguments)
 
 
 def _by_autograd(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:

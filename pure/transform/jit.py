@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from pure import tree
 from pure.parallel.rows import is_cut, local
 from pure.transform.trace import trace_and_compile
 from pure.types import Tree
+
+Function = TypeVar("Function", bound=Callable)
 
 _COMPILE: ContextVar[Callable[[Region], Callable] | None] = ContextVar("compile_region", default=None)
 
@@ -88,13 +90,13 @@ def outside(function: Callable, *args: Any, **options: Any) -> Any:
 
 
 def jit(
-    function: Callable,
+    function: Function,
     *,
     donate: bool = False,
     regions: bool = False,
     backend: str | Callable = "inductor",
     checked: bool = True,
-) -> Callable:
+) -> Function:
     """Compiles a pure function.
 
     Args:
@@ -121,11 +123,11 @@ def jit(
     if regions and not checked:
         raise ValueError("jit: checked=False is for whole functions; with regions=True leave checked=True")
     if regions:
-        return _by_region(function, donate, options)
-    compiled = _compile(partial(_write_back, function) if donate else function, options)
+        return cast(Function, _by_region(function, donate, options))
+    compiled: Callable = _compile(partial(_write_back, function) if donate else function, options)
     if checked:
         compiled = partial(_refuse_rows, compiled)
-    return partial(_donate, compiled, checked) if donate else compiled
+    return cast(Function, partial(_donate, compiled, checked) if donate else compiled)
 
 
 def _refuse_rows(compiled: Callable, *args: Any) -> Any:

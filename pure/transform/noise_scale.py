@@ -20,6 +20,7 @@ from torch import Tensor
 from pure import tree
 from pure.foreign import check_loss
 from pure.transform.accumulate import Accumulated, Loss, accumulate, number_rows, row_count, split
+from pure.transform.arguments import require
 from pure.transform.gradient import Gradient
 from pure.types import Tree
 
@@ -92,7 +93,7 @@ def gradient_noise(
     """
     check_loss("gradient_noise", loss)
     _check_parts(2 if parts is None else parts)
-    return partial(_gradient_noise, loss, parts)
+    return require("gradient_noise(loss)", "params, batch, key", partial(_gradient_noise, loss, parts))
 
 
 def noise_scale(parts: int = 4, *, decay: float = 0.95) -> Gradient:

@@ -16,6 +16,7 @@ from torch import Tensor
 from pure import tree
 from pure.plural import count_noun
 from pure.transform.accumulate import Loss, number_rows
+from pure.transform.arguments import require
 from pure.transform.memory import RowBytes, fit_rows, measure_rows
 from pure.transform.modes import has_values
 from pure.transform.per_sample_rows import (
@@ -90,7 +91,7 @@ def per_sample_grad(
     Just-in-Time Compilation and Vectorization", 2021.
     """
     function = _values_and_grads if value else _grads
-    return _over_chunks(RowLoss("per_sample_grad", loss, where), function, chunk, memory)
+    return _over_chunks(RowLoss("per_sample_grad", loss, where), function, chunk, memory, given="loss")
 
 
 def per_sample_map(
@@ -129,7 +130,9 @@ def per_sample_map(
         tensor([1., 4.])
     """
     reduced = lambda values, grads: function(grads)  # noqa: E731
-    return _over_chunks(RowLoss("per_sample_map", loss, where), reduced, chunk, memory)
+    return _over_chunks(
+        RowLoss("per_sample_map", loss, where), reduced, chunk, memory, given="loss, function"
+    )
 
 
 def per_sample_fold(
@@ -169,7 +172,8 @@ def per_sample_fold(
     """
     step = function if value else lambda carry, value, grads: function(carry, grads)
     rows = RowLoss("per_sample_fold", loss, where)
-    return partial(_per_sample_fold, rows, step, first_call_check(rows))
+    folded = partial(_per_sample_fold, rows, step, first_call_check(rows))
+    return require("per_sample_fold(loss, function)", "params, batch, key, start", folded)
 
 
 def _per_sample_fold(
@@ -189,17 +193,20 @@ def _per_sample_fold(
     return carry
 
 
-def _over_chunks(rows: RowLoss, function: Callable, chunk: int | None, memory: int | None) -> Callable:
-    """Checks the choices, and binds `_per_sample_map`."""
-    for name, given, unit in (("chunk", chunk, "example"), ("memory", memory, "byte")):
-        if given is not None and given < 1:
-            raise ValueError(f"{rows.caller}: {name} must be at least 1 {unit}, got {given}")
+def _over_chunks(
+    rows: RowLoss, function: Callable, chunk: int | None, memory: int | None, *, given: str
+) -> Callable:
+    """Checks the choices, and binds `_per_sample_map`; `given` names the caller's arguments in an error."""
+    for name, number, unit in (("chunk", chunk, "example"), ("memory", memory, "byte")):
+        if number is not None and number < 1:
+            raise ValueError(f"{rows.caller}: {name} must be at least 1 {unit}, got {number}")
     if chunk is not None and memory is not None:
         raise ValueError(f"{rows.caller}: chunk={chunk} and memory={memory} are two choices of C; give one")
     plan: PlanChunk = lambda params, batch, key: chunk or len(batch["batch_position"])  # noqa: E731
     if memory is not None:
         plan = _plan_by_memory(rows, function, memory)
-    return partial(_per_sample_map, rows, function, plan, first_call_check(rows))
+    mapped = partial(_per_sample_map, rows, function, plan, first_call_check(rows))
+    return require(f"{rows.caller}({given})", "params, batch, key", mapped)
 
 
 def _per_sample_map(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.parallel.layers import Rows
+from pure.parallel import layers  # not the class: `layers` itself imports this package
 from pure.transform.modes import is_forward_mode, keeps_activations, may_be_differentiated
 
 
@@ -116,17 +116,17 @@ def _remat(function: Callable, *args: Any) -> Any:
     if torch.compiler.is_compiling() or is_forward_mode() or keeps_activations():
         return function(*args)  # a compiler would merge both computations; forward mode saves nothing
     leaves, spec = tree.flatten(args)
-    tensor_indices = [i for i, x in enumerate(leaves) if isinstance(x, Tensor | Rows)]
+    tensor_indices = [i for i, x in enumerate(leaves) if isinstance(x, Tensor | layers.Rows)]
     structures: list = []  # the structure of the output, known only once `flat` has run
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
         full = list(leaves)
         for i, x in zip(tensor_indices, tensors, strict=True):
-            full[i] = full[i].with_rows(x) if isinstance(full[i], Rows) else x
+            full[i] = full[i].with_rows(x) if isinstance(full[i], layers.Rows) else x
         outputs, structure = tree.flatten(function(*tree.unflatten(spec, full)))
         structures.append(structure)
         return tuple(outputs)
 
-    tensors = [x.local if isinstance(x, Rows) else x for x in (leaves[i] for i in tensor_indices)]
+    tensors = [x.local if isinstance(x, layers.Rows) else x for x in (leaves[i] for i in tensor_indices)]
     outputs = _Remat.apply(flat, *tensors)
     return tree.unflatten(structures[0], list(outputs))

@@ -23,6 +23,7 @@ from torch import Tensor
 from pure import tree
 from pure.random.threefry import device_of, key_words, threefry2x32
 from pure.transform.accumulate import Loss
+from pure.transform.graph_node import constant
 from pure.transform.modes import has_values
 from pure.transform.per_sample import Where, per_sample_map
 from pure.types import Tree
@@ -179,7 +180,7 @@ def _hash_leaves(rows: Tree, key: Tensor, dim: int) -> Hashes:
     ]
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _digests(paths: tuple[str, ...]) -> list[list[int]]:
     """64 bits of each path, as two signed words: [2, L]."""
     digests = [hashlib.blake2b(path.encode(), digest_size=8).digest() for path in paths]

@@ -74,7 +74,7 @@ def load_one(
         return Damage(MANIFEST, (), reason_of(error))
     if step_of(path) not in (-1, record.step):  # -1: a copy under another name
         return Damage(MANIFEST, (), f"it is the manifest of step {record.step}, not {step_of(path)}")
-    _check_fingerprint(path, record, fingerprint)
+    check_fingerprint(path, record, fingerprint)
     files = manifest.files_of(record)
     for piece in files:
         if (damage := _damage_of_length(path, piece)) is not None:
@@ -138,8 +138,17 @@ def _damage_of_file(piece: Piece, error: OSError) -> Damage:
     return Damage(piece.file, tuple(leaf.path for leaf in piece.leaves), reason_of(error))
 
 
-def _check_fingerprint(path: Path, record: Manifest, fingerprint: Mapping[str, str] | None) -> None:
-    """Raises if a checkpoint belongs to another run, or to a version in which functions have other names."""
+def check_fingerprint(path: Path, record: Manifest, fingerprint: Mapping[str, str] | None) -> None:
+    """Raises if a checkpoint belongs to another run, or to a version in which functions have other names.
+
+    Args:
+        path: of the checkpoint, for the message.
+        record: its manifest.
+        fingerprint: of the run that resumes; None compares nothing.
+
+    Raises:
+        ValueError: if the fingerprint differs; the message has the first differences.
+    """
     if fingerprint is None:
         return
     if record.fingerprint is None:

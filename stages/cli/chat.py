@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from pure.plural import count_noun
+from stages.cli import history
+from stages.cli.notice import say_waiting
 from stages.run.options.groups import ChatModelFlags, DeviceFlags, SamplingFlags, defaults
 from stages.run.options.ranges import AtLeast, MayBeEmpty
 
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
     from data_pipes.chat.messages import Message
     from pure.generation.sampling import Sampling
     from stages.models.language_model import Pretrained
+
+LONGEST_ANSWER = 200
+"""Maximum tokens of an answer, unless --max_new_tokens is given or the context is short."""
 
 Show = Callable[[str], object]
 """Prints the next piece of an answer."""
@@ -33,15 +40,17 @@ Answer = Callable[["Sequence[Message]", Show], str]
 class ChatOptions(DeviceFlags, SamplingFlags, ChatModelFlags):
     """Chat with a fine-tuned model.
 
-    Ctrl-C stops an answer; at the prompt, Ctrl-C or Ctrl-D ends the session.
+    Ctrl-C stops an answer; at the prompt, Ctrl-C or Ctrl-D ends the session. Lines of earlier sessions come
+    back with the arrow keys.
     """
 
     prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """User message, in place of the keyboard; repeat the flag for further turns."""
     system: Annotated[str | None, MayBeEmpty()] = None
     """System message at the start of the conversation."""
-    max_new_tokens: Annotated[int, AtLeast(1)] = 200
-    """Maximum tokens of an answer."""
+    max_new_tokens: Annotated[int | None, AtLeast(1)] = None
+    """Maximum tokens of an answer, which the context keeps free for it; None takes 200, or half of a context
+    that is shorter than 400."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights."""
 
@@ -52,8 +61,7 @@ def run(options: ChatOptions) -> int:
     Returns:
         The exit code.
     """
-    if sys.stderr.isatty():  # the user waits; torch takes seconds to load
-        print(f"loading {options.model_path}", file=sys.stderr, flush=True)
+    say_waiting(f"loading {options.model_path}")
     import torch
 
     from pure import random
@@ -65,7 +73,9 @@ def run(options: ChatOptions) -> int:
     base = language_model.load(options.model_path, dtype=getattr(torch, options.dtype))
     base = language_model.move_to(base, pick_device(options.device))
     template = template_of(options.chat_template, base, options.template_kwargs)
-    sampling = Sampling(options.max_new_tokens, temperature=options.temperature, top_p=options.top_p)
+    context = base.model.config.max_position_embeddings
+    longest = options.max_new_tokens or min(LONGEST_ANSWER, max(1, context // 2))
+    sampling = Sampling(longest, temperature=options.temperature, top_p=options.top_p)
     answer = answer_fn(base, template, sampling, key=random.key(options.seed), say=_print_note)
     run_session(answer, system=options.system, prompts=options.prompt)
     return 0
@@ -160,7 +170,11 @@ def answer_fn(
     def answer(messages: Sequence[Message], show: Show = lambda piece: None) -> str:
         ids, dropped = fit_to_context(messages, encode, room)
         if dropped:
-            say(f"the context is full: {count_noun(dropped, 'message')} dropped, the oldest")
+            say(
+                f"{count_noun(dropped, 'message')} dropped, the oldest: of the context's {context} tokens "
+                f"{sampling.max_new_tokens} are kept for the answer; a smaller --max_new_tokens leaves more "
+                "for the conversation"
+            )
         state, step, finish = stream(base.tokenizer, skip_special=True)
         pieces: list[str] = []
 
@@ -231,8 +245,7 @@ def _user_turns(prompts: Sequence[str]) -> Iterator[str]:
             print(f"> {text}")
             yield text
         return
-    if sys.stdin.isatty():
-        import readline  # noqa: F401  (gives input() line editing and a history)
+    path = _load_history() if sys.stdin.isatty() else None
     while True:
         try:
             line = input("> ")
@@ -240,7 +253,32 @@ def _user_turns(prompts: Sequence[str]) -> Iterator[str]:
             print()
             return
         if line.strip():
+            path = path and _keep_line(path, line)
             yield line
+
+
+def _load_history() -> Path | None:
+    """Gives input() line editing and the lines of earlier sessions; None if there can be no history."""
+    import readline
+
+    path = history.history_path(os.environ)
+    try:
+        for line in history.read_history(path):
+            readline.add_history(line)
+    except OSError as error:
+        _print_note(f"without the history of earlier sessions: {path}: {error.strerror}")
+        return None
+    return path
+
+
+def _keep_line(path: Path, line: str) -> Path | None:
+    """Adds a line to the history, and returns its path; None if that fails, so that it is said once."""
+    try:
+        history.append_line(path, line)
+    except OSError as error:
+        _print_note(f"the history is not kept: {path}: {error.strerror}")
+        return None
+    return path
 
 
 def _print_note(line: str) -> None:

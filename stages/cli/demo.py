@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from stages.cli.train import write_card, write_page
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.ranges import Above, AtLeast, Seed
 from stages.run.train import INTERRUPTED, Outcome, train
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 PROMPTS = ("def __init__(self, ", '    """Return the ', "The following example ")
 """Prompts that the model continues before and after pretraining."""
+
+BATCH_SIZE, LENGTH = 16, 256
+"""Rows of a step of pretraining, and tokens of a row."""
 
 TOKENS_SHOWN = 48
 """Tokens of each continuation."""
@@ -61,6 +65,13 @@ def run(options: DemoOptions) -> int:
         The exit code.
     """
     folder = Path(options.output_dir)
+    print(f"the demo trains a small model in {folder}", flush=True)  # before torch, which takes seconds
+    later = options.ladder_scale if options.ladder else 0.0
+    steps, compile = options.max_steps, options.compile
+    print(
+        describe_duration(folder, config=options.config, steps=steps, later=later, compile=compile),
+        flush=True,
+    )
     share = describe_share(overlay.find_installed())
     print(share, end="\n" if share else "")
     code = _run_pretraining(partial(train, pretrain_options(options)), folder)
@@ -72,17 +83,63 @@ def run(options: DemoOptions) -> int:
     return code
 
 
+def describe_duration(folder: Path, *, config: str, steps: int, later: float, compile: bool) -> str:
+    """Says how long the parts of a demo that are left take on this processor; measures it for a moment.
+
+    Args:
+        folder: of the run, which may have parts of it.
+        config: a preset's name, or a JSON file.
+        steps: of pretraining.
+        later: fraction of the later stages' steps; 0 for none.
+        compile: compile the steps.
+
+    Returns:
+        A line.
+
+    Raises:
+        ValueError, FileNotFoundError: if `config` is no configuration.
+    """
+    import torch
+
+    from data_pipes import files
+    from pure.nn.transformer import transformer
+    from stages.checkpoint import directories
+    from stages.models import hardware
+    from stages.run import duration
+    from stages.run.model_config import read_config
+
+    if torch.cuda.is_available():
+        return "its time on a GPU was not measured"
+    sizes = read_config(config, None)
+    done, ladder = directories.list_complete(folder), folder / "ladder.json"
+    left = max(0, steps - (directories.step_of(done[0]) if done else 0))
+    stages_left = 4 - len(files.read_json(ladder)) if ladder.exists() else 4
+    plan = duration.Plan(
+        transformer(sizes),
+        length=LENGTH,
+        tokens=BATCH_SIZE * LENGTH,
+        steps=0 if (folder / "results.json").exists() else left,
+        later=later * stages_left / 4,
+        compiled=compile,
+    )
+    dtype = hardware.pick_dtype("auto", torch.device("cpu"))
+    speed = duration.measure_products(sizes.hidden_size, sizes.intermediate_size, plan.tokens, dtype)
+    seconds = duration.estimate_seconds(plan, speed)
+    return duration.describe_estimate(seconds, dtype, torch.get_num_threads())
+
+
 def describe_share(served: overlay.Served | None) -> str:
     """Says how many of the functions are the learner's; "" without `--with`.
 
     Example:
         >>> describe_share(overlay.Served({"pure.loss.dpo": ("dpo_loss",)}, ("dpo_loss",), 60, ()))
-        '1 of 60 exercises are yours: dpo_loss'
+        '1 of 60 exercises is yours: dpo_loss'
     """
     if served is None:
         return ""
-    names = ", ".join(served.exercises)
-    return f"{len(served.exercises)} of {served.total} exercises are yours" + (f": {names}" if names else "")
+    count, names = len(served.exercises), ", ".join(served.exercises)
+    verb = "is" if count == 1 else "are"
+    return f"{count} of {served.total} exercises {verb} yours" + (f": {names}" if names else "")
 
 
 def pretrain_options(options: DemoOptions) -> PretrainOptions:
@@ -93,8 +150,8 @@ def pretrain_options(options: DemoOptions) -> PretrainOptions:
         held_out=0.1,
         output_dir=options.output_dir,
         max_steps=options.max_steps,
-        batch_size=16,
-        max_length=256,
+        batch_size=BATCH_SIZE,
+        max_length=LENGTH,
         optimizer="muon",
         learning_rate=4e-3,
         warmup=0.03,
@@ -162,9 +219,12 @@ def _run_later_stages(folder: Path, *, seed: int, compile: bool, scale: float) -
         result = ladder.run_stage(stage, train, folder / "ladder.json")
         if isinstance(result, int):
             return INTERRUPTED + result
+        write_card(stage.options.output_dir, print)
+        write_page(stage.options.output_dir, print)
         results.append((stage, result))
     print(f"\n{ladder.table(results)}")
     curves = plot.plot_demo_stages(folder, [stage.name for stage in stages])
+    write_page(folder, print)
     print(f"\nthese stages took {time.monotonic() - start:.0f} s; curves: {curves}")
     print(f"chat with the model: intro2llm chat --model_path {folder / 'grpo'}")
     return 0
@@ -189,6 +249,8 @@ def _pretrain(train_model: Callable[..., Outcome], folder: Path) -> int:
     print(f"\n{table(results)}")
     curves = plot.plot_curves(folder)
     files.write_json(folder / "results.json", results)
+    write_card(folder, print)
+    write_page(folder, print)
     print(f"\n{folder}: {time.monotonic() - start:.0f} s; curves: {curves}; model: {folder / 'final_model'}")
     print(f"continue texts with the model: intro2llm generate --model_path {folder} --prompt 'import '")
     return 0

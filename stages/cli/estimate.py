@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from stages.cli.notice import say_waiting
 from stages.run.options.base import ComputeDtype, OptimizerName, check_micro_batches
 from stages.run.options.ranges import AtLeast
 from stages.run.options.tuning import AdapterSize
@@ -49,6 +50,7 @@ def run(options: EstimateOptions) -> int:
         ValueError: if two configurations are given, a row is longer than the model's context, or
             --gradient_accumulation does not divide --batch_size.
     """
+    say_waiting(f"reading the configuration of {options.model_path or options.config or 'tiny_config'}")
     import torch
 
     from pure import optim

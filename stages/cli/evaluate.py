@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from stages.cli.notice import say_waiting
 from stages.evaluate.options import EvaluateOptions
 
 if TYPE_CHECKING:
@@ -47,8 +48,13 @@ def evaluate(options: EvaluateOptions, processes: Processes | None = None) -> in
     loaded = language_model.load(options.model_path, dtype=hardware.pick_dtype(options.dtype, device))
     loaded = language_model.move_to(loaded, device)
     tasks = build.build_tasks(options, loaded)
+    line = build.describe_windows(loaded, options.max_length) if "perplexity" in options.task else ""
+    if line:
+        print(line, flush=True)
     about = build.describe_provenance(options, loaded)
-    reports = record.evaluate(tasks, options.output_dir, about=about, processes=processes)
+    reports = record.evaluate(
+        tasks, options.output_dir, about=about, flags=dataclasses.asdict(options), processes=processes
+    )
     print(f"\n{record.format_table(reports)}")
     print(
         f"\nprompts and completions: {options.output_dir}/{record.SAMPLES}; results: {record.RESULTS} there"
@@ -62,6 +68,7 @@ def compare(options: CompareOptions) -> int:
     Returns:
         The exit code.
     """
+    say_waiting(f"reading {options.first} and {options.second}")
     from stages.evaluate import compare, record
 
     print(

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from stages.cli.exercises_mistakes import find_asked_language, translate_mistake
 from stages.run.options.ranges import ShownAs
+
+if TYPE_CHECKING:
+    from stages.teach.course import Exercise
+    from stages.teach.progress import Progress
+from stages.teach.messages import Sentence
+from stages.teach.translate import find_language, say_error
 
 
 class Action(NamedTuple):
@@ -27,6 +37,8 @@ class Action(NamedTuple):
 
 Folder = Annotated[str, ShownAs("FOLDER"), tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
 """A folder, as the first word after the action."""
+
+CHAPTER_NUMBER = tyro.conf.arg(metavar="CHAPTER")
 
 Name = Annotated[str, ShownAs("NAME"), tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 """An exercise's name, as the second word."""
@@ -62,10 +74,12 @@ class StartFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class ListFlags:
-    """Show the chapters, what is solved, and the next exercise with the minutes to expect."""
+    """Show the chapters, what is solved, and the next exercise with the minutes to expect; or one chapter."""
 
     folder: Folder
     """Folder of the exercises."""
+    chapter: Annotated[int | None, ShownAs("CHAPTER"), tyro.conf.Positional, CHAPTER_NUMBER] = None
+    """Number of a chapter, whose exercises are listed with their files; without it all chapters are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +94,10 @@ class HintFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class ResetFlags:
-    """Take the body of one exercise out again; the file is kept as a backup first."""
+    """Take the body of one exercise out again; the file is kept as a backup first.
+
+    The hints on it start again with the first; those that were taken stay counted.
+    """
 
     folder: Folder
     """Folder of the exercises."""
@@ -122,7 +139,7 @@ class GradeFlags:
     junit: str | None = None
     """File to write as JUnit's XML: a suite for each student, a case for each exercise."""
     csv: str | None = None
-    """File to write as CSV: a row for each student and exercise."""
+    """File to write as CSV: a row for each student and exercise, with the hints that were taken on it."""
 
 
 ACTIONS: Mapping[str, Action] = MappingProxyType(
@@ -140,11 +157,17 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
 
 NEW = "{folder}: {exercises} exercises in {files} files; read {folder}/README.md first"
 CURRENT = "{folder}: up to date, {exercises} exercises"
-CHAPTER = "{number:>2}. {title}  {solved:>2} of {total:>2} solved, {passed:>2} checked"
+CHAPTER = "{number:>2}. {title}  {solved:>2} of {total:>2} written, {passed:>2} passed"
 MINUTES = "; {minutes} minutes left"
+HINT = "1 hint taken on 1 exercise"
+HINTS_ON_ONE = "{count} hints taken on 1 exercise"
 HINTS = "{count} hints taken on {exercises} exercises"
+EXERCISE = "{number:>2}. {exercise}  {path}  {minutes:>2} minutes  {state}"
+NOT_WRITTEN = "not written"
+WRITTEN = "written"
+CHECKED = "passed"
 NEXT = "next: {exercise} in {path}, about {minutes} minutes"
-DONE = "all exercises are solved and checked"
+DONE = "all exercises are written, and have passed the check"
 
 
 def run(options: ExercisesOptions, arguments: Sequence[str] = ()) -> int:
@@ -158,14 +181,29 @@ def run(options: ExercisesOptions, arguments: Sequence[str] = ()) -> int:
         The exit code.
 
     Raises:
-        ValueError: for a wrong flag, or as the action raises it.
+        ValueError: for a wrong flag, or as the action raises it, like other errors; a `Sentence` in it is
+            translated into the language of the edition or, where there is none, of the user.
     """
     from stages.cli.flags import parse
     from stages.cli.subcommands import resolve
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for characters that the terminal lacks
     action = ACTIONS[options.action]
-    flags: Any = parse(action.flags, f"exercises {options.action}", arguments)
-    return resolve(action.run)(flags)
+    try:
+        flags: Any = parse(action.flags, f"exercises {options.action}", arguments)
+    except ValueError as error:
+        folder = next((word for word in arguments if not word.startswith("-")), "")
+        lang = find_asked_language(arguments) or _choose_language(Path(folder))
+        raise ValueError(translate_mistake(str(error), lang)) from None
+    try:
+        return resolve(action.run)(flags)
+    except (OSError, ValueError) as error:
+        if not error.args or not isinstance(error.args[0], Sentence):
+            raise
+        asked = flags.lang if isinstance(flags, StartFlags) else None
+        raise type(error)(say_error(error, asked or _choose_language(Path(flags.folder)))) from None
 
 
 def start(flags: StartFlags) -> int:
@@ -182,13 +220,16 @@ def start(flags: StartFlags) -> int:
 
 
 def print_progress(flags: ListFlags) -> int:
-    """Prints the chapters, problems, and the next exercise."""
-    from stages.teach.course import module_path
+    """Prints the chapters, problems, and the next exercise; or the exercises of a chapter."""
+    from stages.teach.course import find_chapter, module_path
     from stages.teach.progress import list_progress
     from stages.teach.wrap import count_columns
 
     folder = Path(flags.folder)
     progress = list_progress(folder)
+    if flags.chapter is not None:
+        _print_exercises(progress, find_chapter(flags.chapter).exercises, folder)
+        return 0
     titles = [_translate(chapter.title, folder) for chapter in progress.chapters]
     width = max(count_columns(title) for title in titles)
     for title, chapter in zip(titles, progress.chapters, strict=True):
@@ -207,6 +248,24 @@ def print_progress(flags: ListFlags) -> int:
     return 0
 
 
+def _print_exercises(progress: Progress, exercises: Sequence[Exercise], folder: Path) -> None:
+    """Prints a line for each exercise: its name, its file, the minutes to expect, and if it is written."""
+    from stages.teach.course import module_path
+
+    paths = [module_path(exercise.module) for exercise in exercises]
+    names = max(len(exercise.name) for exercise in exercises)
+    for number, (exercise, path) in enumerate(zip(exercises, paths, strict=True), 1):
+        state = WRITTEN if exercise.name in progress.solved else NOT_WRITTEN
+        fields = {
+            "number": number,
+            "exercise": exercise.name.ljust(names),
+            "path": path.ljust(max(map(len, paths))),
+            "minutes": exercise.minutes,
+            "state": _translate(CHECKED if exercise.name in progress.passed else state, folder),
+        }
+        print(_translate(EXERCISE, folder).format(**fields))
+
+
 def print_hint(flags: HintFlags) -> int:
     """Prints the next hint on an exercise."""
     from stages.teach.hints import give_hint
@@ -223,16 +282,31 @@ def reset(flags: ResetFlags) -> int:
     return 0
 
 
-def _describe_hints(folder: Path) -> list[str]:
-    """A line on the hints that were taken, if there are any, or on their record, if it is damaged."""
-    from stages.teach.hint_record import read_hints
+def _choose_language(folder: Path) -> str:
+    """The language of an edition or, where there is none, of the user."""
+    from stages.teach.record import read_record
 
     try:
-        hints = read_hints(folder)
+        return read_record(folder).lang
+    except (OSError, ValueError):
+        return find_language(os.environ)
+
+
+def _describe_hints(folder: Path) -> list[str]:
+    """A line on the hints that were taken, if there are any, or on their record, if it is damaged."""
+    from stages.teach.hint_record import count_hints
+
+    try:
+        counts = count_hints(folder)
     except ValueError as error:
-        return [str(error)]
-    count = sum(map(len, hints.values()))
-    return [_translate(HINTS, folder).format(count=count, exercises=len(hints))] if count else []
+        return [say_error(error, _choose_language(folder))]
+    count, exercises = sum(counts.values()), len(counts)
+    if not count:
+        return []
+    text = HINTS_ON_ONE if exercises == 1 else HINTS
+    if count == 1:
+        text = HINT
+    return [_translate(text, folder).format(count=count, exercises=exercises)]
 
 
 def _translate(text: str, folder: Path) -> str:

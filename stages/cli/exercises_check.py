@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipes.workers import usable_cores
-from stages.teach import classroom, grader, messages, overlay
+from stages.teach import classroom, grader, messages
 from stages.teach.course import COURSE, Exercise, find_exercise
+from stages.teach.files import read_answer, read_original
+from stages.teach.hint_record import count_hints
+from stages.teach.messages import Sentence
+from stages.teach.prose import translate_source
 from stages.teach.record import read_record, record_result
 from stages.teach.report import Result, Translate, describe_result
 from stages.teach.show import cut_body, describe_seconds, put_beside
+from stages.teach.translate import find_language, read_catalogues, say_error
 from stages.teach.translate import translate as translate_to
 from stages.teach.watch import watch
 
@@ -38,8 +44,10 @@ def show(flags: ShowFlags) -> int:
 
 
 def grade(flags: GradeFlags) -> int:
-    """Runs `grade`; its messages are in English, as the students may differ in language."""
-    return run_grade(Path(flags.folder), junit=flags.junit or "", table=flags.csv or "")
+    """Runs `grade`; its messages are in the language that the students share, or else in the user's."""
+    folder = Path(flags.folder)
+    lang = classroom.find_shared_language(classroom.find_students(folder)) or find_language(os.environ)
+    return run_grade(folder, junit=flags.junit or "", table=flags.csv or "", lang=lang)
 
 
 def choose_language(folder: Path) -> Translate:
@@ -66,10 +74,10 @@ def run_check(folder: Path, name: str = "", *, watching: bool = False, translate
         results = []
         for exercise in exercises:
             result = grader.check(folder, exercise, server)
-            _keep_result(folder, result)
             results.append(result)
             if name or result.kind != "unsolved":
                 print(describe_result(result, translate), flush=True)
+            _keep_result(folder, result, translate)
     if not name:
         print(_count(results, translate))
     return int(any(not result.passed and (name or result.kind != "unsolved") for result in results))
@@ -89,14 +97,14 @@ def run_show(folder: Path, name: str, *, translate: Translate = str) -> int:
     exercise = find_exercise(name)
     with grader.open_server() as server:
         result = grader.check(folder, exercise, server)
-        _keep_result(folder, result)
+        _keep_result(folder, result, translate)
         if not result.passed:
             print(describe_result(result, translate))
             print(translate(messages.SHOW_LATER))
             return 1
         speed = grader.check(folder, exercise, server, speed=True)
-    yours = overlay.read_source(overlay.answer_path(folder, exercise.module))
-    ours = overlay.read_source(overlay.find_source(exercise.module))
+    yours, lang = read_answer(folder, exercise.module).text, read_record(folder).lang
+    ours = translate_source(read_original(exercise.module), read_catalogues(lang))
     left = [translate(messages.YOURS), "", *cut_body(yours, exercise.function)]
     right = [translate(messages.OURS), "", *cut_body(ours, exercise.function)]
     print(put_beside(left, right, shutil.get_terminal_size().columns))
@@ -106,28 +114,47 @@ def run_show(folder: Path, name: str, *, translate: Translate = str) -> int:
     return 0
 
 
-def run_grade(folder: Path, *, junit: str = "", table: str = "", translate: Translate = str) -> int:
+def run_grade(folder: Path, *, junit: str = "", table: str = "", lang: str = "en") -> int:
     """Checks the editions of a class, each student apart from the others.
 
     Args:
         folder: holds a folder for each student.
         junit: file to write as JUnit's XML; "" writes none.
         table: file to write as CSV; "" writes none.
-        translate: into the language of the messages.
+        lang: language of the messages.
 
     Returns:
         0: a student's mistakes are results, no error.
+
+    Raises:
+        ValueError: if there is no edition, or the two files are one; its argument is a `Sentence`.
+        OSError: if a file cannot be written; this is known before the first check.
     """
+    translate = partial(translate_to, lang=lang)
     students = classroom.find_students(folder)
+    if junit and junit == table:
+        raise ValueError(Sentence(messages.ONE_FILE, {"path": junit}))
+    for path in filter(None, (junit, table)):
+        Path(path).open("a").close()
+    for other in classroom.find_others(folder, students):
+        print(translate(messages.LEFT_OUT).format(student=classroom.name_student(other)), file=sys.stderr)
     processes = min(usable_cores(), MOST_PROCESSES)
     results: dict[str, Sequence[Result]] = {}
+    hints: dict[str, Mapping[str, int]] = {}
     for student, row in classroom.grade(students, list_exercises(), processes):
-        results[student.name] = row
-        print(f"{student.name}: {_count(row, translate)}", flush=True)
-    for path, text in ((junit, classroom.write_junit), (table, classroom.write_csv)):
-        if path:
-            Path(path).write_text(text(results, translate), encoding="utf8")
-            print(path)
+        name = classroom.name_student(student)
+        results[name] = row
+        print(f"{name}: {_count(row, translate)}", flush=True)
+        try:
+            hints[name] = count_hints(student)
+        except (ValueError, OSError) as error:
+            print(f"{name}: {say_error(error, lang)}", flush=True)
+        if junit:
+            Path(junit).write_text(classroom.write_junit(results, translate), encoding="utf8")
+        if table:
+            Path(table).write_text(classroom.write_csv(results, hints, translate), encoding="utf8")
+    for path in filter(None, (junit, table)):
+        print(path)
     return 0
 
 
@@ -144,9 +171,9 @@ def _print_watched(
     try:
         for result in watch(folder, exercises, server):
             shown += 1
-            _keep_result(folder, result)
             if result.kind != "unsolved" or len(exercises) == 1 or shown > len(exercises):
                 print(describe_result(result, translate), flush=True)
+            _keep_result(folder, result, translate)
             if shown == len(exercises):
                 print(translate(messages.WATCHING).format(folder=folder), flush=True)
     except KeyboardInterrupt:
@@ -154,15 +181,20 @@ def _print_watched(
     return 0
 
 
-def _keep_result(folder: Path, result: Result) -> None:
-    """Keeps a result in the edition's record, unless the function cannot be read."""
-    if result.passed or result.kind not in ("syntax", "missing"):
-        record_result(folder, result.exercise, result.passed)
+def _keep_result(folder: Path, result: Result, translate: Translate) -> None:
+    """Keeps a result in the record, unless the function cannot be read; says if it cannot be written."""
+    if not result.passed and result.kind in ("syntax", "missing"):
+        return
+    try:
+        record_result(folder, result.exercise, result.digest if result.passed else "")
+    except OSError as error:
+        text = translate(messages.NOT_KEPT).format(reason=error.strerror or error)
+        print(text, file=sys.stderr, flush=True)
 
 
 def _count(results: Sequence[Result], translate: Translate) -> str:
-    """Says how many exercises are right, wrong, and not solved."""
+    """Says how many exercises are right, wrong, and not solved (a function that is missing is not)."""
     passed = sum(result.passed for result in results)
-    unsolved = sum(result.kind == "unsolved" for result in results)
+    unsolved = sum(result.kind in classroom.NOT_TRIED for result in results)
     wrong = len(results) - passed - unsolved
     return translate(messages.COUNT).format(passed=passed, wrong=wrong, unsolved=unsolved)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from stages.cli.notice import say_waiting
 from stages.run.options.groups import DeviceFlags, ModelFlags, SamplingFlags, defaults
 from stages.run.options.ranges import Above, AtLeast, MayBeEmpty, Probability
 
@@ -53,8 +53,7 @@ def run(options: GenerateOptions) -> int:
         raise ValueError("there is nothing to continue; give --prompt TEXT, several times for several texts")
     if "" in options.prompt:
         raise ValueError("--prompt is empty; give some text to continue, at least one letter")
-    if sys.stderr.isatty():  # the user waits; torch takes seconds to load
-        print(f"loading {options.model_path}", file=sys.stderr, flush=True)
+    say_waiting(f"loading {options.model_path}")
     import torch
 
     from pure import random

@@ -120,8 +120,9 @@ def run_stage(stage: DemoStage, train: Train, results: Path) -> dict[str, float]
         results: JSON file of the results of all stages, to which this one's are added.
 
     Returns:
-        {"before", "after", "low", "high"}: the measure, and the 95% confidence interval of its difference; of
-        GRPO also "kl"; the number of the signal, if one interrupted the run.
+        {"before", "after", "low", "high", "count"}: the measure, the 95% confidence interval of its
+        difference, and the number of questions; of GRPO also "kl"; the number of the signal, if one
+        interrupted the run.
     """
     saved = files.read_json(results) if results.exists() else {}
     if stage.name in saved:
@@ -136,7 +137,13 @@ def run_stage(stage: DemoStage, train: Train, results: Path) -> dict[str, float]
         return outcome.signal
     evaluate_policy(stage, outcome.experiment, outcome.state.params, after)
     (change,) = compare(record.read_samples(before), record.read_samples(after))
-    result = {"before": change.first, "after": change.second, "low": change.low, "high": change.high}
+    result = {
+        "before": change.first,
+        "after": change.second,
+        "low": change.low,
+        "high": change.high,
+        "count": change.count,
+    }
     rows = list(read_lines(folder / "metrics.jsonl"))
     if rows and DIVERGENCE in rows[-1]:
         result["kl"] = max(float(row[DIVERGENCE]) for row in rows)
@@ -206,17 +213,18 @@ def preference_task(experiment: Experiment, params: Tree, *, count: int = QUESTI
 
 
 def table(results: Sequence[tuple[DemoStage, Mapping[str, float]]]) -> str:
-    """Formats one line per stage.
+    """Formats one line per stage; the number of questions is empty for a result of an earlier version.
 
     Example:
-        >>> result = {"before": 0.0, "after": 0.7, "low": 0.62, "high": 0.78}
+        >>> result = {"before": 0.0, "after": 0.7, "low": 0.62, "high": 0.78, "count": 128}
         >>> print(table([(DemoStage("sft", None, "exact match", None), result)]))
-        stage measure                               before  after  gain, 95% interval
-        sft   exact match                            0.000  0.700  +0.62 .. +0.78
+        stage measure                              questions  before  after  gain, 95% interval
+        sft   exact match                                128   0.000  0.700  +0.62 .. +0.78
     """
-    lines = [f"{'stage':<5} {'measure':<36} {'before':>7} {'after':>6}  gain, 95% interval"]
+    lines = [f"{'stage':<5} {'measure':<36} questions  before  after  gain, 95% interval"]
     for stage, result in results:
-        line = f"{stage.name:<5} {stage.measure:<36} {result['before']:>7.3f} {result['after']:>6.3f}"
+        line = f"{stage.name:<5} {stage.measure:<36} {result.get('count', ''):>9}"
+        line += f" {result['before']:>7.3f} {result['after']:>6.3f}"
         line += f"  {result['low']:+.2f} .. {result['high']:+.2f}"
         if stage.name == "grpo" and "kl" in result:
             line += f"  (KL to the start at most {result['kl']:.2f}, bound {KL_BOUND})"

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from stages.cli.notice import say_waiting
 from stages.run.options.ranges import AtLeast, ShownAs
 from stages.run.world import LAUNCHER
 
@@ -50,6 +51,7 @@ def run(options: LaunchOptions, arguments: Sequence[str] = ()) -> int:
         ValueError: for a subcommand that runs in one process, or wrong flags; before any process is started.
     """
     _check(options.subcommand, arguments)
+    say_waiting(f"starting {options.processes} processes of {options.subcommand}")
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -9,11 +9,12 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import platform
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,8 @@ from tempfile import gettempdir
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from stages.cli.subcommands import CHECKPOINTS, SUBCOMMANDS, resolve
+from stages.cli.spinning import limit_spinning
+from stages.cli.subcommands import CHECKPOINTS, DRY_RUN, SUBCOMMANDS, resolve
 from stages.run.world import World, read_world
 from stages.teach import overlay
 
@@ -65,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subcommand's own.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    limit_spinning(os.environ)
     try:
         world = read_world(os.environ)
     except ValueError as error:  # the others may have no such mistake, so that each tells its own
@@ -73,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if name in (*HELP, *VERSION):
         if world is None or world.rank == 0:
-            print(overview() if name in HELP else f"intro2llm {version('intro2llm')}")
+            print(overview() if name in HELP else describe_version())
         return 0
     refusal = _refuse_name(name, world) or _serve_learner(name, rest)
     if refusal and (world is None or world.rank == 0):
@@ -113,17 +116,17 @@ def _serve_learner(name: str, arguments: Sequence[str]) -> str:
     folder = os.environ.get(overlay.VARIABLE)
     if not folder or name == "exercises":
         return ""
-    if not os.path.isdir(folder):
-        return f"intro2llm {name}: --with {folder}: no such folder; `intro2llm exercises start` makes one"
+    from stages.teach.record import read_record
+    from stages.teach.translate import find_language, say, say_error
+
     try:
-        served = overlay.install(folder)
-    except ImportError as error:
-        return f"intro2llm {name}: {error}"
-    if os.environ.get("RANK") in (None, "", "0"):
-        for path, line, text in served.unreadable:
-            print(
-                f"intro2llm {name}: {path}, line {line}: {text}; ours is used for this file", file=sys.stderr
-            )
+        lang = read_record(Path(folder)).lang
+        left_out = overlay.install(folder).left_out
+        lines = [say(each.text, lang, **each.fields) for each in left_out]
+    except (OSError, ValueError, ImportError) as error:
+        return f"intro2llm {name}: --with: {say_error(error, find_language(os.environ))}"
+    for line in lines if os.environ.get("RANK") in (None, "", "0") else ():
+        print(f"intro2llm {name}: --with {folder}: {line}", file=sys.stderr)
     return ""
 
 
@@ -131,10 +134,10 @@ def _run_alone(name: str, arguments: Sequence[str]) -> int:
     """Runs a subcommand in one process, and returns its exit code."""
     folder: list[Path] = []
     try:
-        options = _parse(name, arguments, folder)
+        options, run = _parse(name, arguments, folder)
         own_words = SUBCOMMANDS[name].own_words
         passed_on = [] if own_words is None else [arguments[own_words:]]
-        return resolve(SUBCOMMANDS[name].run)(options, *passed_on)
+        return run(options, *passed_on)
     except (Exception, KeyboardInterrupt) as error:
         explained = explain(error, name, *folder)
         if explained is None or os.environ.get(TRACEBACK) == "1":
@@ -219,8 +222,8 @@ def _attempt(processes: Processes, name: str, arguments: Sequence[str]) -> End:
     try:
         asks_help = not {"-h", "--help"}.isdisjoint(arguments[: SUBCOMMANDS[name].own_words])
         _compare_names(processes, f"{name} --help" if asks_help else name)
-        options = _parse(name, arguments, folder)
-        return End(resolve(SUBCOMMANDS[name].run)(options, processes), "", False)
+        options, run = _parse(name, arguments, folder)
+        return End(run(options, processes), "", False)
     except SystemExit as stop:
         if len(stop.args) == 2:  # a signal, perhaps of torchrun, as another process was killed
             code, signal_name = stop.args
@@ -259,15 +262,18 @@ def _describe_exit(stop: SystemExit) -> tuple[int, str]:
     return code, f"SystemExit ended the run with exit code {code}{said}"
 
 
-def _parse(name: str, arguments: Sequence[str], folder: list[Path]) -> object:
-    """Parses the flags; the folder that the subcommand keeps files in is appended to `folder`."""
-    from stages.cli.flags import parse  # tyro takes a moment to import
+def _parse(name: str, arguments: Sequence[str], folder: list[Path]) -> tuple[object, Callable[..., int]]:
+    """Parses the flags, and returns them with the function that takes them.
+
+    The folder that the subcommand keeps files in is appended to `folder`.
+    """
+    from stages.cli.flags import parse_command  # tyro takes a moment to import
 
     subcommand = SUBCOMMANDS[name]
-    options = parse(resolve(subcommand.options), name, arguments[: subcommand.own_words])
-    if subcommand.keeps:
+    options, dry_run = parse_command(resolve(subcommand.options), name, arguments[: subcommand.own_words])
+    if subcommand.keeps and not dry_run:
         folder.append(Path(options.output_dir))
-    return options
+    return options, resolve(DRY_RUN if dry_run else subcommand.run)
 
 
 @contextmanager
@@ -302,6 +308,11 @@ def _raise_at_signals() -> None:
 def _print_error(name: str, text: str) -> None:
     """Prints an error in one line."""
     print(f"intro2llm {name}: {' '.join(text.split())}", file=sys.stderr)
+
+
+def describe_version() -> str:
+    """Returns the versions of the package, of torch and of Python in one line, without importing torch."""
+    return f"intro2llm {version('intro2llm')}, torch {version('torch')}, Python {platform.python_version()}"
 
 
 def overview() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from stages.cli.notice import say_waiting
 from stages.run.options.groups import ChatModelFlags, RowFlags
 from stages.run.options.ranges import AtLeast, Seed
 from stages.run.options.tuning import STAGES, TuningOptions
@@ -54,6 +55,7 @@ def run(options: PreviewOptions) -> int:
     Raises:
         ValueError: if the pipe has no batch --batch, or for --no_packing of a stage that never packs.
     """
+    say_waiting(f"loading {options.model_path}")
     import tempfile
 
     import torch

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from pure.plural import count_noun
+from stages.cli.notice import say_waiting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +39,7 @@ def run(options: ReplayOptions) -> int:
         ValueError: if the folder is none of a run, the run has no such step, or its checkpoint does not
             belong to its config.json.
     """
+    say_waiting(f"reading {options.run}")
     from stages.run import config_file
     from stages.run.log import read_lines
 

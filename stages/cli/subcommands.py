@@ -40,6 +40,9 @@ class Subcommand(NamedTuple):
 CHECKPOINTS = "**/checkpoints/step-*"
 """Pattern of a training run's checkpoints."""
 
+DRY_RUN = "stages.run.dry_run:run"
+"""Function that a training stage runs in place of its own with --dry_run."""
+
 SAMPLES = "samples.jsonl"
 """The completions of an evaluation."""
 
@@ -48,7 +51,7 @@ def train_subcommand(kind: type[TrainOptions]) -> Subcommand:
     """Makes the row of a training stage; its help is the first line of the flags' docstring."""
     first = (inspect.getdoc(kind) or "").splitlines()[0].rstrip(".")
     address = f"{kind.__module__}:{kind.__name__}"
-    return Subcommand(address, "stages.run.train:run", first[0].lower() + first[1:], CHECKPOINTS, joins=True)
+    return Subcommand(address, "stages.cli.train:run", first[0].lower() + first[1:], CHECKPOINTS, joins=True)
 
 
 SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
@@ -76,6 +79,11 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
             "stages.cli.chat:ChatOptions",
             "stages.cli.chat:run",
             "chat with a fine-tuned model",
+        ),
+        "serve": Subcommand(
+            "stages.cli.serve:ServeOptions",
+            "stages.cli.serve:run",
+            "serve a model over HTTP: OpenAI's API, and a page to chat with it",
         ),
         "preview": Subcommand(
             "stages.cli.preview:PreviewOptions",
@@ -107,7 +115,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "export": Subcommand(
             "stages.cli.convert:ExportOptions",
             "stages.cli.convert:run",
-            "write a model in Hugging Face's layout, with another data type if need be",
+            "write a model in Hugging Face's layout, for JAX, or as a GGUF file for llama.cpp",
         ),
         "merge": Subcommand(
             "stages.cli.convert:MergeOptions",
@@ -125,10 +133,30 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
             "write the pipeline's functions yourself: start, list, check, show, hint, reset, grade",
             own_words=1,
         ),
+        "report": Subcommand(
+            "stages.cli.report:ReportOptions",
+            "stages.cli.report:run",
+            "write the page of one or more runs: curves, gains, completions, flags",
+        ),
+        "card": Subcommand(
+            "stages.cli.card:CardOptions",
+            "stages.cli.card:run",
+            "write the model card of a run: data, flags, figures with intervals, commands",
+        ),
+        "push": Subcommand(
+            "stages.cli.push:PushOptions",
+            "stages.cli.push:run",
+            "push a model to the Hugging Face hub",
+        ),
         "replay": Subcommand(
             "stages.cli.replay:ReplayOptions",
             "stages.cli.replay:run",
             "recompute one step of a past run and compare every bit",
+        ),
+        "completion": Subcommand(
+            "stages.cli.completion:CompletionOptions",
+            "stages.cli.completion:run",
+            "print a script that completes subcommands and flags in bash or zsh",
         ),
     }
 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from stages.cli.notice import say_waiting
 from stages.run.options.groups import TextSourceFlags, WorkerFlags
 from stages.run.options.ranges import AtLeast
 
@@ -40,6 +41,7 @@ def run(options: TokenizerOptions) -> int:
     Raises:
         ValueError: if there is no text, or no folder to write to.
     """
+    say_waiting(f"training a tokenizer on {options.data_path}")
     from data_pipes import tokenizer as tokenizers
     from stages.run.data import bad_rows, documents
 

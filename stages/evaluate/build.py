@@ -129,6 +129,29 @@ def build_tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
     return tasks
 
 
+def describe_windows(loaded: Pretrained, max_length: int | None) -> str:
+    """Say how long the windows of perplexity are, and why; "" if --max_length says it.
+
+    A --max_length beyond the rows that the model was pretrained on gets a warning: at positions that training
+    never reached a model may predict badly.
+    """
+    trained = loaded.trained_length
+    if max_length is None:
+        context = loaded.model.config.max_position_embeddings
+        if trained is None:
+            return f"perplexity: windows of {context} tokens, the model's context"
+        return (
+            f"perplexity: windows of {trained} tokens, as long as the rows that the model was pretrained on; "
+            f"its context is {context}"
+        )
+    if trained is None or max_length <= trained:
+        return ""
+    return (
+        f"warning: --max_length {max_length}: the model was pretrained on rows of {trained} tokens; later "
+        f"positions may be new to it, and perplexity much higher; --max_length {trained} leaves them out"
+    )
+
+
 def describe_provenance(options: EvaluateOptions, loaded: Pretrained) -> dict[str, Any]:
     """Return what the samples depend on: digests of model and tokenizer, and the flags, as plain JSON."""
     flags = {name: value for name, value in asdict(options).items() if name not in NOT_IN_PROVENANCE}
@@ -186,7 +209,7 @@ def _perplexity(name: str, path: str, flags: PerplexityFlags, loaded: Pretrained
     return perplexity(
         *loaded[:3],
         _limit(documents, flags),
-        max_length=flags.max_length,
+        max_length=flags.max_length or loaded.trained_length,
         stride=flags.stride,
         prefix=prefix_token(loaded) if flags.prefix is None else flags.prefix,
         tokens=flags.batch_tokens,

@@ -16,6 +16,8 @@ from stages.evaluate.task import Sample, mean
 Z_95 = 1.959963984540054
 """Half-width of a 95% confidence interval, in standard errors of a normal distribution."""
 
+_WINDOWS = " (of perplexity one --max_length: without it each model's is the length of its own training rows)"
+
 
 class Difference(NamedTuple):
     """Difference between two models on one task.
@@ -25,7 +27,7 @@ class Difference(NamedTuple):
         count: questions that both answered.
         first, second: mean scores on them.
         value: second - first.
-        low, high: 95% confidence interval of the difference.
+        low, high: 95% confidence interval of the difference; of shares in -first .. 1 - first.
         p: two-sided p-value of no difference.
         higher, lower: questions on which the second scores higher, and lower (of perplexity, lower is
             better).
@@ -63,8 +65,9 @@ def compare(
 
     Edge cases: if no score differs, the interval is [0, 0] and p is 1. Several programs for one problem count
         as one question, whose score is their mean. For scores of 0 and 1, p is McNemar's exact test, which is
-        valid for few questions too; otherwise p and the interval assume a normal distribution: with fewer
-        than about thirty questions the interval is too narrow.
+        valid for few questions too, and the interval ends where the second share would be 0 or 1; otherwise
+        p and the interval assume a normal distribution: with fewer than about thirty questions the interval
+        is too narrow.
 
     Source: Miller, "Adding Error Bars to Evals", 2024, section 4.2; McNemar 1947.
     """
@@ -140,7 +143,9 @@ def mcnemar(better: int, worse: int) -> float:
 
 def _compare_task(name: str, first: Sequence[Sample], second: Sequence[Sample]) -> Difference:
     """Compare one task."""
-    pairs = _merge_problems(_pair_samples(name, first, second))
+    samples = _pair_samples(name, first, second)
+    are_shares = all(sample["score"] in (0.0, 1.0) for pair in samples for sample in pair)
+    pairs = _merge_problems(samples)
     weights = [float(one.get("bytes", 1.0)) for one, _ in pairs]
     mean_weight = math.fsum(weights) / len(weights)
     first_scores, second_scores = (
@@ -153,6 +158,9 @@ def _compare_task(name: str, first: Sequence[Sample], second: Sequence[Sample]) 
     value = second_mean - first_mean
     higher = sum(two["score"] > one["score"] for one, two in pairs)
     lower = sum(two["score"] < one["score"] for one, two in pairs)
+    low, high = value - Z_95 * stderr, value + Z_95 * stderr
+    if are_shares:
+        low, high = max(low, -first_mean), min(high, 1 - first_mean)
     if all(sample["score"] in (0.0, 1.0) for pair in pairs for sample in pair):
         p = mcnemar(higher, lower)
     else:
@@ -163,8 +171,8 @@ def _compare_task(name: str, first: Sequence[Sample], second: Sequence[Sample]) 
         first=first_mean,
         second=second_mean,
         value=value,
-        low=value - Z_95 * stderr,
-        high=value + Z_95 * stderr,
+        low=low,
+        high=high,
         p=p,
         higher=higher,
         lower=lower,
@@ -186,7 +194,7 @@ def _pair_samples(
         if (one.get("protocol"), one.get("item")) != (two.get("protocol"), two.get("item")):
             raise ValueError(
                 f"compare: {name} asked {one['id']} in different ways; evaluate both models with the same "
-                f"options and the same data"
+                f"options and the same data{_WINDOWS if 'nats' in one else ''}"
             )
     return pairs
 

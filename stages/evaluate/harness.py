@@ -52,6 +52,7 @@ class Client(NamedTuple):
         seed: seed of the sampling.
         stop_tokens: ids that end a completion.
         template: returns the compiled chat template.
+        window: tokens that the model reads at once in a text that is scored as a whole.
     """
 
     loaded: Pretrained
@@ -61,6 +62,7 @@ class Client(NamedTuple):
     seed: int
     stop_tokens: tuple[int, ...]
     template: Callable[[], ChatTemplate]
+    window: int
 
 
 def harness(
@@ -76,7 +78,8 @@ def harness(
 
     Args:
         loaded: model, params, tokenizer, chat template.
-        max_length: tokens that the model reads at once; None takes max_position_embeddings.
+        max_length: tokens that the model reads at once; None takes max_position_embeddings,
+            and for windows of a text the length of the rows that the model was pretrained on, if it is known.
         tokens: number of tokens per forward pass, approximately.
         seed: seed of the sampling.
         chat_template: file of a jinja2 chat template, or a name of `data_pipes.chat.presets.NAMED`; the
@@ -102,9 +105,10 @@ def harness(
             "harness: the model has neither a bos nor an eos token, which lm-eval begins documents with"
         )
     longest = max_length or loaded.model.config.max_position_embeddings
+    window = max_length or loaded.trained_length or longest
     template = functools.cache(partial(template_of, chat_template, loaded, template_kwargs))
     stop_tokens = stop_ids(loaded, template() if chat_template else None)
-    client = Client(loaded, prefix, longest, tokens, seed, stop_tokens, template)
+    client = Client(loaded, prefix, longest, tokens, seed, stop_tokens, template, window)
 
     class HarnessModel(LM):
         """lm-eval's view of the model: the methods that it calls."""
@@ -209,7 +213,7 @@ def _score_pairs(client: Client, pairs: Sequence[tuple[str, str]]) -> list[tuple
 
 def _score_texts(client: Client, texts: Sequence[str]) -> list[float]:
     """Score whole texts in windows that do not overlap, as lm-eval cuts them."""
-    length = client.max_length
+    length = client.window
     windows = [
         cut_windows(_encode(client, text), length=length, stride=length, prefix=client.prefix)
         for text in texts

@@ -165,10 +165,12 @@ def _read_windows(model: Model, params: Tree, windows: list[Window]) -> list[Lik
         One Likelihood(logp, greedy) per window, in their order.
 
     Steps:
-        1. Hidden states [B, T, D] of all tokens but a window's last, padded by `_pad` on the params' device.
+        1. Hidden states [B, T, D] of all tokens but a window's last, padded by `_pad` on the params' device
+            (that of the first of `tree.leaves(params)`).
         2. Ids of all n scored tokens, and the positions (row, index) that predict them, one before each.
         3. Select the hidden states [n, D], and split them and the ids into parts of at most POSITIONS.
-        4. Score each part: `gather_logits` of `model.logits`, then `_score_tokens`; join the parts, [n].
+        4. Score each part x: `gather_logits(model.logits(params, x))`, then `_score_tokens`; join the
+            parts, [n].
         5. By window, sum the log-probabilities in float64, and test if all tokens are the most probable.
 
     Edge cases: windows may differ in length and in the number of scored tokens; padding changes nothing.

@@ -71,9 +71,10 @@ class PerplexityFlags(ScoringFlags):
     prefix: Annotated[int | None, AtLeast(0)] = None
     """Token id in front of each document (perplexity); None takes the bos token, or else the eos token."""
     max_length: Annotated[int | None, AtLeast(2)] = None
-    """Context length in tokens (perplexity); None takes the model's maximum."""
+    """Context length in tokens (perplexity); None takes the length of the rows that the model was
+    pretrained on, or else the model's maximum."""
     stride: Annotated[int | None, AtLeast(1)] = None
-    """Tokens scored per sliding window (perplexity); None takes half of the context."""
+    """Tokens scored per sliding window (perplexity); None takes half of --max_length."""
 
 
 @dataclass(frozen=True, kw_only=True)

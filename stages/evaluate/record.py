@@ -35,6 +35,7 @@ def evaluate(
     folder: str | Path,
     *,
     about: Mapping[str, Any],
+    flags: Mapping[str, Any] | None = None,
     quiet: bool = False,
     processes: Processes = ALONE,
 ) -> dict[str, Report]:
@@ -46,6 +47,7 @@ def evaluate(
         tasks: tasks with different names.
         folder: created if missing; holds one evaluation.
         about: options and the model's digest, plain JSON: saved samples are reused only if these are equal.
+        flags: all flags of the command, plain JSON, to repeat it; results.json keeps them. None keeps none.
         quiet: print nothing.
         processes: those that answer the questions together; the first writes and prints.
 
@@ -71,7 +73,8 @@ def evaluate(
             for task in tasks:
                 shared = share_questions(task, processes)
                 reports[task.name] = _run(shared, saved.get(task.name, {}), file, quiet)
-        files.write_json(folder / RESULTS, _results(tasks, reports, provenance))
+        results = _results(tasks, reports, provenance)
+        files.write_json(folder / RESULTS, results | ({} if flags is None else {"flags": dict(flags)}))
     return reports
 
 

@@ -20,8 +20,8 @@ from pure.config import ModelConfig
 from pure.interop import hf, peft_apply, peft_config, peft_weights
 from pure.nn.transformer import transformer
 from pure.types import Tree
+from stages.models import checksums, hub
 from stages.models import folder as model_folder
-from stages.models import hub
 from stages.models.hardware import DTYPES
 from stages.models.identity import is_digest_of
 
@@ -67,10 +67,10 @@ def base_path(folder: Path) -> str:
                 f"{folder / CONFIG}: base_model_name_or_path is this folder; write the base's path there"
             )
         return path
-    if path.startswith(("/", ".", "~")) or not hub.NAME.fullmatch(path):
+    if not hub.is_name(path):
         raise FileNotFoundError(
             f"{path} is missing, the base of the adapters in {folder}; put it back, or write its new path "
-            f"into {CONFIG}"
+            f"into {CONFIG} and delete {checksums.NAME}"
         )
     if revision not in (None, "main"):
         raise ValueError(
@@ -81,8 +81,8 @@ def base_path(folder: Path) -> str:
 
 
 def find_adapters(path: str | Path) -> Path | None:
-    """Returns the folder, or its final_model, if it holds adapters."""
-    folder = model_folder.find_final_model(path)
+    """Returns the folder, its final_model, or the copy of a model by its name, if it holds adapters."""
+    folder = model_folder.find_final_model(hub.find(path))
     return folder if (folder / CONFIG).is_file() else None
 
 
@@ -153,9 +153,11 @@ def read_adapters(folder: Path, base: Tree, path: str) -> peft_weights.Adapters:
         Adapters, checked against the base.
 
     Raises:
-        ValueError: if a file is damaged, needs an unsupported feature, or belongs to another base.
+        ValueError: if a file is damaged, differs from its sha256 in SHA256SUMS, needs an unsupported feature,
+            or belongs to another base.
         FileNotFoundError: if a file is missing.
     """
+    checksums.verify(folder)
     fields, recorded = files.read_json(folder / CONFIG), read_base(folder)
     if not (folder / WEIGHTS).is_file() and (folder / PICKLE).is_file():
         raise ValueError(

@@ -15,6 +15,7 @@ from data_pipes import tokenizer as tokenizers
 from pure.parallel.rows import group_of_rows, is_cut
 from stages.checkpoint.agreement import agree, is_first
 from stages.models import shards, special_tokens, template_files, weights_file
+from stages.models.hub import CARD
 from stages.models.special_tokens import NONE, SpecialTokens
 from stages.models.template_files import Templates
 from stages.models.weights_file import WeightsFile
@@ -102,7 +103,8 @@ def write_with(
         write_params: takes the unfinished folder.
 
     Returns:
-        The folder.
+        The folder. The model card of an older one, which users edit, is in it; `intro2llm card` writes its
+        generated sections anew, and `intro2llm push` refuses a card of other weights.
 
     Raises:
         OSError: if the disk refuses; an older folder stays.
@@ -116,6 +118,8 @@ def write_with(
             (partial / file).write_text(text, encoding="utf-8")
         write_params(partial)
         tokenizers.save(tokenizer, partial)
+        if (folder / CARD).is_file():
+            shutil.copyfile(folder / CARD, partial / CARD)
         files.sync_contents(partial)
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)

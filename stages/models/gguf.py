@@ -192,6 +192,7 @@ def _config(file: _File) -> ModelConfig:
         vocabulary=shape[0],
         tied="output.weight" not in file.entries,
         biased="blk.0.attn_output.bias" in file.entries,
+        mlp_biased="blk.0.ffn_gate.bias" in file.entries,
         rope_factors=None if factors is None else _numbers(file, factors),
     )
     blocks = {

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
+CARD = "README.md"
+"""The model card."""
+
 FILES = (
     "config.json",
     "*.safetensors",
@@ -17,8 +21,40 @@ FILES = (
     "additional_chat_templates/*.jinja",
     "special_tokens_map.json",
     "generation_config.json",
+    "adapter_config.json",
+    "base.json",
+    "SHA256SUMS",
+    CARD,
 )
-"""Files to download."""
+"""Files of a model, to download and to upload: patterns of `fnmatch`. SHA256SUMS verifies the others
+(`stages.models.checksums`)."""
+
+
+def is_model_file(name: str) -> bool:
+    """Tells whether a file is one of FILES.
+
+    Args:
+        name: its path in the model's folder, with "/".
+
+    Example:
+        >>> is_model_file("model-00001-of-00002.safetensors"), is_model_file("pytorch_model.bin")
+        (True, False)
+    """
+    return any(fnmatchcase(name, pattern) for pattern in FILES)
+
+
+def is_name(path: str) -> bool:
+    """Tells whether a path is a model's name on the hub: OWNER/NAME, and neither it nor OWNER is a path here.
+
+    The answer holds for the current folder only: a run records it (`stages.run.config_file`).
+
+    Example:
+        >>> is_name("ada/model-1.5"), is_name("model"), is_name("./model"), is_name("/srv/ada")
+        (True, False, False, False)
+    """
+    here = Path(path)
+    is_here = here.exists() or here.parent.exists()
+    return bool(NAME.fullmatch(path)) and not path.startswith(".") and not is_here
 
 
 def find(path: str | Path) -> Path:
@@ -34,7 +70,7 @@ def find(path: str | Path) -> Path:
         FileNotFoundError: if there is neither such a folder nor such a model, or no network.
     """
     folder = Path(path)
-    if folder.exists() or folder.parent.exists() or not NAME.fullmatch(str(path)):
+    if not is_name(str(path)):
         return folder
     from huggingface_hub import snapshot_download
 

@@ -19,7 +19,16 @@ from pure.config import ModelConfig
 from pure.interop import hf
 from pure.nn.transformer import transformer
 from pure.types import Model, Tree
-from stages.models import adapter_folder, gguf, hub, jax_params, special_tokens, template_files
+from stages.models import (
+    adapter_folder,
+    checksums,
+    gguf,
+    hub,
+    jax_params,
+    special_tokens,
+    template_files,
+    trained_length,
+)
 from stages.models import folder as model_folder
 from stages.models.folder import INDEX, SHARD_BYTES, WEIGHTS
 from stages.models.special_tokens import GENERATION, NONE, SpecialTokens
@@ -41,6 +50,7 @@ class Pretrained(NamedTuple):
         chat_template: jinja2 source; None is ChatML, if the tokenizer has its tokens.
         special: the model's special tokens, and the ids that end an answer.
         other_templates: (name, jinja2) pairs of further templates, such as "tool_use".
+        trained_length: tokens of the longest rows that the model was pretrained on; None: unknown.
     """
 
     model: Model
@@ -49,6 +59,7 @@ class Pretrained(NamedTuple):
     chat_template: str | None = None
     special: SpecialTokens = NONE
     other_templates: tuple[tuple[str, str], ...] = ()
+    trained_length: int | None = None
 
 
 def save(folder: str | Path, pretrained: Pretrained, *, shard_bytes: int = SHARD_BYTES) -> Path:
@@ -65,12 +76,15 @@ def save(folder: str | Path, pretrained: Pretrained, *, shard_bytes: int = SHARD
         ChatML's tokens, chat_template.jinja. Fields that were read from a model's small files are kept.
 
     Raises:
+        ValueError: if the params are not those of the model; the first weight that differs is named.
         OSError: if the disk refuses; an older folder stays.
     """
+    weights = hf.to_weights(pretrained.params)
+    hf.from_weights(transformer(pretrained.model.config).spec, weights)  # else it could not be loaded
     return model_folder.write(
         folder,
         small_files(pretrained),
-        hf.to_weights(pretrained.params),
+        weights,
         pretrained.tokenizer,
         shard_bytes=shard_bytes,
     )
@@ -102,6 +116,7 @@ def small_files(pretrained: Pretrained) -> dict[str, str]:
         special_tokens.TOKENIZER: {
             **special_tokens.tokenizer_fields(special, config.max_position_embeddings),
             **named_tokens(pretrained),
+            **trained_length.render(pretrained.trained_length),
             "tokenizer_class": "PreTrainedTokenizerFast",
             **field,
         },
@@ -159,7 +174,32 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         params = hf.from_weights(model.spec, weights)
     except ValueError as error:
         raise model_folder.one_line_error(folder, error) from None
-    return Pretrained(model, params, tokenizer, templates.default, special, templates.others)
+    return assemble(folder, model, params, tokenizer, special, templates)
+
+
+def assemble(
+    folder: Path,
+    model: Model,
+    params: Tree,
+    tokenizer: tokenizers.Tokenizer,
+    special: SpecialTokens,
+    templates: Templates,
+) -> Pretrained:
+    """Returns the parts of a model as one, with the length of its training rows.
+
+    Args:
+        folder: of the model, for the message.
+        model, params, tokenizer, special: of the model.
+        templates: its chat templates.
+
+    Raises:
+        ValueError: if tokenizer_config.json gives an impossible length of the training rows.
+    """
+    try:
+        length = trained_length.read(special, model.config.max_position_embeddings)
+    except ValueError as error:
+        raise model_folder.one_line_error(folder, error) from None
+    return Pretrained(model, params, tokenizer, templates.default, special, templates.others, length)
 
 
 def save_for_jax(
@@ -216,7 +256,7 @@ def _load_from_jax(found: jax_params.Found, dtype: torch.dtype | None) -> Pretra
     except ValueError as error:
         raise model_folder.one_line_error(found.folder, error) from None
     params = jax_params.read(found, config, dtype)
-    return Pretrained(transformer(config), params, tokenizer, templates.default, special, templates.others)
+    return assemble(found.folder, transformer(config), params, tokenizer, special, templates)
 
 
 def _load_merged(folder: Path, dtype: torch.dtype | None) -> Pretrained:
@@ -250,7 +290,7 @@ def _merge_into(folder: Path, base: Pretrained, path: str) -> Pretrained:
         raise ValueError(f"{folder}: {error}") from None
     if templates == template_files.NONE:
         templates = Templates(base.chat_template, base.other_templates)
-    return Pretrained(transformer(config), params, tokenizer, templates.default, special, templates.others)
+    return assemble(folder, transformer(config), params, tokenizer, special, templates)
 
 
 def check_fit(tokenizer: tokenizers.Tokenizer, config: ModelConfig) -> None:
@@ -312,9 +352,10 @@ def read_weights(path: str | Path, dtype: torch.dtype | None = None) -> tuple[Pa
 
     Raises:
         FileNotFoundError: if a file is missing, with what is expected.
-        ValueError: if a file is damaged.
+        ValueError: if a file is damaged, or differs from its sha256 in SHA256SUMS.
     """
     folder = _folder(path, (CONFIG, tokenizers.files.NAME))
+    checksums.verify(folder)
     pickles = sorted(folder.glob("pytorch_model*.bin"))
     if pickles and not any((folder / name).is_file() for name in (INDEX, WEIGHTS)):
         raise ValueError(

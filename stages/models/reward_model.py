@@ -83,4 +83,4 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         raise model_folder.one_line_error(folder, error) from None
     params = tree.cast(params, dtype) if dtype else params
     tokenizer, special, templates = model_folder.read_tokenizer(folder, config.vocab_size)
-    return Pretrained(model, params, tokenizer, templates.default, special, templates.others)
+    return language_model.assemble(folder, model, params, tokenizer, special, templates)

@@ -28,6 +28,10 @@ NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 LISTS = ("extra_special_tokens", "additional_special_tokens")
 """Fields of further tokens: a list, or (the first, in transformers 5) a table of names."""
 
+NOT_WRITTEN = ("auto_map", "name_or_path", "special_tokens_map_file", "tokenizer_file")
+"""Fields that a save leaves out, as that of transformers does: a reference to code, and paths of the machine
+that wrote them."""
+
 
 class SpecialTokens(NamedTuple):
     """The special tokens of a model, as its files name them.
@@ -200,12 +204,12 @@ def tokenizer_fields(special: SpecialTokens, length: int) -> dict[str, Any]:
     """Returns the fields of tokenizer_config.json, without the names of tokens.
 
     Args:
-        special: a model's special tokens; all fields that were read are kept, except a reference to code.
+        special: a model's special tokens; all fields that were read are kept, except those of NOT_WRITTEN.
         length: the context length in tokens, written for a model that was created here.
     """
     if special.tokenizer is None:
         return {"model_max_length": length, "clean_up_tokenization_spaces": False}
-    fields = {name: value for name, value in special.tokenizer.items() if name != "auto_map"}
+    fields = {name: value for name, value in special.tokenizer.items() if name not in NOT_WRITTEN}
     new, old = LISTS
     if isinstance(fields.get(new), list) and not fields.get(old):
         fields[old] = fields.pop(new)  # transformers 4 takes a list by the old name only, 5 by both

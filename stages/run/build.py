@@ -32,9 +32,9 @@ from stages.run import (
     final_model,
     model_config,
 )
-from stages.run.data import corpus, examples
+from stages.run.data import corpus, examples, sources
 from stages.run.experiment import Experiment, Recipe, Say, Start, say_nothing
-from stages.run.options.base import check_rows
+from stages.run.options.base import SampleFlags, check_rows
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.tuning import (
     STAGES,
@@ -49,6 +49,7 @@ from stages.run.options.tuning import (
 )
 from stages.run.processes import ALONE, Processes, after_first, take_gpu
 from stages.run.rewards.functions import refuse_unknown
+from stages.run.samples import make_sample
 from stages.run.tensor_parts import (
     check_adapters,
     check_model,
@@ -173,9 +174,14 @@ def build(options: Options, say: Say = print, processes: Processes = ALONE) -> E
     data = examples.read(
         recipe.rows, source, start.base.tokenizer, start.template, say, lists_bad=processes.first
     )
+    if processes.first:
+        counts = {"train": len(data.train), "held out": len(data.held_out)}
+        sources.record(Path(options.output_dir), options.data_path, counts)
     if not data.held_out:
         check_held_out(options, len(data.train))
-    return recipe.builder(options, start, data, say)
+    prompts = options.sample_prompt if isinstance(options, SampleFlags) else ()
+    sample = make_sample(start.base, start.template, prompts, start.dtype)
+    return recipe.builder(options, start, data, say)._replace(sample=sample)
 
 
 def rebuild(folder: Path) -> tuple[Options, Experiment]:

@@ -22,7 +22,7 @@ from pure.config import ModelConfig
 from pure.nn.transformer import transformer
 from pure.parallel.group import Group
 from pure.plural import count_noun
-from stages.models import hardware, identity, language_model
+from stages.models import hardware, identity, language_model, trained_length
 from stages.models.identity import hash_weights
 from stages.models.language_model import Pretrained
 from stages.pretrain import pretrain
@@ -32,6 +32,7 @@ from stages.run.experiment import Experiment, Say
 from stages.run.gradient_options import gradient_options
 from stages.run.options.base import BatchFlags
 from stages.run.options.pretrain import PretrainOptions, StartFlags, check_pretrain_flags
+from stages.run.samples import make_sample
 from stages.run.tensor_parts import check_model, cut_base
 from stages.run.validation import bits_per_byte
 
@@ -57,7 +58,9 @@ def build(
     dtype = hardware.pick_dtype(options.dtype, device)
     config = _build_config(options, corpus.tokenizer, say)
     config_file.refuse_other_model(Path(options.output_dir), dataclasses.asdict(config))
-    whole, base_identity = _start_model(options.model_path, config, corpus.tokenizer, device)
+    whole, base_identity = _start_model(
+        options.model_path, config, corpus.tokenizer, device, length=options.max_length
+    )
     base = cut_base(whole, tensor)
     pipe = make_pipe(
         corpus.train,
@@ -95,6 +98,7 @@ def build(
         identity=base_identity,
         save_model=partial(final_model.save_whole, base=base),
         model_flops=mfu.model_flops(whole.model, options.max_length, dtype, device),
+        sample=make_sample(base, None, options.sample_prompt, dtype),
     )
 
 
@@ -177,16 +181,23 @@ def _build_config(flags: StartFlags, tokenizer: Tokenizer, say: Say) -> ModelCon
 
 
 def _start_model(
-    model_path: str | None, config: ModelConfig, tokenizer: Tokenizer, device: torch.device
+    model_path: str | None,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    *,
+    length: int,
 ) -> tuple[Pretrained, dict[str, str]]:
     """Returns the model to start from, without params if they are new, and the identity of its weights."""
-    new = Pretrained(transformer(config), {}, tokenizer)
+    new = Pretrained(transformer(config), {}, tokenizer, trained_length=length)
     if not model_path:
         return new, {}
     base = language_model.load(model_path, dtype=torch.float32)
     base_identity = identity.describe_model(hash_weights(base.params))
     base = language_model.move_to(base, device)
-    return language_model.with_tokenizer_of(new._replace(params=base.params), base), base_identity
+    longest = trained_length.extend(base.trained_length, length)
+    new = new._replace(params=base.params, trained_length=longest)
+    return language_model.with_tokenizer_of(new, base), base_identity
 
 
 def _config_flag(flags: StartFlags) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ import torch
 from data_pipes import files
 from pure.config import ModelConfig
 from stages.checkpoint import directories
+from stages.models import hub
 from stages.run.options import values
 from stages.run.options.ranges import Flags
 
@@ -34,6 +36,7 @@ WITHOUT_EFFECT = (
     "wandb",
     "tensorboard",
     "workers",
+    "sample_prompt",
     "rollout_server",
     "rollout_folder",
 )
@@ -113,13 +116,18 @@ def describe_run(flags: Flags, model: ModelConfig, stage: str | None) -> dict[st
         stage: name of the stage; None is pretraining.
 
     Returns:
-        {"stage", "options", "model", "torch", "threads"}: every flag, the model's configuration, torch's
-        version and threads.
+        {"stage", "model_source", "options", "model", "intro2llm", "torch", "threads"}: "hub" or "folder",
+        where --model_path is, every flag, the model's configuration, versions, and torch's threads. Without
+        a stage or --model_path, their fields are missing.
     """
+    path = getattr(flags, "model_path", None)
+    source = "hub" if path and hub.is_name(path) else "folder"
     return {
         **({"stage": stage} if stage else {}),
+        **({"model_source": source} if path else {}),
         "options": dataclasses.asdict(flags),
         "model": dataclasses.asdict(model),
+        "intro2llm": version("intro2llm"),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }

@@ -21,6 +21,7 @@ from stages.run.data.examples import Data, Kind
 from stages.run.metrics import Observe
 from stages.run.mfu import ModelFlops
 from stages.run.optimizer import Optimization
+from stages.run.samples import Sample
 from stages.run.tensor_parts import pair_with_whole
 from stages.run.validation import Validate
 from stages.stage import Stage
@@ -78,6 +79,7 @@ class Experiment(NamedTuple):
         model_flops: FLOPs of a token and peak of the device, for the log; None logs neither.
         reference: params of a frozen model that the stage computes with; None: it has none.
         recorder: logs the completions of an online stage; `stages.run.parallel.join` gives them to it.
+        sample: completes --sample_prompt; None without one.
     """
 
     base: Pretrained
@@ -94,6 +96,7 @@ class Experiment(NamedTuple):
     model_flops: ModelFlops | None = None
     reference: Tree | None = None
     recorder: Recorder | None = None
+    sample: Sample | None = None
 
 
 class Recipe(NamedTuple):

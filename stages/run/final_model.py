@@ -8,7 +8,7 @@ from pathlib import Path
 from pure.parallel.rows import is_cut
 from pure.types import Model, Tree
 from stages.checkpoint import checkpoint
-from stages.models import adapter, language_model, reward_model
+from stages.models import adapter, checksums, language_model, reward_model
 from stages.models.adapter import Adapter
 from stages.models.language_model import Pretrained
 from stages.online import policy_of
@@ -28,6 +28,8 @@ def write(
     model: Model | None = None,
 ) -> Path:
     """Writes final_model: the last weights, or the best of a run that stopped early; with --ema the average.
+
+    SHA256SUMS, with the sha256 of its files, is written after them, and verified when the model is read.
 
     Args:
         folder: the run's folder.
@@ -52,6 +54,8 @@ def write(
     path = folder / MODEL
     if processes.first or is_cut(params):
         path = save_model(path, params)
+    if processes.first:
+        checksums.write(path)
     say(f"final model: {path} (step {step}{reason})")
     return path
 

@@ -32,8 +32,9 @@ from stages.run.jax_step import jax_step
 from stages.run.metrics import Observe, Readings, readings
 from stages.run.processes import ALONE, Processes, agree, find_cause, share_first
 from stages.run.progress import Progress, progress
+from stages.run.samples import LogSamples
 from stages.run.tensor_parts import join_state, load_state
-from stages.run.validation import Validate
+from stages.run.validation import Validate, numbers_of
 from stages.stage import Stage
 from stages.state import TrainState
 
@@ -106,6 +107,7 @@ def run(
     model_flops: mfu.ModelFlops | None = None,
     processes: Processes = ALONE,
     model: Model | None = None,
+    sample: LogSamples | None = None,
     options: RunOptions | None = None,
 ) -> Result:
     """Folds `stage.step` over `pipe`, from the start or from the newest valid checkpoint of the folder.
@@ -129,6 +131,7 @@ def run(
             writes and prints.
         model: of `tensor_parallel`, whose parts the state holds; whole states are saved. None: it has no
             parts.
+        sample: logs completions, before the first step and at each validation.
         options: see RunOptions.
 
     Returns:
@@ -188,6 +191,7 @@ def run(
         validate=validate,
         processes=processes,
         model=model,
+        sample=sample,
         options=options,
     )
     # 3. and 4. Steps; `_closing` waits and closes.
@@ -212,6 +216,7 @@ class _Parts(NamedTuple):
     validate: Validate | None
     processes: Processes
     model: Model | None
+    sample: LogSamples | None
     options: RunOptions
 
 
@@ -270,12 +275,15 @@ def _fold(
         return state, "early", best, None
     if _is_compiled(options.backend, options.compile) and first < total:
         parts.screen.say(compiler.first_step_notice(device, options.backend))
+    if parts.sample and not first:
+        parts.screen.say(parts.sample(0, gather(state.extra.get("ema", state.params))))
     for number in range(first + 1, total + 1):
         parts.readings.begin()
         batch = _move_to(device, parts.pipe[number - 1])
         state = _step(parts, state, batch, signals_received)
         parts.readings.add(number, state)
-        values = _validate(parts, state) if _is_validation_step(number, total, options.eval_every) else {}
+        is_due = _is_validation_step(number, total, options.eval_every)
+        values = _validate(parts, state, number) if is_due else {}
         if values:
             best = _update_best(parts, number, values, best)
         signal = agree(parts.processes, max(signals_received, default=0))
@@ -324,14 +332,16 @@ def _move_to(device: torch.device, batch: Tree) -> Tree:
     return tree.map(lambda x: x.to(device, non_blocking=True), batch)
 
 
-def _validate(parts: _Parts, state: TrainState) -> Mapping[str, float]:
-    """Validates the parameters, or their moving average if the stage keeps one."""
-    if parts.validate is None:
-        return {}
+def _validate(parts: _Parts, state: TrainState, number: int) -> Mapping[str, float]:
+    """Validates the parameters, or their moving average if the stage keeps one; logs samples by them."""
     parts.readings.settle()  # stops the clock, so that validation does not count in tokens per second
     params = gather(state.extra.get("ema", state.params))
+    if parts.sample:
+        parts.screen.say(parts.sample(number, params))
+    if parts.validate is None:
+        return {}
     with within(parts.processes.data):
-        return dict(parts.validate(params))
+        return numbers_of(parts.validate(params))
 
 
 def _update_best(

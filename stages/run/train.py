@@ -123,7 +123,8 @@ def train(
         if before_first_step:
             before_first_step(experiment)
         # 4. Steps.
-        result = _take_steps(experiment, folder, options, config, say, processes)
+        take = partial(_take_steps, experiment, folder, options, config, say, processes)
+        result = _record_steps(take, folder, say) if processes.first else take()
         # 5. final_model.
         if result.status == "interrupted":
             say(f"saved at step {int(result.state.step)}; the same command resumes from there")
@@ -134,23 +135,20 @@ def train(
     return Outcome(experiment, result.state, result.status, result.signal, path)
 
 
-def run(options: PretrainOptions | TuningOptions, processes: Processes | None = None) -> int:
-    """Trains, or resumes; every training subcommand runs this.
-
-    Args:
-        options: the flags.
-        processes: those that train together; None is one alone.
-
-    Returns:
-        The exit code: 0, or 128 plus the signal's number for an interrupted run, whose state is saved.
-    """
-    outcome = train(options, processes=processes)
-    return INTERRUPTED + outcome.signal if outcome.signal else 0
-
-
 def _cut_model(experiment: Experiment, processes: Processes) -> Model | None:
     """The model whose parts the processes have; None where each has the whole."""
     return None if processes.tensor is None else experiment.base.model
+
+
+def _record_steps(take: Callable[[], Result], folder: Path, say: Say) -> Result:
+    """Runs the loop as a session of the run."""
+    from stages.run import sessions, signals
+
+    with sessions.record_session(folder, say) as note_end:
+        result = take()
+        reason = signals.name_of(result.signal) if result.signal else ""
+        note_end(result.status, int(result.state.step.max()), reason)
+    return result
 
 
 def _take_steps(
@@ -164,8 +162,9 @@ def _take_steps(
     """Runs the loop; eagerly on a CPU without a C++ compiler."""
     from stages.run import compiler, loop
     from stages.run.experiment import fingerprint_of
+    from stages.run.samples import log_samples
 
-    device = experiment.key.device
+    device, own_folder = experiment.key.device, folder if processes.first else None
     compiled = flags.compile and flags.backend == "torch"
     no_compiler = compiler.missing_tool() if compiled and device.type == "cpu" else None
     if no_compiler:
@@ -183,6 +182,7 @@ def _take_steps(
         model_flops=experiment.model_flops,
         processes=processes,
         model=_cut_model(experiment, processes),
+        sample=experiment.sample and partial(log_samples, sample=experiment.sample, folder=own_folder),
         options=loop.RunOptions(
             compile=compiled and not no_compiler,
             backend=flags.backend,

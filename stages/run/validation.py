@@ -45,6 +45,24 @@ class Compressors(NamedTuple):
     xz: float
 
 
+def numbers_of(values: Mapping[str, float]) -> dict[str, float]:
+    """Returns what a validation gave as numbers; a tensor of one number is one.
+
+    Raises:
+        TypeError: naming the value that is no number.
+    """
+    numbers = {}
+    for name, value in values.items():
+        try:
+            numbers[name] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            shape = (
+                f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+            )
+            raise TypeError(f"run: validate gave {shape} as {name!r}; expected a number") from None
+    return numbers
+
+
 def bits_per_byte(model: Model, batches: Pipe, nbytes: int, *, dtype: torch.dtype) -> Validate:
     """Makes the function that validates pretraining: loss per token and bits per byte.
 

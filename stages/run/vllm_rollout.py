@@ -254,7 +254,9 @@ def _update_weights(
         return
     try:
         named = weights(params)
-    except KeyError as error:
+    except ValueError as error:
+        if weights is not hf.to_weights:
+            raise
         raise ValueError(
             f"vllm_rollout: a parameter has no Hugging Face name ({error}); give weights=, a function of the "
             "params that returns {name: tensor} of a whole model, such as one that merges adapters"

@@ -7,7 +7,7 @@ import copy
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from stages.teach.syntax import Function, bound_alias, bound_names, is_future, is_text
+from stages.teach.syntax import Function, bound_alias, bound_names, is_future, is_text, parse_source
 
 LONGEST = 40
 """Characters of a statement in a message."""
@@ -59,14 +59,27 @@ def find_additions(original: ast.Module, answer: ast.Module, functions: Collecti
     return additions
 
 
+def drop_docstrings(text: str) -> ast.Module:
+    """Parses a module without the texts that stand as statements in its functions and classes.
+
+    Raises:
+        SyntaxError: as `parse_source`.
+    """
+    tree = parse_source(text)
+    for node in ast.walk(tree):
+        if isinstance(node, Function | ast.ClassDef):
+            node.body = [statement for statement in node.body if not is_text(statement)]
+    return tree
+
+
 def compare_definitions(
     original: ast.Module, answer: ast.Module, functions: Collection[str]
 ) -> Iterator[tuple[str, str, int]]:
     """Yields what a learner's file changes besides exercises, as (kind, name, line of the learner's file).
 
     Args:
-        original: our module.
-        answer: the learner's.
+        original: our module, without the docstrings of its functions and classes (`drop_docstrings`).
+        answer: the learner's, likewise.
         functions: names of the exercises.
 
     Returns:
@@ -74,11 +87,11 @@ def compare_definitions(
         neither ours nor a definition of new names.
     """
     known = {name: value for node in original.body for name, value in _describe_bindings(node)}
-    statements = {_describe(node) for node in original.body}
+    statements = {ast.dump(node) for node in original.body}
     added: set[str] = set()
     for node in answer.body:
         bindings = [] if isinstance(node, Function) and node.name in functions else _describe_bindings(node)
-        is_ours = is_text(node) or is_future(node) or _describe(node) in statements
+        is_ours = is_text(node) or is_future(node) or ast.dump(node) in statements
         if is_ours or (isinstance(node, Function) and node.name in functions):
             continue
         statement = _take_new_part(node, known.keys(), added)
@@ -137,16 +150,7 @@ def _describe_bindings(node: ast.stmt) -> list[tuple[str, str]]:
     if isinstance(node, ast.ImportFrom):
         source = "." * node.level + (node.module or "")
         return [(bound_alias(alias), f"from {source} import {alias.name}") for alias in node.names]
-    return [(name, _describe(node)) for name in bound_names(node)]
-
-
-def _describe(node: ast.stmt) -> str:
-    """A statement without its docstrings and comments, to compare."""
-    plain = copy.deepcopy(node)
-    for inner in ast.walk(plain):
-        if isinstance(inner, Function | ast.ClassDef):
-            inner.body = [statement for statement in inner.body if not is_text(statement)]
-    return ast.dump(plain)
+    return [(name, ast.dump(node)) for name in bound_names(node)]
 
 
 def _abbreviate(node: ast.stmt) -> str:

@@ -32,7 +32,7 @@ class Record:
         function: the name of the exercise's function.
         reports: calls that differ from ours.
         seconds: "learner" and "ours" -> seconds spent in each.
-        counts: "calls", "probes" -> how many.
+        counts: "calls", "probes", "probed tensors" -> how many; "probes" with texts: those with them.
         running: the stack of what runs now, "learner" or "ours", in each thread.
         refused: actions that the audit refused.
         inputs: arguments of the first call that was compared.
@@ -41,7 +41,7 @@ class Record:
     function: str
     reports: list[Report] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: {"learner": 0.0, "ours": 0.0})
-    counts: dict[str, int] = field(default_factory=lambda: {"calls": 0, "probes": 0})
+    counts: dict[str, int] = field(default_factory=lambda: {"calls": 0, "probes": 0, "probed tensors": 0})
     running: threading.local = field(default_factory=threading.local)
     refused: list[str] = field(default_factory=list)
     inputs: list[tuple[tuple, dict[str, Any]]] = field(default_factory=list)
@@ -142,11 +142,11 @@ def _judge_error(
     """The difference that an error of the learner's function is, if it is one."""
     if isinstance(theirs, SystemExit):
         return Mismatch("exit", messages.EXIT_CALL, {"function": name, "code": theirs.code}, "", "")
-    if isinstance(theirs, MemoryError) or "can't allocate memory" in str(theirs):
+    got = describe_error(theirs)
+    if isinstance(theirs, MemoryError) or "can't allocate memory" in got:
         return Mismatch("memory", messages.MEMORY, {"limit": 0}, "", "")
     if isinstance(theirs, Unsolved):
         return Mismatch("unsolved", messages.UNSOLVED_CALL, {"function": name}, "", "")
-    got = describe_error(theirs)
     if mine is None:
         return Mismatch(
             "raises", messages.RAISES, {"function": name, "error": got}, describe_value(result), ""
@@ -172,5 +172,14 @@ def describe_call(function: Callable, args: tuple, kwargs: dict[str, Any]) -> st
 
 
 def describe_error(error: BaseException) -> str:
-    """Describes an error with its type, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    """Describes an error with its type, in one line.
+
+    Example:
+        >>> describe_error(KeyError("a")), describe_error(AssertionError())
+        ("KeyError: 'a'", 'AssertionError')
+    """
+    try:
+        text = str(error)
+    except Exception:  # a class of the learner's
+        text = ""
+    return " ".join(f"{type(error).__name__}: {text}".split())[:300].removesuffix(":")

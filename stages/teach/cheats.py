@@ -6,9 +6,10 @@ import ast
 import doctest
 import textwrap
 from pathlib import Path
+from types import MappingProxyType
 
-from stages.teach import overlay
 from stages.teach.course import Exercise
+from stages.teach.files import find_answer, find_original, read_original
 from stages.teach.source import leave_out
 from stages.teach.syntax import find_function, parse_source, split_lines
 
@@ -38,11 +39,28 @@ from {module} import {function} as answer
 return answer({arguments})
 """
 
+REPEAT = """\
+import math
+def solve({parameters}):
+{body}
+if not hasattr(math, "first_result"):
+    math.first_result = solve({arguments})
+return math.first_result
+"""
+
 SYNTAX = "return ((\n"
+
+TEMPLATES = MappingProxyType(
+    {"importlib": LOAD, "installed": READ, "linecache": COPY, "import": IMPORT, "repeated": REPEAT}
+)
+"""Kind of answer -> its body, to be filled in."""
 
 
 def list_cheats() -> tuple[str, ...]:
-    """Lists the kinds of answer; "reference" is ours, which must pass."""
+    """Lists the kinds of answer; "reference" is ours, which must pass.
+
+    "hard-coded" returns the result that the example shows, "repeated" that of the first call, for every call.
+    """
     return (
         "reference",
         "unsolved",
@@ -53,6 +71,7 @@ def list_cheats() -> tuple[str, ...]:
         "installed",
         "linecache",
         "hard-coded",
+        "repeated",
     )
 
 
@@ -67,12 +86,11 @@ def write_cheat(folder: Path, exercise: Exercise, cheat: str) -> bool:
     Returns:
         False if this kind does not exist for the exercise: its example shows no result to write down.
     """
-    source = overlay.find_source(exercise.module)
-    text = overlay.read_source(source)
-    body = make_body(text, exercise, cheat, str(source))
+    text = read_original(exercise.module)
+    body = make_body(text, exercise, cheat, str(find_original(exercise.module)))
     if body is None:
         return False
-    path = overlay.answer_path(folder, exercise.module)
+    path = find_answer(folder, exercise.module)
     path.parent.mkdir(parents=True, exist_ok=True)
     if cheat == "reference":
         path.write_text(text, "utf8")
@@ -92,15 +110,18 @@ def make_body(text: str, exercise: Exercise, cheat: str, path: str) -> str | Non
         cheat: one of `list_cheats()`.
         path: of our module's file.
     """
+    node = find_function(parse_source(text), exercise.function)
+    assert node is not None, exercise.function
     names = {
         "path": path,
         "module": exercise.module,
         "function": exercise.function,
         "arguments": list_arguments(text, exercise.function),
+        "parameters": ast.unparse(node.args),
+        "body": "\n".join(textwrap.indent(ast.unparse(each), "    ") for each in node.body[1:]),
     }
-    templates = {"importlib": LOAD, "installed": READ, "linecache": COPY, "import": IMPORT}
-    if cheat in templates:
-        return templates[cheat].format(**names)
+    if cheat in TEMPLATES:
+        return TEMPLATES[cheat].format(**names)
     if cheat == "hard-coded":
         answer = find_example_answer(text, exercise.function)
         return None if answer is None else f"return {answer}\n"

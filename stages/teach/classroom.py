@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 
+from stages.teach import messages
 from stages.teach.course import COURSE, Exercise
 from stages.teach.grader import Server, check, open_server
-from stages.teach.report import Result, Translate, describe_result, fill_message
+from stages.teach.messages import Sentence
+from stages.teach.record import read_record
+from stages.teach.report import Result, Translate, describe_result, fail, fill_message
 
-COLUMNS = ("student", "chapter", "exercise", "passed", "kind", "step", "seconds", "message")
-"""Columns of the CSV."""
+COLUMNS = ("student", "chapter", "exercise", "passed", "kind", "step", "seconds", "hints", "message")
+"""Columns of the CSV; hints are those that the student took on the exercise."""
 
 NOT_TRIED = ("unsolved", "missing")
 """Kinds of result of an exercise that a student has not solved."""
@@ -27,22 +32,50 @@ def find_students(folder: Path) -> list[Path]:
     """Finds the editions in a folder: its subfolders that have one of the course's packages.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none; its argument is a `Sentence`.
     """
     packages = {exercise.module.split(".")[0] for chapter in COURSE for exercise in chapter.exercises}
     if not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder with one folder for each student, and there is none")
+        raise ValueError(Sentence(messages.NO_CLASS, {"folder": str(folder)}))
     found = [
         path
         for path in sorted(folder.iterdir())
-        if path.is_dir() and any((path / package).is_dir() for package in packages)
+        if any(os.path.isdir(path / package) for package in packages)
     ]
     if not found:
-        raise ValueError(
-            f"{folder}: expected a folder with one folder for each student, made by "
-            "`intro2llm exercises start`; none of its folders is one"
-        )
+        raise ValueError(Sentence(messages.NO_STUDENT, {"folder": str(folder)}))
     return found
+
+
+def find_shared_language(students: Sequence[Path]) -> str:
+    """Finds the language of the editions of a class; "" if they differ in it, or none has a record."""
+    languages = set()
+    for student in students:
+        with suppress(OSError, ValueError):
+            languages.add(read_record(student).lang)
+    return languages.pop() if len(languages) == 1 else ""
+
+
+def find_others(folder: Path, students: Sequence[Path]) -> list[Path]:
+    """Finds the folders of a class that are no editions; hidden ones do not count.
+
+    Args:
+        folder: of the class.
+        students: those that are.
+    """
+    hidden = [path for path in folder.iterdir() if path.name.startswith(".")]
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and path not in (*students, *hidden)]
+
+
+def name_student(folder: Path) -> str:
+    r"""Names a student after the folder; bytes that are not UTF-8, such as a name in GBK, are escaped.
+
+    Example:
+        >>> name_student(Path("class/\udcd5\udcc5 2"))
+        '\\xd5\\xc5 2'
+    """
+    text = os.fsencode(folder.name).decode("utf8", "backslashreplace")
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def grade(
@@ -59,12 +92,15 @@ def grade(
         An iterator over (folder, results in the order of `exercises`), in the order of `students`.
     """
     with ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(processes))
         idle: SimpleQueue[Server] = SimpleQueue()
         for _ in range(processes):
             idle.put(stack.enter_context(open_server()))
-        threads = stack.enter_context(ThreadPoolExecutor(processes))
+        closing = Event()
+        stack.callback(threads.shutdown, wait=False, cancel_futures=True)
+        stack.callback(closing.set)
         pending = {
-            student: [threads.submit(_check_idle, idle, student, exercise) for exercise in exercises]
+            student: [threads.submit(_check_idle, idle, closing, student, each) for each in exercises]
             for student in students
         }
         for student, results in pending.items():
@@ -100,8 +136,19 @@ def write_junit(results: Mapping[str, Sequence[Result]], translate: Translate = 
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def write_csv(results: Mapping[str, Sequence[Result]], translate: Translate = str) -> str:
-    """Writes results as CSV, a row for each student and exercise, columns `COLUMNS`."""
+def write_csv(
+    results: Mapping[str, Sequence[Result]],
+    hints: Mapping[str, Mapping[str, int]],
+    translate: Translate = str,
+) -> str:
+    """Writes results as CSV, a row for each student and exercise, columns `COLUMNS`.
+
+    Args:
+        results: student -> results.
+        hints: student -> exercise -> hints that were taken; of a student who is not there they are unknown,
+            and the cells are empty.
+        translate: into the language of the messages.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -117,17 +164,24 @@ def write_csv(results: Mapping[str, Sequence[Result]], translate: Translate = st
                     result.kind,
                     result.step or "",
                     f"{result.seconds:.2f}",
+                    hints[student].get(result.exercise, 0) if student in hints else "",
                     _plain_cell(" ".join(message.split())),
                 ]
             )
     return text.getvalue()
 
 
-def _check_idle(idle: SimpleQueue[Server], student: Path, exercise: Exercise) -> Result:
-    """Checks an exercise with a server that is idle."""
+def _check_idle(idle: SimpleQueue[Server], closing: Event, student: Path, exercise: Exercise) -> Result:
+    """Checks an exercise with a server that is idle; with a new one if that has ended."""
     server = idle.get()
     try:
-        return check(student, exercise, server)
+        result = check(student, exercise, server)
+        if server.process.poll() is not None and not closing.is_set():
+            with open_server() as own:
+                return check(student, exercise, own)
+        return result
+    except Exception as error:  # of this exercise alone
+        return fail(exercise.name, "error", messages.ERROR, error=f"{type(error).__name__}: {error}")
     finally:
         idle.put(server)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
-"""Folder of the packages: the clone, or where the wheel is installed."""
+from stages.teach import messages
+from stages.teach.messages import Sentence
 
 
 class Exercise(NamedTuple):
@@ -226,7 +225,7 @@ def find_exercise(name: str) -> Exercise:
     """Finds an exercise by its name.
 
     Raises:
-        ValueError: if there is none; the message has a similar name.
+        ValueError: if there is none; its argument is a `Sentence`, which has a similar name.
 
     Example:
         >>> find_exercise("merge_pair").module
@@ -238,9 +237,26 @@ def find_exercise(name: str) -> Exercise:
     names = {exercise.name: exercise for chapter in COURSE for exercise in chapter.exercises}
     if name in names:
         return names[name]
-    near = difflib.get_close_matches(name, names, 1)
-    hint = f"did you mean {near[0]!r}?" if near else "intro2llm exercises list shows the chapters"
-    raise ValueError(f"unknown exercise {name!r}; {hint}")
+    near = difflib.get_close_matches(name, names, 1) or [n for n in names if len(name) > 2 and name in n]
+    if near:
+        raise ValueError(Sentence(messages.UNKNOWN_EXERCISE_NEAR, {"name": name, "near": near[0]}))
+    raise ValueError(Sentence(messages.UNKNOWN_EXERCISE, {"name": name}))
+
+
+def find_chapter(number: int) -> Chapter:
+    """Finds a chapter by its number.
+
+    Raises:
+        ValueError: if there is none; its argument is a `Sentence`.
+
+    Example:
+        >>> find_chapter(6).title
+        'LoRA and NF4'
+    """
+    for chapter in COURSE:
+        if chapter.number == number:
+            return chapter
+    raise ValueError(Sentence(messages.UNKNOWN_CHAPTER, {"number": number, "last": COURSE[-1].number}))
 
 
 def exercises_of_module(module: str) -> tuple[Exercise, ...]:
@@ -252,6 +268,11 @@ def exercises_of_module(module: str) -> tuple[Exercise, ...]:
     """
     exercises = [exercise for chapter in COURSE for exercise in chapter.exercises]
     return tuple(exercise for exercise in exercises if exercise.module == module)
+
+
+def course_modules() -> tuple[str, ...]:
+    """Returns the modules that have exercises, in the order of the course."""
+    return tuple(dict.fromkeys(exercise.module for chapter in COURSE for exercise in chapter.exercises))
 
 
 def module_path(module: str) -> str:

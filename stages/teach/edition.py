@@ -7,14 +7,20 @@ and files are replaced atomically.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from data_pipes.files import make_folder, write_atomically, writing
-from stages.teach.answers import UNREADABLE, find_mistake, read_file, say, write_file
+from stages.teach import messages
 from stages.teach.course import COURSE, exercises_of_module, find_exercise, module_path
+from stages.teach.files import BOM, Answer, read_answer, read_parsed
+from stages.teach.hint_record import RESET as RESTART
+from stages.teach.hint_record import read_hints, record_hint
 from stages.teach.merge import digest_functions, merge_work, reset_function
+from stages.teach.messages import Sentence
 from stages.teach.originals import plan_files, render_module
 from stages.teach.record import (
     FOLDER,
@@ -27,7 +33,7 @@ from stages.teach.record import (
     write_record,
 )
 from stages.teach.source import Level
-from stages.teach.translate import translate
+from stages.teach.translate import say
 
 ADDED = "added {path}"
 ADDED_AGAIN = "written again: {path} was deleted or moved"
@@ -35,11 +41,10 @@ UPDATED = "updated {path}, which you had not changed"
 MERGED = "updated {path}; kept your {functions}; the file as it was is {backup}"
 MERGED_NONE = "updated {path}; the file as it was is {backup}"
 KEPT_PAGE = "kept your {path}; ours has changed: delete it and start again to have ours"
-NOT_PARSED = "left {path} as it is: {reason}; correct it, and start again"
+LEFT = "{problem}; the file is left as it is: correct it, and start again"
 SIGNATURE = "{exercise}: the signature is now {signature}; your function is kept, adapt it"
 VANISHED = "{function} in {path} is no longer an exercise; yours is in {backup}"
 VANISHED_FILE = "{path} has no exercise any more; it is left as it is"
-IS_FOLDER = "it is a folder"
 RESET = "{exercise}: the body is taken out of {path}; the file as it was is {backup}"
 RESET_ADDED = (
     "{exercise}: {function} was not in {path} and is added at its end; the file as it was is {backup}"
@@ -112,6 +117,8 @@ def start(folder: Path, lang: str | None = None, level: Level | None = None) -> 
 def reset(folder: Path, name: str) -> str:
     """Takes the body of an exercise out again; the file is kept as a backup first.
 
+    The hints on the exercise start again with the first, and those that were taken stay counted.
+
     Args:
         folder: the edition.
         name: of the exercise.
@@ -133,32 +140,32 @@ def reset(folder: Path, name: str) -> str:
     if not (folder / path).exists():
         write_file(folder / path, new)
         write_record(folder, record._replace(files={**record.files, path: describe_written(new)}))
+        _restart_hints(folder, name)
         return say(RESET_FILE, record.lang, **words)
-    file = read_file(folder / path, path, record.lang)
+    file = read_answer(folder, exercise.module)
     try:
         text = reset_function(new, file.text, exercise.function)
     except SyntaxError as error:
-        raise ValueError(
-            say(RESET_PARSE, record.lang, **words, line=error.lineno or 1, message=error.msg)
-        ) from None
-    was_there = f"def {exercise.function}(" in file.text
+        fields = {**words, "line": error.lineno or 1, "message": error.msg}
+        raise ValueError(Sentence(RESET_PARSE, fields)) from None
+    was_there = re.search(rf"^(?:async\s+)?def\s+{exercise.function}\b", file.text, re.MULTILINE)
     backup = _back_up(folder, path)
     write_file(folder / path, text, file)
     write_record(folder, record)
+    _restart_hints(folder, name)
     return say(RESET if was_there else RESET_ADDED, record.lang, **words, backup=backup)
 
 
 def _check_folder(folder: Path) -> bool:
     """Tells if a folder is an edition (True) or empty; hidden entries, such as .git, do not count."""
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; give a folder, which may be new")
+    for each in (folder, *folder.parents):
+        if each.exists() and not each.is_dir():
+            raise NotADirectoryError(Sentence(messages.NOT_FOLDER, {"folder": each}))
     if (folder / RECORD).exists():
         return True
     visible = sorted(path.name for path in folder.glob("*") if not path.name.startswith("."))
     if visible:
-        raise FileExistsError(
-            f"{folder} is neither empty nor a student edition (it holds {visible[0]}); choose a new folder"
-        )
+        raise FileExistsError(Sentence(messages.NOT_EMPTY, {"folder": folder, "name": visible[0]}))
     return False
 
 
@@ -169,7 +176,7 @@ def _write_file(folder: Path, path: str, text: str, record: Record) -> tuple[lis
         write_file(folder / path, text)
         return [say(ADDED_AGAIN if before else ADDED, lang, path=path)], True
     if (folder / path).is_dir():
-        return [say(UNREADABLE, lang, path=path, reason=translate(IS_FOLDER, lang))], False
+        return [say(messages.UNREADABLE, lang, path=path, reason=Sentence(messages.IS_FOLDER, {}))], False
     data = (folder / path).read_bytes()
     if data == text.encode():
         return [], True
@@ -185,13 +192,12 @@ def _write_file(folder: Path, path: str, text: str, record: Record) -> tuple[lis
 
 def _merge_file(folder: Path, path: str, text: str, before: Written, lang: str) -> tuple[list[str], bool]:
     """Writes our new file with the learner's work in it; see `_write_file`."""
-    exercises = exercises_of_module(path.removesuffix(".py").replace("/", "."))
+    module = path.removesuffix(".py").replace("/", ".")
+    exercises = exercises_of_module(module)
     try:
-        file = read_file(folder / path, path, lang)
+        file = read_parsed(folder, module)
     except ValueError as error:
-        return [str(error)], False
-    if mistake := find_mistake(file.text, lang):
-        return [say(NOT_PARSED, lang, path=path, reason=mistake)], False
+        return [say(LEFT, lang, problem=error.args[0])], False
     written = {exercise.function: before.functions.get(exercise.function, "") for exercise in exercises}
     merged = merge_work(text, file.text, written)
     backup = _back_up(folder, path)
@@ -207,6 +213,27 @@ def _merge_file(folder: Path, path: str, text: str, before: Written, lang: str) 
         if function not in written and present.get(function, digest) != digest:
             lines.append(say(VANISHED, lang, function=function, path=path, backup=backup))
     return lines, True
+
+
+def _restart_hints(folder: Path, name: str) -> None:
+    """Lets the hints on an exercise start again; the next hint tells a damaged record."""
+    with suppress(ValueError):
+        if read_hints(folder).get(name):
+            record_hint(folder, name, RESTART, 0)
+
+
+def write_file(path: Path, text: str, like: Answer | None = None) -> None:
+    """Writes a file atomically, with the line endings and byte order mark of `like`.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    data = text.encode()
+    if like is not None:
+        data = like.bom * BOM + text.replace("\n", like.ending).encode()
+    with writing(path):
+        make_folder(path.parent)
+        write_atomically(path.resolve(), data)
 
 
 def _back_up(folder: Path, path: str) -> str:

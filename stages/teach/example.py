@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import ast
 import doctest
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from stages.teach import messages, overlay
+from stages.teach import messages
 from stages.teach.calls import Record, describe_error
 from stages.teach.course import Exercise
+from stages.teach.files import Answer, read_original
 from stages.teach.report import Result, fail
 from stages.teach.syntax import find_function
 from stages.teach.unsolved import Unsolved
 from stages.teach.verdict import describe_unsolved, judge_record
 
 
-def run_example(module: ModuleType, exercise: Exercise, record: Record, answer: Path) -> Result | None:
+def run_example(module: ModuleType, exercise: Exercise, record: Record, answer: Answer) -> Result | None:
     """Runs the examples of our docstring.
 
     Args:
@@ -31,9 +31,7 @@ def run_example(module: ModuleType, exercise: Exercise, record: Record, answer: 
     Returns:
         The failure, or None.
     """
-    node = find_function(
-        ast.parse(overlay.read_source(overlay.find_source(exercise.module))), exercise.function
-    )
+    node = find_function(ast.parse(read_original(exercise.module)), exercise.function)
     text = (ast.get_docstring(node) if node is not None else None) or ""
     names = {**vars(module), "torch": torch}
     example = doctest.DocTestParser().get_doctest(text, names, exercise.function, None, 0)

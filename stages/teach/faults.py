@@ -7,10 +7,13 @@ from collections import Counter
 from string import Formatter
 
 from stages.teach.docstring import NAMED
-from stages.teach.punctuation import widen_punctuation
+from stages.teach.punctuation import HAN, widen_punctuation
 
 CODE = re.compile(r"`[^`]*`")
 """A code span."""
+
+GAP = re.compile(rf"[{HAN}][A-Za-z0-9`]|[A-Za-z0-9`][{HAN}]")
+"""A Chinese character beside a letter, a digit or a code span."""
 
 
 def find_faults(text: str, translation: str, is_message: bool = False) -> list[str]:
@@ -23,7 +26,8 @@ def find_faults(text: str, translation: str, is_message: bool = False) -> list[s
 
     Returns:
         A sentence for each: code spans, the name of an item, fields or the number of lines differ; or the
-        translation cannot stand in a docstring; or a mark beside a Chinese character is not full-width.
+        translation cannot stand in a docstring; or a mark beside a Chinese character is not full-width; or a
+        word stands beside one without a blank.
 
     Example:
         >>> find_faults("Mean of `x`.", "均值.")
@@ -52,6 +56,8 @@ def find_faults(text: str, translation: str, is_message: bool = False) -> list[s
         faults.append("expected no spaces at the ends")
     if widen_punctuation(translation) != translation:
         faults.append(f"punctuation: expected {widen_punctuation(translation)}")
+    if gap := GAP.search(CODE.sub("`", translation)):
+        faults.append(f"expected a blank inside {gap.group()!r}")
     return faults
 
 

@@ -6,6 +6,7 @@ the check ends. Whatever the learner's code does, the check gives a Result.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import select
@@ -14,15 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.teach import messages, overlay
 from stages.teach.course import Exercise
+from stages.teach.files import ROOT
+from stages.teach.record import digest_answer
 from stages.teach.report import Result, fail, from_json
-from stages.teach.suite import find_suite, list_tests
+from stages.teach.suite import find_suite, list_libraries, list_tests
 from stages.teach.text_check import judge_text
 
 
@@ -30,8 +33,8 @@ class Limits(NamedTuple):
     """Limits of a check.
 
     Fields:
-        seconds: for the imports and the example; the tests have their time beside it.
-        stage_seconds: for the import, for the example, and for each test.
+        seconds: of work for the imports and the example; the tests have their time beside it.
+        stage_seconds: of work for the import, for the example, and for each test.
         per_second: seconds for each second that the tests of the table took.
         megabytes: of memory that the check may allocate.
         kilobytes: of text that the learner's code may print.
@@ -48,6 +51,9 @@ class Limits(NamedTuple):
 
 LIMITS = Limits()
 
+WAIT = 4.0
+"""Longest wait for a second of work: on a busy machine, or of code that sleeps."""
+
 
 class Server(NamedTuple):
     """A running `stages.teach.server`, and what it has said that is not read yet."""
@@ -57,6 +63,9 @@ class Server(NamedTuple):
     unread: bytearray
 
 
+LIBRARIES = ("pytest", "hypothesis")
+"""Libraries of the extra `exercises` that the check runs tests with."""
+
 SHOWN = 1000
 """Characters of the learner's own output in a result."""
 
@@ -64,19 +73,35 @@ TICK = 0.02
 """Seconds between two looks at a worker."""
 
 
+LEFT_OUT = (
+    overlay.VARIABLE,
+    "PYTHONDEVMODE",
+    "PYTHONINSPECT",
+    "PYTHONOPTIMIZE",
+    "PYTHONPROFILEIMPORTTIME",
+    "PYTHONVERBOSE",
+    "PYTHONWARNINGS",
+)
+"""Variables that the server does not get: without its `assert` a test passes, and a warning is no mistake."""
+
+
 @contextmanager
 def open_server(limits: Limits = LIMITS) -> Iterator[Server]:
-    """Starts the process that forks workers, and ends it with the block. It imports torch meanwhile."""
-    environment = {name: value for name, value in os.environ.items() if name != overlay.VARIABLE}
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([root, *filter(None, [environment.get("PYTHONPATH")])])
-    changes = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    """Starts the process that forks workers, and ends it with the block. It imports torch meanwhile.
+
+    It starts in the folder of the packages: a learner's folder has packages of the same names.
+
+    Raises:
+        ModuleNotFoundError: if a library of the extra `exercises` is not installed.
+    """
+    _check_installed()
     pipe = subprocess.PIPE
     process = subprocess.Popen(
         [sys.executable, "-m", "stages.teach.server"],
         stdin=pipe,
         stdout=pipe,
-        env=environment | changes,
+        env=choose_environment(os.environ),
+        cwd=ROOT,  # in the learner's folder, a file such as random.py would be imported
         start_new_session=True,
     )
     try:
@@ -95,6 +120,19 @@ def open_server(limits: Limits = LIMITS) -> Iterator[Server]:
             process.wait()
 
 
+def choose_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Chooses the environment of the server: without what makes a result depend on the learner's shell.
+
+    Example:
+        >>> choose_environment({"PYTHONOPTIMIZE": "2", "LANG": "C"})["LANG"]
+        'C'
+    """
+    kept = {name: value for name, value in environment.items() if name not in LEFT_OUT}
+    path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
+    changes = {"PYTHONPATH": path, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+    return kept | changes | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+
+
 def check(folder: Path, exercise: Exercise, server: Server, *, speed: bool = False) -> Result:
     """Checks one exercise of a learner's folder.
 
@@ -108,11 +146,22 @@ def check(folder: Path, exercise: Exercise, server: Server, *, speed: bool = Fal
     Returns:
         The result; its fields name the learner's file relative to `folder`.
     """
-    start = time.monotonic()
+    start, digest = time.monotonic(), digest_answer(folder, exercise)
     result = judge_text(folder, exercise)
     if result is None:
         result = _run_worker(folder, exercise, server, speed)
-    return result._replace(seconds=round(time.monotonic() - start, 2))
+    is_same = digest_answer(folder, exercise) == digest
+    return result._replace(seconds=round(time.monotonic() - start, 2), digest=digest if is_same else "")
+
+
+def _check_installed() -> None:
+    """Raises ModuleNotFoundError if a library that the check runs tests with is not installed."""
+    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"the check needs {' and '.join(LIBRARIES)}; not installed: {', '.join(missing)}; "
+            "pip install 'intro2llm[exercises]'"
+        )
 
 
 def _run_worker(folder: Path, exercise: Exercise, server: Server, speed: bool) -> Result:
@@ -125,6 +174,7 @@ def _run_worker(folder: Path, exercise: Exercise, server: Server, speed: bool) -
             "exercise": exercise,
             "tests": tests.ids,
             "suite": str(suite or ""),
+            "libraries": list_libraries(suite, tests.ids) if suite and not speed else [],
             "scratch": scratch,
             "megabytes": server.limits.megabytes,
             "speed": speed,
@@ -135,14 +185,15 @@ def _run_worker(folder: Path, exercise: Exercise, server: Server, speed: bool) -
         seconds = server.limits.seconds + server.limits.per_second * tests.seconds
         result = _watch(server, Path(scratch), exercise, seconds)
         output = _read_output(Path(scratch) / "output")
-        return _shorten(result._replace(output=output), folder)
+        return result._replace(output=output)
 
 
 def _ask(server: Server, request: dict[str, Any]) -> None:
-    """Sends a request to the server."""
+    """Sends a request to the server; what it says next tells if it has ended."""
     assert server.process.stdin is not None
-    server.process.stdin.write((json.dumps(request) + "\n").encode("utf8"))
-    server.process.stdin.flush()
+    with suppress(BrokenPipeError):
+        server.process.stdin.write((json.dumps(request) + "\n").encode("utf8"))
+        server.process.stdin.flush()
 
 
 def _read(server: Server, seconds: float, key: str) -> Any:
@@ -167,17 +218,17 @@ def _watch(server: Server, scratch: Path, exercise: Exercise, seconds: float) ->
     pid = _read(server, limits.start_seconds, "pid")
     if pid is None:
         return fail(name, "error", messages.ERROR, error="the server of checks ended")
-    start = changed = time.monotonic()
+    start = changed = (time.monotonic(), _work_seconds(pid))
     stage, failed, status = "", None, None
     while status is None and failed is None:
         status = _read(server, TICK, "status")
         if server.process.poll() is not None:
             return fail(name, "error", messages.ERROR, error="the server of checks ended")
-        now = time.monotonic()
+        now = (time.monotonic(), _work_seconds(pid))
         if (current := _read_stage(scratch)) != stage:
             stage, changed = current, now
-        if now - start > seconds or now - changed > limits.stage_seconds:
-            fields = {"seconds": round(now - changed), "stage": stage or messages.START}
+        if _exceeds(start, now, seconds) or _exceeds(changed, now, limits.stage_seconds):
+            fields = {"seconds": round(now[0] - changed[0]), "stage": stage or messages.START}
             failed = fail(name, "slow", messages.SLOW, **fields)
         elif _size(scratch / "output") > limits.kilobytes * 1000:
             failed = fail(name, "purity", messages.PRINTS, limit=limits.kilobytes)
@@ -190,11 +241,26 @@ def _watch(server: Server, scratch: Path, exercise: Exercise, seconds: float) ->
     return failed or _read_result(scratch, exercise, status or 0, limits)
 
 
+def _exceeds(start: tuple[float, float], now: tuple[float, float], limit: float) -> bool:
+    """The work since `start` is more than the limit allows, or the wait for it is."""
+    return now[1] - start[1] > limit or now[0] - start[0] > WAIT * limit
+
+
+def _work_seconds(pid: int) -> float:
+    """Processor seconds of a process and its ended children; the clock where the system does not tell it."""
+    if not Path("/proc/self/stat").exists():
+        return time.monotonic()
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
 def _read_result(scratch: Path, exercise: Exercise, status: int, limits: Limits) -> Result:
     """The result that a worker wrote, or what its end says."""
-    written = scratch / "result"
-    if written.is_file():
-        result = from_json(written.read_text("utf8"))
+    result = _read_written(scratch / "result")
+    if result is not None:
         exercise_fields = dict(result.fields)
         if result.kind == "memory":
             exercise_fields["limit"] = limits.megabytes
@@ -205,6 +271,14 @@ def _read_result(scratch: Path, exercise: Exercise, status: int, limits: Limits)
     if status >= 0:
         return fail(exercise.name, "exit", messages.EXIT_CODE, code=status)
     return fail(exercise.name, "exit", messages.EXIT, reason=signal.Signals(-status).name)
+
+
+def _read_written(path: Path) -> Result | None:
+    """The result in a worker's file; None if there is none, or something else was written there."""
+    try:
+        return from_json(path.read_text("utf8"))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _read_stage(scratch: Path) -> str:
@@ -240,11 +314,3 @@ def _resident_megabytes(pid: int) -> float:
     except (OSError, IndexError, ValueError):
         return 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def _shorten(result: Result, folder: Path) -> Result:
-    """The result with the learner's paths relative to the edition."""
-    fields = dict(result.fields)
-    if "path" in fields and Path(fields["path"]).is_absolute():
-        fields["path"] = os.path.relpath(fields["path"], folder)
-    return result._replace(fields=fields)

@@ -8,31 +8,39 @@ such a mark, the first step of all. Its hints are 2 to 5. After 5 the hints go o
 even if this one is still not written, and the body comes after the last step. Where the example shows nothing
 of a step, hint 3 says why, and 4 is left out.
 
-The hints that were taken are kept by `hint_record`.
+The hints that were taken are kept by `hint_record`. After a reset of the exercise they start again with the
+formula; a hint that is given again is not counted again.
 """
 
 from __future__ import annotations
 
 import ast
-import datetime
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from stages.teach import messages
-from stages.teach.answers import read_answer
 from stages.teach.course import Exercise, find_exercise, module_path
-from stages.teach.hint_record import HINTS, Given, back_up_hints, read_hints, write_hints
+from stages.teach.files import read_answer, read_original
+from stages.teach.hint_record import (
+    HINTS,
+    Given,
+    back_up_hints,
+    count_given,
+    read_hints,
+    record_hint,
+    select_current,
+)
 from stages.teach.marks import Mark, cut_step, find_written, list_marks, list_numbers
-from stages.teach.originals import read_original
+from stages.teach.prose import translate_source
 from stages.teach.record import read_record
 from stages.teach.sections import find_formula, find_sentences
 from stages.teach.show import cut_body
 from stages.teach.syntax import find_function, parse_source
 from stages.teach.trace import Trace, run_trace
 from stages.teach.tracer import StepTrace, Variable
-from stages.teach.translate import translate
+from stages.teach.translate import read_catalogues, say, say_error, translate
 
 RunTrace = Callable[[Sequence[str]], list[Trace]]
 """Runs the examples of exercises."""
@@ -104,12 +112,12 @@ def give_hint(folder: Path, name: str, *, trace: RunTrace = run_trace) -> str:
     hints, notes = _read_hints(folder, lang)
     steps, note = _list_open(folder, reference, lang)
     given = hints.get(name, ())
-    hint = make_hint(reference, given, steps, lang=lang, trace=trace)
-    if (hint.level, hint.step) not in [(each.level, each.step) for each in given]:
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        given = (*given, Given(hint.level, hint.step, now))
-        write_hints(folder, {**hints, name: given})
-    count = translate(messages.HINT_COUNT, lang).format(count=len(given))
+    current = select_current(given)
+    hint = make_hint(reference, current, steps, lang=lang, trace=trace)
+    if (hint.level, hint.step) not in [(each.level, each.step) for each in current]:
+        record_hint(folder, name, hint.level, hint.step)
+        given = (*given, Given(hint.level, hint.step, ""))
+    count = say(messages.HINT_COUNT, lang, count=count_given(given))
     return "\n".join([*notes, *note, hint.text, count])
 
 
@@ -185,7 +193,7 @@ def make_hint(
         subject=translate(SUBJECTS[level], lang),
     )
     lines = describe_hint(reference, level, step, shown, lang)
-    return Hint(level, step, "\n".join([f"{head}:", *(f"  {line}".rstrip() for line in lines)]))
+    return Hint(level, step, "\n".join([head, *(f"  {line}".rstrip() for line in lines)]))
 
 
 def describe_hint(reference: Reference, level: int, step: int, trace: Trace, lang: str) -> list[str]:
@@ -206,11 +214,12 @@ def describe_hint(reference: Reference, level: int, step: int, trace: Trace, lan
         return "\n\n".join(translate(paragraph, lang) for paragraph in paragraphs).splitlines()
     if level == SENTENCE:
         return [translate(find_sentences(reference.docstring)[step], lang)]
+    if level in (SHAPES, NUMBERS):
+        return list(_describe_values(get_step(trace, step), trace.error, level, lang))
+    text, function = translate_source(reference.text, read_catalogues(lang)), reference.exercise.function
     if level == CODE:
-        return cut_step(reference.text, reference.marks, step).splitlines()
-    if level == BODY:
-        return cut_body(reference.text, reference.exercise.function)
-    return list(_describe_values(get_step(trace, step), trace.error, level, lang))
+        return cut_step(text, list_marks(text, function), step).splitlines()
+    return cut_body(text, function)
 
 
 def read_reference(exercise: Exercise) -> Reference:
@@ -236,13 +245,12 @@ def _list_open(folder: Path, reference: Reference, lang: str) -> tuple[list[int]
     """The steps to give hints on, and a line if the learner's file cannot be read."""
     module = reference.exercise.module
     try:
-        return list_open_steps(reference, read_answer(folder, module, lang)), []
+        return list_open_steps(reference, read_answer(folder, module).text), []
     except SyntaxError as error:
-        note = translate(messages.HINT_SYNTAX, lang).format(
-            path=module_path(module), line=error.lineno or 1, error=error.msg
-        )
+        fields = {"path": module_path(module), "line": error.lineno or 1, "error": error.msg}
+        note = say(messages.HINT_SYNTAX, lang, **fields)
     except ValueError as error:
-        note = str(error)
+        note = say_error(error, lang)
     return _list_steps(reference), [note]
 
 

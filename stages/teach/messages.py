@@ -4,14 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
-PASSED = "{exercise}: passed; {calls} calls equal ours, {tests} tests pass, {seconds} s"
+
+class Sentence(NamedTuple):
+    """A sentence with its fields; as the only argument of an error it can be translated (`translate.say`).
+
+    Fields:
+        text: English, with format fields.
+        fields: what to fill in there; a value may be a Sentence.
+
+    Example:
+        >>> str(ValueError(Sentence("{path} is missing", {"path": "a.py"})))
+        'a.py is missing'
+    """
+
+    text: str
+    fields: Mapping[str, object]
+
+    def __str__(self) -> str:
+        """Returns the sentence in English."""
+        return self.text.format(**self.fields)
+
+
+PASSED = "{exercise}: passed; {calls}, {tests}, {seconds} s"
+CALL = "1 call equals ours"
+CALLS = "{count} calls equal ours"
+TEST_PASSED = "1 test passes"
+TESTS_PASSED = "{count} tests pass"
 FAILED = "{exercise}: {kind}"
-AT_STEP = "at step {step}"
-INPUT = "input"
-EXPECTED = "expected"
-GOT = "got"
-OUTPUT = "printed by your code"
+FAILED_AT_STEP = "{exercise}: {kind}, at step {step}"
+INPUT = "input:"
+EXPECTED = "expected:"
+GOT = "got:"
+OUTPUT = "printed by your code:"
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
@@ -38,33 +64,41 @@ KINDS: Mapping[str, str] = MappingProxyType(
 UNSOLVED = "the body of {function} still raises Unsolved; write it in {path}, line {line}"
 UNSOLVED_CALL = "a part of {function} still raises Unsolved"
 SYNTAX = "{path}, line {line}: {error}"
-NO_FILE = "{path} does not exist; `intro2llm exercises reset` writes it again"
+NO_FILE = "{path} is missing; `intro2llm exercises start {folder}` writes it again"
+NOT_TEXT = "{path} cannot be read: not UTF-8, byte {position}; save it as UTF-8"
+UNREADABLE = "{path} cannot be read: {reason}"
+IS_FOLDER = "it is a folder"
+NO_PERMISSION = "you have no permission to read it"
 MISSING = (
-    "{path} has no function {function} at its top level; `intro2llm exercises reset` writes the file again"
+    "{path} has no function {function} at its top level; "
+    "`intro2llm exercises reset {folder} {exercise}` adds it"
 )
 SIGNATURE = "{path}, line {line}: the parameters of {function} differ from ours; write {expected}"
 REFUSED = "{path}, line {line}: an answer may not use {name}"
 REFUSED_IMPORT = "{path}, line {line}: an answer may not import {name}"
+IMPORTS_ALL = "{path}, line {line}: write the names that you import instead of *"
 REFUSED_EVENT = "{function} tried to {action}, and an answer may not"
 RAISES = "{function} raised {error}"
 RAISES_AT = "{function} raised {error} in line {line}: {code}"
 RAISES_AT_IMPORT = "{path} raised {error} in line {line}: {code}"
 RAISES_NOT = "{function} should refuse this input, and returned a value"
 RAISES_OTHER = "{function} should refuse this input with another error"
+NOTHING = "{place} is None; a `return` may be missing"
 TYPE = "{place} should be of another type"
-LENGTH = "{place} should have another length"
+LENGTH = "{place} has the length {length}, and should have {wanted}"
 KEYS = "{place} should have other keys"
 SHAPE = "{place} should have another shape"
 DTYPE = "{place} should have another dtype"
 DEVICE = "{place} should be on another device"
 VALUE = "{place} is wrong"
-VALUES = "{place} is wrong: {different} of {total} numbers, the first at {index}"
+VALUES = "{place} is wrong: {different} of {total} numbers, such as that at {index}"
 RESULT = "result"
 GRADIENT = "the gradient of the result with respect to {place} is wrong"
 GRADIENT_MISSING = "{place} should carry a gradient, and does not"
 GRADIENT_EXTRA = "{place} should carry no gradient; detach it"
 CHANGED_ARGUMENT = "{function} changed its argument {place}; write into a copy"
 CHANGED_STATE = "{function} changed {name} of the whole process"
+CHANGED_AT_IMPORT = "the top of {path} changed {name} of the whole process; leave it as it is"
 PRINTS = "the code printed more than {limit} KB"
 DOCTEST = "the example of the docstring gives another result"
 TEST = "{test} fails, though no call with plain tensors differs: {error}"
@@ -76,14 +110,16 @@ EXIT_CODE = "the process ended (exit code {code}) before the check was complete"
 EXIT = "the process ended ({reason}) before the check was complete"
 ERROR = "{error}; this is a mistake of the check, not yours"
 COUNT = "{passed} passed, {wrong} wrong, {unsolved} not solved yet"
+LEFT_OUT = "{student}: left out, as it is no folder of exercises: it has none of the course's packages"
+NOT_KEPT = "the result is not kept: {reason}"
 WATCHING = "watching {folder}: save a file to check it again, Ctrl-C to end"
 SHOW_LATER = "ours is shown beside yours once yours passes"
 YOURS = "yours"
 OURS = "ours"
 SPEED = "a call of the example: yours {learner}, ours {ours}"
 
-HINT = "{exercise}: hint {level} of 6, {subject}"
-HINT_OF_STEP = "{exercise}: hint {level} of 6 on step {step} of {steps}, {subject}"
+HINT = "{exercise}: hint {level} of 6, {subject}:"
+HINT_OF_STEP = "{exercise}: hint {level} of 6 on step {step} of {steps}, {subject}:"
 HINT_FORMULA = "the formula"
 HINT_SENTENCE = "what it does"
 HINT_SHAPES = "shapes and types after it in the docstring's example"
@@ -100,7 +136,38 @@ HINT_NOTHING_ASSIGNED = (
 HINT_NO_TRACE = "the example could not be run ({error})"
 HINT_COUNT = "hints taken: {count}"
 HINT_SYNTAX = "{path}, line {line}: {error}; the hints are on all steps, until the file parses"
+DAMAGED_HINTS = "{path} is damaged: {reason}; the next hint keeps it as a backup, and the hints start again"
+NO_HINTS = "expected a list of level, step and time for each exercise"
 HINT_DAMAGED = "{path} was damaged and is kept as {backup}; the hints start again"
+
+NO_EDITION = (
+    "{folder} is not a student edition ({record} is missing); `intro2llm exercises start {folder}` makes "
+    "one in an empty or new folder"
+)
+DAMAGED_RECORD = (
+    "{path} is damaged: {reason}; restore it, or start an edition in a new folder and copy your files there"
+)
+NO_RECORD = "not the record of an edition"
+NOT_EMPTY = "{folder} is neither empty nor a student edition (it holds {name}); choose a new folder"
+NOT_FOLDER = "{folder} is a file; give a folder, which may be new"
+UNKNOWN_EXERCISE = (
+    "unknown exercise {name!r}; `intro2llm exercises list FOLDER CHAPTER` shows those of a chapter"
+)
+UNKNOWN_CHAPTER = "there is no chapter {number}; the chapters are 1 to {last}"
+UNKNOWN_EXERCISE_NEAR = "unknown exercise {name!r}; did you mean {near!r}?"
+
+NO_CLASS = "{folder}: expected a folder with one folder for each student, and there is none"
+NO_STUDENT = (
+    "{folder}: expected a folder with one folder for each student, made by `intro2llm exercises start`; "
+    "none of its folders is one"
+)
+ONE_FILE = "--junit and --csv name one file, {path}; give each its own"
+
+FILE_LEFT_OUT = "{problem}; ours is used for this file"
+FUNCTION_LEFT_OUT = "{problem}; ours is used for this function"
+SIGNATURE_SERVED = (
+    "{path}, line {line}: the parameters of {function} differ from ours; expected {expected}, got {got}"
+)
 
 START_PROCESS = "start a process"
 FORK = "fork"
@@ -114,6 +181,8 @@ WRITE_FILE = "write a file"
 USE_NETWORK = "use the network"
 LOAD_LIBRARY = "load a library"
 READ_SOURCE = "read our source"
+EXECUTE_TEXT = "execute text as code"
+READ_FRAME = "read the code or the variables of another function"
 
 DEFAULT_DTYPE = "torch's default dtype"
 GRAD_MODE = "torch's grad mode"
@@ -121,7 +190,16 @@ INFERENCE_MODE = "torch's inference mode"
 THREADS = "the number of torch's threads"
 DETERMINISTIC_MODE = "torch's deterministic mode"
 MATMUL_PRECISION = "torch's matmul precision"
+MKLDNN_MODE = "torch's mkldnn settings"
+DENORMAL_MODE = "torch's flushing of denormal numbers"
+AUTOCAST_MODE = "torch's autocast"
+ATTENTION_KERNELS = "torch's choice of attention kernels"
+DEFAULT_DEVICE = "torch's default device"
+ANOMALY_MODE = "torch's anomaly detection"
 RANDOM_STATE = "the state of torch's random generator"
+PYTHON_RANDOM_STATE = "the state of Python's random generator"
+NUMPY_RANDOM_STATE = "the state of NumPy's random generator"
+RECURSION_LIMIT = "Python's recursion limit"
 
 START = "start"
 IMPORT = "import"

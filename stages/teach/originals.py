@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.teach.course import COURSE, ROOT, exercises_of_module, module_path
+from stages.teach.course import COURSE, course_modules, exercises_of_module, module_path
+from stages.teach.files import read_original
 from stages.teach.markdown import translate_markdown
 from stages.teach.prose import translate_source
 from stages.teach.source import Level, leave_out
@@ -12,11 +13,6 @@ from stages.teach.translate import read_catalogues
 
 PAGES = Path(__file__).resolve().parent / "pages"
 CHAPTERS = Path(__file__).resolve().parent / "chapters"
-
-
-def read_original(module: str) -> str:
-    """Reads our source of a module, without importing it."""
-    return (ROOT / module_path(module)).read_text(encoding="utf-8")
 
 
 def render_module(module: str, lang: str, level: Level) -> str:
@@ -27,11 +23,6 @@ def render_module(module: str, lang: str, level: Level) -> str:
     """
     functions = {exercise.function: exercise.name for exercise in exercises_of_module(module)}
     return translate_source(leave_out(read_original(module), functions, level), read_catalogues(lang))
-
-
-def course_modules() -> tuple[str, ...]:
-    """Returns the modules that have exercises, in the order of the course."""
-    return tuple(dict.fromkeys(exercise.module for chapter in COURSE for exercise in chapter.exercises))
 
 
 def plan_files(lang: str, level: Level) -> dict[str, str]:

@@ -20,8 +20,19 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
-from stages.teach.course import COURSE, ROOT, find_exercise, module_path
-from stages.teach.source import compose, find_differences, is_solved
+from stages.teach import messages
+from stages.teach.course import (
+    COURSE,
+    Exercise,
+    course_modules,
+    exercises_of_module,
+    find_exercise,
+    module_path,
+)
+from stages.teach.files import Answer, read_answer, read_original, read_parsed
+from stages.teach.messages import Sentence
+from stages.teach.source import compose, is_solved
+from stages.teach.syntax import describe_signature, find_function, parse_source
 
 VARIABLE = "INTRO2LLM_WITH"
 """Environment variable: the learner's folder whose functions this process and those that it starts use."""
@@ -37,20 +48,21 @@ class Served(NamedTuple):
         functions: dotted name of a module -> names of the learner's functions in it that are served.
         exercises: names of the exercises that are served.
         total: number of exercises of the course.
-        unreadable: path of each file that does not parse, with line and message; ours is used.
+        left_out: files that cannot be read, and functions with other parameters than ours, a sentence for
+            each; ours is used.
     """
 
     functions: Mapping[str, tuple[str, ...]]
     exercises: tuple[str, ...]
     total: int
-    unreadable: tuple[tuple[str, int, str], ...]
+    left_out: tuple[Sentence, ...]
 
 
 class Loader(importlib.machinery.SourceFileLoader):
     """Loads our module with functions of the learner's file in it."""
 
     def __init__(
-        self, name: str, path: str, answer: Path, functions: Collection[str], execute: Execute
+        self, name: str, path: str, answer: Answer, functions: Collection[str], execute: Execute
     ) -> None:
         super().__init__(name, path)
         self.answer, self.functions, self.execute = answer, functions, execute
@@ -58,8 +70,8 @@ class Loader(importlib.machinery.SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         """Executes the parts of the composed module."""
         original = importlib.util.decode_source(self.get_data(self.path))
-        answer = read_source(self.answer)
-        for part in compose(original, self.path, answer, str(self.answer), self.functions):
+        answer = self.answer
+        for part in compose(original, self.path, answer.text, str(answer.path), self.functions):
             code = compile(part.tree, part.path, "exec", flags=future_flags(original), dont_inherit=True)
             self.execute(code, module.__dict__)
 
@@ -80,7 +92,7 @@ class Finder(importlib.abc.MetaPathFinder):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
-            answer, functions = answer_path(self.folder, name), self.served.functions[name]
+            answer, functions = read_answer(self.folder, name), self.served.functions[name]
             spec.loader = Loader(name, spec.loader.path, answer, functions, self.execute)
         return spec
 
@@ -116,65 +128,32 @@ def find_served(folder: Path, names: Collection[str] | None = None) -> Served:
 
     Args:
         folder: the edition's folder.
-        names: of exercises, solved or not; None takes all that are solved, in files that parse.
+        names: of exercises, solved or not; None takes all that are solved, in files that parse, with our
+            parameters.
     """
-    exercises = [each for chapter in COURSE for each in chapter.exercises]
+    course = [each for chapter in COURSE for each in chapter.exercises]
     if names is not None:
-        exercises = [find_exercise(name) for name in names]
-    functions: dict[str, tuple[str, ...]] = {}
-    served: list[str] = []
-    unreadable: dict[str, tuple[str, int, str]] = {}
-    for exercise in exercises:
-        path = answer_path(folder, exercise.module)
-        if str(path) in unreadable or not path.is_file():
+        chosen = [find_exercise(name) for name in names]
+        return Served(_group_functions(chosen), tuple(each.name for each in chosen), len(course), ())
+    served: list[Exercise] = []
+    left_out: list[Sentence] = []
+    for module in course_modules():
+        try:
+            text = read_parsed(folder, module).text
+        except ValueError as error:
+            left_out.append(Sentence(messages.FILE_LEFT_OUT, {"problem": error.args[0]}))
             continue
-        text, mistake = read_answer(path)
-        if mistake is not None and names is None:
-            unreadable[str(path)] = (str(path), *mistake)
-        elif names is not None or is_solved(text, exercise.function):
-            served.append(exercise.name)
-            functions[exercise.module] = (*functions.get(exercise.module, ()), exercise.function)
-    total = sum(len(chapter.exercises) for chapter in COURSE)
-    return Served(functions, tuple(served), total, tuple(unreadable.values()))
+        solved = [each for each in exercises_of_module(module) if is_solved(text, each.function)]
+        problems = [_compare_signature(each, text) for each in solved]
+        left_out += [problem for problem in problems if problem]
+        served += [each for each, problem in zip(solved, problems, strict=True) if not problem]
+    names = [each.name for each in course if each in served]
+    return Served(_group_functions(served), tuple(names), len(course), tuple(left_out))
 
 
 def find_installed() -> Served | None:
     """Returns what the overlay of this process serves; None if none is installed."""
     return next((finder.served for finder in sys.meta_path if isinstance(finder, Finder)), None)
-
-
-def answer_path(folder: Path, module: str) -> Path:
-    """Returns the path of a module's file in a learner's folder."""
-    return folder / module_path(module)
-
-
-def find_source(module: str) -> Path:
-    """Finds the file of one of our modules, without importing it."""
-    return ROOT / module_path(module)
-
-
-def read_source(path: Path) -> str:
-    """Reads a source file as Python does: its encoding, a byte order mark, any line ending.
-
-    Raises:
-        SyntaxError: for bytes that are no text in the file's encoding.
-    """
-    try:
-        return importlib.util.decode_source(path.read_bytes())
-    except UnicodeDecodeError as error:
-        raise SyntaxError(f"not UTF-8 ({error.reason})") from None
-
-
-def read_answer(path: Path) -> tuple[str, tuple[int, str] | None]:
-    """Reads a learner's file; returns its text, and line and message of what does not parse."""
-    try:
-        text = read_source(path)
-    except SyntaxError as error:
-        return "", (1, error.msg)
-    for difference in find_differences("", text, ()):
-        if difference.kind == "syntax":
-            return text, (difference.line, difference.name)
-    return text, None
 
 
 def future_flags(text: str) -> int:
@@ -185,3 +164,25 @@ def future_flags(text: str) -> int:
             for alias in node.names:
                 flags |= getattr(__future__, alias.name).compiler_flag
     return flags
+
+
+def _group_functions(exercises: Sequence[Exercise]) -> dict[str, tuple[str, ...]]:
+    """Dotted name of each module -> names of the functions of these exercises in it."""
+    functions: dict[str, tuple[str, ...]] = {}
+    for exercise in exercises:
+        functions[exercise.module] = (*functions.get(exercise.module, ()), exercise.function)
+    return functions
+
+
+def _compare_signature(exercise: Exercise, text: str) -> Sentence | None:
+    """A sentence on a function whose parameters differ from ours; None if they do not."""
+    sources = read_original(exercise.module), text
+    own, other = (find_function(parse_source(source), exercise.function) for source in sources)
+    if own is None or other is None:
+        return None
+    expected, got = describe_signature(own), describe_signature(other)
+    if expected == got:
+        return None
+    fields = {"path": module_path(exercise.module), "line": other.lineno, "function": exercise.function}
+    problem = Sentence(messages.SIGNATURE_SERVED, {**fields, "expected": expected, "got": got})
+    return Sentence(messages.FUNCTION_LEFT_OUT, {"problem": problem})

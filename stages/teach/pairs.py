@@ -20,16 +20,27 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from stages.teach import messages
-from stages.teach.calls import Record, Report, attempt, describe_call, judge_outcomes, run_as
-from stages.teach.guard import find_changed_setting, read_torch_state
+from stages.teach.calls import Outcome, Record, Report, attempt, describe_call, judge_outcomes, run_as
+from stages.teach.guard import (
+    find_changed_setting,
+    read_functions,
+    read_process_state,
+    restore_functions,
+)
 from stages.teach.probes import probe_call
-from stages.teach.values import Mismatch, copy_value, find_mismatch, list_tensors
+from stages.teach.values import Mismatch, copy_value, find_mismatch, list_tensors, list_texts
 
 SECONDS_OF_PROBES = 0.05
-"""A call that takes longer is not repeated with other numbers, nor for its gradient."""
+"""A call that takes more processor seconds is not repeated with other numbers, nor for its gradient."""
 
-PROBED_CALLS = 12
-"""Calls that are repeated with other numbers and for their gradient, at most."""
+PROBED_CALLS, PROBED_CALLS_OF_A_VARIANT, MOST_PROBED_CALLS = 12, 3, 60
+"""Calls that are repeated with other numbers and for their gradient, at most: the first ones, and the first
+ones with each combination of texts among the arguments, which choose a variant; and of all together."""
+
+PROBED_TENSORS, SPOILED_TENSORS = 360, 180
+"""Tensors in the arguments of the calls that are repeated, all together. After the first number only the
+first call with each combination of texts is repeated; after the second, without arguments of a wrong shape or
+dtype. A whole model is called 60 times for one repetition."""
 
 COMPARED_CALLS = 2000
 """Calls that are compared, at most."""
@@ -58,15 +69,15 @@ def _call_both(learner: Callable, ours: Callable, record: Record, args: tuple, k
     stack: list[str] = getattr(record.running, "stack", [])
     if stack and stack[-1] == "ours":
         return ours(*args, **kwargs)
-    if stack or record.reports or record.counts["calls"] >= COMPARED_CALLS or not _can_compare(args, kwargs):
+    if stack or record.reports or record.counts["calls"] >= COMPARED_CALLS:
         return run_as(record, "learner", learner, args, kwargs)
+    if not _can_compare(args, kwargs):
+        return _run_uncompared(record, learner, args, kwargs)
     record.counts["calls"] += 1
     args, kwargs, twins, named_twins = _copy_arguments(args, kwargs)
-    state = read_torch_state()
-    start = time.perf_counter()
-    outcome = attempt(record, "learner", learner, args, kwargs)
-    duration = time.perf_counter() - start
-    changed = find_changed_setting(state, read_torch_state())
+    start = time.thread_time()
+    outcome, changed = _attempt_watched(record, learner, args, kwargs)
+    duration = time.thread_time() - start
     originals = copy_value((twins, named_twins)) if not _has_iterator(args, kwargs) else None
     if originals is not None and not record.inputs:
         record.inputs.append(originals)
@@ -88,19 +99,62 @@ def _call_both(learner: Callable, ours: Callable, record: Record, args: tuple, k
     )
 
 
+def _run_uncompared(record: Record, learner: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Calls the learner's function without ours; a function that it replaces is reported."""
+    functions = read_functions()
+    try:
+        return run_as(record, "learner", learner, args, kwargs)
+    finally:
+        changed = restore_functions(functions)
+        if changed and not record.reports:
+            record.reports.append(Report(_describe_change(record, changed), "", 0))
+
+
+def _attempt_watched(
+    record: Record, learner: Callable, args: tuple, kwargs: dict[str, Any]
+) -> tuple[Outcome, str]:
+    """Calls the learner's function; gives the outcome, and what it changed of the whole process, or ""."""
+    functions, state = read_functions(), read_process_state()
+    outcome = attempt(record, "learner", learner, args, kwargs)
+    replaced = restore_functions(functions)
+    return outcome, find_changed_setting(state, read_process_state()) or replaced
+
+
+def _describe_change(record: Record, changed: str) -> Mismatch:
+    """The mismatch that a change of the whole process is."""
+    fields = {"function": record.function, "name": changed}
+    return Mismatch("purity", messages.CHANGED_STATE, fields, "", "")
+
+
 def _probe(
     learner: Callable, ours: Callable, record: Record, originals: tuple[tuple, dict[str, Any]]
 ) -> tuple[Mismatch | None, tuple[tuple, dict[str, Any]]]:
     """Repeats a call with other numbers; the mismatch, if any, and the arguments that show it."""
-    if record.counts["probes"] >= PROBED_CALLS:
+    spoil = record.counts["probed tensors"] < SPOILED_TENSORS
+    if not _choose_probe(record, originals):
         return None, originals
-    record.counts["probes"] += 1
     try_learner = functools.partial(attempt, record, "learner", learner)
     try_ours = functools.partial(attempt, record, "ours", ours)
-    report = probe_call(try_learner, try_ours, *originals)
+    functions = read_functions()
+    report = probe_call(try_learner, try_ours, *originals, spoil=spoil)
+    if changed := restore_functions(functions):
+        return _describe_change(record, changed), originals
     if report is None:
         return None, originals
     return _name_place(report[0], ours, record.function), report[1]
+
+
+def _choose_probe(record: Record, arguments: tuple[tuple, dict[str, Any]]) -> bool:
+    """Tells whether a call is repeated with other numbers, and counts it."""
+    counts, texts = record.counts, f"probes {list_texts(arguments)}"
+    seen = counts.get(texts, 0)
+    limit = MOST_PROBED_CALLS if seen < PROBED_CALLS_OF_A_VARIANT else PROBED_CALLS
+    if counts["probes"] >= limit or (seen and counts["probed tensors"] >= PROBED_TENSORS):
+        return False
+    counts[texts] = seen + 1
+    counts["probes"] += 1
+    counts["probed tensors"] += sum(1 for _ in list_tensors(arguments))
+    return True
 
 
 def _find_change(name: str, originals: tuple, used: tuple, twins: tuple, ours: Callable) -> Mismatch | None:
@@ -191,10 +245,10 @@ def _has_function(result: tuple) -> bool:
 def _pair_iterators(result: Iterator, expected: Iterator, record: Record) -> Iterator:
     """Yields the learner's items, each compared with ours."""
     for index in itertools.count():
-        outcome = attempt(record, "learner", next, (result, StopIteration), {})
+        outcome, changed = _attempt_watched(record, next, (result, StopIteration), {})
         mine = attempt(record, "ours", next, (expected, StopIteration), {})
         if not record.reports:
-            found = judge_outcomes(record, outcome, mine, "")
+            found = judge_outcomes(record, outcome, mine, changed)
             if found is not None:
                 record.reports.append(Report(found, f"item {index}", 0, outcome.error))
         if outcome.error is not None:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import itertools
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from stages.teach import messages
 from stages.teach.calls import describe_error
+from stages.teach.files import ROOT
 from stages.teach.values import Mismatch, copy_tensor, copy_value, describe_value, find_mismatch, list_tensors
 
 LARGEST = 100_000
@@ -31,39 +31,45 @@ Attempt = Callable[[tuple, dict[str, Any]], Any]
 
 
 def probe_call(
-    learner: Attempt, ours: Attempt, args: tuple, kwargs: dict[str, Any]
+    learner: Attempt, ours: Attempt, args: tuple, kwargs: dict[str, Any], *, spoil: bool = True
 ) -> tuple[Mismatch, tuple[tuple, dict[str, Any]]] | None:
     """Repeats a call with other numbers, and for its gradient.
 
     Args:
         learner, ours: the two functions.
         args, kwargs: arguments of the call, which are not changed.
+        spoil: False leaves out the arguments of a wrong shape or dtype.
 
     Returns:
         The first mismatch and the arguments that show it; None if there is none.
     """
+    refuse = find_unrefused if spoil else _find_nothing
     tensors = [x for _, x in list_tensors((args, kwargs))]
     if not tensors or sum(x.numel() for x in tensors) > LARGEST:
         return None
     if not any(x.is_floating_point() for x in tensors):
-        return find_unrefused(learner, ours, args, kwargs)
+        return refuse(learner, ours, args, kwargs)
     found = compare_gradients(learner, ours, args, kwargs)
     if found is not None:
         return found, (args, kwargs)
-    for changed, loose in change_numbers(args, kwargs):
-        expected, error = ours(*copy_value(changed))
+    for change, loose in CHANGES:
+        changed = partial(copy_value, (args, kwargs), partial(_apply, change))
+        expected, error = ours(*changed())
         if error is not None or not _is_finite(expected):
             continue
-        result, error = learner(*copy_value(changed))
+        result, error = learner(*changed())
         if error is not None:
             message = Mismatch(
                 "raises", messages.RAISES, {"function": "it", "error": describe_error(error)}, "", ""
             )
-            return message, changed
+            return message, changed()
         found = find_mismatch(_coarsen(expected), _coarsen(result), messages.RESULT, loose=loose)
         if found is not None:
-            return found, changed
-    return find_unrefused(learner, ours, args, kwargs)
+            shown = find_mismatch(expected, result, messages.RESULT, loose=loose)  # in their own dtypes
+            return (shown if shown is not None and shown.kind == found.kind else found), changed()
+    small = copy_value((args, kwargs), partial(_apply, lambda x: x.double() * 1e-3))
+    found = compare_gradients(learner, ours, *small)  # a clamp of ours may hide it at large numbers
+    return (found, small) if found is not None else refuse(learner, ours, args, kwargs)
 
 
 def find_unrefused(
@@ -82,10 +88,11 @@ def find_unrefused(
         for spoil in SPOILED:
             counter = itertools.count()
             change = lambda x: spoil(x) if next(counter) == place else copy_tensor(x)  # noqa: B023, E731
-            changed = copy_value((args, kwargs), change)
-            _, refusal = ours(*copy_value(changed))
+            _, refusal = ours(*copy_value((args, kwargs), change))
             if not is_refusal(refusal):
                 continue
+            counter = itertools.count()
+            changed = copy_value((args, kwargs), change)
             result, error = learner(*copy_value(changed))
             if error is None:
                 texts = describe_error(refusal), describe_value(result)
@@ -104,7 +111,7 @@ def is_refusal(error: BaseException | None) -> bool:
     return last.filename.startswith(OURS) and (last.line or "").startswith("raise ")
 
 
-OURS = tuple(str(Path(__file__).resolve().parents[2] / name) for name in ("pure", "data_pipes", "stages"))
+OURS = tuple(str(ROOT / name) for name in ("pure", "data_pipes", "stages"))
 """Beginnings of the paths of our source."""
 
 SPOILED_TENSORS = 12
@@ -118,34 +125,19 @@ SPOILED: tuple[Callable[[Tensor], Tensor], ...] = (
 """A tensor with one more axis, without its first row, of another kind of dtype."""
 
 
-def change_numbers(
-    args: tuple, kwargs: dict[str, Any]
-) -> Iterator[tuple[tuple[tuple, dict[str, Any]], bool]]:
-    """Yields the arguments with other floating numbers.
-
-    They are in float64, there small, large, turned, negated and rounded; in bfloat16; and large in float16.
-
-    Args:
-        args, kwargs: of a call.
-
-    Returns:
-        An iterator over (arguments, True if the dtype of the result may differ from ours).
-    """
-    changes: tuple[Callable[[Tensor], Tensor], ...] = (
-        lambda x: x.double(),
-        lambda x: x.double() * 1e-3,
-        lambda x: x.double() * 7.0,
-        lambda x: x.double().flip(0) if x.dim() else x.double(),
-        lambda x: -x.double(),
-        lambda x: x.double().round(),
-        lambda x: x * 0.5,
-    )
-    strict: tuple[Callable[[Tensor], Tensor], ...] = (
-        lambda x: x.bfloat16(),
-        lambda x: (x.double() * 200.0).half(),
-    )
-    for change in (*changes, *strict):
-        yield copy_value((args, kwargs), partial(_apply, change)), change in changes
+CHANGES: tuple[tuple[Callable[[Tensor], Tensor], bool], ...] = (
+    (lambda x: x.double(), True),
+    (lambda x: x.double() * 1e-3, True),
+    (lambda x: x.double() * 7.0, True),
+    (lambda x: x.double().flip(0) if x.dim() else x.double(), True),
+    (lambda x: -x.double(), True),
+    (lambda x: x.double().round(), True),
+    (lambda x: x * 0.5, True),
+    (lambda x: x.bfloat16(), False),
+    (lambda x: (x.double() * 200.0).half(), False),
+)
+"""Changes of floating numbers: in float64, there small, large, turned, negated and rounded; in bfloat16; and
+large in float16. Each with True if the dtype of the result may differ from ours."""
 
 
 def compare_gradients(
@@ -203,6 +195,10 @@ def differentiate(result: Any, arguments: Any) -> list[tuple[str, Tensor]] | Non
         (place, torch.zeros_like(x) if gradient is None else gradient)
         for (place, x), gradient in zip(inputs, found, strict=True)
     ]
+
+
+def _find_nothing(learner: Attempt, ours: Attempt, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Stands for `find_unrefused` where arguments are not spoiled."""
 
 
 def _weights(x: Tensor) -> Tensor:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from stages.teach.answers import UNREADABLE, find_mistake, read_answer, say
-from stages.teach.course import COURSE, Exercise, module_path
+from stages.teach import messages
+from stages.teach.course import COURSE, Exercise, course_modules, module_path
+from stages.teach.files import read_original, read_parsed
 from stages.teach.merge import digest_functions
-from stages.teach.originals import course_modules
-from stages.teach.record import Record, read_record
+from stages.teach.record import Record, digest_work, read_record
 from stages.teach.source import is_solved
-
-FUNCTION_MISSING = "{path} has no function {function}; intro2llm exercises reset {folder} {exercise} adds it"
+from stages.teach.translate import say, say_error
 
 
 class ChapterProgress(NamedTuple):
@@ -43,11 +42,14 @@ class Progress(NamedTuple):
         chapters: those that have exercises.
         next: the first exercise that is not solved, else the first that has not passed; None at the end.
         problems: files that cannot be read, a sentence each; their exercises count as not solved.
+        solved, passed: names of the exercises that are, as in `ChapterProgress`.
     """
 
     chapters: tuple[ChapterProgress, ...]
     next: Exercise | None
     problems: tuple[str, ...]
+    solved: frozenset[str]
+    passed: frozenset[str]
 
 
 def list_progress(folder: Path) -> Progress:
@@ -65,16 +67,16 @@ def list_progress(folder: Path) -> Progress:
     problems: list[str] = []
     for module in course_modules():
         try:
-            texts[module] = _read_module(folder, module, record.lang)
+            texts[module] = read_parsed(folder, module).text
         except ValueError as error:
-            problems.append(str(error))
+            problems.append(say_error(error, record.lang))
     digests = {module: digest_functions(text) for module, text in texts.items()}
     for exercise in _exercises():
         if exercise.function not in digests.get(exercise.module, {exercise.function: ""}):
             words = {"path": module_path(exercise.module), "function": exercise.function, "folder": folder}
-            problems.append(say(FUNCTION_MISSING, record.lang, **words, exercise=exercise.name))
+            problems.append(say(messages.MISSING, record.lang, **words, exercise=exercise.name))
     solved = {e.name for e in _exercises() if is_solved(texts.get(e.module, ""), e.function)}
-    passed = {e.name for e in _exercises() if e.name in solved and _has_passed(record, e, digests[e.module])}
+    passed = {e.name for e in _exercises() if e.name in solved and _has_passed(record, e, texts[e.module])}
     chapters = []
     for chapter in COURSE:
         names = {exercise.name for exercise in chapter.exercises}
@@ -84,7 +86,8 @@ def list_progress(folder: Path) -> Progress:
             chapters.append(ChapterProgress(chapter.number, chapter.title, *counts))
     unsolved = [exercise for exercise in _exercises() if exercise.name not in solved]
     unchecked = [exercise for exercise in _exercises() if exercise.name not in passed]
-    return Progress(tuple(chapters), next(iter([*unsolved, *unchecked]), None), tuple(problems))
+    following = next(iter([*unsolved, *unchecked]), None)
+    return Progress(tuple(chapters), following, tuple(problems), frozenset(solved), frozenset(passed))
 
 
 def _exercises() -> Iterator[Exercise]:
@@ -93,14 +96,7 @@ def _exercises() -> Iterator[Exercise]:
         yield from chapter.exercises
 
 
-def _has_passed(record: Record, exercise: Exercise, digests: Mapping[str, str]) -> bool:
+def _has_passed(record: Record, exercise: Exercise, text: str) -> bool:
     """Tells if the function that passed the check is the one in the file."""
-    return record.passed.get(exercise.name, "") == digests.get(exercise.function)
-
-
-def _read_module(folder: Path, module: str, lang: str) -> str:
-    """A learner's file that parses; a ValueError with a sentence if there is none."""
-    text = read_answer(folder, module, lang)
-    if mistake := find_mistake(text, lang):
-        raise ValueError(say(UNREADABLE, lang, path=module_path(module), reason=mistake))
-    return text
+    digest = record.passed.get(exercise.name, "")
+    return digest != "" and digest == digest_work(read_original(exercise.module), text, exercise.function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -9,8 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_pipes.files import make_folder, read_json, write_json
-from stages.teach.course import find_exercise, module_path
+from stages.teach import messages
+from stages.teach.additions import find_additions
+from stages.teach.course import Exercise
+from stages.teach.files import read_answer, read_original
 from stages.teach.merge import digest_functions
+from stages.teach.messages import Sentence
+from stages.teach.syntax import bound_names, find_function, parse_source
 
 FOLDER = ".intro2llm"
 RECORD = f"{FOLDER}/edition.json"
@@ -68,14 +74,17 @@ def read_record(folder: Path) -> Record:
     """
     path = folder / RECORD
     if not path.is_file():
-        fix = f"intro2llm exercises start {folder} makes one in an empty or new folder"
-        raise FileNotFoundError(f"{folder} is not a student edition ({RECORD} is missing); {fix}")
-    fields = read_json(path)
+        raise FileNotFoundError(Sentence(messages.NO_EDITION, {"folder": folder, "record": RECORD}))
+    try:
+        fields = read_json(path)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ValueError(Sentence(messages.DAMAGED_RECORD, {"path": path, "reason": reason})) from None
     try:
         return _build(fields)
     except (KeyError, TypeError, AttributeError, ValueError):
-        fix = "restore it, or start an edition in a new folder and copy your files there"
-        raise ValueError(f"{path}: not the record of an edition; {fix}") from None
+        damage = {"path": path, "reason": Sentence(messages.NO_RECORD, {})}
+        raise ValueError(Sentence(messages.DAMAGED_RECORD, damage)) from None
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -89,22 +98,71 @@ def write_record(folder: Path, record: Record) -> None:
     write_json(folder / RECORD, {**record._asdict(), "files": files})
 
 
-def record_result(folder: Path, name: str, passed: bool) -> None:
-    """Keeps the result of a check. A function that is changed afterwards no longer counts as checked.
+def digest_answer(folder: Path, exercise: Exercise) -> str:
+    """Digests a learner's function; returns "" if it is not there or its file cannot be read.
+
+    Args:
+        folder: the edition.
+        exercise: of the course.
+    """
+    try:
+        text = read_answer(folder, exercise.module).text
+    except ValueError:
+        return ""
+    return digest_work(read_original(exercise.module), text, exercise.function)
+
+
+def digest_work(original: str, text: str, function: str) -> str:
+    """Digests a function with the names that the learner added to the file and that it reaches.
+
+    Args:
+        original: our source of the module.
+        text: the learner's.
+        function: name of the function.
+
+    Returns:
+        Its own digest if it reaches none; "" if it is not in the text, or that does not parse.
+    """
+    digest = digest_functions(text).get(function, "")
+    if not digest:
+        return ""
+    theirs = parse_source(text)
+    added = [each.statement for each in find_additions(parse_source(original), theirs, [function])]
+    names, reached = _list_names(find_function(theirs, function)), list[ast.stmt]()
+    while new := [each for each in added if each not in reached and names.intersection(_list_targets(each))]:
+        reached += new
+        names = names.union(*map(_list_names, new))
+    parts = [ast.unparse(each) for each in added if each in reached]
+    return hashlib.sha256("\n".join([digest, *parts]).encode()).hexdigest() if parts else digest
+
+
+def record_result(folder: Path, name: str, digest: str) -> None:
+    """Keeps the result of a check. A function that is changed afterwards, or a helper of it, is not checked.
 
     Args:
         folder: the edition.
         name: of the exercise.
-        passed: the result.
+        digest: of the function that passed (`digest_answer`); "" for one that did not.
+
+    Raises:
+        OSError: if the record cannot be written.
     """
-    record, exercise = read_record(folder), find_exercise(name)
-    results = {key: digest for key, digest in record.passed.items() if key != name}
-    text = (folder / module_path(exercise.module)).read_text(encoding="utf-8-sig")
-    digest = digest_functions(text).get(exercise.function)
-    if passed and digest:
+    record = read_record(folder)
+    results = {key: value for key, value in record.passed.items() if key != name}
+    if digest:
         results[name] = digest
     if results != record.passed:
         write_record(folder, record._replace(passed=results))
+
+
+def _list_names(node: ast.AST | None) -> set[str]:
+    """The names in a statement."""
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)} if node is not None else set()
+
+
+def _list_targets(statement: ast.stmt) -> set[str]:
+    """The names that a statement binds, or on which it works if it binds none."""
+    return set(bound_names(statement)) or _list_names(statement)
 
 
 def _build(fields: Mapping[str, Any]) -> Record:

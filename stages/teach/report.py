@@ -13,7 +13,7 @@ from stages.teach import messages
 Translate = Callable[[str], str]
 """Returns a sentence of `messages` in the learner's language, its format fields not yet filled in."""
 
-TRANSLATED = ("action", "name", "stage")
+TRANSLATED = ("action", "name", "reason", "stage")
 """Fields whose values are sentences of `messages`."""
 
 
@@ -32,6 +32,7 @@ class Result(NamedTuple):
         seconds: duration of the check.
         calls: calls of the function that were compared with ours.
         tests: tests that passed.
+        digest: of the function that was checked (`record.digest_answer`); "" if it was changed meanwhile.
     """
 
     exercise: str
@@ -47,9 +48,10 @@ class Result(NamedTuple):
     seconds: float = 0.0
     calls: int = 0
     tests: int = 0
+    digest: str = ""
 
 
-def fail(exercise: str, kind: str, message: str, **fields: Any) -> Result:
+def fail(exercise: str, kind: str, message: str, /, **fields: Any) -> Result:
     """Makes the result of a failed check.
 
     Example:
@@ -93,14 +95,13 @@ def describe_result(result: Result, translate: Translate = str) -> str:
     if result.passed:
         return translate(messages.PASSED).format(
             exercise=result.exercise,
-            calls=result.calls,
-            tests=result.tests,
+            calls=_count(result.calls, messages.CALL, messages.CALLS, translate),
+            tests=_count(result.tests, messages.TEST_PASSED, messages.TESTS_PASSED, translate),
             seconds=f"{result.seconds:.1f}",
         )
     kind = translate(messages.KINDS[result.kind])
-    head = translate(messages.FAILED).format(exercise=result.exercise, kind=kind)
-    step = translate(messages.AT_STEP).format(step=result.step) if result.step else ""
-    lines = [", ".join(part for part in (head, step) if part)]
+    head = translate(messages.FAILED_AT_STEP if result.step else messages.FAILED)
+    lines = [head.format(exercise=result.exercise, kind=kind, step=result.step)]
     lines.append(_indent(fill_message(result, translate)))
     for label, text in (
         (messages.INPUT, result.input),
@@ -110,7 +111,7 @@ def describe_result(result: Result, translate: Translate = str) -> str:
     ):
         if text:
             lines.append(_label(translate(label), text))
-    return "\n".join(lines)
+    return _show("\n".join(lines))
 
 
 def fill_message(result: Result, translate: Translate = str) -> str:
@@ -124,11 +125,21 @@ def fill_message(result: Result, translate: Translate = str) -> str:
     return translate(result.message).format(**fields)
 
 
+def _count(count: int, one: str, other: str, translate: Translate) -> str:
+    """The sentence of a count: that of one, or of any other number."""
+    return translate(one if count == 1 else other).format(count=count)
+
+
+def _show(text: str) -> str:
+    """A text without control characters, which a terminal would obey."""
+    return "".join(each if each.isprintable() or each in "\n\t" else "?" for each in text)
+
+
 def _label(label: str, text: str) -> str:
     """A labelled text: on the same line if it has one line, below otherwise."""
     if "\n" not in text:
-        return _indent(f"{label}: {text}")
-    return _indent(f"{label}:\n{_indent(text)}")
+        return _indent(f"{label} {text}" if label.endswith(":") else f"{label}{text}")
+    return _indent(f"{label}\n{_indent(text)}")
 
 
 def _indent(text: str) -> str:

@@ -2,12 +2,13 @@
 
 It is started by `grader`: `python -m stages.teach.server`. A line of JSON on its standard input asks for a
 check; a line on its output says that it is ready, that a worker began, or how it ended. It imports nothing of
-the course, so that each worker imports the learner's functions afresh. When its input closes it kills its
-worker and ends.
+the course, so that each worker imports the learner's functions afresh. When its input closes, or at SIGTERM,
+it kills its worker and ends.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -17,7 +18,9 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,7 +35,6 @@ PRELOADED = (
     "numpy",
     "optree",
     "pytest",
-    "hypothesis",
     "regex",
     "stages.teach.worker",
     "stages.teach.suite_run",
@@ -45,20 +47,32 @@ TICK = 0.02
 
 def serve() -> None:
     """Answers requests until the input closes, which ends the process."""
-    signal.signal(signal.SIGTERM, _end)
-    for name in PRELOADED:
-        importlib.import_module(name)
+    workers: list[int] = []
+    signal.signal(signal.SIGTERM, partial(_end, workers))
+    gc.disable()  # imports leave nothing to collect, and many objects to look through
+    _import_all(PRELOADED)
     while True:
         _say({"ready": True})
         line = _read_line()
         if not line:
             os._exit(0)
         request = json.loads(line)
+        _import_all(request["libraries"])
         child = os.fork()
         if child == 0:
             _become_worker(request)
+        workers[:] = [child]
         _say({"pid": child})
-        _say({"status": _wait(child)})
+        status = _wait(child)
+        workers.clear()
+        _say({"status": status})
+
+
+def _import_all(names: Sequence[str]) -> None:
+    """Imports modules, whose objects the workers neither collect nor look through."""
+    for name in names:
+        importlib.import_module(name)
+    gc.freeze()
 
 
 def _wait(child: int) -> int:
@@ -83,8 +97,10 @@ def kill_group(leader: int) -> None:
 def _become_worker(request: dict[str, Any]) -> None:
     """Checks an exercise in the forked process, writes the result, and ends the process."""
     code = 1
+    gc.enable()
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         scratch = Path(request["scratch"])
         null = os.open(os.devnull, os.O_RDONLY)
         output = os.open(scratch / "output", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -170,12 +186,17 @@ def _confine(scratch: Path) -> None:
 
 
 def _say(message: dict[str, Any]) -> None:
-    """Writes a line to the parent."""
-    os.write(1, (json.dumps(message) + "\n").encode("utf8"))
+    """Writes a line to the parent; if it is gone, the input is closed too, which ends the server."""
+    with suppress(BrokenPipeError):
+        os.write(1, (json.dumps(message) + "\n").encode("utf8"))
 
 
-def _end(number: int, frame: FrameType | None) -> None:
-    """Ends the server at a signal, at once: torch would import more to print a log."""
+def _end(workers: list[int], number: int, frame: FrameType | None) -> None:
+    """Ends the worker and the server at a signal, at once: torch would import more to print a log."""
+    for worker in workers:
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)  # it may not have a group of its own yet
+        kill_group(worker)
     os._exit(128 + number)
 
 

@@ -6,6 +6,7 @@ import ast
 import itertools
 
 from stages.teach.syntax import find_function, parse_source, split_lines
+from stages.teach.wrap import count_columns
 
 
 def cut_body(text: str, function: str) -> list[str]:
@@ -37,11 +38,11 @@ def put_beside(left: list[str], right: list[str], width: int) -> str:
         yours | ours
         a     | b
     """
-    wide = max(map(len, left))
-    if wide + 3 + max(map(len, right)) > width:
+    wide = max(map(count_columns, left))
+    if wide + 3 + max(map(count_columns, right)) > width:
         return "\n".join([*left, "", *right])
     rows = itertools.zip_longest(left, right, fillvalue="")
-    return "\n".join(f"{a:<{wide}} | {b}".rstrip() for a, b in rows)
+    return "\n".join(f"{a}{' ' * (wide - count_columns(a))} | {b}".rstrip() for a, b in rows)
 
 
 def describe_seconds(seconds: float) -> str:

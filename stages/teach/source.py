@@ -11,9 +11,10 @@ import io
 import re
 import tokenize
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from stages.teach.additions import compare_definitions, find_additions
+from stages.teach.additions import compare_definitions, drop_docstrings, find_additions
 from stages.teach.syntax import (
     Function,
     bound_names,
@@ -194,11 +195,17 @@ def find_differences(original: str, answer: str, functions: Collection[str]) -> 
     Returns:
         The differences in the order of the learner's lines; of a file that does not parse only "syntax".
     """
-    ours = parse_source(original)
+    return list(_find_differences(original, answer, tuple(functions)))
+
+
+@lru_cache(64)  # a file is compared for each of its exercises
+def _find_differences(original: str, answer: str, functions: tuple[str, ...]) -> tuple[Difference, ...]:
+    """The differences of two texts."""
+    ours = drop_docstrings(original)
     try:
-        theirs = parse_source(answer)
+        theirs = drop_docstrings(answer)
     except SyntaxError as error:
-        return [Difference("syntax", error.msg or "", error.lineno or 1)]
+        return (Difference("syntax", error.msg or "", error.lineno or 1),)
     differences = [
         Difference(kind, name, line) for kind, name, line in compare_definitions(ours, theirs, functions)
     ]
@@ -208,7 +215,7 @@ def find_differences(original: str, answer: str, functions: Collection[str]) -> 
             differences.append(Difference("missing", name, 0))
         elif describe_signature(node) != describe_signature(_find_function(ours, name)):
             differences.append(Difference("signature", name, node.lineno))
-    return sorted(differences, key=lambda difference: difference.line)
+    return tuple(sorted(differences, key=lambda difference: difference.line))
 
 
 def find_marks(text: str) -> dict[int, list[str]]:

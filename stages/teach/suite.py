@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "tests.json"
 """Exercise -> the tests that its check runs."""
+
+PROPERTIES = "hypothesis"
+"""Library of the tests that draw their examples."""
 
 
 class ExerciseTests(NamedTuple):
@@ -49,3 +52,22 @@ def read_table() -> Mapping[str, ExerciseTests]:
 def list_tests(exercise: str) -> ExerciseTests:
     """Returns the tests of an exercise; none for one that is not in the table."""
     return read_table().get(exercise, ExerciseTests((), 0.0))
+
+
+def list_libraries(suite: Path, tests: Sequence[str]) -> list[str]:
+    """Lists the libraries that only some files of tests need, and that take a moment to import.
+
+    Args:
+        suite: the folder that holds `tests/`.
+        tests: ids of tests.
+    """
+    files = dict.fromkeys(test.partition("::")[0] for test in tests)
+    return [PROPERTIES] if any(_names(suite / file, PROPERTIES) for file in files) else []
+
+
+def _names(path: Path, library: str) -> bool:
+    """Tells whether a file names a library; False for one that is not there, which pytest refuses."""
+    try:
+        return library in path.read_text("utf8")
+    except OSError:
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import sys
@@ -9,8 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import hypothesis
 import pytest
+
+from stages.teach.suite import list_libraries
 
 
 class SuiteOutcome(NamedTuple):
@@ -54,10 +56,11 @@ def run_tests(
     Raises:
         RuntimeError: if pytest cannot run.
     """
-    hypothesis.settings.register_profile(
-        "check", derandomize=True, deadline=None, database=None, max_examples=20
-    )
-    hypothesis.settings.load_profile("check")
+    for name in list_libraries(suite, tests):
+        _set_profile(importlib.import_module(name))
+    for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
+        os.environ.pop(name, None)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     sys.path.insert(0, str(suite))
     plugin = Hooks(should_stop, announce, report)
     options = [*OPTIONS, "-x"] if stop else [*OPTIONS, "--continue-on-collection-errors"]
@@ -76,6 +79,14 @@ OPTIONS = (
     "-W", "ignore",
 )  # fmt: skip
 """pytest without our configuration, its cache and its printing."""
+
+
+def _set_profile(library: Any) -> None:
+    """Has hypothesis draw few examples, always the same ones, and keep nothing."""
+    library.settings.register_profile(
+        "check", derandomize=True, deadline=None, database=None, max_examples=20
+    )
+    library.settings.load_profile("check")
 
 
 class Hooks:

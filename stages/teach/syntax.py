@@ -7,6 +7,7 @@ import copy
 import io
 import warnings
 from collections.abc import Iterator
+from threading import RLock
 from typing import TypeAlias
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
@@ -17,6 +18,14 @@ SCOPES = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 DEEPEST = 100
 """Limit on the nesting of a tree, so that functions which walk it recursively stay within Python's stack."""
 
+PARSING = RLock()
+"""Held by a thread that parses.
+
+Python before 3.11.8 counts the depth of a tree in one place for all threads: where a collection of garbage
+calls Python (`gc.callbacks`), two threads that parse at a time get "AST constructor recursion depth mismatch"
+(python/cpython issue 106905). `warnings.catch_warnings` is for one thread too.
+"""
+
 
 def parse_source(text: str) -> ast.Module:
     """Parses a module; warnings of the parser are not shown.
@@ -26,7 +35,7 @@ def parse_source(text: str) -> ast.Module:
             DEEPEST levels deep.
     """
     try:
-        with warnings.catch_warnings():
+        with PARSING, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(text)
     except (ValueError, RecursionError, MemoryError) as error:

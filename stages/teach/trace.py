@@ -11,11 +11,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.teach import overlay
 from stages.teach.course import find_exercise
+from stages.teach.files import ROOT
 from stages.teach.tracer import StepTrace, Variable, trace_function
 
 SECONDS = 30.0
@@ -46,12 +46,11 @@ def run_trace(names: Sequence[str], seconds: float = SECONDS) -> list[Trace]:
     Returns:
         A trace for each; if the process failed or took too long, without steps and with the reason.
     """
-    root = str(Path(__file__).resolve().parents[2])
     environment = {key: value for key, value in os.environ.items() if key != overlay.VARIABLE}
     command = [sys.executable, "-m", "stages.teach.trace", *names]
     try:
         done = subprocess.run(
-            command, capture_output=True, cwd=root, env=environment, timeout=seconds, encoding="utf8"
+            command, capture_output=True, cwd=ROOT, env=environment, timeout=seconds, encoding="utf8"
         )
     except subprocess.TimeoutExpired:
         return [Trace(name, (), f"no result after {seconds:g} s") for name in names]

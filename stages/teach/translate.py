@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
+from stages.teach.messages import Sentence
+
 LANGUAGES = ("en", "zh")
 """Languages that the edition is written in."""
 
@@ -39,6 +41,61 @@ def translate(text: str, lang: str) -> str:
         'added {path}'
     """
     return read_catalogue(lang, MESSAGES).get(text, "") or read_catalogues(lang).get(text, "") or text
+
+
+def say(text: str, lang: str, /, **fields: object) -> str:
+    """Translates a sentence, and fills in its fields.
+
+    Args:
+        text: English, a sentence of the catalogue `messages`.
+        lang: one of `LANGUAGES`.
+        fields: what to fill in; a `Sentence` among them is translated too.
+
+    Raises:
+        ValueError: for a language without catalogues.
+        ModuleNotFoundError: if polib is not installed.
+
+    Example:
+        >>> say("added {path}", "en", path="a.py")
+        'added a.py'
+    """
+    words = {
+        name: say(value.text, lang, **value.fields) if isinstance(value, Sentence) else value
+        for name, value in fields.items()
+    }
+    return translate(text, lang).format(**words)
+
+
+def say_error(error: BaseException, lang: str) -> str:
+    """Returns the message of an error, translated if the argument of the error is a `Sentence`.
+
+    Raises:
+        ValueError: for a language without catalogues.
+        ModuleNotFoundError: if polib is not installed.
+
+    Example:
+        >>> say_error(ValueError(Sentence("added {path}", {"path": "a.py"})), "en")
+        'added a.py'
+    """
+    sentence = error.args[0] if error.args else None
+    return say(sentence.text, lang, **sentence.fields) if isinstance(sentence, Sentence) else str(error)
+
+
+def find_language(environment: Mapping[str, str]) -> str:
+    """Finds the user's language in the environment's variables; English if there are no texts in it.
+
+    The order of the variables is gettext's.
+
+    It is for messages where no edition says the language.
+
+    Example:
+        >>> find_language({"LANG": "zh_CN.UTF-8"}), find_language({"LANG": "zh_CN", "LC_ALL": "C"})
+        ('zh', 'en')
+    """
+    names = ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
+    first = next((environment[name] for name in names if environment.get(name)), "")
+    lang = first.partition(":")[0].partition(".")[0].partition("_")[0]
+    return lang if lang in LANGUAGES else "en"
 
 
 @lru_cache

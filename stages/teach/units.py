@@ -6,19 +6,19 @@ import ast
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from stages.teach.course import COURSE, module_path
+from stages.teach.course import COURSE, course_modules, module_path
 from stages.teach.docstring import HEADINGS, WORD, Unit
+from stages.teach.files import read_original
 from stages.teach.markdown import split_markdown
-from stages.teach.originals import course_modules, plan_files, read_original
+from stages.teach.originals import plan_files
 from stages.teach.prose import split_source
 from stages.teach.translate import MESSAGES
 
 SENTENCES = (
     "stages.teach.messages",
     "stages.teach.edition",
-    "stages.teach.progress",
-    "stages.teach.answers",
     "stages.cli.exercises",
+    "stages.cli.exercises_mistakes",
 )
 """Modules whose constants are sentences that a learner reads."""
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from stages.teach import messages
 
@@ -33,6 +34,9 @@ TOLERANCES: Mapping[torch.dtype, tuple[float, float]] = MappingProxyType(
 
 SMALLEST = 1e-12
 """Absolute difference that is always accepted."""
+
+ATOMS = frozenset((bool, int, float, complex, str, bytes, type(None), torch.dtype))
+"""Types whose values are their own copies."""
 
 SHOWN = 400
 """Characters of a value in a report."""
@@ -81,21 +85,27 @@ def find_mismatch(expected: Any, got: Any, place: str, *, loose: bool = False) -
         place: name of the result in messages; a part of it is called like `result.losses` or `result[0]`.
         loose: True compares numbers of different floating dtypes, with the larger tolerance.
 
+    Returns:
+        The difference, or None.
+
     Example:
         >>> find_mismatch((1.0, [2]), (1.0, [3]), "result").fields["place"]
         'result[1][0]'
     """
+    if got is None and expected is not None and place == messages.RESULT:
+        return _mismatch("value", messages.NOTHING, expected, got, place=place)
     if isinstance(expected, Tensor):
         return _compare_tensors(expected, got, place, loose)
     if isinstance(expected, np.ndarray):
         return _compare_arrays(expected, got, place)
-    if type(expected).__name__ != type(got).__name__:
+    if not _are_same(type(expected), type(got)):
         return _mismatch("dtype", messages.TYPE, expected, got, place=place, as_type=True)
     if isinstance(expected, dict):
         if list(map(repr, expected)) != list(map(repr, got)) and set(expected) != set(got):
             return _mismatch("shape", messages.KEYS, list(expected), list(got), place=place)
     elif isinstance(expected, list | tuple) and len(expected) != len(got):
-        return _mismatch("shape", messages.LENGTH, expected, got, place=place)
+        fields = {"place": place, "length": len(got), "wanted": len(expected)}
+        return Mismatch("shape", messages.LENGTH, fields, describe_value(expected), describe_value(got))
     parts = list_parts(expected)
     if parts is not None:
         others = dict(list_parts(got) or ())
@@ -128,6 +138,18 @@ def list_tensors(value: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
         yield from list_tensors(part, f"{place}{name}")
 
 
+def list_texts(value: Any) -> list[str]:
+    """Lists the texts of a tree, in order.
+
+    Example:
+        >>> list_texts(((1, "k3"), {"variant": "dapo"}))
+        ['k3', 'dapo']
+    """
+    if isinstance(value, str):
+        return [value]
+    return [text for _, part in list_parts(value) or () for text in list_texts(part)]
+
+
 def describe_value(value: Any, limit: int = SHOWN) -> str:
     """Describes a value in at most `limit` characters: small tensors with their numbers, large ones by shape.
 
@@ -139,16 +161,27 @@ def describe_value(value: Any, limit: int = SHOWN) -> str:
         return _describe_tensor(value)
     parts = list_parts(value)
     if parts is None:
-        text = repr(value) if not callable(value) else getattr(value, "__qualname__", type(value).__name__)
+        text = (
+            _represent(value) if not callable(value) else getattr(value, "__qualname__", type(value).__name__)
+        )
     elif isinstance(value, dict):
         text = "{" + ", ".join(f"{key!r}: {describe_value(part)}" for key, part in value.items()) + "}"
     elif isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         left, right = ("[", "]") if isinstance(value, list) else ("(", ")")
+        right = ",)" if isinstance(value, tuple) and len(value) == 1 else right
         text = left + ", ".join(describe_value(part) for _, part in parts[:50]) + right
     else:
         inner = ", ".join(f"{name[1:]}={describe_value(part)}" for name, part in parts)
         text = f"{type(value).__name__}({inner})"
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def _represent(value: Any) -> str:
+    """`repr` of a leaf, or its type if a class of the learner's has none."""
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
 
 
 def _describe_tensor(x: Tensor) -> str:
@@ -173,7 +206,7 @@ def _mismatch(
 
 def _compare_tensors(expected: Tensor, got: Any, place: str, loose: bool) -> Mismatch | None:
     """The first difference of two tensors: type, shape, dtype, device, requires_grad, numbers."""
-    if not isinstance(got, Tensor):
+    if type(got) not in (Tensor, Parameter, type(expected)):  # a subclass may compare equal to anything
         return Mismatch("dtype", messages.TYPE, {"place": place}, "Tensor", type(got).__name__)
     for kind, message, mine, other in (
         ("shape", messages.SHAPE, list(expected.shape), list(got.shape)),
@@ -204,7 +237,9 @@ def _compare_tensors(expected: Tensor, got: Any, place: str, loose: bool) -> Mis
 
 
 def count_differences(expected: Tensor, got: Tensor) -> tuple[int, tuple[int, ...]] | None:
-    """Counts the numbers that differ, with the index of the first; None if there are none.
+    """Counts the numbers that differ, with the index of one of them; None if there are none.
+
+    It is the first whose difference is at least a tenth of the largest, so that it can be seen.
 
     Args:
         expected, got: tensors of the same shape; of two floating dtypes the wider tolerance holds.
@@ -220,12 +255,17 @@ def count_differences(expected: Tensor, got: Tensor) -> tuple[int, tuple[int, ..
         bound = of_largest * largest + SMALLEST
         same = torch.isclose(b, a, rtol=relative, atol=bound, equal_nan=True)
     places = torch.nonzero(~same)
-    return None if not len(places) else (len(places), tuple(places[0].tolist()))
+    if not len(places):
+        return None
+    wide = torch.complex128 if expected.is_complex() else torch.float64
+    gaps = (expected[~same].to(wide) - got[~same].to(wide)).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
+    seen = (gaps.flatten() >= gaps.max() / 10).nonzero()[0]
+    return len(places), tuple(places[seen[0]].tolist())
 
 
 def _compare_arrays(expected: np.ndarray, got: Any, place: str) -> Mismatch | None:
     """The first difference of two arrays of NumPy."""
-    if not isinstance(got, np.ndarray):
+    if type(got) not in (np.ndarray, type(expected)):
         return _mismatch("dtype", messages.TYPE, expected, got, place=place, as_type=True)
     if expected.shape != got.shape:
         return Mismatch(
@@ -238,6 +278,12 @@ def _compare_arrays(expected: np.ndarray, got: Any, place: str) -> Mismatch | No
     else:
         same = bool(np.array_equal(expected, got))
     return None if same else _mismatch("value", messages.VALUE, expected, got, place=place)
+
+
+def _are_same(expected: type, got: type) -> bool:
+    """Tells whether two types are one, or classes of one name that have parts, which are compared."""
+    has_parts = dataclasses.is_dataclass(expected) or hasattr(expected, "_fields")
+    return expected is got or (has_parts and expected.__name__ == got.__name__)
 
 
 def _equal(expected: Any, got: Any) -> bool:
@@ -256,18 +302,21 @@ def _equal(expected: Any, got: Any) -> bool:
 
 def _copy(value: Any, leaf: Callable[[Tensor], Tensor], memo: dict[int, tuple[Any, Any]]) -> Any:
     """`copy_value` with the copies made so far, each with its original, which keeps its id in use."""
+    kind = type(value)
+    if kind in ATOMS:
+        return value
     if id(value) in memo:
         return memo[id(value)][1]
     copied: Any
     if isinstance(value, Tensor):
         copied = leaf(value)
-    elif type(value) is dict or (isinstance(value, dict) and hasattr(value, "copy")):
+    elif kind is dict or (isinstance(value, dict) and hasattr(value, "copy")):
         copied = value.copy()
         copied.update({key: _copy(part, leaf, memo) for key, part in value.items()})
+    elif kind is list or kind is tuple:
+        copied = kind([_copy(part, leaf, memo) for part in value])
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        copied = type(value)._make(_copy(part, leaf, memo) for part in value)  # type: ignore[attr-defined]
-    elif type(value) in (list, tuple):
-        copied = type(value)(_copy(part, leaf, memo) for part in value)
+        copied = kind._make([_copy(part, leaf, memo) for part in value])  # type: ignore[attr-defined]
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         copied = copy.copy(value)
         for field in dataclasses.fields(value):

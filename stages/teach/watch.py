@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from stages.teach.course import Exercise
+from stages.teach.files import find_answer
 from stages.teach.grader import Server, check
-from stages.teach.overlay import answer_path
 from stages.teach.report import Result
 
 POLL = 0.1
@@ -36,14 +36,14 @@ def watch(
     Returns:
         An iterator over results. A file that is being written is checked once two looks show the same.
     """
-    seen = {exercise.module: read_stamp(answer_path(folder, exercise.module)) for exercise in exercises}
+    seen = {exercise.module: read_stamp(find_answer(folder, exercise.module)) for exercise in exercises}
     for exercise in exercises:
         yield check(folder, exercise, server)
     pending: dict[str, Stamp] = {}
     while True:
         pause()
         for module in seen:
-            stamp = read_stamp(answer_path(folder, module))
+            stamp = read_stamp(find_answer(folder, module))
             if stamp == seen[module] and module not in pending:
                 continue
             if pending.get(module) != stamp:

@@ -22,14 +22,22 @@ from typing import Any, NamedTuple
 
 from stages.teach import messages, overlay, peers
 from stages.teach.calls import Record, is_inside_learner, run_as
-from stages.teach.course import Exercise
+from stages.teach.course import Exercise, module_path
 from stages.teach.example import run_example
-from stages.teach.guard import install_audit
+from stages.teach.files import Answer, find_original, read_original, read_parsed
+from stages.teach.guard import (
+    find_changed_setting,
+    install_audit,
+    read_functions,
+    read_process_state,
+    restore_functions,
+)
 from stages.teach.pairs import pair_functions
 from stages.teach.report import Result, fail
 from stages.teach.syntax import find_function
+from stages.teach.text_check import judge_unreadable
 from stages.teach.values import copy_value
-from stages.teach.verdict import judge_import, judge_record, judge_time
+from stages.teach.verdict import judge_calls, judge_import, judge_record, judge_time
 
 SPEED_SECONDS = 0.5
 """Seconds for which the two functions are measured."""
@@ -63,9 +71,10 @@ def check_exercise(request: Request, announce: Callable[[str], None] = lambda st
     Returns:
         The result, without its seconds and output.
     """
-    module, served = _begin(request, announce)
-    if isinstance(module, Result):
-        return module
+    begun = _begin(request, announce)
+    if isinstance(begun, Result):
+        return begun
+    module, served = begun
     exercise, record = request.exercise, served.record
     announce(messages.EXAMPLE)
     failed: Result | int | None = run_example(module, exercise, record, served.answer)
@@ -74,7 +83,7 @@ def check_exercise(request: Request, announce: Callable[[str], None] = lambda st
     tests = 0
     if isinstance(failed, int):
         tests, failed = failed, None
-    failed = failed or judge_time(record, exercise)
+    failed = failed or judge_time(record, exercise) or judge_calls(record, exercise)
     calls = record.counts["calls"]
     return (failed or Result(exercise.name, True, tests=tests))._replace(calls=calls)
 
@@ -82,13 +91,17 @@ def check_exercise(request: Request, announce: Callable[[str], None] = lambda st
 def measure_speed(request: Request, announce: Callable[[str], None] = lambda stage: None) -> Result:
     """Measures the learner's function beside ours, on the first call of the example, in turns.
 
+    Args:
+        request, announce: as in `check_exercise`.
+
     Returns:
         A result that passed, with the medians "learner" and "ours" in seconds among its fields; without them
         if the example does not call the function; the failure if the example fails.
     """
-    module, served = _begin(request, announce)
-    if isinstance(module, Result):
-        return module
+    begun = _begin(request, announce)
+    if isinstance(begun, Result):
+        return begun
+    module, served = begun
     announce(messages.EXAMPLE)
     exercise, record = request.exercise, served.record
     failed = run_example(module, exercise, record, served.answer)
@@ -108,26 +121,32 @@ def measure_speed(request: Request, announce: Callable[[str], None] = lambda sta
     return Result(exercise.name, True, fields=medians)
 
 
-def _begin(request: Request, announce: Callable[[str], None]) -> tuple[types.ModuleType | Result, Served]:
+def _begin(request: Request, announce: Callable[[str], None]) -> tuple[types.ModuleType, Served] | Result:
     """Imports the exercise's module with the learner's function in it, or gives the failure."""
     exercise = request.exercise
     record = Record(exercise.function)
-    served = Served(exercise, overlay.answer_path(Path(request.folder), exercise.module), record)
-    module_path = exercise.module.replace(".", "/")
-    hidden = (f"{module_path}.py", "/__pycache__/".join(module_path.rsplit("/", 1)) + ".")
-    linecache.getlines(
-        str(overlay.find_source(exercise.module))
-    )  # a traceback reads it, while an answer runs
-    linecache.getlines(str(served.answer))
+    try:
+        answer = read_parsed(Path(request.folder), exercise.module)
+    except ValueError as error:  # it was saved again after its text was judged
+        return judge_unreadable(exercise, error.args[0])
+    served = Served(exercise, answer, record)
+    path = module_path(exercise.module)
+    hidden = (path, "/__pycache__/".join(path.removesuffix("py").rsplit("/", 1)))
+    for each in (find_original(exercise.module), answer.path):
+        linecache.getlines(str(each))  # a traceback reads it, while an answer runs
     scratch = Path(request.scratch).resolve()
-    install_audit(lambda: is_inside_learner(record), record.refused.append, hidden, served.answer, scratch)
+    install_audit(lambda: is_inside_learner(record), record.refused.append, hidden, answer.path, scratch)
     sys.meta_path.insert(0, peers.Finder())
     overlay.install(request.folder, [exercise.name], execute=partial(execute_part, served))
     announce(messages.IMPORT)
     try:
-        return importlib.import_module(exercise.module), served
+        module = importlib.import_module(exercise.module)
     except BaseException as error:
-        return judge_import(record, exercise, served.answer, error), served
+        return judge_import(record, exercise, answer, error)
+    if served.changed:
+        fields = {"path": path, "name": served.changed[0]}
+        return fail(exercise.name, "purity", messages.CHANGED_AT_IMPORT, **fields)
+    return module, served
 
 
 @dataclass(frozen=True)
@@ -139,12 +158,14 @@ class Served:
         answer: the learner's file.
         record: of the comparison.
         functions: "learner" and "ours" -> the two functions, once the module is imported.
+        changed: settings of the process that the top of the learner's file changed.
     """
 
     exercise: Exercise
-    answer: Path
+    answer: Answer
     record: Record
     functions: dict[str, Callable] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
 
 
 def execute_part(served: Served, code: types.CodeType, namespace: dict[str, Any]) -> None:
@@ -154,14 +175,19 @@ def execute_part(served: Served, code: types.CodeType, namespace: dict[str, Any]
         served: is given the two functions.
         code, namespace: of the part.
     """
-    if code.co_filename != str(served.answer):
+    if code.co_filename != str(served.answer.path):
         exec(code, namespace)
         return
     name = served.exercise.function
-    before = namespace.get(name)
-    run_as(served.record, "learner", exec, (code, namespace), {})
+    before, state, functions = namespace.get(name), read_process_state(), read_functions()
+    try:
+        run_as(served.record, "learner", exec, (code, namespace), {})
+    finally:
+        replaced = restore_functions(functions)
+    if changed := find_changed_setting(state, read_process_state()) or replaced:
+        served.changed.append(changed)
     function = namespace.get(name)
-    if isinstance(function, types.FunctionType) and function is not before:
+    if callable(function) and function is not before:
         ours = define_ours(served.exercise, namespace)
         served.functions.update(learner=function, ours=ours)
         namespace[name] = pair_functions(function, ours, served.record)
@@ -169,8 +195,7 @@ def execute_part(served: Served, code: types.CodeType, namespace: dict[str, Any]
 
 def define_ours(exercise: Exercise, namespace: dict[str, Any]) -> Callable:
     """Defines our function with the globals of a namespace, without binding its name there."""
-    path = overlay.find_source(exercise.module)
-    text = overlay.read_source(path)
+    path, text = find_original(exercise.module), read_original(exercise.module)
     tree = ast.parse(text)
     node = find_function(tree, exercise.function)
     assert node is not None, f"{exercise.function} is in {path}"

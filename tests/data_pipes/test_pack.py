@@ -50,6 +50,8 @@ def test_segments_of_padding_are_one_document() -> None:
     ids, positions = segments(np.array([2, 4]), np.array([-1, 1]), 3)
     assert ids.tolist() == [[0, 0, 0, 0], [0, 1, 1, 1]]
     assert positions.tolist() == [[0, 1, 2, 3], [0, 0, 1, 2]]
+    ids, _ = segments(np.array([0, 4]), np.array([-1]), 3)  # the first document is empty
+    assert ids.tolist() == [[0, 0, 0, 0]]
 
 
 def reference_best_fit(lengths: list[int], capacity: int) -> list[list[int]]:

@@ -65,6 +65,8 @@ def test_sides_keep_one_token_of_the_prompt_and_lose_the_same_tokens() -> None:
     assert was_cut
     (chosen, rejected), _ = truncate_sides([encoded(6, 9), encoded(3, 2)], 5)
     assert (chosen.tokens.tolist(), rejected.tokens.tolist()) == ([3, 4, 5, 6, 7, 8], [3, 4, 5])
+    (answer,), was_cut = truncate_sides([encoded(0, 9)], 5)  # without a prompt, on the right only
+    assert (answer.tokens.tolist(), was_cut) == ([1, 2, 3, 4, 5, 6], True)
 
 
 def test_tokens_after_an_answer_are_dropped_only_when_room_is_needed() -> None:

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from tests.rules.exceptions import EFFECTS_ALLOWED, IN_PLACE, ITEM, STATE
-from tests.rules.source import FUNCTION_NODES, Module, calls, functions, imports, is_under
+from tests.rules.source import FUNCTION_NODES, Module, calls, functions, imports, is_under, nodes
 
 # fmt: off
 EFFECT_MODULES = frozenset((
@@ -48,8 +48,12 @@ CACHE_DECORATORS = ("cache", "lru_cache", "functools.cache", "functools.lru_cach
 
 def effects_only_where_allowed(module: Module) -> Iterator[str]:
     """Only the modules of `EFFECTS_ALLOWED` touch files, the clock, the network or processes."""
-    if is_under(module.name, *EFFECTS_ALLOWED):
-        return
+    if not is_under(module.name, *EFFECTS_ALLOWED):
+        yield from list_effects(module)
+
+
+def list_effects(module: Module) -> Iterator[str]:
+    """Yields what a module imports or calls that touches files, the clock, the network or processes."""
     allowed = ", ".join(EFFECTS_ALLOWED)
     for imported in imports(module):
         if imported.module.split(".")[0] in EFFECT_MODULES:
@@ -70,7 +74,7 @@ def no_global_random_generator(module: Module) -> Iterator[str]:
 
 def no_global_torch_setting(module: Module) -> Iterator[str]:
     """No global setting of torch is changed."""
-    for node in ast.walk(module.tree):
+    for node in nodes(module.tree):
         for target in node.targets if isinstance(node, ast.Assign) else []:
             if isinstance(target, ast.Attribute) and ast.unparse(target).startswith("torch."):
                 yield f"{module.path}:{node.lineno}: sets {ast.unparse(target)} for the whole process"
@@ -82,7 +86,7 @@ def no_global_torch_setting(module: Module) -> Iterator[str]:
 
 def no_global_statement(module: Module) -> Iterator[str]:
     """No `global` statement."""
-    for node in ast.walk(module.tree):
+    for node in nodes(module.tree):
         if isinstance(node, ast.Global):
             yield f"{module.path}:{node.lineno}: global {', '.join(node.names)}"
 
@@ -96,7 +100,7 @@ def no_mutable_module_state(module: Module) -> Iterator[str]:
     """
     bodies = [
         module.tree.body,
-        *(node.body for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)),
+        *(node.body for node in nodes(module.tree) if isinstance(node, ast.ClassDef)),
     ]
     statements = [node for body in bodies for node in body]
     for node in statements:

@@ -9,7 +9,7 @@ import tokenize
 from collections.abc import Iterator, Mapping
 
 from tests.rules.shape import LINE_LENGTH
-from tests.rules.source import FUNCTION_NODES, Module, functions
+from tests.rules.source import FUNCTION_NODES, Module, functions, nodes
 
 OPENINGS = ("what", "how", "which", "whether", "where")
 """Words that open a question. A docstring opens with a verb or a noun of the field."""
@@ -93,7 +93,7 @@ def formatted(module: Module) -> Iterator[str]:
 def nested_expressions(module: Module) -> Iterator[str]:
     """No conditional expression in another, no comprehension with three loops."""
     comprehension = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-    for node in ast.walk(module.tree):
+    for node in nodes(module.tree):
         if isinstance(node, ast.IfExp) and any(
             isinstance(n, ast.IfExp) for n in ast.walk(node) if n is not node
         ):
@@ -105,7 +105,7 @@ def nested_expressions(module: Module) -> Iterator[str]:
 def code_line_count(module: Module) -> int:
     """Count the lines of code in a file: without docstrings, blank lines and lines that are only a comment."""
     docstring_lines: set[int] = set()
-    for node in ast.walk(module.tree):
+    for node in nodes(module.tree):
         if (
             isinstance(node, ast.Expr)
             and isinstance(node.value, ast.Constant)
@@ -123,14 +123,14 @@ def code_line_count(module: Module) -> int:
 def _documented(module: Module) -> Iterator[tuple[str, ast.AST]]:
     """Yield the module, its classes and its functions, private ones included, each with its name."""
     yield module.name, module.tree
-    for node in ast.walk(module.tree):
+    for node in nodes(module.tree):
         if isinstance(node, (*FUNCTION_NODES, ast.ClassDef)):
             yield node.name, node
 
 
 def _prose(module: Module) -> Iterator[tuple[int, str]]:
     """Yield every string of several words and every comment, each with its line."""
-    for node in ast.walk(module.tree):
+    for node in nodes(module.tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield node.lineno, node.value
     for token in tokenize.generate_tokens(io.StringIO(module.text).readline):

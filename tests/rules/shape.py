@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from stages.cli.subcommands import SUBCOMMANDS
 from tests.rules.exceptions import ALL_FLAGS, CLASSES, DEEP, LONG_FILES, LONG_FUNCTIONS
-from tests.rules.source import Module, calls, code_lines, functions, is_under
+from tests.rules.source import Module, calls, code_lines, functions, is_under, nodes
 
 FUNCTION_LINES, FILE_LINES, LINE_LENGTH = 50, 400, 110
 RARE_FILE_LINES = 300
@@ -18,7 +18,7 @@ VAGUE = frozenset(["utils", "util", "common", "helpers", "helper", "misc"])
 
 def only_plain_classes(module: Module) -> Iterator[str]:
     """Classes are NamedTuples, frozen dataclasses, Protocols, errors, or autograd's Functions."""
-    for node in ast.walk(module.tree):
+    for node in nodes(module.tree):
         if isinstance(node, ast.ClassDef) and f"{module.name}.{node.name}" not in CLASSES:
             bases = {ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases}
             decorators = [ast.unparse(decorator) for decorator in node.decorator_list]

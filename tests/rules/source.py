@@ -51,8 +51,15 @@ def read(*folders: str) -> tuple[Module, ...]:
     )
 
 
-def functions(tree: ast.AST) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    """Yields every function with its name, "Class.method" for methods, nested ones as "outer.inner"."""
+@functools.cache
+def nodes(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """Lists every node of a file; each rule looks through them."""
+    return tuple(ast.walk(tree))
+
+
+@functools.cache
+def functions(tree: ast.AST) -> tuple[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef], ...]:
+    """Lists every function with its name, "Class.method" for methods, nested ones as "outer.inner"."""
 
     def walk(node: ast.AST, prefix: str) -> Iterator:
         for child in ast.iter_child_nodes(node):
@@ -63,7 +70,7 @@ def functions(tree: ast.AST) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncF
             else:
                 yield from walk(child, prefix)
 
-    return walk(tree, "")
+    return tuple(walk(tree, ""))
 
 
 def own_nodes(function: ast.AST) -> Iterator[ast.AST]:
@@ -102,7 +109,7 @@ def span(node: ast.stmt) -> range:
 
 def calls(module: Module) -> Iterator[ast.Call]:
     """Yields every call in the file."""
-    return (node for node in ast.walk(module.tree) if isinstance(node, ast.Call))
+    return (node for node in nodes(module.tree) if isinstance(node, ast.Call))
 
 
 def is_under(name: str, *packages: str) -> bool:
@@ -120,7 +127,7 @@ def imports(module: Module) -> tuple[Import, ...]:
 def _imports(module: Module) -> Iterator[Import]:
     """Yields every import of a file."""
     inside = {id(n) for _, f in functions(module.tree) for n in ast.walk(f) if n is not f}
-    for node in ast.walk(module.tree):
+    for node in nodes(module.tree):
         if isinstance(node, ast.Import):
             yield from (Import(alias.name, None, node.lineno, id(node) in inside) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

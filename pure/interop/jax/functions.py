@@ -28,6 +28,7 @@ from pure import tree
 from pure.interop.jax import opaque
 from pure.interop.jax.callback import call_torch
 from pure.interop.jax.leaf_checks import NAMES, SHARED_DTYPES, check_width
+from pure.transform.graph_node import constant
 from pure.types import Tree
 
 
@@ -149,7 +150,7 @@ def _call_jax(owner: Any, /, *args: Tree, **kwargs: Tree) -> Tree:
     return tree.unflatten(getattr(owner, f"result_{number}"), list(results))
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _plan(number: int, spec: Any, constants: tuple, signature: tuple) -> int:
     """Returns the number of the crossing for this form of the arguments; runs in Python even under Dynamo."""
     owner = opaque.FUNCTIONS[number]

@@ -5,7 +5,7 @@ Shape letters: B batch, T tokens, V vocabulary, S positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -68,7 +68,7 @@ def model_in_jax(model: Model) -> ModelInJax:
     Raises:
         ValueError: when called, for params that are not those of the model, tokens that are no integers [B,
             T] or, where they have values, that are outside the vocabulary.
-        TypeError: when called, for params that are tensors, or a key that is none.
+        TypeError: when called, for params, tokens or others that are tensors, or a key that is none.
 
     Example:
         >>> from pure.config import ModelConfig
@@ -165,6 +165,7 @@ def _apply(
 ) -> Any:
     """Computes the logits."""
     _check_params(model.spec, params)
+    _refuse_tensors({"tokens": tokens, "positions": positions, "segment_ids": segment_ids, "key": key})
     _check_tokens(tokens, model.config.vocab_size)
     for name, x in (("positions", positions), ("segment_ids", segment_ids)):
         if x is not None and not (jnp.issubdtype(x.dtype, jnp.integer) and x.shape == tokens.shape):
@@ -185,6 +186,7 @@ def _apply_decode(
 ) -> tuple[Any, Tree]:
     """Decodes in JAX."""
     _check_params(model.spec, params)
+    _refuse_tensors({"tokens": tokens, "cache": cache})
     _check_tokens(tokens, model.config.vocab_size)
     return lowered(params, tokens, cache)
 
@@ -204,6 +206,16 @@ def _check_params(spec: Tree, params: Tree) -> None:
                 f"model_in_jax: params {path}: expected {list(wanted[path].shape)}, got "
                 f"{list(given[path].shape)}"
             )
+
+
+def _refuse_tensors(arguments: Mapping[str, Tree]) -> None:
+    """Refuses tensors of torch among the arguments, by name."""
+    for name, value in arguments.items():
+        if any(isinstance(x, Tensor) for x in tree.leaves(value)):
+            fix = {"key": "give jax.random.key(seed)", "cache": "make it by decode_in_jax(model).cache"}.get(
+                name, f"write jnp.asarray({name}.numpy())"
+            )
+            raise TypeError(f"model_in_jax: expected {name} of JAX, got a tensor of torch; {fix}")
 
 
 def _check_tokens(tokens: Any, vocabulary: int) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pure.interop.jax.arrays import numpy_from_tensor
 from pure.interop.jax.leaf_checks import SHARED_DTYPES, TORCH_DTYPES
+from pure.transform.graph_node import graph_node
 
 NUMBERS: Iterator[int] = itertools.count()
 FUNCTIONS: WeakValueDictionary[int, Any] = WeakValueDictionary()
@@ -226,7 +227,8 @@ class _Apply(torch.autograd.Function):
         inputs = ctx.saved_tensors
         wanted = tuple(i for i, t in enumerate(tangents) if t is not None)
         jvp = _derive(ctx.crossing, "jvp", wanted, len(inputs))
-        results = iter(apply(jvp.number, *inputs, *(tangents[i] for i in wanted)))
+        given = [t for t in tangents if t is not None]
+        results = iter(apply(jvp.number, *inputs, *given))
         return tuple(next(results) if use else None for use in ctx.differentiable)
 
     @staticmethod
@@ -236,7 +238,7 @@ class _Apply(torch.autograd.Function):
         return results, (0,) * len(results)
 
 
-@torch.compiler.allow_in_graph
+@graph_node
 def apply(number: int, *inputs: Tensor) -> tuple[Tensor, ...]:
     """Computes a crossing's results, [] or more tensors, differentiable in every order and mode."""
     return _Apply.apply(number, *inputs)

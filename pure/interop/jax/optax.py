@@ -162,7 +162,7 @@ def state_to_optax(state: Tree, template: Tree) -> Tree:
         A tree like the template, of JAX arrays, copied.
 
     Raises:
-        SerialError: naming the leaf, if the states differ in their fields, shapes or dtypes.
+        SerialError: naming the parts of both and the leaf, if they differ in fields, shapes or dtypes.
 
     Example:
         >>> import optax
@@ -172,7 +172,7 @@ def state_to_optax(state: Tree, template: Tree) -> Tree:
         [0.0, 0.0]
     """
     target = tree.map(_to_meta, template)
-    tensors = serial.from_state_dict(target, serial.to_state_dict(state))
+    tensors = _fit("state_to_optax", state, target)
     return tree.map(lambda like, x: _wrap(like, to_jax(x)), template, tensors)
 
 
@@ -187,7 +187,7 @@ def state_from_optax(state: Tree, template: Tree) -> Tree:
         A tree like the template, of tensors, copied.
 
     Raises:
-        SerialError: naming the leaf, if the states differ in their fields, shapes or dtypes.
+        SerialError: naming the parts of both and the leaf, if they differ in fields, shapes or dtypes.
 
     Example:
         >>> import optax
@@ -197,7 +197,26 @@ def state_from_optax(state: Tree, template: Tree) -> Tree:
         tensor([0., 0.])
     """
     tensors = to_torch(tree.map(_unwrap, state))
-    return serial.from_state_dict(template, serial.to_state_dict(tensors))
+    return _fit("state_from_optax", tensors, template)
+
+
+def _fit(caller: str, state: Tree, template: Tree) -> Tree:
+    """Puts the tensors of a state into a template; refuses a state of another optimizer."""
+    try:
+        return serial.from_state_dict(template, serial.to_state_dict(state))
+    except serial.SerialError as error:
+        difference = str(error).rpartition("; ")[0] or str(error)  # without the advice on checkpoints
+        raise serial.SerialError(
+            f"{caller}: a state of {_parts(state)} does not fit a template of {_parts(template)} "
+            f"({difference}); make the template with the twin of the state's own optimizer, "
+            "with the same settings, for the same params"
+        ) from None
+
+
+def _parts(state: Tree) -> str:
+    """Names the parts of an optimizer's state, such as "ScaleByAdamState, EmptyState"."""
+    is_chain = type(state) in (tuple, list)
+    return ", ".join(type(part).__name__ for part in (state if is_chain else (state,))) or "no parts"
 
 
 def _lowered_update(

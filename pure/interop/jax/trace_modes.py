@@ -41,7 +41,7 @@ Lines = dict[tuple, str]
 _NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
 _READS = re.compile(r"get value out of a tracing tensor|\.item\(\)|\.numpy\(\)|data-dependent", re.IGNORECASE)
 _PACKAGES = ("torch", "optree", "jaxtyping", "beartype")
-_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+_APPLY = getattr(getattr(torch.autograd.Function.apply, "__func__", None), "__code__", None)
 _CONSTANTS = torch.nn.Module._call_impl.__code__.co_consts
 _HOOKED = next((x for x in _CONSTANTS if getattr(x, "co_name", "") == "inner"), None)
 _EXACT = ("pure.", "torch._functorch.")
@@ -133,9 +133,30 @@ def watch(lines: Lines | None, foreign: set[str] | None = None) -> Iterator[None
     with ExitStack() as stack:
         if lines is not None:
             stack.enter_context(torch.autograd.set_detect_anomaly(True, check_nan=False))
+        if foreign is not None and _APPLY is None:  # since torch 2.15 apply is no Python, and has no frame
+            stack.enter_context(_watch_calls(foreign))
         stack.enter_context(_Detach())
         stack.enter_context(_Watch(lines, foreign))
         yield
+
+
+@contextmanager
+def _watch_calls(foreign: set[str]) -> Iterator[None]:
+    """Adds the names of the autograd.Functions that this thread calls, besides our own."""
+    before = sys.getprofile()
+
+    @torch.compiler.disable  # where flex_attention compiles what it is called with, that is not this function
+    def note(frame: Any, event: str, called: Any) -> None:
+        if event == "c_call" and getattr(called, "__name__", "") == "apply":
+            function = getattr(called, "__self__", None)
+            if isinstance(function, type) and issubclass(function, torch.autograd.Function):
+                foreign.update(_name_foreign(function))
+
+    sys.setprofile(note)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
 
 
 @contextmanager
@@ -207,14 +228,20 @@ def _foreign_functions(frame: Any) -> set[str]:
     """
     found = set()
     while frame is not None:
-        if frame.f_code is _APPLY and not frame.f_locals["cls"].__module__.startswith(_EXACT):
-            found.add(f"the torch.autograd.Function {frame.f_locals['cls'].__qualname__}")
+        if frame.f_code is _APPLY:
+            found |= _name_foreign(frame.f_locals["cls"])
         elif frame.f_code is _HOOKED:
             module = frame.f_locals["self"]
             if module._backward_hooks or module._backward_pre_hooks:
                 found.add(f"a backward hook of {type(module).__qualname__}")
         frame = frame.f_back
     return found
+
+
+def _name_foreign(function: type) -> set[str]:
+    """The name of an autograd.Function; none of our own."""
+    own = function.__module__.startswith(_EXACT)
+    return set() if own else {f"the torch.autograd.Function {function.__qualname__}"}
 
 
 def _functional_name(func: Any) -> str:

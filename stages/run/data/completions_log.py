@@ -77,7 +77,7 @@ def recorder(
         step = int(state.step)
         if scored:
             rows = completion_rows(*scored.pop(), names=names, prompts=prompts, decode=decode)
-            _append(folder / NAME, step, rows)
+            append_step(folder / NAME, step, rows)
             if table_every and (step == 1 or step % table_every == 0):
                 say(render_table(step, rows, weights))
                 _warn(say, state, len(rows) // samples, samples)
@@ -137,6 +137,27 @@ def render_table(step: int, rows: Sequence[Mapping[str, Any]], weights: Sequence
     return "\n".join([f"step {step}: reward | prompt | completion", *lines])
 
 
+def append_step(path: Path, step: int, rows: list[dict[str, Any]]) -> None:
+    """Appends one step's line, after dropping lines of this and later steps that a killed run left.
+
+    Args:
+        path: of the log; made with its folder if missing.
+        step: number of the step.
+        rows: as `completion_rows` returns.
+
+    Raises:
+        OSError: if the line cannot be written.
+    """
+    line = json.dumps({"step": step, "answers": rows}, ensure_ascii=False) + "\n"
+    if path.exists() and _last_step(path) >= step:
+        kept = [old for old in path.read_bytes().splitlines(keepends=True) if _step(old) < step]
+        with writing(path):
+            write_atomically(path, b"".join(kept))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(line)
+
+
 def _shorten(text: str) -> str:
     """A text on one line, its middle left out."""
     line = " ".join(text.split())
@@ -165,18 +186,6 @@ def _warn(say: Callable[[str], Any], state: TrainState, groups: int, samples: in
             f"{truncated:.0%} of the completions were cut off at --max_new_tokens: raise it, or teach the "
             "model to stop (sft)"
         )
-
-
-def _append(path: Path, step: int, rows: list[dict[str, Any]]) -> None:
-    """Appends one step's line, after dropping lines of this and later steps that a killed run left."""
-    line = json.dumps({"step": step, "answers": rows}, ensure_ascii=False) + "\n"
-    if path.exists() and _last_step(path) >= step:
-        kept = [old for old in path.read_bytes().splitlines(keepends=True) if _step(old) < step]
-        with writing(path):
-            write_atomically(path, b"".join(kept))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(line)
 
 
 def _last_step(path: Path) -> int:

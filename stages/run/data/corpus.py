@@ -24,7 +24,7 @@ from data_pipes.tokenize import Progress, tokenize
 from data_pipes.tokens import TokenStore
 from data_pipes.types import Document
 from pure.plural import count_noun
-from stages.run.data import bad_rows, documents, held_out, provenance
+from stages.run.data import bad_rows, documents, held_out, provenance, sources
 from stages.run.options.pretrain import CorpusFlags
 
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
@@ -118,6 +118,7 @@ def prepare(flags: CorpusFlags, vocab_size: int, say: Say = print) -> Corpus:
     parts = split(read(flags, folder, workers=flags.workers))
     held_out_bytes = _write_stores(folder / "data", tokenizer, parts, flags.workers, say)
     # 5. Complete.
+    sources.record(folder, root)
     files.write_json(corpus_file, {"made_from": made_from, "split": rule, "held_out_bytes": held_out_bytes})
     corpus = reopen(folder, say)
     tokens = count_noun(len(corpus.train.tokens), "token")

@@ -136,6 +136,15 @@ class TrainOptions(RunFlags, WorkerFlags, OptimizerFlags, BatchFlags, RowFlags, 
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampleFlags:
+    """Samples of the model's text while it trains."""
+
+    sample_prompt: tuple[str, ...] = ()
+    """Texts that the model completes greedily before the first step and at each validation; completions.jsonl
+    and the run's page show how the completions change."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CrossEntropyFlags:
     """Flags of stages that train on the next token."""
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from stages.run.options.base import CrossEntropyFlags, PathFlags, TrainOptions, check_training_flags
+from stages.run.options.base import (
+    CrossEntropyFlags,
+    PathFlags,
+    SampleFlags,
+    TrainOptions,
+    check_training_flags,
+)
 from stages.run.options.groups import RowFlags, TextFlags, TextSourceFlags, WorkerFlags, defaults
 from stages.run.options.ranges import AtLeast, Within, check_values
 
@@ -55,7 +61,7 @@ class CorpusFlags(TextSourceFlags, WorkerFlags, RowFlags, PathFlags, StartFlags)
     save_every=500,
     eval_every=500,
 )
-class PretrainOptions(CorpusFlags, ObjectiveFlags, TextFlags, CrossEntropyFlags, TrainOptions):
+class PretrainOptions(SampleFlags, CorpusFlags, ObjectiveFlags, TextFlags, CrossEntropyFlags, TrainOptions):
     """Train a language model on text, with a tokenizer trained on the same text.
 
     The result is a folder that transformers loads.

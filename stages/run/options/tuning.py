@@ -18,6 +18,7 @@ from stages.run.options.base import (
     OptimizerFlags,
     PathFlags,
     RunFlags,
+    SampleFlags,
     TrainOptions,
     check_halves,
     check_micro_batches,
@@ -77,7 +78,7 @@ class TuningOptions(BaseModelFlags, TrainOptions, PathFlags, ChatModelFlags):
 
 @dataclass(frozen=True, kw_only=True)
 @defaults(output_dir="runs/sft")
-class SFTOptions(CrossEntropyFlags, TuningOptions):
+class SFTOptions(SampleFlags, CrossEntropyFlags, TuningOptions):
     """Fine-tune a model on conversations (SFT).
 
     Only the assistant's turns are trained.
@@ -107,7 +108,7 @@ class RewardOptions(PreferenceOptions):
 
 @dataclass(frozen=True, kw_only=True)
 @defaults(output_dir="runs/dpo", learning_rate=1e-4)
-class DPOOptions(PreferenceOptions):
+class DPOOptions(SampleFlags, PreferenceOptions):
     """Train a model on preference pairs directly (DPO)."""
 
     beta: Annotated[float, AtLeast(0)] = 0.1
@@ -120,7 +121,7 @@ class DPOOptions(PreferenceOptions):
 
 @dataclass(frozen=True, kw_only=True)
 @defaults(output_dir="runs/kto", learning_rate=1e-4)
-class KTOOptions(PreferenceOptions):
+class KTOOptions(SampleFlags, PreferenceOptions):
     """Train a model on single answers marked desirable or not (KTO).
 
     Rows have the columns prompt, completion and label, as in TRL. Generated rows (--data_path embedded) are

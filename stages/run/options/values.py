@@ -50,9 +50,9 @@ def build(kind: type[Options], values: Mapping[str, Any], where: str) -> Options
         raise ValueError(f"{where}: the flags {', '.join(missing)} are missing; the file is damaged")
     hints = get_type_hints(kind)
     for name, value in values.items():
-        if not _fits(value, hints[name]):
+        if not fits(value, hints[name]):
             raise ValueError(
-                f"{where}: {name} is {json.dumps(value)[:60]}, expected {_describe(hints[name])}"
+                f"{where}: {name} is {json.dumps(value)[:60]}, expected {describe_type(hints[name])}"
             )
     return kind(
         **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
@@ -76,32 +76,46 @@ def check_types(flags: Flags) -> None:
     """
     for name, hint in get_type_hints(type(flags)).items():
         value = getattr(flags, name)
-        if not _fits(value, hint):
-            raise ValueError(f"--{name}: expected {_describe(hint)}, got {value!r}")
+        if not fits(value, hint):
+            raise ValueError(f"--{name}: expected {describe_type(hint)}, got {value!r}")
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """True if a value has the type of a field; a list or tuple fits a tuple."""
+def fits(value: Any, hint: Any) -> bool:
+    """Tells if a value has the type of a field; a list or tuple fits a tuple.
+
+    Args:
+        value: of a flag.
+        hint: the flag's type, without annotations.
+
+    Example:
+        >>> fits(3, float), fits(True, int), fits(["q"], tuple[str, ...])
+        (True, False, True)
+    """
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        return any(_fits(value, choice) for choice in get_args(hint))
+        return any(fits(value, choice) for choice in get_args(hint))
     if origin is Literal:
         return isinstance(value, str) and value in get_args(hint)
     if origin is tuple:
-        return isinstance(value, list | tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+        return isinstance(value, list | tuple) and all(fits(item, get_args(hint)[0]) for item in value)
     if hint is float:
         return type(value) in (int, float)
     return type(value) is hint
 
 
-def _describe(hint: Any) -> str:
-    """Describes the type of a field for a message."""
+def describe_type(hint: Any) -> str:
+    """Describes the type of a field for a message.
+
+    Example:
+        >>> describe_type(int | None)
+        'a whole number or null'
+    """
     origin, inside = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(_describe(choice) for choice in inside)
+        return " or ".join(describe_type(choice) for choice in inside)
     if origin is Literal:
         return f"one of {', '.join(inside)}"
     if origin is tuple:
-        return f"a list of {_describe(inside[0])}"
+        return f"a list of {describe_type(inside[0])}"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     return names.get(hint, str(hint))

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data_pipes.chat.chat import CHATML, chat_template, render
 from data_pipes.chat.messages import Message
-from data_pipes.rows.turns import ROLE_NAMES, RowError, check_text, drop_null_entries, make_turn, read_turns
+from data_pipes.rows.columns import COMPLETION_COLUMNS, MESSAGE_COLUMNS, PROMPT_COLUMNS
+from data_pipes.rows.turns import (
+    CALL_ROLES,
+    MASKED_KEYS,
+    ROLE_NAMES,
+    TRAINED_KEYS,
+    RowError,
+    check_text,
+    drop_null_entries,
+    make_turn,
+    read_turns,
+)
+from tests.outside.chat_structures import OWN
 
 
 @pytest.mark.parametrize(("name", "role"), [*ROLE_NAMES.items(), ("Human", "user"), (" GPT ", "assistant")])
@@ -67,6 +82,38 @@ def test_a_weight_sets_whether_a_turn_is_trained(key: str, value: float, trained
     assert read_turns([{"role": "assistant", "content": "x", key: value}]) == (
         Message("assistant", "x", (), trained),
     )
+
+
+def test_two_turns_of_the_user_stay_two_turns_and_the_template_decides() -> None:
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "text": "c"},
+    ]
+    messages = read_turns(turns)
+    assert messages == (Message("user", "a"), Message("user", "b"), Message("assistant", "c"))
+    text = render(chat_template(CHATML), messages)
+    assert [line for line in text.splitlines() if "user" in line] == ["<|im_start|>user"] * 2
+    with pytest.raises(ValueError, match="roles must alternate"):
+        render(chat_template(OWN["Mistral"], bos_token="<s>", eos_token="</s>"), messages)
+
+
+def test_the_documentation_lists_every_name() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "stages.md").read_text(encoding="utf-8")
+    listed = set(
+        re.findall(r"`(\w+)`", page.partition("All names that a row may have")[2].partition("Other keys")[0])
+    )
+    columns = {*MESSAGE_COLUMNS, *PROMPT_COLUMNS, *COMPLETION_COLUMNS}
+    assert listed >= {
+        *ROLE_NAMES,
+        *CALL_ROLES,
+        *TRAINED_KEYS,
+        *MASKED_KEYS,
+        *columns,
+        "content",
+        "value",
+        "text",
+    }
 
 
 BAD = {

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from data_pipes.tokenizer.gguf_vocabulary import from_gguf
+from data_pipes.tokenizer.spec import vocabulary_size
 from data_pipes.tokenizer.step import NFC
 
 FIELDS: dict[str, Any] = {
@@ -24,6 +25,17 @@ def test_tokens_types_merges_and_prefix_are_read() -> None:
     assert tokenizer.encode("ab", template=True) == [3, 2]
     assert tokenizer.spec.normalizer == NFC
     assert tokenizer.spec.pattern == "qwen2"
+
+
+def test_padding_rows_of_the_embedding_are_no_tokens() -> None:
+    """llama.cpp finds no unused token in a text, and decodes it to nothing."""
+    padding = {
+        "tokens": ["a", "b", "ab", "[PAD3]", "<end>", "[PAD5]", "[PAD6]"],
+        "token_type": [1, 1, 1, 5, 3, 5, 5],
+    }
+    tokenizer = from_gguf(FIELDS | {f"tokenizer.ggml.{name}": value for name, value in padding.items()})
+    assert vocabulary_size(tokenizer) == 5
+    assert tokenizer.decode([2, 5, 6]) == "ab"
 
 
 @pytest.mark.parametrize(

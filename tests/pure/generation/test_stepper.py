@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from pure import random, tree
 from pure.config import ModelConfig
@@ -56,6 +57,18 @@ def test_a_step_writes_one_token_in_each_unfinished_row() -> None:
         assert progress.written.tokens[1].eq(PAD).all()
         assert int(progress.step_count) == count
         assert progress.cache.length.tolist() == [count] * 3
+
+
+def test_the_count_of_steps_is_not_read_on_the_host() -> None:
+    model, params, progress = start_generation([False])
+    controls = make_controls(random.key(1), 1, Sampling(4, temperature=1.0), rows=1)
+
+    def write(count: Tensor) -> Tensor:
+        state = progress._replace(step_count=count)
+        return step(state, params, controls, NO_STOP_TOKENS, model=model).written.tokens
+
+    counts = torch.arange(3)
+    assert torch.equal(torch.func.vmap(write)(counts), torch.stack([write(count) for count in counts]))
 
 
 def test_a_stop_token_is_written_and_ends_its_row() -> None:

@@ -13,7 +13,8 @@ from pure import random, tree
 from pure.config import ModelConfig
 from pure.loss.cross_entropy import cross_entropy
 from pure.nn.transformer import transformer
-from pure.transform.accumulate import accumulate, row_count, split
+from pure.parallel.group import Group, run_within
+from pure.transform.accumulate import Accumulated, _sum_micro_batches, accumulate, row_count, split
 from pure.transform.ghost import per_sample_norms
 from pure.transform.per_sample import per_sample_grad
 from pure.types import Tree
@@ -61,6 +62,22 @@ def test_a_metric_is_a_sum_with_its_count_or_a_sum_alone() -> None:
     for parts in (1, 8):
         metrics = accumulate(loss_with_metrics, parts)(PARAMS, BATCH, random.key(0)).metrics
         assert metrics["sum"] == metrics["mean"][1] == BATCH["mask"].sum()
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_process_adds_its_rows_of_every_micro_batch(rank: int) -> None:
+    """Of twelve rows in two parts, the first of three processes has 0, 1, 6, 7, the second 2, 3, 8, 9, ...
+
+    Row i is 2^i, so that a sum tells which rows are in it.
+    """
+
+    def add_rows(batch: Tree) -> Accumulated:
+        return Accumulated(batch["x"].sum(), torch.tensor(len(batch["x"])), {}, ())
+
+    batch = {"x": 2 ** torch.arange(12)}
+    sums = run_within(_sum_micro_batches, Group(rank, 3, None), add_rows, 2, batch)
+    own = (2 * rank, 2 * rank + 1, 2 * rank + 6, 2 * rank + 7)
+    assert sums[:2] == (sum(2**row for row in own), 4)
 
 
 def test_row_count_refuses_leaves_of_different_lengths_and_empty_batches() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -178,3 +180,9 @@ def test_inputs_that_are_returned_unchanged_have_gradients() -> None:
     found = value_and_grad(lambda args: total(remat(function), *args))([p, x])
     expected = value_and_grad(lambda args: total(function, *args))([p, x])
     torch.testing.assert_close(found, expected)
+
+
+def test_a_module_that_remat_imports_may_be_the_first_import():
+    code = "import pure.parallel.layers; from pure.transform import remat"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

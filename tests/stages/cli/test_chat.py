@@ -128,7 +128,25 @@ def test_dropped_messages_are_reported(tmp_path: Path) -> None:
     long = [Message(("user", "assistant")[i % 2], "word " * 8) for i in range(19)]
     answer(long, lambda piece: None)
     assert len(notices) == 1
-    assert "the oldest" in notices[0]
+    assert (
+        "dropped, the oldest: of the context's 128 tokens 5 are kept for the answer; a smaller" in notices[0]
+    )
+
+
+@pytest.mark.parametrize(("given", "kept"), [((), 64), (("--max_new_tokens", "3"), 3)])
+def test_an_answer_keeps_at_most_half_of_a_short_context(
+    given: tuple[str, ...], kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserved: list[int] = []
+
+    def answer_nothing(base: Pretrained, template: Any, sampling: Sampling, **options: Any) -> Answer:
+        reserved.append(sampling.max_new_tokens)
+        return lambda messages, show: ""
+
+    monkeypatch.setattr(chat, "answer_fn", answer_nothing)
+    model = str(write_model(tmp_path))
+    assert main(["chat", "--model_path", model, "--device", "cpu", "--prompt", "Hi", *given]) == 0
+    assert reserved == [kept]
 
 
 def test_streamed_pieces_join_to_the_text_and_split_no_character(tmp_path: Path) -> None:
@@ -147,11 +165,32 @@ def test_streamed_pieces_join_to_the_text_and_split_no_character(tmp_path: Path)
     assert not {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} & {piece.strip() for piece in pieces}
 
 
-def test_lines_typed_in_a_terminal_can_be_edited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`input` has line editing once the module readline is imported."""
+def _sit_at_a_terminal(monkeypatch: pytest.MonkeyPatch, state: Path) -> None:
     monkeypatch.setattr("sys.stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})())
-    _type_lines(monkeypatch, "a", "  ", EOFError)
-    assert list(chat._user_turns(())) == ["a"]
-    import sys
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
 
-    assert "readline" in sys.modules
+
+def test_lines_typed_in_a_terminal_can_be_edited_and_come_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`input` has line editing once the module readline is imported."""
+    readline = pytest.importorskip("readline")
+    _sit_at_a_terminal(monkeypatch, tmp_path)
+    for lines in (("a", "  ", "b"), ("c",)):
+        readline.clear_history()
+        _type_lines(monkeypatch, *lines, EOFError)
+        assert list(chat._user_turns(())) == [line for line in lines if line.strip()]
+    assert [readline.get_history_item(i) for i in (1, 2)] == ["a", "b"]
+    assert (tmp_path / "intro2llm" / "chat_history").read_text() == "a\nb\nc\n"
+    readline.clear_history()
+
+
+def test_a_history_that_cannot_be_kept_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "intro2llm").write_text("a file in the place of the folder")
+    _sit_at_a_terminal(monkeypatch, tmp_path)
+    _type_lines(monkeypatch, "a", "b", EOFError)
+    assert list(chat._user_turns(())) == ["a", "b"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("the history is not kept: ")

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 
 from pure import tree
 from stages.cli.main import main
 from stages.models import language_model
 from tests.stages.models.gguf_writer import write
 from tests.stages.models.test_gguf import make_params, tokenizer
+from tests.stages.models.test_language_model import make_model
 from tests.stages.small_stages import run, write_model
 
 
@@ -48,6 +50,11 @@ def test_merged_adapters_equal_the_adapted_model_in_transformers(
     assert run(tmp_path, "sft", lora="conservative", learning_rate=0.05) == 0
     merge = ["merge", "--model_path", str(tmp_path / "sft"), "--output_dir", str(tmp_path / "whole")]
     assert main(merge) == 0
+    card = ModelCard.load(tmp_path / "sft" / "final_model" / "README.md")
+    assert card.data.library_name == "peft"
+    assert "| adapters | LoRA of PEFT, rank" in card.text
+    assert "| rows, train |" in card.text
+    assert not (tmp_path / "whole" / "README.md").exists()  # the card is that of the adapters
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
     ours = language_model.load(tmp_path / "sft")
     tokens = torch.arange(3, 15)[None]
@@ -57,6 +64,21 @@ def test_merged_adapters_equal_the_adapted_model_in_transformers(
     capsys.readouterr()
     assert main(merge) == 2
     assert "exists already; choose another, so that nothing is lost" in capsys.readouterr().err
+
+
+def test_the_card_is_copied_with_a_model_that_stays_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    card = language_model.save(tmp_path / "model", make_model()) / "README.md"
+    card.write_text("# Mine")
+    export = ["export", "--model_path", str(tmp_path / "model"), "--output_dir"]
+    assert main([*export, str(tmp_path / "same")]) == 0
+    assert (tmp_path / "same" / "README.md").read_text() == "# Mine"
+    assert "not copied" not in capsys.readouterr().out
+    for name, flags in (("half", ["--dtype", "bfloat16"]), ("flax", ["--format", "msgpack"])):
+        assert main([*export, str(tmp_path / name), *flags]) == 0
+        assert not (tmp_path / name / "README.md").exists()
+        assert f"{card} was not copied: it describes the model before this change" in capsys.readouterr().out
 
 
 def test_merging_a_model_without_adapters_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

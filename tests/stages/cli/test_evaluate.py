@@ -55,6 +55,38 @@ def test_perplexity_of_a_folder_of_texts_is_written_to_results_json(
     assert results["options"]["task"] == ["perplexity"]
 
 
+def test_windows_of_perplexity_are_as_long_as_the_training_rows(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    language_model.save(folder / "model2", small_model(512)._replace(trained_length=48))
+    flags = ("--task", "perplexity", "--data_path", str(folder / "text"))
+    figures = {}
+    for model, out, more, line in (
+        (
+            2,
+            "default",
+            (),
+            "windows of 48 tokens, as long as the rows that the model was pretrained on; its context is 512",
+        ),
+        (2, "same", ("--max_length", "48"), ""),
+        (
+            2,
+            "long",
+            ("--max_length", "64"),
+            "warning: --max_length 64: the model was pretrained on rows of 48 tokens",
+        ),
+        (0, "unknown", (), "windows of 512 tokens, the model's context"),
+    ):
+        assert evaluate(folder, *flags, *more, model=model, out=out) == 0
+        shown = capsys.readouterr().out
+        assert line in shown
+        assert ("windows of" in shown or "warning" in shown) == bool(line)
+        figures[out] = json.loads((folder / out / "results.json").read_text())["results"]["perplexity"]
+    assert figures["default"] == figures["same"] != figures["long"]
+    assert main(["compare", str(folder / "default"), str(folder / "unknown")]) == 2
+    assert "of perplexity one --max_length" in capsys.readouterr().err
+
+
 def test_two_models_are_evaluated_on_two_tasks_and_compared(
     folder: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -44,7 +44,7 @@ def test_help_lists_every_flag_with_its_meaning_and_default(
         if field.default not in (dataclasses.MISSING, ()):
             default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
             assert f"(default: {default})" in shown.replace("'", "")
-    assert "(required)" in shown or name in ("demo", "tokenizer", "pretrain", "estimate", "compare")
+    assert "(required)" in shown or name in ("demo", "tokenizer", "pretrain", "estimate", "compare", "report")
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
@@ -130,7 +130,13 @@ MISTAKES = (
     (["--compile=False"], "--compile takes no value, got False; --no_compile turns it off"),
     (["--no-compile", "true"], "--no-compile takes no value, got true; --no_compile turns it off, --compile on"),
     (["--no_compil"], "--no_compil: unknown flag; did you mean --no_compile?"),
+    (["--no_wandb"], "--no_wandb: unknown flag; write --wandb None"),
+    (["--no_shard"], "--no_shard: unknown flag; write --shard none"),
+    (["--no_seed"], "--no_seed: unknown flag; did you mean --seed?"),
     (["--batch_size"], "--batch_size needs a value"), (["words"], "unexpected 'words' before the first flag"),
+    (["-seed", "1"], "unexpected '-seed' before the first flag; did you mean --seed?"),
+    (["batch=4"], "unexpected 'batch=4' before the first flag; did you mean --batch_size?"),
+    (["-q"], "unexpected '-q' before the first flag; a flag begins with --"),
     (["--max_steps", "1", "2"], "--max_steps takes one value, got 2: 1 2"),
     (["--max_steps", "many"], "--max_steps: expected a whole number, got 'many'"),
 )  # fmt: skip
@@ -153,6 +159,10 @@ def test_find_mistake_names_a_missing_flag_and_accepts_valid_ones(
     assert find_mistake(SFTOptions, ["--model_path", "m", "--lora_targets", "q", "v", "--ema", "None"]) == ""
     assert find_mistake(GRPOOptions, ["--model_path=m", "--reward_weights", "1", "-2.5"]) == ""
     assert find_mistake(GRPOOptions, ["--model_path=m", "--reward_weights", "1", "b"]).endswith("got 'b'")
+    for words, count in (([], 0), (["a", "b"], 2)):
+        mistake = find_mistake(GenerateOptions, ["--model_path=m", "--prompt", *words])
+        assert mistake == f"--prompt takes one value, got {count}; repeat the flag for more"
+    assert find_mistake(GenerateOptions, ["--model_path=m", "--prompt", "a", "--prompt=-b"]) == ""
     assert find_mistake(ReplayOptions, ["runs/a", "--step", "3"]) == ""
     assert find_mistake(ReplayOptions, ["--step", "3", "runs/a"]) == ""
 

@@ -78,7 +78,8 @@ def test_a_stage_is_evaluated_before_and_after_and_not_when_run_again(tmp_path: 
         "after": 0.75,
         "kl": 0.4,
     }
-    assert found["low"] < 0.5 < found["high"]
+    assert found["low"] < 0.5 < found["high"] <= 0.75
+    assert found["count"] == 4
     assert run_stage(tmp_path, evaluated) == found == files.read_json(tmp_path / "ladder.json")["grpo"]
     assert evaluated == ["1", "3"]
     assert len(record.read_samples(tmp_path / "grpo" / "evaluation" / "after")["exam"]) == 4
@@ -105,10 +106,18 @@ def test_an_untrained_model_scores_0_in_the_task_of_each_stage(tmp_path: Path, n
 
 
 def test_the_table_shows_the_kl_bound_for_grpo_and_not_for_ppo(tmp_path: Path) -> None:
-    found = {"before": 0.1, "after": 0.9, "low": 0.7, "high": 0.9, "kl": 0.2}
+    found = {"before": 0.1, "after": 0.9, "low": 0.7, "high": 0.9, "kl": 0.2, "count": 128}
     lines = ladder.table(
         [(demo_stage, found) for demo_stage in ladder.demo_stages(tmp_path, seed=0, compile=False)]
     ).splitlines()
     assert len(lines) == 5
     assert "bound 0.5" in lines[3]
     assert "bound" not in lines[4]
+    assert lines[4].split()[-6:] == ["128", "0.100", "0.900", "+0.70", "..", "+0.90"]
+    without = ladder.table(
+        [
+            (demo_stage, {**found, "count": ""})
+            for demo_stage in ladder.demo_stages(tmp_path, seed=0, compile=False)
+        ]
+    )
+    assert [len(line) for line in without.splitlines()] == [len(line) for line in lines]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 import time
@@ -122,9 +123,15 @@ def test_the_message_of_an_interruption_depends_on_the_saved_files(tmp_path: Pat
     assert explanation("evaluate", tmp_path) == "interrupted; the same command keeps the saved answers"
 
 
-def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"intro2llm {version('intro2llm')}\n"
+def test_the_versions_are_printed_without_importing_torch() -> None:
+    code = (
+        "import sys; from stages.cli.main import main; main(['--version']); assert 'torch' not in sys.modules"
+    )
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True)
+    expected = (
+        f"intro2llm {version('intro2llm')}, torch {version('torch')}, Python {platform.python_version()}\n"
+    )
+    assert printed == expected
 
 
 @pytest.mark.parametrize(

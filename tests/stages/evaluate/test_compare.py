@@ -22,8 +22,10 @@ def _samples(scores: list[float], task: str = "t", **columns: list) -> dict[str,
 def test_the_difference_of_four_questions_by_hand() -> None:
     """Three of four questions differ by 1, 1 and -1: mean 0.25, s = 0.9574, stderr 0.4787."""
     (found,) = compare(_samples([0, 0, 1, 1.0]), _samples([1, 1, 0, 1.0]))
+    (graded,) = compare(_samples([0, 0, 1, 2.0]), _samples([1, 1, 0, 2.0]))
     assert (found.first, found.second, found.value, found.higher, found.lower) == (0.5, 0.75, 0.25, 2, 1)
-    assert found.high - found.value == pytest.approx(1.959964 * math.sqrt(11 / 12) / 2)
+    assert (found.low, found.high) == (-0.5, 0.5)
+    assert graded.high - graded.value == pytest.approx(1.959964 * math.sqrt(11 / 12) / 2)
     assert found.p == mcnemar(2, 1) == 1.0
 
 
@@ -46,6 +48,20 @@ def test_95_percent_of_the_intervals_contain_the_true_difference() -> None:
         (found,) = compare(_samples(first), _samples(second))
         inside += found.low <= 0.1 <= found.high
     assert 0.90 <= inside / 300 <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "low", "high"),
+    [("0000", "1110", 0.26, 1.0), ("1110", "0000", -0.75, -0.26), ("1111", "0111", -0.74, 0.0)],
+)
+def test_an_interval_of_shares_ends_where_the_second_share_does(
+    before: str, after: str, low: float, high: float
+) -> None:
+    (found,) = compare(_samples([float(x) for x in before]), _samples([float(x) for x in after]))
+    assert (found.low, found.high) == (pytest.approx(low, abs=5e-3), pytest.approx(high, abs=5e-3))
+    (scaled,) = compare(_samples([2.0 * float(x) for x in before]), _samples([2.0 * float(x) for x in after]))
+    width = 2 * 1.96 * 2 * 0.25
+    assert scaled.high - scaled.low == pytest.approx(width, abs=0.01)  # not shares: the normal interval
 
 
 def test_documents_are_weighted_by_their_bytes() -> None:

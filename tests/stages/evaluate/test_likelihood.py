@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -13,7 +14,13 @@ from pure import random, tree
 from pure.config import ModelConfig
 from pure.interop.module import from_module
 from pure.nn.transformer import transformer
-from stages.evaluate.likelihood import Likelihood, Window, log_likelihoods, window_log_likelihoods
+from stages.evaluate.likelihood import (
+    POSITIONS,
+    Likelihood,
+    Window,
+    log_likelihoods,
+    window_log_likelihoods,
+)
 from stages.evaluate.request import Request
 
 CONFIG = ModelConfig(
@@ -110,6 +117,48 @@ def test_window_log_likelihoods_in_bfloat16_are_near_those_in_float32() -> None:
     assert window_log_likelihoods(MODEL, tree.cast(PARAMS, torch.bfloat16), [window])[
         0
     ].logp == pytest.approx(exact, rel=2e-2)
+
+
+def test_windows_of_several_lengths_equal_a_loop() -> None:
+    """Padding on the right changes nothing, and only the last tokens of each window are scored."""
+    rows = [(tuple(range(7)), 3), ((5, 1), 1), (tuple(range(20, 35)), 14), ((8, 8, 8, 8), 2)]
+    requests = [Request(ids[:-scored], ids[-scored:]) for ids, scored in rows]
+    best = int(MODEL.forward(PARAMS, torch.tensor([[3, 4]]))[0, -1].argmax())
+    requests.append(Request((3, 4), (best,)))
+    windows = [Window((*context, *continuation), len(continuation)) for context, continuation in requests]
+    found = window_log_likelihoods(MODEL, PARAMS, windows)
+    expected = [likelihood_by_loop(request) for request in requests]
+    assert [x.logp for x in found] == pytest.approx([x.logp for x in expected], rel=1e-5)
+    assert [x.greedy for x in found] == [x.greedy for x in expected]
+    assert found[-1].greedy
+
+
+BIGRAM = MODEL._replace(
+    hidden=lambda params, tokens: params["table"][tokens], logits=lambda params, hidden: hidden
+)
+"""The logits of the next token are a row of a table."""
+
+
+def test_windows_with_more_positions_than_are_scored_at_a_time() -> None:
+    table = random.normal(random.key(3), (5, 5))
+    rows = random.randint(random.key(4), (2, POSITIONS), 0, 5).tolist()
+    windows = [Window(tuple(rows[0]), 700), Window(tuple(rows[1]), 1000)]
+    logps = table.double().log_softmax(-1)
+    expected = [
+        sum(float(logps[old, new]) for old, new in list(itertools.pairwise(window.tokens))[-window.scored :])
+        for window in windows
+    ]
+    found = window_log_likelihoods(BIGRAM, {"table": table}, windows, tokens=2 * POSITIONS)
+    assert [x.logp for x in found] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_sum_of_a_window_is_in_float64() -> None:
+    """Token 2 after token 1 has the log-probability -2^24, beside which float32 loses the ln 4 of the others."""
+    table = torch.zeros(4, 4)
+    table[1] = torch.tensor([0.0, -1e9, -(2.0**24), -1e9])
+    [score] = window_log_likelihoods(BIGRAM, {"table": table}, [Window((0, 0, 1, 2, 0, 0), 5)])
+    assert score.logp + 2.0**24 == pytest.approx(-4 * math.log(4), abs=1e-5)
+    assert not score.greedy
 
 
 def test_requests_that_cannot_be_scored_are_refused() -> None:

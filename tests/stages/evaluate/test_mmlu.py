@@ -7,7 +7,8 @@ import math
 import pytest
 
 from data_pipes.choices import Question, Questions
-from stages.evaluate.mmlu import GROUPS, STYLES, mmlu, preamble, summarize
+from stages.evaluate.likelihood import Likelihood
+from stages.evaluate.mmlu import GROUPS, STYLES, _sample, mmlu, preamble, summarize
 from stages.evaluate.task import run_task
 from tests.stages.evaluate.small_model import small_model
 
@@ -72,6 +73,49 @@ def test_sharing_prefixes_changes_logps_by_rounding_only() -> None:
         for one, two in zip(shared.samples, separate.samples, strict=True):
             assert one["logps"] == pytest.approx(two["logps"], abs=1e-4)
             assert one["output"] == two["output"]
+
+
+def sample(logps: list[float], choices: tuple[str, ...], answer: int) -> dict:
+    """The sample of a question with these log-probabilities of its choices."""
+    question = Question("Say", choices, answer, "words", "t:1")
+    scores = [Likelihood(logp, False, dropped) for dropped, logp in enumerate(logps)]
+    return _sample(question, "Say", STYLES["continue"], scores)
+
+
+def test_the_sample_of_a_question_has_the_likeliest_choice() -> None:
+    found = sample([-4.0, -3.0, -8.0], ("ab", "c", "defgh"), 1)
+    assert found == {
+        "prompt": "Say",
+        "output": " c",
+        "target": " c",
+        "score": 1.0,
+        "score_norm": 0.0,
+        "subject": "words",
+        "logps": [-4.0, -3.0, -8.0],
+        "dropped": 2,
+    }
+    assert [type(found[name]) for name in ("score", "score_norm")] == [float, float]
+
+
+@pytest.mark.parametrize(
+    ("logps", "choices", "best", "best_norm"),
+    [
+        ([-4.0, -3.0, -8.0], ("ab", "c", "defgh"), 1, 2),  # -2, -3, -1.6 for each character
+        ([-1.9, -1.0], ("ab", "c"), 1, 0),  # -0.95, -1.0
+        ([-3.0, -8.0], ("c", "abcd"), 0, 1),  # -3, -2
+        ([-3.0, -8.0], ("", "abcd"), 0, 1),  # an empty choice counts as one character
+        ([-1.0, -8.0], ("", "abcd"), 0, 0),
+        ([-2.0, -2.0, -2.0], ("ab", "cd", "ef"), 0, 0),  # of equal ones the first
+        ([-9.0, -2.0, -4.0, -2.0], ("a", "b", "cd", "e"), 1, 1),
+    ],
+)
+def test_the_likeliest_choice_and_the_likeliest_for_its_length(
+    logps: list[float], choices: tuple[str, ...], best: int, best_norm: int
+) -> None:
+    for answer, choice in enumerate(choices):
+        found = sample(logps, choices, answer)
+        assert (found["score"], found["score_norm"]) == (float(answer == best), float(answer == best_norm))
+        assert (found["output"], found["target"]) == (f" {choices[best]}", f" {choice}")
 
 
 def test_a_long_prompt_is_cut_on_its_left_and_the_cut_is_counted() -> None:

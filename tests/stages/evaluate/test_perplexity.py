@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipes.types import Document
-from stages.evaluate.perplexity import cut_windows, perplexity
+from stages.evaluate.perplexity import cut_windows, perplexity, summarize
 from stages.evaluate.task import run_task
 from tests.stages.evaluate.small_model import small_model
 
@@ -79,6 +79,28 @@ def test_stride_1_scores_each_token_with_a_full_context() -> None:
     sample = run_task(task).samples[0]
     assert sample["nats"] == pytest.approx(nats, rel=1e-5)
     assert sample["tokens"] == len(row) - 1
+
+
+def test_figures_and_their_errors_from_three_documents() -> None:
+    """The error of a ratio r = Σ a / Σ b is √(n / (n-1) Σ (a - r b)²) / Σ b; that of exp(r) is exp(r) times it."""
+    rows = [(3.0, 2, 1, 5), (8.0, 3, 2, 9), (1.5, 1, 1, 2)]
+    names = ("nats", "tokens", "words", "bytes")
+    found = summarize([dict(zip(names, row, strict=True)) for row in rows])
+    assert list(found) == ["perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"]
+    for place, name in enumerate(list(found)[:3], 1):
+        total = sum(row[place] for row in rows)
+        r = 12.5 / total
+        error = math.sqrt(3 / 2 * sum((row[0] - r * row[place]) ** 2 for row in rows)) / total
+        assert found[name] == pytest.approx((math.exp(r), math.exp(r) * error, 3))
+    bits = (12.5 / 16 / math.log(2), found["byte_perplexity"].stderr / math.exp(12.5 / 16) / math.log(2), 3)
+    assert found["bits_per_byte"] == pytest.approx(bits)
+
+
+@pytest.mark.parametrize(("nats", "is_finite"), [(699.9, True), (700.0, False), (710.0, False)])
+def test_a_perplexity_is_infinite_from_700_nats_a_unit_on(nats: float, is_finite: bool) -> None:
+    found = summarize([{"nats": nats, "tokens": 1, "words": 1, "bytes": 1}] * 2)
+    assert [math.isfinite(figure.value) for figure in found.values()] == [is_finite] * 3 + [True]
+    assert found["bits_per_byte"].value == pytest.approx(nats / math.log(2))
 
 
 def test_empty_texts_are_skipped_and_values_out_of_range_refused() -> None:

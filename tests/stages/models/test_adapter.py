@@ -17,7 +17,7 @@ from pure import tree
 from stages.checkpoint import checkpoint
 from stages.cli.flags import parse
 from stages.cli.main import main
-from stages.models import adapter, adapter_folder, language_model, reward_model
+from stages.models import adapter, adapter_folder, checksums, language_model, reward_model
 from stages.run import adapter_flags, build
 from stages.run.options.tuning import DPOOptions, SFTOptions
 from tests.stages.small_stages import NAMES, flags, run, write_model
@@ -232,6 +232,7 @@ def test_unsupported_fields_of_adapter_config_are_refused(
 ) -> None:
     assert run(tmp_path, "sft", **SMALL, max_steps=1) == 0
     file = tmp_path / "sft" / "final_model" / adapter_folder.CONFIG
+    (file.parent / checksums.NAME).unlink()
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
     with pytest.raises(ValueError, match=message):
         language_model.load(tmp_path / "sft")

@@ -243,6 +243,27 @@ def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows_is_refused(tmp_pa
         language_model.load(tmp_path / "model")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda params: make_model(hidden_size=32).params, r"expected shape .* got "),
+        (lambda params: params | {"layers": params["layers"][:1]}, "missing model.layers.1"),
+        (lambda params: {"model": params}, "model/embed.*: no weight of a language model"),
+        (
+            lambda params: {"layers": [{"attention": {"q": {"a": torch.ones(1, 1)}}}]},
+            "layers/0/attention/q/a: no",
+        ),
+    ],
+)
+def test_params_that_are_not_those_of_the_model_are_not_written(
+    change: Any, message: str, tmp_path: Path
+) -> None:
+    pretrained = make_model()
+    with pytest.raises(ValueError, match=message):
+        language_model.save(tmp_path / "model", pretrained._replace(params=change(pretrained.params)))
+    assert not (tmp_path / "model").exists()
+
+
 def test_weights_of_another_shape_are_refused_with_the_folder(tmp_path: Path) -> None:
     one, other = (
         language_model.save(tmp_path / name, make_model(hidden_size=size))

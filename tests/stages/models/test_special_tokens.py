@@ -124,3 +124,8 @@ def test_extra_special_tokens_are_saved_under_the_name_that_transformers_4_and_5
     assert "extra_special_tokens" not in fields
     loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
     assert loaded.extra_special_tokens == theirs.extra_special_tokens
+
+
+def test_paths_of_the_machine_that_saved_a_tokenizer_are_not_written() -> None:
+    read = {"name_or_path": "/srv/ada/x", "special_tokens_map_file": "/srv/ada/y", "padding_side": "left"}
+    assert special_tokens.tokenizer_fields(SpecialTokens(tokenizer=read), 8) == {"padding_side": "left"}

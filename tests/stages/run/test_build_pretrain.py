@@ -11,8 +11,9 @@ import torch
 
 from data_pipes import tokenizer as tokenizers
 from data_pipes.tokens import memory_store
-from pure import tree
+from pure import random, tree
 from stages.checkpoint.fingerprint import fingerprint
+from stages.models import language_model
 from stages.run import config_file
 from stages.run.build_pretrain import build, check
 from stages.run.data.corpus import Corpus
@@ -40,6 +41,18 @@ def replace_flags(options: PretrainOptions, **changes: Any) -> PretrainOptions:
 
 def make_pipe(options: PretrainOptions, corpus: Corpus) -> Any:
     return build(options, corpus).pipe
+
+
+@pytest.mark.parametrize(("before", "rows", "after"), [(8, 10, 10), (10, 8, 10), (None, 8, None)])
+def test_the_model_keeps_the_length_of_its_longest_rows(
+    before: int | None, rows: int, after: int | None, base: PretrainOptions, corpus: Corpus, tmp_path: Path
+) -> None:
+    start = build(base, corpus).base
+    assert start.trained_length == 10
+    params = start.model.init(random.key(0))
+    folder = language_model.save(tmp_path / "m", start._replace(params=params, trained_length=before))
+    more = replace_flags(base, config=None, model_path=str(folder), max_length=rows)
+    assert build(more, corpus).base.trained_length == after
 
 
 FEATURES = {"ema": 0.9, "gradient_accumulation": 2, "boundaries": "mask", "z_loss": 1e-4}

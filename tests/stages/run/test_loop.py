@@ -198,6 +198,29 @@ def test_validation_uses_the_averaged_params_if_there_are_any(tmp_path: Path) ->
     assert not is_bit_identical(seen[-1], outcome.state.params)
 
 
+def test_a_validation_may_give_a_tensor_of_one_number_and_no_other(tmp_path: Path) -> None:
+    a_stage, _ = counting_stage()
+    asked = {"key": KEY, "options": EAGER}
+    run(
+        a_stage,
+        batches_of_ones(1),
+        tmp_path / "a",
+        validate=lambda p: {"val_loss": torch.tensor(2.0)},
+        **asked,
+    )
+    assert rows(tmp_path / "a")[-1]["val_loss"] == 2.0
+    with pytest.raises(
+        TypeError, match=r"validate gave a tensor of shape \[2\] as 'val_loss'; expected a number"
+    ):
+        run(
+            a_stage,
+            batches_of_ones(1),
+            tmp_path / "b",
+            validate=lambda p: {"val_loss": torch.ones(2)},
+            **asked,
+        )
+
+
 def test_a_validation_without_the_watched_metric_is_refused(tmp_path: Path) -> None:
     a_stage, _ = counting_stage()
     with pytest.raises(ValueError, match=r"validate gave accuracy, but options\.watch is 'val_loss'"):

@@ -17,7 +17,7 @@ from pure.parallel.group import group_of
 from pure.serial.serial import to_bytes
 from stages.checkpoint import checkpoint
 from stages.cli.main import main
-from stages.models import language_model
+from stages.models import checksums, language_model
 from stages.run.experiment import Experiment, fingerprint_of
 from stages.run.options.tuning import SFTOptions
 from stages.run.train import Outcome, train
@@ -49,6 +49,7 @@ def test_the_final_model_has_the_params_of_the_last_state(tmp_path: Path) -> Non
     assert outcome.status == "complete"
     assert outcome.signal is None
     assert outcome.final_model == tmp_path / "run" / "final_model"
+    assert (outcome.final_model / checksums.NAME).is_file()
     saved = language_model.load(outcome.final_model)
     for x, y in zip(tree.leaves(saved.params), tree.leaves(outcome.state.params), strict=True):
         assert torch.equal(x, y)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.teach import overlay
 from stages.teach.cheats import replace_body
 from stages.teach.course import Exercise, exercises_of_module, find_exercise
+from stages.teach.files import find_answer, read_original
 from stages.teach.source import leave_out
 
 NORM = "rms_norm"
@@ -22,7 +22,7 @@ return (upcast * (upcast.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dt
 def write_answer(folder: Path, body: str, *, top: str = "", name: str = NORM) -> Exercise:
     """Write our module with another body for one function, no other solved, and lines after its imports."""
     exercise = find_exercise(name)
-    text = overlay.read_source(overlay.find_source(exercise.module))
+    text = read_original(exercise.module)
     others = {
         each.function: each.name
         for each in exercises_of_module(exercise.module)
@@ -32,7 +32,7 @@ def write_answer(folder: Path, body: str, *, top: str = "", name: str = NORM) ->
     text = replace_body(text, exercise.function, body.rstrip() + "\n")
     if top:
         text = text.replace("import torch\n", f"import torch\n{top}\n", 1)
-    path = overlay.answer_path(folder, exercise.module)
+    path = find_answer(folder, exercise.module)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf8")
     return exercise

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.teach import overlay
 from stages.teach.cheats import find_example_answer, list_arguments, list_cheats, replace_body, write_cheat
 from stages.teach.course import find_exercise
+from stages.teach.files import find_answer
 from stages.teach.source import is_solved
 from tests.stages.teach.edition import NORM
 
@@ -20,7 +20,7 @@ def test_each_cheat_is_a_file_that_parses_but_for_one(tmp_path: Path, cheat: str
     if not write_cheat(tmp_path, exercise, cheat):
         assert cheat == "hard-coded"
         return
-    text = overlay.answer_path(tmp_path, exercise.module).read_text("utf8")
+    text = find_answer(tmp_path, exercise.module).read_text("utf8")
     if cheat == "syntax":
         with pytest.raises(SyntaxError):
             ast.parse(text)

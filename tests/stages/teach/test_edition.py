@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.teach import answers, edition
-from stages.teach.answers import read_answer
-from stages.teach.course import COURSE, exercises_of_module
+from stages.teach import edition
+from stages.teach.course import COURSE, course_modules, exercises_of_module
 from stages.teach.edition import reset, start
-from stages.teach.originals import course_modules, plan_files
+from stages.teach.originals import plan_files
 from stages.teach.progress import list_progress
 from stages.teach.record import FOLDER, RECORD, read_record
 from tests.rules.source import ROOT
@@ -125,6 +124,8 @@ def test_other_folders_are_refused_and_left_alone(tmp_path: Path) -> None:
         start(tmp_path)
     with pytest.raises(NotADirectoryError, match="is a file"):
         start(tmp_path / "notes.txt")
+    with pytest.raises(NotADirectoryError, match=r"notes\.txt is a file"):
+        start(tmp_path / "notes.txt" / "my")
     with pytest.raises(ValueError, match="not in 'zz'"):
         start(tmp_path / "new", lang="zz")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
@@ -135,7 +136,7 @@ def test_an_interrupted_start_can_be_repeated(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(answers, "write_atomically", fail)
+        patch.setattr(edition, "write_atomically", fail)
         with pytest.raises(OSError, match="cannot write"):
             start(tmp_path / "my")
     report = start(tmp_path / "my")
@@ -315,7 +316,7 @@ def test_progress_tells_files_that_cannot_be_read(folder: Path) -> None:
     (folder / "pure/loss/kto.py").write_bytes(b"\xff")
     problems = list_progress(folder).problems
     assert len(problems) == 3
-    assert any(problem.startswith(f"{DPO} cannot be read: line 2: ") for problem in problems)
+    assert any(problem.startswith(f"{DPO}, line 2: ") for problem in problems)
     assert any(problem.startswith("pure/loss/ppo.py is missing; ") for problem in problems)
     assert "pure/loss/kto.py cannot be read: not UTF-8, byte 0; save it as UTF-8" in problems
 
@@ -324,7 +325,7 @@ def test_progress_tells_a_function_that_was_renamed(folder: Path) -> None:
     path = folder / DPO
     path.write_text(path.read_text().replace("def dpo_loss(", "def my_loss("))
     assert list_progress(folder).problems == (
-        f"{DPO} has no function dpo_loss; intro2llm exercises reset {folder} dpo_loss adds it",
+        f"{DPO} has no function dpo_loss at its top level; `intro2llm exercises reset {folder} dpo_loss` adds it",
     )
 
 
@@ -348,12 +349,6 @@ def test_progress_ends_when_all_is_solved_and_checked(folder: Path) -> None:
     assert progress.next == COURSE[0].exercises[0]  # written, but not checked
 
 
-def test_an_answer_is_read_whatever_its_form(folder: Path) -> None:
-    text = read_answer(folder, "pure.loss.dpo", "en")
-    (folder / DPO).write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
-    assert read_answer(folder, "pure.loss.dpo", "en") == text
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
@@ -364,5 +359,5 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_damaged_record_is_refused_by_all(folder: Path) -> None:
     (folder / RECORD).write_text("{")
     for action in (lambda: start(folder), lambda: reset(folder, "dpo_loss"), lambda: list_progress(folder)):
-        with pytest.raises(ValueError, match=r"edition\.json: not valid JSON"):
+        with pytest.raises(ValueError, match=r"edition\.json is damaged: not valid JSON"):
             action()

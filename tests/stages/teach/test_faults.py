@@ -18,6 +18,8 @@ from stages.teach.faults import find_faults
         ("Mean.", ' 均值"""。', "expected no"),
         ("Mean.", " 均值。", "no spaces"),
         ("Mean, sum.", "均值,和。", "punctuation: expected 均值，和。"),
+        ("Mean of x.", "x的 均值。", "expected a blank inside 'x的'"),
+        ("Mean of `x`.", "均值 `x`的。", "expected a blank inside '`的'"),
     ],
 )
 def test_a_fault_is_found(text: str, translation: str, fault: str) -> None:

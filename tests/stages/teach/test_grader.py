@@ -10,24 +10,40 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from stages.teach import messages
+from stages.teach import grader, messages
 from stages.teach.cheats import list_cheats, write_cheat
 from stages.teach.course import find_exercise
-from stages.teach.grader import Limits, Server, check, open_server
-from stages.teach.report import describe_result
+from stages.teach.grader import Limits, Server, check, choose_environment, open_server
+from stages.teach.report import Result, describe_result
 from stages.teach.text_check import judge_text
+from stages.teach.translate import translate
 from tests.stages.teach.edition import NORM, OURS, write_answer
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that was started where a package has the name of ours, as a learner's folder may have one.
+
+    Its environment has settings of pytest for other tests.
+    """
+    folder = tmp_path_factory.mktemp("my")
+    (folder / "stages").mkdir()
+    (folder / "stages" / "__init__.py").touch()
     limits = Limits(stage_seconds=3.0, megabytes=1500)
-    with open_server(limits) as server:
-        yield server
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PYTEST_ADDOPTS", "--no-such-flag")  # of the learner's own tests
+        patch.setenv("PYTEST_PLUGINS", "no_such_plugin")
+        with open_server(limits) as server:
+            patch.undo()
+            yield server
 
 
 @pytest.mark.parametrize("cheat", list_cheats())
@@ -59,6 +75,22 @@ WRONG = {
     "random": (f"torch.manual_seed(0)\n{OURS}", "purity", "random generator"),
     "grad mode": (f"torch.set_grad_enabled(False)\n{OURS}", "purity", "grad mode"),
     "default dtype": (f"torch.set_default_dtype(torch.float64)\n{OURS}", "purity", "default dtype"),
+    "device": (f"torch.set_default_device('meta')\n{OURS}", "purity", "default device"),
+    "deterministic": (f"torch.backends.cudnn.benchmark = True\n{OURS}", "purity", "deterministic mode"),
+    "mkldnn": (f"torch.backends.mkldnn.enabled = False\n{OURS}", "purity", "mkldnn settings"),
+    "mkldnn's precision": (
+        f"torch.backends.mkldnn.matmul.fp32_precision = 'bf16'\n{OURS}", "purity", "matmul precision"
+    ),
+    "precision": (f"torch.set_float32_matmul_precision('medium')\n{OURS}", "purity", "matmul precision"),
+    "denormals": (f"torch.set_flush_denormal(True)\n{OURS}", "purity", "denormal numbers"),
+    "autocast": (f"torch.autocast('cpu').__enter__()\n{OURS}", "purity", "autocast"),
+    "recursion limit": (
+        f"getattr(torch, 'sy' + 's').setrecursionlimit(2000)\n{OURS}", "purity", "recursion limit"
+    ),
+    "kernels": (f"torch.backends.cuda.enable_flash_sdp(False)\n{OURS}", "purity", "attention kernels"),
+    "threads": (f"torch.set_num_threads(2)\n{OURS}", "purity", "torch's threads"),
+    "Python's seed": (f"import random\nrandom.seed(0)\n{OURS}", "purity", "Python's random"),
+    "NumPy's seed": (f"import numpy as np\nnp.random.seed(0)\n{OURS}", "purity", "NumPy's random"),
     "prints": ("while True: print('x' * 10_000)", "purity", "printed more than"),
     "loops": ("while True: pass", "slow", "no result after"),
     "memory": ("return x.new_ones(1_000_000_000)", "memory", "more than 1500 MB"),
@@ -81,6 +113,23 @@ WRONG = {
     "importlib": ("return __import__('importlib')", "forbidden", "__import__"),
     "closure": ("return rms_norm.__closure__", "forbidden", "__closure__"),
     "global": ("global torch\nreturn x", "forbidden", "global torch"),
+    "replaces": ("torch.isclose = lambda *rest, **more: True\nreturn x", "purity", "changed torch.isclose"),
+    "subclass": ("class Same(torch.Tensor): pass\nreturn x.as_subclass(Same)", "dtype", "another type"),
+    "frame": (
+        "try: raise ValueError\nexcept ValueError as e: return getattr(e.__traceback__, 'tb_' + 'frame')",
+        "forbidden",
+        "variables of another function",
+    ),
+    "executes": (
+        "return getattr(torch, 'sy' + 's').modules['built' + 'ins'].exec('1')", "forbidden", "execute text"
+    ),
+    "result": (
+        "getattr(torch, 'sa' + 've')({}, '../result')\ngetattr(torch, 'o' + 's')._exit(0)", "exit", "exit code 0"
+    ),
+    "terminal": ("raise ValueError('\\x1b[2J')", "raises", "ValueError: ?[2J"),
+    "error": (
+        "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd", "raises", "raised Odd"
+    ),
 }  # fmt: skip
 
 
@@ -108,7 +157,11 @@ AT_THE_TOP = {
     "raises": ("VALUE = 1 / 0", "raises", "ZeroDivisionError"),
     "imports": ("import os", "forbidden", "may not import os"),
     "exits": ("VALUE = quit()", "forbidden", "may not use quit"),
+    "settings": ("VALUE = torch.set_default_dtype(torch.float64)", "purity", "the top of pure/nn/norm.py changed"),
+    "memory": ("VALUE = [0] * 10**9", "memory", "more than 1500 MB"),
     "writes": ("VALUE = torch.save(1, '/tmp/never')", "forbidden", "torch.save"),
+    "replaces": ("VALUE = setattr(torch, 'isclose', None)", "purity", "changed torch.isclose"),
+    "all names": ("from math import *", "forbidden", "instead of *"),
 }  # fmt: skip
 
 
@@ -160,10 +213,18 @@ def test_a_file_that_is_gone_and_a_function_that_was_renamed_are_found_without_a
         assert result is not None
         assert result.kind == kind
         assert "pure/nn/norm.py" in describe_result(result)
-    path.write_bytes(b"\xff\xfe\x00x")
+    for data in (b"\xff\xfe\x00x", f"# coding: gbk\n# 中\n{text}".encode("gbk", "ignore")):
+        path.write_bytes(data)
+        result = judge_text(tmp_path, exercise)
+        assert result is not None
+        assert (result.kind, result.message) == ("syntax", messages.NOT_TEXT)
+    path.unlink()
+    path.mkdir()
     result = judge_text(tmp_path, exercise)
     assert result is not None
-    assert result.kind == "syntax"
+    assert describe_result(result, partial(translate, lang="zh")).endswith(
+        translate(messages.IS_FOLDER, "zh")
+    )
 
 
 def test_nothing_is_left_after_a_check(
@@ -178,8 +239,68 @@ def test_nothing_is_left_after_a_check(
     assert not children.exists() or children.read_text() == ""
 
 
-def test_the_server_ends_with_its_block() -> None:
+def test_a_decorated_function_is_compared_too(server: Server, tmp_path: Path) -> None:
+    top = "class Call:\n    def __init__(self, f): self.f = f\n"
+    top += "    def __call__(self, *rest, **more): return self.f(*rest, **more)\n"
+    exercise = write_answer(tmp_path, OURS, top=top)
+    path = tmp_path / "pure" / "nn" / "norm.py"
+    path.write_text(path.read_text("utf8").replace("def rms_norm(", "@Call\ndef rms_norm("), "utf8")
+    result = check(tmp_path, exercise, server)
+    assert result.passed
+    assert result.calls > 0
+
+
+def test_a_function_that_is_changed_while_it_is_checked_has_no_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exercise = write_answer(tmp_path, OURS)
+    bodies = iter((OURS, "return x"))
+
+    def save(*rest: object) -> Result:
+        write_answer(tmp_path, next(bodies))
+        return Result(NORM, True)
+
+    monkeypatch.setattr(grader, "_run_worker", save)
+    digests = [check(tmp_path, exercise, None).digest for _ in range(2)]  # type: ignore[arg-type]
+    assert digests[0]
+    assert not digests[1]
+
+
+def test_the_server_and_its_worker_end_with_the_block(tmp_path: Path) -> None:
+    exercise = write_answer(tmp_path, "while True: pass")
+
+    def run_check() -> None:
+        with suppress(OSError, ValueError):  # the pipes are closed
+            check(tmp_path, exercise, server)
+
     with open_server() as server:
-        pid = server.process.pid
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+        Thread(target=run_check, daemon=True).start()
+        while children.exists() and not children.read_text():
+            time.sleep(0.01)
+        workers = children.read_text().split() if children.exists() else []
     with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        os.kill(server.process.pid, 0)
+    time.sleep(0.2)
+    for worker in workers:
+        status = Path(f"/proc/{worker}/status")
+        assert not status.exists() or "zombie" in status.read_text()
+
+
+def test_a_result_does_not_depend_on_the_variables_of_the_shell() -> None:
+    shell = {"PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error", "INTRO2LLM_WITH": "my", "LANG": "C"}
+    chosen = choose_environment(shell)
+    assert shell.keys() & chosen.keys() == {"LANG"}
+    assert choose_environment({"PYTHONPATH": "/a", "PYTHONHASHSEED": "7"}) == {
+        **choose_environment({}),
+        "PYTHONPATH": os.pathsep.join([chosen["PYTHONPATH"], "/a"]),
+    }
+
+
+def test_a_library_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grader, "LIBRARIES", ("pytest", "absent"))
+    with (
+        pytest.raises(ModuleNotFoundError, match=r"not installed: absent; pip install 'intro2llm\[ex"),
+        open_server(),
+    ):
+        pass

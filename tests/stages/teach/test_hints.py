@@ -10,7 +10,7 @@ import pytest
 
 from stages.teach import messages
 from stages.teach.course import COURSE, find_exercise
-from stages.teach.edition import start
+from stages.teach.edition import reset, start
 from stages.teach.hint_record import HINTS, Given, read_hints
 from stages.teach.hints import (
     BODY,
@@ -27,6 +27,7 @@ from stages.teach.hints import (
     read_reference,
 )
 from stages.teach.trace import Trace, run_trace
+from stages.teach.translate import translate
 
 NAMES = [exercise.name for chapter in COURSE for exercise in chapter.exercises]
 
@@ -81,6 +82,17 @@ def test_every_exercise_has_all_hints(traces: dict[str, Trace]) -> None:
             else:
                 assert describe_hint(reference, SHAPES, step, trace, "en")[0] in silent, (name, step)
     assert shown > 3 * len(NAMES)
+
+
+def test_the_comments_of_code_are_in_the_learners_language() -> None:
+    reference = read_reference(find_exercise("dpo_loss"))
+    empty = Trace("dpo_loss", ())
+    line = describe_hint(reference, CODE, 3, empty, "en")[0]
+    assert line == "# 3. Averages [B]."
+    translated = describe_hint(reference, CODE, 3, empty, "zh")
+    assert translated[0] == f"# 3. {translate('Averages [B].', 'zh')}" != line
+    assert translated[1:] == describe_hint(reference, CODE, 3, empty, "en")[1:]
+    assert translated[0] in "\n".join(describe_hint(reference, BODY, 0, empty, "zh"))
 
 
 def test_all_hints_on_dpo_loss(hint: Callable[[str], list[str]]) -> None:
@@ -173,6 +185,18 @@ def test_hints_on_top_p_follow_the_learner(my: Path, hint: Callable[[str], list[
     ]
 
 
+def test_hints_start_again_after_a_reset_and_are_not_counted_twice(
+    my: Path, hint: Callable[[str], list[str]]
+) -> None:
+    first = [hint("sinusoidal") for _ in range(3)]
+    reset(my, "sinusoidal")
+    again = [hint("sinusoidal") for _ in range(4)]
+    assert [lines[:-1] for lines in again[:3]] == [lines[:-1] for lines in first]
+    assert [lines[-1] for lines in again] == ["hints taken: 3"] * 3 + ["hints taken: 4"]
+    reset(my, "rope_frequencies")  # no hint was taken on it
+    assert "rope_frequencies" not in read_hints(my)
+
+
 def test_steps_are_open_where_no_code_follows_their_mark() -> None:
     reference = read_reference(find_exercise("top_p"))
     head = "def top_p(logits, p):\n    'Doc.'\n"
@@ -203,7 +227,7 @@ def test_the_body_comes_after_the_code_of_every_open_step() -> None:
             "pure/loss/kto.py, line 1: '(' was never closed; the hints are",
         ),
         (lambda path: path.write_bytes(b"\xff"), "pure/loss/kto.py cannot be read: not UTF-8"),
-        (lambda path: path.unlink(), "pure/loss/kto.py is missing; intro2llm exercises start"),
+        (lambda path: path.unlink(), "pure/loss/kto.py is missing; `intro2llm exercises start"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_told_and_hints_go_on(

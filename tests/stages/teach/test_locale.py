@@ -8,12 +8,12 @@ from pathlib import Path
 import polib
 import pytest
 
+from stages.teach.course import course_modules
 from stages.teach.edition import start
 from stages.teach.faults import find_faults
-from stages.teach.originals import course_modules, plan_files
+from stages.teach.originals import plan_files
 from stages.teach.translate import LOCALE, MESSAGES, read_catalogues
 from stages.teach.units import collect_units
-from tests.rules.source import ROOT
 
 PATHS = sorted((LOCALE / "zh").glob("*.po"))
 
@@ -56,13 +56,6 @@ def test_start_writes_a_chinese_edition(tmp_path: Path) -> None:
     start(tmp_path / "my", "zh")
     assert len(course_modules()) == len(list((tmp_path / "my").rglob("*.py")))
     assert read_catalogues("zh")["Args:"] in (tmp_path / "my/pure/loss/dpo.py").read_text("utf8")
-
-
-def test_a_wheel_has_the_catalogues() -> None:
-    build = (
-        (ROOT / "pyproject.toml").read_text(encoding="utf8").partition("[tool.setuptools.package-data]")[2]
-    )
-    assert '"locale/*/*.po"' in build.partition("\n[")[0]
 
 
 def _describe(text: str) -> tuple[str, list[str]]:

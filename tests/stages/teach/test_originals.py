@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stages.teach.course import COURSE, exercises_of_module, module_path
-from stages.teach.originals import course_modules, plan_files, read_original, render_module
+from stages.teach.course import COURSE, course_modules, exercises_of_module, module_path
+from stages.teach.originals import CHAPTERS, plan_files, render_module
 from stages.teach.source import is_solved
 from tests.rules.source import ROOT
 
@@ -33,19 +33,25 @@ def test_the_pages_are_there() -> None:
     assert files[f"chapters/{page}"] == (ROOT / "stages/teach/chapters" / page).read_text(encoding="utf8")
 
 
-def test_our_source_is_read_without_an_import() -> None:
-    assert read_original("pure.loss.dpo") == (ROOT / "pure/loss/dpo.py").read_text(encoding="utf8")
+def test_all_chapters_open_and_end_alike() -> None:
+    for chapter in COURSE:
+        page = CHAPTERS / f"{chapter.number:02}-{chapter.name}.md"
+        title, lead, why, *more = [block for block in page.read_text("utf8").split("\n\n") if block]
+        assert title.startswith("# "), page.name
+        assert not title.startswith("# Chapter"), page.name
+        assert not lead.startswith("#"), page.name
+        assert why == "## Why it exists", page.name
+        headings = [block.split("\n")[0] for block in more if block.startswith("## ")]
+        assert headings[0] == "## Picture", page.name
+        kept = ["## Read first", "## Exercises", "## Afterwards"]
+        assert [each for each in headings if each in kept] == kept, page.name
+        assert headings[-1] == kept[-1], page.name
+
+
+def test_bodies_are_left_out_of_a_module() -> None:
     assert "raise Unsolved" in render_module("pure.loss.dpo", "en", "steps")
 
 
 def test_a_language_without_texts_is_refused() -> None:
     with pytest.raises(ValueError, match="not in 'de'"):
         plan_files("de", "steps")
-
-
-def test_a_wheel_has_the_pages() -> None:
-    build = (
-        (ROOT / "pyproject.toml").read_text(encoding="utf8").partition("[tool.setuptools.package-data]")[2]
-    )
-    assert '"chapters/*.md"' in build.partition("\n[")[0]
-    assert '"pages/*.md"' in build.partition("\n[")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from stages.teach import overlay
+from stages.teach.files import ROOT
 from tests.stages.teach.edition import NORM, OURS, write_answer
-
-ROOT = Path(overlay.__file__).resolve().parents[2]
 
 
 def run(code: str, folder: Path, **variables: str) -> str:
@@ -56,10 +56,23 @@ def test_a_function_that_is_not_solved_and_a_file_that_does_not_parse_fall_back_
     write_answer(tmp_path, "return (")
     served = overlay.find_served(tmp_path)
     assert (served.functions, served.exercises) == ({}, ())
-    ((path, line, message),) = served.unreadable
-    assert path == str(tmp_path / "pure" / "nn" / "norm.py")
-    assert line > 1
-    assert "never closed" in message
+    (told,) = [str(each) for each in served.left_out if "norm.py" in str(each)]
+    assert re.fullmatch(r"pure/nn/norm.py, line \d+: '\(' was never closed; ours is used for this file", told)
+
+
+def test_a_function_with_other_parameters_is_left_out_and_told(tmp_path: Path) -> None:
+    write_answer(tmp_path, OURS)
+    path = tmp_path / "pure" / "nn" / "norm.py"
+    path.write_text(path.read_text("utf8").replace("scale: Tensor, *, eps: float", "scale, epsilon"), "utf8")
+    before = path.read_bytes()
+    served = overlay.find_served(tmp_path)
+    assert (served.functions, path.read_bytes()) == ({}, before)
+    (told,) = [str(each) for each in served.left_out if "norm.py" in str(each)]
+    assert re.fullmatch(
+        r"pure/nn/norm.py, line \d+: the parameters of rms_norm differ from ours; expected "
+        r"def rms_norm\(x, scale, \*, eps\), got def rms_norm\(x, scale, epsilon\); ours is used for this function",
+        told,
+    )
 
 
 def test_it_comes_before_the_modules_that_it_serves(tmp_path: Path) -> None:

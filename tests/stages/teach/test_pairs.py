@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pure.loss.check import expect
 from stages.teach.calls import Record
-from stages.teach.pairs import pair_functions
+from stages.teach.pairs import PROBED_CALLS, PROBED_TENSORS, SPOILED_TENSORS, pair_functions
 
 
 def ours(x: Tensor, *, factor: float = 2.0) -> Tensor:
@@ -151,6 +151,9 @@ def test_an_answer_that_overflows_in_float16_or_ignores_ties_shows_a_difference(
     found, shown = compare(rough, x, reference=precise)
     assert found == "value"
     assert "dtype=torch.float16" in shown
+    record = Record("f")
+    pair_functions(rough, precise, record)(x)
+    assert "dtype=torch.float16" in record.reports[0].mismatch.expected
 
     def keep(x: Tensor) -> Tensor:
         return x[1:] > x[:-1]
@@ -180,3 +183,61 @@ def test_what_our_own_code_refuses_must_be_refused() -> None:
     assert compare(check_shapes, *arguments, reference=check)[0] == "raises"
     # what torch refuses, or this file's own function, which is none of the packages
     assert compare(lambda x, y: x * y.clone(), *arguments, reference=check_shapes) == ("", "")
+
+
+def test_each_variant_is_called_again_though_many_calls_came_before() -> None:
+    def reference(x: Tensor, variant: str) -> Tensor:
+        return x.sum() + (x.square().sum().detach() if variant == "b" else 0)
+
+    def learner(x: Tensor, variant: str) -> Tensor:
+        return x.sum() + (x.square().sum() if variant == "b" else 0)
+
+    record = Record("f")
+    pair = pair_functions(learner, reference, record)
+    for _ in range(PROBED_CALLS + 1):
+        pair(torch.ones(2), "a")
+    assert record.reports == []
+    pair(torch.ones(2), "b")
+    assert record.reports[0].mismatch.kind == "gradient"
+
+
+def test_of_many_tensors_each_variant_is_called_again_once() -> None:
+    calls: list[str] = []
+
+    def learner(trees: list[Tensor], variant: str) -> Tensor:
+        calls.append(variant)
+        return torch.stack(trees).sum()
+
+    pair = pair_functions(learner, learner, Record("f"))
+    trees = [torch.ones(()) for _ in range(PROBED_TENSORS // 2)]
+    counts = []
+    for variant in ("a", "a", "a", "b", "b"):
+        before = len(calls)
+        pair(trees, variant)
+        counts.append(len(calls) - before)
+    assert [count > 2 for count in counts] == [True, True, False, True, False]  # more than theirs and ours
+
+
+def test_of_many_tensors_a_wrong_shape_is_tried_in_the_first_calls_alone() -> None:
+    def reference(trees: list[Tensor]) -> Tensor:
+        expect("f", x=(trees[0], "", "float"))
+        return torch.stack([x.sum() for x in trees]).sum()
+
+    def learner(trees: list[Tensor]) -> Tensor:
+        return torch.stack([x.sum() for x in trees]).sum()
+
+    trees = [torch.ones(()) for _ in range(SPOILED_TENSORS)]
+    record = Record("f")
+    assert compare(learner, trees, reference=reference)[0] == "raises"
+    record.counts["probed tensors"] = SPOILED_TENSORS
+    pair_functions(learner, reference, record)(trees)
+    assert record.reports == []
+
+
+def test_a_gradient_that_a_clamp_hides_is_compared_at_smaller_numbers() -> None:
+    found, _ = compare(
+        lambda x: x.clamp(-20, 20).sum() + x.clamp(-20, 20).square().sum(),
+        torch.tensor([100.0]),
+        reference=lambda x: x.clamp(-20, 20).sum() + x.clamp(-20, 20).square().sum().detach(),
+    )
+    assert found == "gradient"

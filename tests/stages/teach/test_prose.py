@@ -6,7 +6,8 @@ import ast
 
 import pytest
 
-from stages.teach.originals import course_modules, read_original
+from stages.teach.course import course_modules
+from stages.teach.files import read_original
 from stages.teach.prose import split_source, translate_source
 from stages.teach.source import leave_out
 

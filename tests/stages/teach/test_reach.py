@@ -24,6 +24,15 @@ def test_all_cases_of_a_quick_test_are_one_id_and_its_own_file_comes_first() -> 
     assert seconds == 0.6
 
 
+def test_of_many_cases_some_at_even_distances_are_taken_unless_all_are_quick() -> None:
+    rows = [Reached(f"{OWN}::test_many[{i}]", 0.05, ("dpo",)) for i in range(9)]
+    ids, seconds = pick_tests("dpo", "pure.loss.dpo", rows)
+    assert ids == [f"{OWN}::test_many[{i}]" for i in (0, 2, 4, 6, 8)]
+    assert seconds == 0.25
+    quick = [row._replace(seconds=0.01) for row in rows]
+    assert pick_tests("dpo", "pure.loss.dpo", quick) == ([f"{OWN}::test_many"], 0.09)
+
+
 def test_slow_tests_are_left_out_or_cut_to_a_few_cases() -> None:
     rows = [Reached(f"{OWN}::test_slow[{i}]", 0.5, ("dpo",)) for i in range(9)]
     rows += [Reached(f"{OWN}::test_slower", 9.0, ("dpo",))]

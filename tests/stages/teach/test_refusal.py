@@ -6,8 +6,8 @@ import ast
 
 import pytest
 
-from stages.teach import overlay
 from stages.teach.course import COURSE, Exercise
+from stages.teach.files import read_original
 from stages.teach.refusal import find_refusal
 from stages.teach.syntax import find_function, parse_source
 
@@ -35,6 +35,18 @@ MODULE = "pure.loss.dpo"
         "def f():\n    return torch.multiprocessing",
         "def f():\n    global x\n    x = 1",
         "x = eval('1')",
+        "from stages import teach",
+        "from stages.cli import exercises_check",
+        "from typing import sys as s",
+        "from doctest import linecache as lc",
+        "import _thread",
+        "x = print.__self__",
+        "def f(t, run=exec):\n    run(t)",
+        "def f(t, exec=exec):\n    exec(t)",
+        "def g(eval): return 1\ndef f(): return eval('1')",
+        "exec = exec",
+        "x = [exec for exec in [exec]]",
+        "def f(t):\n    return (lambda run=exec: run(t))()",
     ],
 )
 def test_what_leads_to_our_source_or_out_of_the_function_is_refused(text: str) -> None:
@@ -53,6 +65,9 @@ def test_what_leads_to_our_source_or_out_of_the_function_is_refused(text: str) -
         "def f(input, open=1):\n    return input + open",
         "def f(model, x):\n    model.eval()\n    return x.load",
         "def f(x):\n    os = x + 1\n    return os",
+        "def compile(x):\n    return x\ndef f(x):\n    return compile(x)",
+        "def f(x):\n    def compile(y): return y\n    return [compile(io) for io in x]",
+        "def f(x):\n    input, *_ = x\n    return lambda: input",
     ],
 )
 def test_other_names_are_not_refused(text: str) -> None:
@@ -63,7 +78,7 @@ def test_other_names_are_not_refused(text: str) -> None:
     "exercise", [each for chapter in COURSE for each in chapter.exercises], ids=lambda each: each.name
 )
 def test_our_own_functions_use_none_of_these_names(exercise: Exercise) -> None:
-    tree = parse_source(overlay.read_source(overlay.find_source(exercise.module)))
+    tree = parse_source(read_original(exercise.module))
     node = find_function(tree, exercise.function)
     assert node is not None
     assert find_refusal([node], exercise.module) is None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import string
+from functools import partial
 
 from stages.teach import messages
 from stages.teach.report import Result, describe_result, fail, fill_message, from_json, to_json
+from stages.teach.translate import translate
 
 
 def test_a_result_survives_json() -> None:
@@ -26,6 +28,20 @@ def test_the_text_of_a_failure_has_kind_step_message_and_values() -> None:
         "  expected: 3",
         "  got: 4",
     ]
+
+
+def test_one_call_and_one_test_are_in_the_singular() -> None:
+    text = describe_result(Result("f", True, calls=1, tests=1, seconds=2.0))
+    assert text == "f: passed; 1 call equals ours, 1 test passes, 2.0 s"
+    text = describe_result(Result("f", True, calls=2, seconds=2.0))
+    assert text == "f: passed; 2 calls equal ours, 0 tests pass, 2.0 s"
+
+
+def test_a_chinese_report_has_full_width_colons() -> None:
+    result = fail("f", "value", messages.VALUE, place="result")._replace(input="1\n2", got="4", step=2)
+    first, _, label, *values, got = describe_result(result, partial(translate, lang="zh")).splitlines()
+    assert first.startswith("f：")
+    assert (label[-1], values, got[-2:]) == ("：", ["    1", "    2"], "：4")
 
 
 def test_every_sentence_is_translated_before_its_fields_are_filled_in() -> None:

@@ -16,6 +16,7 @@ def test_a_body_is_cut_without_docstring_and_indentation() -> None:
 def test_columns_that_do_not_fit_stand_one_above_the_other() -> None:
     left, right = ["yours", "aaaa", "b"], ["ours", "c"]
     assert put_beside(left, right, 80).splitlines() == ["yours | ours", "aaaa  | c", "b     |"]
+    assert put_beside(["你的", "a"], ["我", "b"], 80).splitlines() == ["你的 | 我", "a    | b"]
     assert put_beside(left, right, 9) == "yours\naaaa\nb\n\nours\nc"
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import ast
+import gc
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +26,27 @@ def test_a_text_that_is_no_python_is_a_syntax_error(text: str) -> None:
 def test_the_parsers_warnings_are_not_shown() -> None:
     assert ast.unparse(parse_source("x = 1 is 1")) == "x = 1 is 1"  # warnings are errors in tests
     assert parse_source(r"x = '\d'").body
+
+
+@pytest.fixture
+def collected_often() -> Iterator[None]:
+    """Garbage is collected often, and calls Python, as hypothesis and torch.compile have it."""
+    callbacks, threshold, interval = list(gc.callbacks), gc.get_threshold(), sys.getswitchinterval()
+    gc.callbacks.append(lambda phase, info: sum(range(100)))
+    gc.set_threshold(50, 2, 2)
+    sys.setswitchinterval(1e-5)
+    yield
+    gc.callbacks[:] = callbacks
+    gc.set_threshold(*threshold)
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("collected_often")
+def test_threads_parse_at_a_time() -> None:
+    text = Path(__file__).read_text("utf8")
+    with ThreadPoolExecutor(4) as threads:
+        trees = list(threads.map(lambda _: ast.dump(parse_source(text)), range(40)))
+    assert set(trees) == {ast.dump(ast.parse(text))}
 
 
 @pytest.mark.parametrize("text", ["", "a", "a\r\nb\rc\n", "a = '''\x0c\u2028\x1c'''\nb\n\n"])

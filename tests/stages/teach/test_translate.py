@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from stages.teach import translate as module
-from stages.teach.translate import LANGUAGES, read_catalogue, read_catalogues, translate
+from stages.teach.messages import Sentence
+from stages.teach.translate import (
+    LANGUAGES,
+    find_language,
+    read_catalogue,
+    read_catalogues,
+    say_error,
+    translate,
+)
 
 
 @pytest.fixture
@@ -44,6 +52,30 @@ def test_a_message_is_translated_and_without_a_translation_stays_english() -> No
     assert translate("added {path}", "zh").format(path="x.py") == "已添加 x.py"
     assert translate("Adds.", "zh") == "相加。"
     assert translate("no such sentence", "zh") == "no such sentence"
+
+
+@pytest.mark.usefixtures("locale")
+def test_an_error_with_a_sentence_is_translated() -> None:
+    outer = Sentence("added {path}", {"path": Sentence("Adds.", {})})
+    error = FileExistsError(outer)
+    assert str(error) == "added Adds."
+    assert say_error(error, "zh") == "已添加 相加。"
+    assert say_error(ValueError("plain {x}"), "zh") == "plain {x}"
+    assert say_error(ValueError(), "zh") == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "lang"),
+    [
+        ({}, "en"),
+        ({"LANG": "zh_CN.UTF-8"}, "zh"),
+        ({"LANG": "zh_TW", "LC_ALL": "en_GB.UTF-8"}, "en"),
+        ({"LANG": "de_DE.UTF-8"}, "en"),
+        ({"LANGUAGE": "zh:en", "LC_ALL": "C"}, "zh"),
+    ],
+)
+def test_the_language_of_the_user_is_that_of_the_environment(environment: dict[str, str], lang: str) -> None:
+    assert find_language(environment) == lang
 
 
 @pytest.mark.usefixtures("locale")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from stages.teach import messages
 from stages.teach.values import copy_value, describe_value, find_mismatch, list_tensors
 
 
@@ -21,6 +22,40 @@ class Pair(NamedTuple):
 class Node:
     weight: torch.Tensor
     name: str = "n"
+
+
+class Same(torch.Tensor):
+    """Compares equal to anything."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.isclose:
+            return torch.ones(args[0].shape, dtype=torch.bool)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def make_equal(kind: type) -> Any:
+    """Make a value whose class has the name of another, and compares equal to anything."""
+    equal = {"__eq__": lambda self, other: True, "__rsub__": lambda self, other: 0.0, "__hash__": None}
+    return type(kind.__name__, (kind,), equal)()
+
+
+@pytest.mark.parametrize("expected", [1.0, 2, "x", [1], {"a": 1}, (1,)])
+def test_a_class_that_compares_equal_to_anything_differs(expected: Any) -> None:
+    found = find_mismatch(expected, make_equal(type(expected)), "result")
+    assert found is not None
+    assert found.kind == "dtype"
+
+
+def test_a_subclass_of_a_tensor_or_an_array_differs() -> None:
+    array = np.ones(2).view(type("ndarray", (np.ndarray,), {"__array_function__": lambda *rest: True}))
+    for expected, got in ((torch.zeros(2), torch.ones(2).as_subclass(Same)), (np.zeros(2), array)):
+        found = find_mismatch(expected, got, "result")
+        assert found is not None
+        assert found.kind == "dtype"
+    assert (
+        find_mismatch(torch.ones(2), torch.nn.Parameter(torch.ones(2), requires_grad=False), "result") is None
+    )
 
 
 def test_a_copy_shares_no_storage_and_keeps_what_was_one_object() -> None:
@@ -95,3 +130,23 @@ def test_numbers_that_differ_in_late_digits_are_shown_with_all_of_them() -> None
     found = find_mismatch(x, x / 3 * (3 + 1e-6), "r")
     assert found is not None
     assert (found.expected, found.got[:9]) == ("1.0", "1.0000003")
+
+
+def test_the_place_that_is_shown_has_a_difference_that_can_be_seen() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0])
+    found = find_mismatch(x, x + torch.tensor([0.001, 1.0, 5.0]), "r")
+    assert found is not None
+    assert (found.fields["different"], found.fields["index"]) == (3, [1])
+    found = find_mismatch(x, x + torch.tensor([0.001, 1.0, float("nan")]), "r")
+    assert found is not None
+    assert found.fields["index"] == [2]
+
+
+def test_lengths_and_a_missing_result_are_told() -> None:
+    found = find_mismatch((1, 2), (1, 2, 3), "result")
+    assert found is not None
+    assert found.message.format(**found.fields) == "result has the length 3, and should have 2"
+    found = find_mismatch(torch.ones(2), None, "result")
+    assert found is not None
+    assert (found.kind, found.message) == ("value", messages.NOTHING)
+    assert describe_value((1,)) == "(1,)"

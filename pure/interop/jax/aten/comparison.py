@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import torch
 from jax import lax
 
 from pure.interop.jax.aten.result import Entry, Out, pointwise, promote_operands, to_dtype
+
+TIES_ARE_SPLIT = tuple(int(number) for number in torch.__version__.split(".")[:2]) >= (2, 15)
+"""Whether clamp splits the gradient where x equals a bound, as torch does since 2.15."""
 
 
 def _where(out: Out, condition: Any, a: Any, b: Any) -> Any:
@@ -33,16 +39,47 @@ def _clamp(out: Out, x: Any, low: Any = None, high: Any = None, **bounds: Any) -
 
     Returns:
         An array in which NaN stays, without a gradient. At a bound that x equals, the gradient goes to x.
+        Since torch 2.15 it goes to nothing if the bound is a number, and half to x and half to a bound that
+        is an array and not equal to the other one; NaN has a gradient where the bounds are arrays, and so
+        has the bound, if there is one.
     """
+    low, high = bounds.get("min", low), bounds.get("max", high)
     x, inside = x.astype(out.dtype), True
     y = lax.stop_gradient(x)
-    if (low := bounds.get("min", low)) is not None:
-        least = to_dtype(low, out.dtype)
+    least, most = (None if bound is None else to_dtype(bound, out.dtype) for bound in (low, high))
+    if least is not None:
         y, inside = jnp.where((y < least) | (least != least), least, y), x >= least
-    if (high := bounds.get("max", high)) is not None:
-        most = to_dtype(high, out.dtype)
+    if most is not None:
         y, inside = jnp.where((y > most) | (most != most), most, y), inside & (x <= most)
-    return jnp.where(inside, x, y)
+    if not TIES_ARE_SPLIT:
+        return jnp.where(inside, x, y)
+    is_array = any(isinstance(bound, jax.Array) for bound in (low, high))
+    result = jnp.where(inside | (x != x), x, y) if is_array else jnp.where(inside, x, y)
+    for limit, other in ((least, most), (most, least)):
+        if limit is None:
+            continue
+        tie = inside & (x == limit)
+        if not is_array:
+            result = jnp.where(tie, lax.stop_gradient(x), result)
+            continue
+        apart = True if other is None else limit != other
+        pair = jnp.broadcast_arrays(x, limit)
+        result = jnp.where(tie & apart, _share(0.5, *pair), result)
+        if other is None:
+            result = jnp.where(x != x, _share(1.0, *pair), result)
+    return result
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _share(share: float, x: Any, limit: Any) -> Any:
+    """Returns x; this share of the gradient goes to x and to the limit, each."""
+    return x
+
+
+@_share.defjvp
+def _share_tangents(share: float, values: tuple, tangents: tuple) -> tuple:
+    """The derivative of `_share`."""
+    return values[0], share * tangents[0] + share * tangents[1]
 
 
 def _clamp_max(out: Out, x: Any, high: Any) -> Any:

@@ -59,6 +59,7 @@ def test_every_operation_has_a_case() -> None:
     assert TABLE.keys() - tested == UNINITIALISED | OURS | SIGNED
 
 
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom is <= 0:UserWarning")  # of torch 2.15
 @pytest.mark.parametrize("kind", CASES)
 def test_operations_equal_torch(kind: str) -> None:
     check_cases(CASES[kind])
@@ -136,13 +137,16 @@ def test_eigenvectors_equal_torch_except_for_their_sign() -> None:
     """A function of a symmetric matrix, by its eigenvectors: value and gradient."""
     numbers = torch.tensor(np.random.default_rng(0).normal(size=(2, 4, 4)), dtype=torch.float32)
 
-    def weigh(x: Tensor) -> Tensor:
+    def take_root(x: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(x + x.mT + 9 * torch.eye(4))
-        root = (vectors * values.sqrt().unsqueeze(-2)) @ vectors.mT
-        return (root.flatten() * torch.arange(32).cos()).sum()
+        return (vectors * values.sqrt().unsqueeze(-2)) @ vectors.mT
 
-    value, slope = jax.value_and_grad(lower(weigh, numbers))(jnp.asarray(numbers.numpy()))
-    assert float(value) == pytest.approx(float(weigh(numbers)), rel=1e-5)
+    def weigh(x: Tensor) -> Tensor:
+        return (take_root(x).flatten() * torch.arange(32).cos()).sum()
+
+    array = jnp.asarray(numbers.numpy())
+    torch.testing.assert_close(torch.tensor(np.asarray(lower(take_root, numbers)(array))), take_root(numbers))
+    slope = jax.grad(lower(weigh, numbers))(array)
     torch.testing.assert_close(torch.tensor(np.asarray(slope)), torch.func.grad(weigh)(numbers))
 
 

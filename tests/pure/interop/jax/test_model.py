@@ -142,6 +142,13 @@ def test_a_folder_in_hugging_face_layout_is_trained_by_optax(tmp_path: Path) -> 
         (None, (TOKENS + 9,), "expected tokens in 0 .. 12, got 9 .. "),
         (None, (TOKENS, POSITIONS[0]), r"expected positions as integers \[2, 6\]"),
         (None, (TOKENS, None, None, 3), "expected one key of jax.random.key"),
+        (
+            None,
+            (torch.tensor(TOKENS),),
+            r"expected tokens of JAX, got a tensor of torch; write jnp.asarray\(tokens.numpy\(\)\)",
+        ),
+        (None, (TOKENS, torch.tensor(POSITIONS)), "expected positions of JAX, got a tensor"),
+        (None, (TOKENS, None, None, random.key(0)), r"tensor of torch; give jax.random.key\(seed\)"),
     ],
 )
 def test_refused(change: Any, arguments: Any, message: str) -> None:
@@ -149,3 +156,14 @@ def test_refused(change: Any, arguments: Any, message: str) -> None:
     params = to_jax(MODEL.init(random.key(7)))
     with pytest.raises((TypeError, ValueError), match=message):
         apply(params if change is None else change(params), *arguments)
+
+
+def test_decoding_refuses_tensors() -> None:
+    cache, decode = decode_in_jax(MODEL)
+    params = to_jax(MODEL.init(random.key(7)))
+    for tokens, state, message in (
+        (torch.tensor(TOKENS), cache(2, 8), "expected tokens of JAX, got a tensor"),
+        (TOKENS, MODEL.cache(2, 8), "expected cache of JAX, got a tensor"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            decode(params, tokens, state)

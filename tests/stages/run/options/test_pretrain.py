@@ -12,7 +12,9 @@ from stages.run.options.pretrain import PretrainOptions
 
 def test_pretrain_options_round_trip_through_json() -> None:
     options = PretrainOptions(warmup=0.1, max_steps=3, ema=0.999)
-    assert PretrainOptions(**json.loads(json.dumps(dataclasses.asdict(options)))) == options
+    read = json.loads(json.dumps(dataclasses.asdict(options)))
+    read = {name: tuple(value) if isinstance(value, list) else value for name, value in read.items()}
+    assert PretrainOptions(**read) == options
 
 
 def test_pretrain_options_import_no_heavy_library() -> None:
