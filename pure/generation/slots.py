@@ -11,7 +11,7 @@ Yu et al., "Orca: A Distributed Serving System for Transformer-Based Generative 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,38 @@ class Slots(NamedTuple):
     cache: Tree
     last: Tensor
     logits: Tensor
+
+
+class Overwritten(Tensor):
+    """A tensor whose storage its only owner gives away: `index_put` writes into it, and returns it.
+
+    So a cache that the next step alone reads is not copied at every step. Every other function takes it for a
+    plain tensor.
+
+    Example:
+        >>> x = torch.zeros(3).as_subclass(Overwritten)
+        >>> x.index_put((torch.tensor([1]),), torch.ones(1)) is x, x.tolist(), type(x + 1).__name__
+        (True, [0.0, 1.0, 0.0], 'Tensor')
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    def index_put(self, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
+        """Writes values at indices, as `Tensor.index_put_`."""
+        return self.index_put_(indices, values, accumulate)
+
+
+def give_away(slots: Slots) -> Slots:
+    """Let `decode_slots` write into the cache of some slots, as a donating jit does.
+
+    Args:
+        slots: nobody else may read their cache any more.
+
+    Returns:
+        The same slots, in the same storage.
+    """
+    cache = tree.map(lambda x: x.as_subclass(Overwritten) if x.is_floating_point() else x, slots.cache)
+    return slots._replace(cache=cache)
 
 
 def empty_slots(
@@ -63,7 +95,7 @@ def decode_slots(slots: Slots, params: Tree, *, model: Model) -> Slots:
         logits[r] = model(tokens of slot r up to and with last[r])
 
     Args:
-        slots: unchanged by this (a donating jit changes it).
+        slots: unchanged by this, but by a donating jit, and if they were given away (`give_away`).
         params: the model's.
         model: gives `decode`.
 

@@ -76,9 +76,11 @@ def save(folder: str | Path, pretrained: Pretrained, *, shard_bytes: int = SHARD
         ChatML's tokens, chat_template.jinja. Fields that were read from a model's small files are kept.
 
     Raises:
-        ValueError: if the params are not those of the model; the first weight that differs is named.
+        ValueError: if the params are not those of the model, whose first weight that differs is named; if the
+            tokenizer has more ids than the embedding has rows.
         OSError: if the disk refuses; an older folder stays.
     """
+    check_fit(pretrained.tokenizer, pretrained.model.config)
     weights = hf.to_weights(pretrained.params)
     hf.from_weights(transformer(pretrained.model.config).spec, weights)  # else it could not be loaded
     return model_folder.write(
@@ -219,8 +221,10 @@ def save_for_jax(
         The folder, which `load` reads.
 
     Raises:
+        ValueError: if the tokenizer has more ids than the embedding has rows.
         OSError, SerialError, ImportError: as `jax_params.write`.
     """
+    check_fit(pretrained.tokenizer, pretrained.model.config)
     trees = {jax_params.PARAMS: pretrained.params} | ({} if state is None else {"state": state})
     return jax_params.write(folder, small_files(pretrained), pretrained.tokenizer, trees, form)
 

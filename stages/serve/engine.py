@@ -21,7 +21,7 @@ import torch
 
 from pure.types import Tree
 from stages.serve.machine import Machine, lengthen, new_tile, smallest_of
-from stages.serve.prefill import GROUP, LONGEST_IN_GROUP, chunk_sizes, prefill_by_chunks, take_row
+from stages.serve.prefill import GROUPS, LONGEST_IN_GROUP, chunk_sizes, prefill_by_chunks, take_row
 from stages.serve.progress import advance_row, start_rows
 from stages.serve.queue import (
     Load,
@@ -36,7 +36,7 @@ from stages.serve.queue import (
     submit_rows,
 )
 from stages.serve.row import Job, Piece, Row
-from stages.serve.shapes import fitting_shape, group_agrees
+from stages.serve.shapes import fitting_group, fitting_shape
 from stages.serve.tile import Active, Tile, move_rows, place_row, step_tile, take_cache, with_rows
 
 PREFILL_TOKENS = 512
@@ -190,20 +190,24 @@ def _next_jobs(machine: Machine, shared: Shared, free: int) -> tuple[Job, ...]:
         free: number of free slots.
     """
     with shared.changed:
-        waiting = list(itertools.islice(shared.queue, min(free, GROUP)))
+        waiting = list(itertools.islice(shared.queue, min(free, GROUPS[-1])))
     if not waiting:
         return ()
     sizes, length = _prefill_shape(machine, waiting[0])
     alike = list(itertools.takewhile(lambda job: _prefill_shape(machine, job) == (sizes, length), waiting))
-    together = len(sizes) <= 1 and sum(sizes) <= LONGEST_IN_GROUP
-    if together and len(alike) > 1 and sizes:
-        together = group_agrees(machine, length, sizes[0])
-    taken = alike if together else alike[:1]
+    taken = alike[: _group_size(machine, sizes, length, len(alike))]
     with shared.changed:  # a request may have been released since
         kept = [job for job in taken if is_held(shared, job)]
         while shared.queue and shared.queue[0] in kept:
             shared.queue.popleft()
     return tuple(kept)
+
+
+def _group_size(machine: Machine, sizes: Sequence[int], length: int, count: int) -> int:
+    """Return G for some rows with chunks of these sizes: 1 if they are computed one by one."""
+    if len(sizes) > 1 or sum(sizes) > LONGEST_IN_GROUP:
+        return 1
+    return fitting_group(machine, length, sizes[0], count) if sizes else count
 
 
 def _prefill_shape(machine: Machine, job: Job) -> tuple[tuple[int, ...], int]:
@@ -216,7 +220,8 @@ def _start_filling(machine: Machine, jobs: tuple[Job, ...]) -> Filling:
     """Return rows before their first chunk."""
     sizes, length = _prefill_shape(machine, jobs[0])
     rows = [job.row.prompt[:-1] for job in jobs]
-    return Filling(jobs, prefill_by_chunks(machine, rows, sizes, length), None)
+    count = _group_size(machine, sizes, length, len(rows))
+    return Filling(jobs, prefill_by_chunks(machine, rows, sizes, length, count), None)
 
 
 def _place_all(

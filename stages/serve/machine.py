@@ -17,7 +17,7 @@ from torch import Tensor
 from data_pipes.tokenizer import stream, vocabulary_size
 from data_pipes.tokenizer.stream import Stream
 from pure import tree
-from pure.generation.slots import Slots, decode_slots, empty_slots, lengthen_cache
+from pure.generation.slots import Slots, decode_slots, empty_slots, give_away, lengthen_cache
 from pure.generation.stepper import prefill
 from pure.transform.jit import jit
 from pure.types import Model, Tree
@@ -76,12 +76,12 @@ class Trials(NamedTuple):
     Fields:
         logits: S -> logits of the base's slots [R, V].
         agreeing: (R, S) -> the shape gives the base's bits, in every slot.
-        groups: (tokens of a chunk, S) -> prefill of a group gives the bits of one row's.
+        groups: (G, tokens of a chunk, S) -> prefill of a group gives the bits of one row's.
     """
 
     logits: dict[int, Tensor]
     agreeing: dict[tuple[int, int], bool]
-    groups: dict[tuple[int, int], bool]
+    groups: dict[tuple[int, int, int], bool]
 
 
 def make_machine(
@@ -106,8 +106,9 @@ def make_machine(
     tried = COMPILED_SHAPES if compile else SHAPES
     shapes = (*(rows for rows in tried if rows < max_rows), max_rows)
     lengths = tile_lengths(max_length, factor=4 if compile else 2)
-    step: Callable = partial(decode_slots, model=model)
-    params, decode = base.params, dict.fromkeys(itertools.product(shapes, lengths), step)
+    step = partial(decode_slots, model=model)
+    params = base.params
+    decode = dict.fromkeys(itertools.product(shapes, lengths), partial(_decode_in_place, step))
     if compile:
         with torch.no_grad():
             params = model.prepare(params, rows=max_rows)
@@ -127,6 +128,11 @@ def make_machine(
         device=leaf.device,
         trials=Trials({}, {}, {}),
     )
+
+
+def _decode_in_place(step: Callable[[Slots, Tree], Slots], slots: Slots, params: Tree) -> Slots:
+    """Take a step that writes into the cache of the slots, which are the engine's own."""
+    return step(give_away(slots), params)
 
 
 def tile_lengths(max_length: int, *, factor: int = 2) -> tuple[int, ...]:

@@ -19,8 +19,8 @@ from stages.serve.machine import Machine
 CHUNKS = (16, 64, 256)
 """Tokens of a chunk: the last one is padded to the smallest that holds it."""
 
-GROUP = 8
-"""G. A smaller group is padded with copies of its first row."""
+GROUPS = (1, 2, 4, 8)
+"""G. A group between two of them is padded with copies of its first row."""
 
 LONGEST_IN_GROUP = 64
 """Longest chunk that is computed for a group, as the other rows wait for it."""
@@ -49,7 +49,7 @@ def chunk_sizes(count: int, length: int) -> tuple[int, ...]:
 
 
 def prefill_by_chunks(
-    machine: Machine, rows: Sequence[Sequence[int]], sizes: Sequence[int], length: int
+    machine: Machine, rows: Sequence[Sequence[int]], sizes: Sequence[int], length: int, count: int
 ) -> Iterator[tuple[int, Tree]]:
     """Fill the caches of rows whose chunks have the same sizes.
 
@@ -58,12 +58,12 @@ def prefill_by_chunks(
         rows: ids of each row, all of its prompt but the last.
         sizes: `chunk_sizes` of each of them.
         length: S.
+        count: G, at least the number of rows.
 
     Returns:
-        An iterator over the chunks: (tokens computed, padding included, the caches so far, of G rows or of
-        one). Without chunks it gives (0, empty caches).
+        An iterator over the chunks: (tokens computed, padding included, the caches so far, of G rows).
+        Without chunks it gives (0, empty caches).
     """
-    count = GROUP if len(rows) > 1 else 1
     rows = [*rows, *[rows[0]] * (count - len(rows))]
     cache, start = machine.model.cache(count, length, machine.dtype, machine.device), 0
     if not sizes:

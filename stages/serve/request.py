@@ -18,7 +18,6 @@ from data_pipes.chat.chat import ChatTemplate, encode_chat
 from data_pipes.rows.turns import read_turns
 from pure import random
 from pure.plural import count_noun
-from stages.models.chat_template import stop_ids
 from stages.models.language_model import Pretrained
 from stages.models.text_prompt import encode_prompt
 from stages.serve import fields as reading
@@ -92,6 +91,8 @@ class Served(NamedTuple):
         max_length: longest prompt and completion together, in tokens.
         longest_token: bytes of the longest token.
         most_rows: largest number of completions of a request.
+        text_ends: ids that end a completion of plain text.
+        chat_ends: ids that end an answer of a chat.
     """
 
     name: str
@@ -101,6 +102,8 @@ class Served(NamedTuple):
     max_length: int
     longest_token: int
     most_rows: int
+    text_ends: frozenset[int]
+    chat_ends: frozenset[int]
 
 
 class Wanted(NamedTuple):
@@ -163,8 +166,8 @@ def read_chat(fields: Mapping[str, Any], served: Served, new_seed: int) -> Wante
         raise RequestError(f"messages: {error}", param="messages") from None
     names = [name for name in ("max_completion_tokens", "max_tokens") if name in fields]
     limits = [reading.read_integer(fields, name, None, 1) for name in names]
-    ends = stop_ids(served.base, served.template)
-    return _make_rows(fields, served, [prompt], min(limits, default=None), ends, alternatives, new_seed)
+    limit = min(limits, default=None)
+    return _make_rows(fields, served, [prompt], limit, served.chat_ends, alternatives, new_seed)
 
 
 def read_text(fields: Mapping[str, Any], served: Served, new_seed: int) -> Wanted:
@@ -185,12 +188,13 @@ def read_text(fields: Mapping[str, Any], served: Served, new_seed: int) -> Wante
     prompts = _read_prompts(fields, served)
     alternatives = reading.read_integer(fields, "logprobs", None, 0, 5)
     limit = reading.read_integer(fields, "max_tokens", DEFAULT_TOKENS, 1)
-    return _make_rows(fields, served, prompts, limit, stop_ids(served.base), alternatives, new_seed)
+    return _make_rows(fields, served, prompts, limit, served.text_ends, alternatives, new_seed)
 
 
 def row_keys(seed: int, rows: int) -> list[Tensor]:
     """Make the key of each row: fold_in(key(seed), row), as in `pure.generation.generate`."""
-    return [random.fold_in(random.key(seed), row) for row in range(rows)]
+    key = random.key(seed)
+    return [random.fold_in(key, row) for row in range(rows)]
 
 
 def _make_rows(
@@ -198,7 +202,7 @@ def _make_rows(
     served: Served,
     prompts: Sequence[Sequence[int]],
     limit: int | None,
-    ends: Sequence[int],
+    ends: frozenset[int],
     alternatives: int | None,
     new_seed: int,
 ) -> Wanted:
@@ -224,7 +228,7 @@ def _make_rows(
         "top_k": min(reading.read_integer(fields, "top_k", 0, 0), served.base.model.config.vocab_size),
         "min_p": reading.read_number(fields, "min_p", 0.0, 0.0, 1.0),
         "stop": reading.read_strings(fields, "stop", MOST_STOPS),
-        "stop_ids": frozenset(ends),
+        "stop_ids": ends,
         "alternatives": alternatives,
     }
     keys = iter(row_keys(seed, total))

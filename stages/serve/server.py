@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from data_pipes.tokenizer import vocabulary_size
 from pure.types import Tree
-from stages.models.chat_template import template_of
+from stages.models.chat_template import stop_ids, template_of
 from stages.models.identity import hash_weights
 from stages.models.language_model import Pretrained
 from stages.serve.address import CONNECTIONS
@@ -67,6 +67,8 @@ def make_served(
         max_length=machine.lengths[-1],
         longest_token=max(len(bytes_of(id)) for id in range(vocabulary_size(base.tokenizer))),
         most_rows=machine.most_rows,
+        text_ends=frozenset(stop_ids(base)),
+        chat_ends=frozenset(stop_ids(base, template)) if template else frozenset(),
     )
 
 

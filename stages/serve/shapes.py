@@ -18,7 +18,7 @@ from pure import tree
 from pure.generation.slots import Slots
 from pure.types import Tree
 from stages.serve.machine import Machine, new_tile
-from stages.serve.prefill import CHUNKS, GROUP, prefill_by_chunks, take_row
+from stages.serve.prefill import CHUNKS, GROUPS, prefill_by_chunks, take_row
 
 
 def fitting_shape(machine: Machine, length: int, count: int) -> int | None:
@@ -57,27 +57,39 @@ def agrees(machine: Machine, length: int, rows: int) -> bool:
     return agreeing[rows, length]
 
 
-def group_agrees(machine: Machine, length: int, size: int) -> bool:
-    """Tell whether a group's prefill gives the bits of one row's; tries it if need be.
+def fitting_group(machine: Machine, length: int, size: int, count: int) -> int:
+    """Return the smallest G >= count whose prefill gives the bits of one row's; tries it if need be.
 
     Args:
         machine: its trials are filled.
         length: S.
         size: tokens of the chunk.
+        count: number of rows, at most the largest group.
+
+    Returns:
+        G; 1 if there is none: the rows are then computed one by one.
     """
+    for group in GROUPS:
+        if group >= count and (group == 1 or _group_agrees(machine, length, size, group)):
+            return group
+    return 1
+
+
+def _group_agrees(machine: Machine, length: int, size: int, group: int) -> bool:
+    """Tell whether a group's prefill gives the bits of one row's; tries it if need be."""
     agreeing = machine.trials.groups
-    if (size, length) not in agreeing:
+    if (group, size, length) not in agreeing:
         vocabulary = machine.model.config.vocab_size
-        rows = [[(31 * row + 7 * i) % vocabulary for i in range(size)] for row in range(GROUP)]
+        rows = [[(31 * row + 7 * i) % vocabulary for i in range(size)] for row in range(group)]
         with torch.no_grad():
             together = _prefill_all(machine, rows, size, length)
             same = [
                 all(map(torch.equal, tree.leaves(take_row(together, row)), tree.leaves(alone)))
-                for row in (0, GROUP // 2, GROUP - 1)
+                for row in (0, group // 2, group - 1)
                 for alone in [_prefill_all(machine, rows[row : row + 1], size, length)]
             ]
-        agreeing[size, length] = all(same)
-    return agreeing[size, length]
+        agreeing[group, size, length] = all(same)
+    return agreeing[group, size, length]
 
 
 def try_shapes(machine: Machine, *, all_of_them: bool, say: Callable[[str], object]) -> bool:
@@ -95,7 +107,8 @@ def try_shapes(machine: Machine, *, all_of_them: bool, say: Callable[[str], obje
     alike = True
     for length in lengths:
         say(f"first steps with {length} positions")
-        group_agrees(machine, length, CHUNKS[0])
+        for group in GROUPS:
+            fitting_group(machine, length, CHUNKS[0], group)
         alike = alike and agrees(machine, length, machine.base)
         for rows in machine.shapes:
             if all_of_them or rows < machine.base:
@@ -105,7 +118,7 @@ def try_shapes(machine: Machine, *, all_of_them: bool, say: Callable[[str], obje
 
 def _prefill_all(machine: Machine, rows: list[list[int]], size: int, length: int) -> Tree:
     """Return the caches of rows of one chunk."""
-    return next(prefill_by_chunks(machine, rows, (size,), length))[1]
+    return next(prefill_by_chunks(machine, rows, (size,), length, len(rows)))[1]
 
 
 def _try_tile(machine: Machine, length: int, ids: list[int]) -> Tensor:

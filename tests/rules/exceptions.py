@@ -125,6 +125,7 @@ STATE: Mapping[str, str] = {
 """module.name -> why it may hold state between calls."""
 
 CLASSES: Mapping[str, str] = {
+    "pure.generation.slots.Overwritten": "torch takes a kind of tensor as a class",
     "stages.teach.overlay.Loader": "Python takes the loader of a module as a class",
     "stages.teach.overlay.Finder": "Python takes the finder of modules as a class",
     "stages.teach.peers.Finder": "Python takes the finder of modules as a class",

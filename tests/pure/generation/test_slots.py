@@ -6,7 +6,7 @@ import torch
 
 from pure import random, tree
 from pure.config import ModelConfig
-from pure.generation.slots import Slots, decode_slots, empty_slots, lengthen_cache
+from pure.generation.slots import Slots, decode_slots, empty_slots, give_away, lengthen_cache
 from pure.nn.transformer import transformer
 
 CONFIG = ModelConfig(
@@ -36,6 +36,22 @@ def test_rows_that_begin_at_different_steps_have_the_logits_of_a_forward_pass() 
         if i >= 2:
             torch.testing.assert_close(slots.logits[2], expected[1, i - 2])
         assert slots.cache.length.tolist() == (length + 1).tolist()
+
+
+def test_slots_that_were_given_away_have_the_same_bits_in_the_same_storage() -> None:
+    model = transformer(CONFIG)
+    params = model.init(random.key(0))
+    kept = Slots(*empty_slots(model, 3, 8, torch.float32)[:1], torch.tensor([1, 2, 3]), torch.zeros(3, 20))
+    given = give_away(tree.map(torch.clone, kept))
+    places = [layer.keys.data_ptr() for layer in given.cache.layers]
+    for _ in range(3):
+        before = tree.map(torch.clone, kept.cache)
+        after = decode_slots(kept, params, model=model)
+        assert all(map(torch.equal, tree.leaves(kept.cache), tree.leaves(before)))
+        kept, given = after, decode_slots(given, params, model=model)
+        assert all(map(torch.equal, tree.leaves(given), tree.leaves(kept)))
+        assert [layer.keys.data_ptr() for layer in given.cache.layers] == places
+    assert type(given.logits) is torch.Tensor
 
 
 def test_a_longer_cache_has_the_same_numbers_and_then_zeros() -> None:

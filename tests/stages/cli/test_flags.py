@@ -98,17 +98,20 @@ except SystemExit:
 """
 
 
-def help_seconds(name: str) -> float:
-    """CPU seconds that --help of a subcommand takes in a new process."""
+def cpu_seconds(program: str, *arguments: str) -> float:
+    """CPU seconds that a program takes in a new process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", HELP_PROGRAM, name], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_help_takes_under_0_7_cpu_seconds_and_imports_no_heavy_library(name: str) -> None:
-    assert any(help_seconds(name) < 0.7 for _ in range(2))  # another process may disturb the first try
+    """On a machine, or at a moment, at which the import of tyro takes more than 0.14 s: under five of these."""
+    assert any(
+        cpu_seconds(HELP_PROGRAM, name) < max(0.7, 5 * cpu_seconds("import tyro")) for _ in range(2)
+    )  # another process may disturb the first try
 
 
 def test_flags_are_read_with_underscores_or_hyphens() -> None:

@@ -75,11 +75,12 @@ def _write_jsonl(path: Path, rows: list[dict]) -> str:
 
 def _run_lm_eval(model: Any, config: dict[str, Any]) -> dict[str, Any]:
     """Figures and samples of one task, computed by lm-eval; the samples are in the order of the data."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
-        from lm_eval import simple_evaluate
+        from lm_eval import evaluator, simple_evaluate
         from lm_eval.tasks import TaskManager
 
+        patch.setattr(evaluator, "add_env_info", lambda results: None)  # else it runs pip, conda, cmake, ...
         found = simple_evaluate(
             model=model,
             tasks=[config],

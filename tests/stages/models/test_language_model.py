@@ -238,7 +238,13 @@ def test_missing_and_damaged_files_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows_is_refused(tmp_path: Path) -> None:
     larger = tokenizers.train([*TEXT, "another text altogether"], 300)
-    language_model.save(tmp_path / "model", make_model()._replace(tokenizer=larger))
+    refused = make_model()._replace(tokenizer=larger)
+    with pytest.raises(ValueError, match="the tokenizer has 295 ids, the embedding 290 rows"):
+        language_model.save(tmp_path / "model", refused)
+    with pytest.raises(ValueError, match="the tokenizer has 295 ids, the embedding 290 rows"):
+        language_model.save_for_jax(tmp_path / "model", refused, "msgpack")
+    assert not (tmp_path / "model").exists()
+    tokenizers.save(larger, language_model.save(tmp_path / "model", make_model()))
     with pytest.raises(ValueError, match=r"model: the tokenizer has 295 ids, the embedding 290 rows"):
         language_model.load(tmp_path / "model")
 

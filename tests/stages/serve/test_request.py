@@ -20,7 +20,17 @@ from tests.stages.serve.small_engine import make_base
 
 BASE = make_base()
 TEMPLATE = template_of(None, BASE)
-SERVED = Served("small", BASE, TEMPLATE, "", max_length=64, longest_token=16, most_rows=8)
+SERVED = Served(
+    "small",
+    BASE,
+    TEMPLATE,
+    "",
+    max_length=64,
+    longest_token=16,
+    most_rows=8,
+    text_ends=frozenset(stop_ids(BASE)),
+    chat_ends=frozenset(stop_ids(BASE, TEMPLATE)),
+)
 HI: Any = [{"role": "user", "content": "Hi"}]
 
 
