@@ -18,18 +18,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from stages.teach.cheats import list_cheats, write_cheat
 from stages.teach.course import COURSE, Exercise
-from stages.teach.grader import check, open_server
+from stages.teach.grader import check, needs_compiler, open_server
 from stages.teach.reach import Reached, pick_tests
 from stages.teach.report import describe_result
-from stages.teach.suite import TABLE, list_tests, read_table
+from stages.teach.suite import TABLE, ExerciseTests, list_tests, read_table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,12 +80,10 @@ def write_table(exercises: Sequence[Exercise], files: Sequence[str], processes: 
     """Writes the table of tests, and returns the number of exercises that our own body does not pass."""
     with ThreadPoolExecutor(processes) as threads:
         rows = [row for found in threads.map(run_file, files) for row in found]
-    table = {
-        name: {"tests": list(tests.ids), "seconds": tests.seconds} for name, tests in read_table().items()
-    }
+    table = {name: write_row(tests) for name, tests in read_table().items()}
     for exercise in exercises:
         tests, seconds = pick_tests(exercise.name, exercise.module, rows)
-        table[exercise.name] = {"tests": tests, "seconds": seconds}
+        table[exercise.name] = write_row(ExerciseTests(tuple(tests), seconds))
     known = [each.name for chapter in COURSE for each in chapter.exercises]
     save = lambda: TABLE.write_text(  # noqa: E731
         json.dumps({name: table[name] for name in known if name in table}, indent=1) + "\n", "utf8"
@@ -92,6 +91,10 @@ def write_table(exercises: Sequence[Exercise], files: Sequence[str], processes: 
     save()
     read_table.cache_clear()
     failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        mark_compiler(Path(folder), exercises, table)
+    save()
+    read_table.cache_clear()
     with open_server() as server, tempfile.TemporaryDirectory() as folder:
         for exercise in exercises:
             write_cheat(Path(folder), exercise, "reference")
@@ -122,6 +125,22 @@ def write_table(exercises: Sequence[Exercise], files: Sequence[str], processes: 
             if not result.passed:
                 print(describe_result(result))
     return failed
+
+
+def write_row(tests: ExerciseTests) -> dict[str, Any]:
+    """Writes a row of the table."""
+    row = {"tests": list(tests.ids), "seconds": tests.seconds}
+    return row | {"compiler": True} if tests.compiler else row
+
+
+def mark_compiler(folder: Path, exercises: Sequence[Exercise], table: Mapping[str, dict[str, Any]]) -> None:
+    """Marks in the table the exercises whose own body needs torch's compiler from the start of the check."""
+    with open_server() as server:
+        for exercise in exercises:
+            write_cheat(folder, exercise, "reference")
+            if needs_compiler(folder, exercise, server):
+                table[exercise.name]["compiler"] = True
+                print(f"{exercise.name}: needs the compiler")
 
 
 def list_files(exercises: Sequence[Exercise], *, known: bool) -> list[str]:

@@ -6,7 +6,7 @@
 Each command is a process of its own, as typed, with the imports of Python and torch in its time; the answers are our
 own bodies, which take longest, as no test of theirs fails. The processor seconds of a command and of the processes
 that it starts stand beside its seconds: other programs on the machine lengthen these, and those less. An import of
-torch alone, in the same run, is the measure of both.
+torch alone, measured in turn with the checks, is the measure of both.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,24 +64,37 @@ def main() -> int:
         exercises = [each for each in exercises if each.name in options.only]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "my"
-        torch_alone = measure_command([sys.executable, "-c", "import torch"])
         start = measure(["start", str(folder)])
         for exercise in exercises:
             find_answer(folder, exercise.module).write_text(read_original(exercise.module), "utf8")
-        checks = {each.name: measure(["check", str(folder), each.name]) for each in exercises}
+        print(f"start {describe_cost(start)}", flush=True)
+        checks, torch_alone = measure_checks(folder, exercises)
+        print(
+            "import of torch alone, processor seconds:", describe_spread([each.work for each in torch_alone])
+        )
+        print("checks, seconds:", describe_checks([cost.seconds for cost in checks]))
+        print("checks, processor seconds:", describe_checks([cost.work for cost in checks]))
+        unit = statistics.median(each.work for each in torch_alone)
+        print("checks, imports of torch:", describe_spread([cost.work / unit for cost in checks]), flush=True)
         watched = [each for each in exercises if each.name in WATCHED]
         saves = {each.name: watch_saves(folder, each) for each in watched}
-    for name, cost in sorted(checks.items(), key=lambda item: -item[1].work):
-        print(f"check {name:<32}{cost.seconds:>7.2f} s, processor {cost.work:.2f} s")
     for name, waits in saves.items():
         print(f"watch {name:<32}{statistics.median(waits):>7.2f} s, at most {max(waits):.2f}")
-    print(f"import of torch alone {describe_cost(torch_alone)}")
-    print(f"start {describe_cost(start)}; first check {describe_cost(next(iter(checks.values())))}")
-    print("checks, seconds:", describe_spread([cost.seconds for cost in checks.values()]))
-    print("checks, processor seconds:", describe_spread([cost.work for cost in checks.values()]))
     if all_waits := [wait for waits in saves.values() for wait in waits]:
         print(f"after saving: median {statistics.median(all_waits):.2f} s, at most {max(all_waits):.2f}")
     return 0
+
+
+def measure_checks(folder: Path, exercises: Sequence[Exercise]) -> tuple[list[Cost], list[Cost]]:
+    """Measures the check of each exercise, and before every tenth the import of torch alone; prints each."""
+    checks, torch_alone = [], []
+    for i, each in enumerate(exercises):
+        if i % 10 == 0:
+            torch_alone.append(measure_command([sys.executable, "-c", "import torch"]))
+        checks.append(measure(["check", str(folder), each.name]))
+        cost = checks[-1]
+        print(f"check {each.name:<32}{cost.seconds:>7.2f} s, processor {cost.work:.2f} s", flush=True)
+    return checks, torch_alone
 
 
 def describe_cost(cost: Cost) -> str:
@@ -89,12 +103,14 @@ def describe_cost(cost: Cost) -> str:
 
 
 def describe_spread(values: Sequence[float]) -> str:
+    """Median and maximum."""
+    return f"median {statistics.median(values):.2f}, at most {max(values):.2f}"
+
+
+def describe_checks(values: Sequence[float]) -> str:
     """Median and maximum of the checks' seconds, and how many are over LIMIT."""
     over = sum(each > LIMIT for each in values)
-    return (
-        f"median {statistics.median(values):.2f}, at most {max(values):.2f}, "
-        f"{over} of {len(values)} over {LIMIT:.0f}"
-    )
+    return f"{describe_spread(values)}, {over} of {len(values)} over {LIMIT:.0f}"
 
 
 def measure(arguments: Sequence[str]) -> Cost:
@@ -130,6 +146,9 @@ def watch_saves(folder: Path, exercise: Exercise) -> list[float]:
         text=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=partial(
+            signal.signal, signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's background job ignores it
     )
     assert process.stdout is not None
     waits = []

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from stages.teach.course import Exercise
 from stages.teach.files import ROOT
 from stages.teach.record import digest_answer
 from stages.teach.report import Result, fail, from_json
+from stages.teach.server import COMPILER, WITHOUT_COMPILER
 from stages.teach.suite import find_suite, list_libraries, list_tests
 from stages.teach.text_check import judge_text
 
@@ -165,8 +166,34 @@ def _check_installed() -> None:
 
 
 def _run_worker(folder: Path, exercise: Exercise, server: Server, speed: bool) -> Result:
-    """Has the server fork a worker, and waits for its result, its end, or a limit."""
+    """Has a worker check an exercise, and another if the answer had the compiler imported and failed."""
+    result = None
+    if not list_tests(exercise.name).compiler:
+        result = _fork_worker(folder, exercise, server, (), speed)
+    if result is None:
+        result = _fork_worker(folder, exercise, server, (COMPILER,), speed)
+    return result or fail(exercise.name, "exit", messages.EXIT_CODE, code=WITHOUT_COMPILER)
+
+
+def needs_compiler(folder: Path, exercise: Exercise, server: Server) -> bool:
+    """Tells whether a check fails in a server that has not imported torch's compiler, and is run again."""
+    return _fork_worker(folder, exercise, server, (), False) is None
+
+
+def _fork_worker(
+    folder: Path, exercise: Exercise, server: Server, more: Sequence[str], speed: bool
+) -> Result | None:
+    """Has the server fork a worker, and waits for its result, its end, or a limit.
+
+    Args:
+        folder, exercise, server, speed: as in `check`.
+        more: libraries that the server imports before, beside those of the tests.
+
+    Returns:
+        The result; None if the worker needs the compiler from its start.
+    """
     tests, suite = list_tests(exercise.name), find_suite()
+    libraries = list_libraries(suite, tests.ids) if suite and not speed else []
     with tempfile.TemporaryDirectory(prefix="exercise-", ignore_cleanup_errors=True) as scratch:
         Path(scratch, "work").mkdir()
         request = {
@@ -174,7 +201,7 @@ def _run_worker(folder: Path, exercise: Exercise, server: Server, speed: bool) -
             "exercise": exercise,
             "tests": tests.ids,
             "suite": str(suite or ""),
-            "libraries": list_libraries(suite, tests.ids) if suite and not speed else [],
+            "libraries": [*libraries, *more],
             "scratch": scratch,
             "megabytes": server.limits.megabytes,
             "speed": speed,
@@ -185,7 +212,7 @@ def _run_worker(folder: Path, exercise: Exercise, server: Server, speed: bool) -
         seconds = server.limits.seconds + server.limits.per_second * tests.seconds
         result = _watch(server, Path(scratch), exercise, seconds)
         output = _read_output(Path(scratch) / "output")
-        return result._replace(output=output)
+        return result and result._replace(output=output)
 
 
 def _ask(server: Server, request: dict[str, Any]) -> None:
@@ -212,8 +239,8 @@ def _read(server: Server, seconds: float, key: str) -> Any:
     return json.loads(line).get(key)
 
 
-def _watch(server: Server, scratch: Path, exercise: Exercise, seconds: float) -> Result:
-    """Waits for a worker, and ends it at a limit."""
+def _watch(server: Server, scratch: Path, exercise: Exercise, seconds: float) -> Result | None:
+    """Waits for a worker, and ends it at a limit; None if it needs the compiler from the start."""
     limits, name = server.limits, exercise.name
     pid = _read(server, limits.start_seconds, "pid")
     if pid is None:
@@ -238,6 +265,8 @@ def _watch(server: Server, scratch: Path, exercise: Exercise, seconds: float) ->
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
         _read(server, limits.start_seconds, "status")
+    if failed is None and status == WITHOUT_COMPILER:
+        return None
     return failed or _read_result(scratch, exercise, status or 0, limits)
 
 

@@ -28,7 +28,6 @@ from typing import Any
 from stages.sandbox import kernel, landlock
 
 PRELOADED = (
-    "torch._dynamo.aot_compile",
     "torch.distributed.tensor",
     "torch.func",
     "torch.utils._python_dispatch",
@@ -40,6 +39,15 @@ PRELOADED = (
     "stages.teach.suite_run",
 )
 """Modules that every worker needs, and that take seconds to import."""
+
+COMPILER = "torch._dynamo"
+"""The compiler of torch, which takes as long to import as torch itself.
+
+A call on the device "meta", among others, imports it. That changes the process, which an answer may not.
+"""
+
+WITHOUT_COMPILER = 75
+"""Exit status of a check that failed after its answer had the compiler imported: it runs again with it."""
 
 TICK = 0.02
 """Seconds between two looks at a worker and at the input."""
@@ -136,11 +144,18 @@ def _run(request: dict[str, Any], scratch: Path) -> None:
         request["folder"], Exercise(*request["exercise"]), request["tests"], request["suite"], work
     )
     function = measure_speed if request["speed"] else check_exercise
-    start = time.monotonic()
+    start, had_compiler = time.monotonic(), _has_compiler()
     result = function(asked, announce)._replace(seconds=time.monotonic() - start)
+    if not result.passed and _has_compiler() and not had_compiler:
+        os._exit(WITHOUT_COMPILER)
     written = scratch / "result.part"
     written.write_text(to_json(result), "utf8")
     written.rename(scratch / "result")
+
+
+def _has_compiler() -> bool:
+    """Tells whether the compiler is imported, or parts of it, where the import was refused."""
+    return any(name.startswith(COMPILER) for name in sys.modules)
 
 
 def _limit(megabytes: int) -> None:

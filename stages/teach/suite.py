@@ -21,15 +21,17 @@ PROPERTIES = "hypothesis"
 
 
 class ExerciseTests(NamedTuple):
-    """ExerciseTests that reach an exercise.
+    """Tests that reach an exercise.
 
     Fields:
         ids: in the order in which they run, as "tests/pure/loss/test_dpo.py::test_name[case]".
         seconds: what they took when the table was written, with imports of their files.
+        compiler: our own body makes a call for which torch imports its compiler.
     """
 
     ids: tuple[str, ...]
     seconds: float
+    compiler: bool = False
 
 
 def find_suite() -> Path | None:
@@ -46,7 +48,10 @@ def read_table() -> Mapping[str, ExerciseTests]:
     if not TABLE.is_file():
         return {}
     rows = json.loads(TABLE.read_text("utf8"))
-    return {name: ExerciseTests(tuple(row["tests"]), float(row["seconds"])) for name, row in rows.items()}
+    return {
+        name: ExerciseTests(tuple(row["tests"]), float(row["seconds"]), row.get("compiler", False))
+        for name, row in rows.items()
+    }
 
 
 def list_tests(exercise: str) -> ExerciseTests:

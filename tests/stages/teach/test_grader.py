@@ -20,7 +20,7 @@ import pytest
 from stages.teach import grader, messages
 from stages.teach.cheats import list_cheats, write_cheat
 from stages.teach.course import find_exercise
-from stages.teach.grader import Limits, Server, check, choose_environment, open_server
+from stages.teach.grader import Limits, Server, check, choose_environment, needs_compiler, open_server
 from stages.teach.report import Result, describe_result
 from stages.teach.text_check import judge_text
 from stages.teach.translate import translate
@@ -126,6 +126,7 @@ WRONG = {
     "result": (
         "getattr(torch, 'sa' + 've')({}, '../result')\ngetattr(torch, 'o' + 's')._exit(0)", "exit", "exit code 0"
     ),
+    "the check's own exit status": ("getattr(torch, 'o' + 's')._exit(75)", "exit", "exit code 75"),
     "terminal": ("raise ValueError('\\x1b[2J')", "raises", "ValueError: ?[2J"),
     "error": (
         "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd", "raises", "raised Odd"
@@ -145,6 +146,17 @@ def test_a_wrong_answer_has_one_clear_message(server: Server, tmp_path: Path, na
     assert len(text) < 3000
     assert time.monotonic() - start < 30
     assert not Path("/tmp/never").exists()
+
+
+def test_an_answer_for_which_torch_imports_its_compiler_is_checked_with_it(
+    server: Server, tmp_path: Path
+) -> None:
+    """The import sets a seed, and makes a folder, which an answer may not."""
+    exercise = write_answer(tmp_path, f"torch.empty(2, device='meta') + 1\n{OURS}")
+    assert needs_compiler(tmp_path, exercise, server)
+    result = check(tmp_path, exercise, server)
+    assert result.passed, describe_result(result)
+    assert not needs_compiler(tmp_path, exercise, server)
 
 
 def test_the_step_of_an_error_is_known(server: Server, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from stages.teach.reach import BUDGET, Reached, pick_tests
+from stages.teach.reach import BUDGET, LONGEST_ELSEWHERE, Reached, pick_tests
 
 OWN, LAW = "tests/pure/loss/test_dpo.py", "tests/laws/test_losses.py"
 
@@ -39,3 +39,13 @@ def test_slow_tests_are_left_out_or_cut_to_a_few_cases() -> None:
     ids, seconds = pick_tests("dpo", "pure.loss.dpo", rows)
     assert ids == [f"{OWN}::test_slow[{i}]" for i in range(3)]
     assert seconds <= BUDGET
+
+
+def test_a_test_of_another_module_must_be_quicker() -> None:
+    other = "tests/stages/evaluate/test_likelihood.py"
+    rows = [
+        Reached(f"{other}::test_long", 1.1 * LONGEST_ELSEWHERE, ("dpo",)),
+        Reached(f"{OWN}::test_long", 1.1 * LONGEST_ELSEWHERE, ("dpo",)),
+        Reached(f"{other}::test_quick", 0.1, ("dpo",)),
+    ]
+    assert pick_tests("dpo", "pure.loss.dpo", rows)[0] == [f"{OWN}::test_long", f"{other}::test_quick"]
