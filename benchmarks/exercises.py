@@ -91,10 +91,6 @@ def write_table(exercises: Sequence[Exercise], files: Sequence[str], processes: 
     save()
     read_table.cache_clear()
     failed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        mark_compiler(Path(folder), exercises, table)
-    save()
-    read_table.cache_clear()
     with open_server() as server, tempfile.TemporaryDirectory() as folder:
         for exercise in exercises:
             write_cheat(Path(folder), exercise, "reference")
@@ -124,6 +120,10 @@ def write_table(exercises: Sequence[Exercise], files: Sequence[str], processes: 
             )
             if not result.passed:
                 print(describe_result(result))
+    with tempfile.TemporaryDirectory() as folder:
+        mark_compiler(Path(folder), exercises, table)
+    save()
+    read_table.cache_clear()
     return failed
 
 

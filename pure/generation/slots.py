@@ -50,7 +50,7 @@ class Overwritten(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def index_put(self, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
-        """Writes values at indices, as `Tensor.index_put_`."""
+        """Writes values at indices, as `Tensor.index_put_`, and returns this tensor."""
         return self.index_put_(indices, values, accumulate)
 
 
@@ -95,7 +95,7 @@ def decode_slots(slots: Slots, params: Tree, *, model: Model) -> Slots:
         logits[r] = model(tokens of slot r up to and with last[r])
 
     Args:
-        slots: unchanged by this, but by a donating jit, and if they were given away (`give_away`).
+        slots: unchanged, unless they were given away (`give_away`) or a donating jit runs this.
         params: the model's.
         model: gives `decode`.
 

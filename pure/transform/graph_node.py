@@ -17,7 +17,8 @@ def graph_node(function: F) -> F:
     `torch.compiler.allow_in_graph`, called when a call is first traced, not when a module is imported.
 
     Args:
-        function: of tensors and constants, returning tensors; of a module.
+        function: of tensors and constants, returning tensors; defined at the top of a module, and called with
+            positional arguments only.
 
     Example:
         >>> graph_node(torch.square)(torch.tensor(3.0))

@@ -48,8 +48,8 @@ class Machine(NamedTuple):
         base: R of the tiles whose bits count, at most `most_rows`.
         shapes: R that a tile may have if `stages.serve.shapes` finds the bits of `base`; ascending.
         lengths: S of the tiles, ascending; the last is the longest prompt and completion together.
-        prefill: (cache, params, tokens [1, T]) -> cache.
-        decode: (R, S) -> the step of a tile, (slots, params) -> slots.
+        prefill: (cache, params, tokens [G, T]) -> cache.
+        decode: (R, S) -> the step of a tile, (slots, params) -> slots; it overwrites the cache of the slots.
         dtype: of params and caches.
         device: of params and caches.
         trials: results of `stages.serve.shapes`, filled as shapes are tried.

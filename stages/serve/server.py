@@ -144,6 +144,7 @@ def make_config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         interface="asgi3",
+        http="h11",  # limits a request's headers; httptools, which uvicorn takes if it is there, does not
         lifespan="off",
         ws="none",
         log_level="warning",

@@ -85,7 +85,7 @@ def _group_agrees(machine: Machine, length: int, size: int, group: int) -> bool:
             together = _prefill_all(machine, rows, size, length)
             same = [
                 all(map(torch.equal, tree.leaves(take_row(together, row)), tree.leaves(alone)))
-                for row in (0, group // 2, group - 1)
+                for row in range(group)
                 for alone in [_prefill_all(machine, rows[row : row + 1], size, length)]
             ]
         agreeing[group, size, length] = all(same)
@@ -108,7 +108,7 @@ def try_shapes(machine: Machine, *, all_of_them: bool, say: Callable[[str], obje
     for length in lengths:
         say(f"first steps with {length} positions")
         for group in GROUPS:
-            fitting_group(machine, length, CHUNKS[0], group)
+            fitting_group(machine, length, min(CHUNKS[0], length), group)
         alike = alike and agrees(machine, length, machine.base)
         for rows in machine.shapes:
             if all_of_them or rows < machine.base:

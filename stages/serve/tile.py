@@ -49,7 +49,7 @@ class Active(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Slots with their rows. The engine owns the storage of `slots`, which a compiled step overwrites.
+    """Slots with their rows. The engine owns the storage of `slots`, which a step overwrites.
 
     Fields:
         length: S.

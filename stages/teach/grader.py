@@ -167,22 +167,26 @@ def _check_installed() -> None:
 
 def _run_worker(folder: Path, exercise: Exercise, server: Server, speed: bool) -> Result:
     """Has a worker check an exercise, and another if the answer had the compiler imported and failed."""
-    result = None
-    if not list_tests(exercise.name).compiler:
-        result = _fork_worker(folder, exercise, server, (), speed)
-    if result is None:
-        result = _fork_worker(folder, exercise, server, (COMPILER,), speed)
-    return result or fail(exercise.name, "exit", messages.EXIT_CODE, code=WITHOUT_COMPILER)
+    more = (COMPILER,) if list_tests(exercise.name).compiler else ()
+    result, status = _fork_worker(folder, exercise, server, more, speed)
+    if status == WITHOUT_COMPILER and not more:
+        result, _ = _fork_worker(folder, exercise, server, (COMPILER,), speed)
+    return result
 
 
 def needs_compiler(folder: Path, exercise: Exercise, server: Server) -> bool:
-    """Tells whether a check fails in a server that has not imported torch's compiler, and is run again."""
-    return _fork_worker(folder, exercise, server, (), False) is None
+    """Tells whether a check fails without torch's compiler, and is run again.
+
+    Args:
+        folder, exercise: as in `check`.
+        server: one that has not imported the compiler; with any other the answer is False.
+    """
+    return _fork_worker(folder, exercise, server, (), False)[1] == WITHOUT_COMPILER
 
 
 def _fork_worker(
     folder: Path, exercise: Exercise, server: Server, more: Sequence[str], speed: bool
-) -> Result | None:
+) -> tuple[Result, int | None]:
     """Has the server fork a worker, and waits for its result, its end, or a limit.
 
     Args:
@@ -190,7 +194,7 @@ def _fork_worker(
         more: libraries that the server imports before, beside those of the tests.
 
     Returns:
-        The result; None if the worker needs the compiler from its start.
+        (the result, the worker's exit status); the status is None if a limit ended it.
     """
     tests, suite = list_tests(exercise.name), find_suite()
     libraries = list_libraries(suite, tests.ids) if suite and not speed else []
@@ -207,12 +211,14 @@ def _fork_worker(
             "speed": speed,
         }
         if not _read(server, server.limits.start_seconds, "ready"):
-            return fail(exercise.name, "error", messages.ERROR, error="the server of checks did not start")
+            return fail(
+                exercise.name, "error", messages.ERROR, error="the server of checks did not start"
+            ), None
         _ask(server, request)
         seconds = server.limits.seconds + server.limits.per_second * tests.seconds
-        result = _watch(server, Path(scratch), exercise, seconds)
+        result, status = _watch(server, Path(scratch), exercise, seconds)
         output = _read_output(Path(scratch) / "output")
-        return result and result._replace(output=output)
+        return result._replace(output=output), status
 
 
 def _ask(server: Server, request: dict[str, Any]) -> None:
@@ -239,18 +245,18 @@ def _read(server: Server, seconds: float, key: str) -> Any:
     return json.loads(line).get(key)
 
 
-def _watch(server: Server, scratch: Path, exercise: Exercise, seconds: float) -> Result | None:
-    """Waits for a worker, and ends it at a limit; None if it needs the compiler from the start."""
+def _watch(server: Server, scratch: Path, exercise: Exercise, seconds: float) -> tuple[Result, int | None]:
+    """Waits for a worker, and ends it at a limit; gives its result, and its exit status or None."""
     limits, name = server.limits, exercise.name
     pid = _read(server, limits.start_seconds, "pid")
     if pid is None:
-        return fail(name, "error", messages.ERROR, error="the server of checks ended")
+        return fail(name, "error", messages.ERROR, error="the server of checks ended"), None
     start = changed = (time.monotonic(), _work_seconds(pid))
     stage, failed, status = "", None, None
     while status is None and failed is None:
         status = _read(server, TICK, "status")
         if server.process.poll() is not None:
-            return fail(name, "error", messages.ERROR, error="the server of checks ended")
+            return fail(name, "error", messages.ERROR, error="the server of checks ended"), None
         now = (time.monotonic(), _work_seconds(pid))
         if (current := _read_stage(scratch)) != stage:
             stage, changed = current, now
@@ -265,9 +271,9 @@ def _watch(server: Server, scratch: Path, exercise: Exercise, seconds: float) ->
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
         _read(server, limits.start_seconds, "status")
-    if failed is None and status == WITHOUT_COMPILER:
-        return None
-    return failed or _read_result(scratch, exercise, status or 0, limits)
+    if failed is not None or status is None:
+        return failed or _read_result(scratch, exercise, 0, limits), None
+    return _read_result(scratch, exercise, status, limits), status
 
 
 def _exceeds(start: tuple[float, float], now: tuple[float, float], limit: float) -> bool:

@@ -25,7 +25,8 @@ LONGEST = 1.0
 """Seconds of one test function, all its cases together; of a longer one the quickest cases are taken."""
 
 LONGEST_ELSEWHERE = 0.4
-"""Seconds of one test function of another module: a call in it costs about three times as much in a check."""
+"""Seconds of one test function of another module. In a check it takes about three times as long, as each call
+of the exercise is compared."""
 
 FILES = 2
 """Files of tests for one exercise, at most: each must be imported."""
@@ -85,6 +86,8 @@ def record_reached(files: Sequence[str], report: Callable[[Reached], None]) -> N
 
 def pick_tests(exercise: str, module: str, rows: Sequence[Reached]) -> tuple[list[str], float]:
     """Picks the tests of an exercise: those of its module's own file first, then others, quick ones first.
+
+    A test of another file, a law too, is left out if it takes longer than LONGEST_ELSEWHERE.
 
     Args:
         exercise: its name.

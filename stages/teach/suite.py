@@ -26,7 +26,7 @@ class ExerciseTests(NamedTuple):
     Fields:
         ids: in the order in which they run, as "tests/pure/loss/test_dpo.py::test_name[case]".
         seconds: what they took when the table was written, with imports of their files.
-        compiler: our own body makes a call for which torch imports its compiler.
+        compiler: our own body makes a call for which torch imports its compiler, and fails without it.
     """
 
     ids: tuple[str, ...]

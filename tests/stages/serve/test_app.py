@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -208,6 +209,19 @@ def test_a_body_that_does_not_arrive_is_given_up(
         slow.sendall(f"{head}content-length: 99\r\n\r\n{{".encode())
         assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
     assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_headers_without_end_are_refused(running: Running) -> None:
+    """Before the key is asked for; a parser without a limit would keep them all in memory."""
+    host, port = running.address.removeprefix("http://").split(":")
+    sent = 0
+    with socket.create_connection((host, int(port)), timeout=10) as endless, suppress(ConnectionError):
+        endless.sendall(f"GET /health HTTP/1.1\r\nhost: {host}:{port}\r\n".encode())
+        while sent < 20_000_000:
+            endless.sendall(f"x-{sent}: {'a' * 10_000}\r\n".encode())
+            sent += 10_000
+    assert sent < 20_000_000
+    assert httpx.get(f"{running.address}/health").status_code == 200
 
 
 def test_a_full_queue_is_429_with_a_time_to_wait(slow: Running) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from pure.types import Tree
 from stages.serve import shapes
-from stages.serve.machine import Machine
+from stages.serve.machine import Machine, make_machine
 from tests.stages.serve.small_engine import (
     Pending,
     ids_of,
@@ -91,3 +91,12 @@ def test_prompts_are_prefilled_together_only_if_that_gives_the_same_bits(differs
     with running_engine(watched) as engine:
         assert [ids_of(piece) for piece in sample_rows(engine, *jobs)] == expected
     assert (max(counts) > 1) is not differs
+
+
+@pytest.mark.parametrize("length", [2, 8, 40])
+def test_a_machine_with_fewer_positions_than_a_chunk_works(length: int) -> None:
+    machine = make_machine(BASE, max_rows=4, max_length=length)
+    assert shapes.try_shapes(machine, all_of_them=True, say=lambda line: None)
+    rows = [make_row(i, [1, 2, 3, 4][: length - 1], 1) for i in range(3)]
+    with running_engine(machine) as engine:
+        assert [len(ids_of(piece)) for piece in sample_rows(engine, *rows)] == [1, 1, 1]

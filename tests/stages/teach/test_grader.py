@@ -148,15 +148,21 @@ def test_a_wrong_answer_has_one_clear_message(server: Server, tmp_path: Path, na
     assert not Path("/tmp/never").exists()
 
 
-def test_an_answer_for_which_torch_imports_its_compiler_is_checked_with_it(
-    server: Server, tmp_path: Path
-) -> None:
+def test_an_answer_for_which_torch_imports_its_compiler_is_checked_with_it(tmp_path: Path) -> None:
     """The import sets a seed, and makes a folder, which an answer may not."""
     exercise = write_answer(tmp_path, f"torch.empty(2, device='meta') + 1\n{OURS}")
-    assert needs_compiler(tmp_path, exercise, server)
-    result = check(tmp_path, exercise, server)
-    assert result.passed, describe_result(result)
-    assert not needs_compiler(tmp_path, exercise, server)
+    with open_server() as server:
+        assert needs_compiler(tmp_path, exercise, server)
+        result = check(tmp_path, exercise, server)
+        assert result.passed, describe_result(result)
+        assert not needs_compiler(tmp_path, exercise, server)
+
+
+def test_what_an_answer_printed_before_the_check_s_own_exit_status_is_kept(
+    server: Server, tmp_path: Path
+) -> None:
+    exercise = write_answer(tmp_path, "print('hello', flush=True)\ngetattr(torch, 'o' + 's')._exit(75)")
+    assert check(tmp_path, exercise, server).output == "hello"
 
 
 def test_the_step_of_an_error_is_known(server: Server, tmp_path: Path) -> None:
