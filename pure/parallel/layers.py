@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from pure import tree
+from pure.parallel.dtensor import is_dtensor
 from pure.parallel.group import Group, data_group
 from pure.parallel.row_collectives import all_gather_rows, reduce_scatter_rows
 from pure.parallel.rows import gather, group_of_rows, local
@@ -27,6 +27,9 @@ from pure.transform.by_layer import layer_name
 from pure.transform.modes import is_forward_mode
 from pure.transform.precision import cast_dtype, compute_dtype
 from pure.types import Tree
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 LAYER = 1 << 62
 """Bytes of a bucket of a layer: all of it, as it is whole in memory anyway, and a collective has a cost."""
@@ -281,8 +284,8 @@ def _gather_plainly(plan: Plan, rows: Sequence[Tensor]) -> list[Tensor]:
 def _gather_leaves(leaves: Sequence[Rows | DTensor]) -> list[Tensor]:
     """Gathers Rows with a gradient, DTensors without."""
     gathered: dict[int, Tensor] = {}
-    for kind in (Rows, DTensor):
-        chosen = [i for i, x in enumerate(leaves) if isinstance(x, kind)]
+    for with_gradient in (True, False):
+        chosen = [i for i, x in enumerate(leaves) if isinstance(x, Rows) == with_gradient]
         if chosen:
             plan, own = _plan([leaves[i] for i in chosen])
             gathered |= dict(zip(chosen, gather_with_gradient(plan, own), strict=True))
@@ -300,7 +303,7 @@ def _plan(leaves: Sequence[Rows | DTensor]) -> tuple[Plan, list[Tensor]]:
 
 def _row_indices(leaves: Sequence[Any]) -> list[int]:
     """Indices of the leaves that are rows."""
-    return [i for i, x in enumerate(leaves) if isinstance(x, Rows | DTensor)]
+    return [i for i, x in enumerate(leaves) if isinstance(x, Rows) or is_dtensor(x)]
 
 
 def _call_whole(layer: Callable, newest: dict[int, list[Tensor]], params: Tree, *rest: Any) -> Any:

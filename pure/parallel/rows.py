@@ -14,18 +14,21 @@ Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Paramet
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
 
 from pure import tree
+from pure.parallel.dtensor import is_dtensor
 from pure.parallel.group import Group, data_group, group_of
 from pure.parallel.row_collectives import all_gather_rows, own_rows
 from pure.types import Tree
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def cut(values: Tree, mesh: DeviceMesh | Group | Any) -> Tree:
@@ -61,7 +64,7 @@ def is_cut(values: Tree) -> bool:
         >>> is_cut({"w": torch.ones(2)})
         False
     """
-    return any(isinstance(x, DTensor) for x in tree.leaves(values))
+    return any(is_dtensor(x) for x in tree.leaves(values))
 
 
 def local(values: Tree) -> Tree:
@@ -100,7 +103,7 @@ def gather(values: Tree) -> Tree:
         {'w': tensor([1., 1.])}
     """
     leaves, spec = tree.flatten(values)
-    cut_indices = [i for i, x in enumerate(leaves) if isinstance(x, DTensor)]
+    cut_indices = [i for i, x in enumerate(leaves) if is_dtensor(x)]
     if not cut_indices:
         return values
     group = group_of_rows(leaves)
@@ -191,7 +194,7 @@ def total_norms(norms: Tensor, like: Tree) -> Tensor:
         return norms
     squares = norms.square()
     dist.all_reduce(squares, group=group_of_rows(leaves).handle)
-    cut_leaves = torch.tensor([isinstance(x, DTensor) for x in leaves], device=norms.device)
+    cut_leaves = torch.tensor([is_dtensor(x) for x in leaves], device=norms.device)
     return torch.where(cut_leaves, squares.sqrt(), norms)
 
 
@@ -235,7 +238,9 @@ def group_of_rows(values: Tree) -> Group:
     Raises:
         ValueError: for leaves that are cut along another axis, or over other processes than the first.
     """
-    cut_leaves = [x for x in tree.leaves(values) if isinstance(x, DTensor)]
+    from torch.distributed.tensor import Shard
+
+    cut_leaves = [x for x in tree.leaves(values) if is_dtensor(x)]
     mesh = cut_leaves[0].device_mesh
     for x in cut_leaves:
         if x.device_mesh is not mesh and x.device_mesh != mesh:
@@ -264,7 +269,7 @@ def mesh_of(mesh: DeviceMesh | Group | Any, device_type: str) -> DeviceMesh:
 
 def _cut_leaf(group: Group, mesh: DeviceMesh, x: Tensor) -> Tensor:
     """Cuts one leaf; own rows are copied, so that the whole leaf can be freed."""
-    if isinstance(x, DTensor) or not x.ndim:
+    if is_dtensor(x) or not x.ndim:
         return x
     first, last = own_rows(x.shape[0], group)
     return _make(x[first:last].clone(memory_format=torch.contiguous_format), x.shape[0], mesh)
@@ -277,6 +282,8 @@ def _make(rows: Tensor, size: int, mesh: DeviceMesh) -> DTensor:
             f"rows: the leaves are on {rows.device.type}, and the mesh has devices of {mesh.device_type}; "
             f"give init_device_mesh({rows.device.type!r}, (number of processes,))"
         )
+    from torch.distributed.tensor import DTensor, Shard
+
     shape = torch.Size((size, *rows.shape[1:]))
     return DTensor.from_local(
         rows, mesh, (Shard(0),), run_check=False, shape=shape, stride=_contiguous_stride(shape)
@@ -305,12 +312,12 @@ def _wrap_by_shape(group: Group, mesh: DeviceMesh, rows: Tensor, shape: torch.Si
 
 def _local_leaf(x: Tensor) -> Tensor:
     """Own rows of a DTensor, the same storage."""
-    return x._local_tensor if isinstance(x, DTensor) else x
+    return x._local_tensor if is_dtensor(x) else x
 
 
 def _wrap_leaf(rows: Tensor, like: Tensor) -> Tensor:
     """Wraps one leaf, with the spec of `like` where it is the same."""
-    if not isinstance(like, DTensor) or isinstance(rows, DTensor):
+    if not is_dtensor(like) or is_dtensor(rows):
         return rows
     if rows.shape != like._local_tensor.shape:
         raise ValueError(
@@ -319,12 +326,12 @@ def _wrap_leaf(rows: Tensor, like: Tensor) -> Tensor:
         )
     if rows.dtype != like.dtype or rows.requires_grad:
         return _make(rows, like.shape[0], like.device_mesh)
-    return DTensor(rows, like._spec, requires_grad=False)
+    return type(like)(rows, like._spec, requires_grad=False)
 
 
 def _own_leaf(x: Tensor, like: Tensor) -> Tensor:
     """Own rows of a whole leaf, or rows as they are: the shapes are equal only if all rows are own."""
-    if not isinstance(like, DTensor) or x.shape == like._local_tensor.shape:
+    if not is_dtensor(like) or x.shape == like._local_tensor.shape:
         return x
     first, last = own_rows(like.shape[0], group_of("rows", like.device_mesh))
     return x[first:last].clone()

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from pure import tree
 from pure.parallel.checksum import checksum
 from pure.parallel.collect import exchange
+from pure.parallel.dtensor import is_dtensor
 from pure.parallel.group import Group
 from pure.serial.writer import SerialError
 from pure.types import Tree
@@ -78,7 +78,7 @@ def check_replicas(group: Group | None, state: Tree) -> None:
     paths = []
     sums: list[Any] = []
     for path, leaf in zip(tree.paths(state), tree.leaves(state), strict=True):
-        if not isinstance(leaf, DTensor):
+        if not is_dtensor(leaf):
             paths.append(path)
             sums.append(checksum(leaf) if isinstance(leaf, Tensor) else leaf)
     numbers = iter(

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from pure import tree
 from pure.parallel import rows
+from pure.parallel.dtensor import is_dtensor
 from pure.parallel.group import Group
 from pure.serial import serial
 from pure.serial.writer import DTYPES, SerialError, memory
@@ -268,7 +268,7 @@ def _without_data(leaf: Any) -> Any:
 
 def _allocate(like: Any, whole: Tensor) -> Place:
     """Memory for the rows of a leaf that the target holds."""
-    if not isinstance(like, DTensor):
+    if not is_dtensor(like):
         return Place(torch.empty(whole.shape, dtype=whole.dtype), 0)
     first, last = rows.own_rows(whole.shape[0], rows.group_of_rows([like]))
     return Place(torch.empty((last - first, *whole.shape[1:]), dtype=whole.dtype), first)
@@ -281,4 +281,4 @@ def _finish(value: Any, like: Any) -> Any:
     if value.dtype == torch.bool and bool((value.view(torch.uint8) > 1).any()):
         raise SerialError("a bool array holds bytes other than 0 and 1")
     device = like.device if isinstance(like, Tensor) and like.device.type != "meta" else torch.device("cpu")
-    return rows.wrap([value.to(device)], [like])[0] if isinstance(like, DTensor) else value.to(device)
+    return rows.wrap([value.to(device)], [like])[0] if is_dtensor(like) else value.to(device)

@@ -19,23 +19,16 @@ import errno
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import (
-    DefaultLoadPlanner,
-    DefaultSavePlanner,
-    FileSystemReader,
-    FileSystemWriter,
-)
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.tensor import DTensor
 
 from data_pipes.digest import hash_blocks
 from data_pipes.files import read_blocks, sync_file
 from pure import tree
 from pure.parallel import rows
+from pure.parallel.dtensor import is_dtensor
 from pure.parallel.group import Group
 from pure.serial.writer import SerialError, name_of
 from pure.types import Tree
@@ -44,6 +37,10 @@ from stages.checkpoint.manifest import DCP, Manifest
 from stages.checkpoint.pieces import copy_to_host
 from stages.checkpoint.records import Piece
 from stages.checkpoint.saving import Writing
+
+if TYPE_CHECKING:  # each function imports what it calls: our own format does not need it
+    from torch.distributed.checkpoint import DefaultSavePlanner
+    from torch.distributed.checkpoint.metadata import Metadata
 
 _BLOCK = 1 << 20
 
@@ -93,6 +90,8 @@ def plan_locally(state: Tree, group: Group) -> tuple[Any, Planned]:
     Raises:
         SerialError: for a leaf that is no tensor, or two of one name.
     """
+    from torch.distributed.checkpoint import DefaultSavePlanner
+
     paths = tree.paths(state)
     leaves = {path.replace("/", "."): leaf for path, leaf in zip(paths, tree.leaves(state), strict=True)}
     if len(leaves) != len(paths):
@@ -141,6 +140,8 @@ def prepare_writing(
         Writing; `gather` writes `.metadata`. Its `write` raises an OSError for what DCP cannot write, with
         the system's own reason.
     """
+    from torch.distributed.checkpoint import DefaultSavePlanner, FileSystemWriter
+
     writer = FileSystemWriter(folder)
     writer.set_up_storage_writer(group.rank == 0)
     own = writer.prepare_global_plan(list(plans))[group.rank]
@@ -244,6 +245,8 @@ def read_metadata(folder: Path) -> Metadata:
     Raises:
         ValueError: if it has anything else.
     """
+    from torch.distributed.checkpoint.metadata import Metadata
+
     try:
         with (folder / METADATA).open("rb") as file:
             metadata = _Unpickler(file).load()
@@ -267,6 +270,8 @@ class _Unpickler(pickle.Unpickler):
 
 def _empty_like(metadata: Metadata, target: Tree, subset: bool) -> dict[str, Tensor]:
     """Memory for the leaves of a target by name, after shapes and dtypes are compared."""
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
     stored = metadata.state_dict_metadata
     others = [name for name, x in stored.items() if not isinstance(x, TensorStorageMetadata)]
     if others:
@@ -296,7 +301,7 @@ def _empty_leaf(name: str, like: Any, stored: Any) -> Tensor:
             f"{name}: expected {name_of(like.dtype)}{list(like.shape)}, got {has}; was it saved with another "
             "config?"
         )
-    if not isinstance(like, DTensor):
+    if not is_dtensor(like):
         return torch.empty(tuple(like.shape), dtype=like.dtype)
     mine = rows.local([like])[0]
     return rows.wrap([torch.empty(mine.shape, dtype=mine.dtype)], [like])[0]
@@ -304,6 +309,8 @@ def _empty_leaf(name: str, like: Any, stored: Any) -> Tensor:
 
 def _read_leaves(folder: Path, metadata: Metadata, state: dict[str, Tensor]) -> None:
     """Reads into the tensors of `state`, by the steps of `torch.distributed.checkpoint.load`."""
+    from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
+
     reader = FileSystemReader(folder)
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     planner.set_up_planner(dict(state), metadata, True)
@@ -316,7 +323,7 @@ def _read_leaves(folder: Path, metadata: Metadata, state: dict[str, Tensor]) -> 
 def _finish(value: Tensor, like: Any) -> Tensor:
     """A leaf on the device of the target's."""
     device = like.device if isinstance(like, Tensor) and like.device.type != "meta" else torch.device("cpu")
-    if not isinstance(like, DTensor):
+    if not is_dtensor(like):
         return value.to(device)
     return rows.wrap([rows.local([value])[0].to(device)], [like])[0]
 

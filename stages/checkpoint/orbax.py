@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from data_pipes import files
 from pure import tree
+from pure.parallel.dtensor import is_dtensor
 from pure.serial import serial
 from pure.serial.writer import DTYPES, SerialError, name_of
 from pure.types import Tree
@@ -198,7 +198,7 @@ def _leaf_to_numpy(leaf: Any, path: str) -> tuple[Any, str]:
         if isinstance(leaf, int) and not -(2**63) <= leaf < 2**63:
             raise SerialError(f"orbax.write: {path}: {leaf} does not fit in 64 bits")
         return leaf, ""
-    if isinstance(leaf, DTensor):
+    if is_dtensor(leaf):
         raise SerialError(
             f"orbax.write: {path}: this leaf is cut into rows, and an Orbax folder is written by one "
             "process; write pure.parallel.rows.gather(tree), or run intro2llm export --state --format orbax"

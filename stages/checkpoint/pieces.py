@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from pure.parallel import rows
+from pure.parallel.dtensor import is_dtensor
 from pure.parallel.group import Group
 from pure.plural import count_noun
 from pure.serial import serial
@@ -139,7 +139,7 @@ def _own(node: Any, group: Group, copy: bool, cuts: list[tuple[int, int] | None]
         children = {key: _own(child, group, copy, cuts) for key, child in node.items()}
         present = {key: child for key, child in children.items() if child is not _ABSENT}
         return present if present or group.rank == 0 else _ABSENT
-    if isinstance(node, DTensor):
+    if is_dtensor(node):
         cuts.append((rows.own_rows(node.shape[0], group)[0], node.shape[0]))
         mine = rows.local([node])[0].detach()
         return copy_to_host(mine) if copy else mine

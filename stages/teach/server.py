@@ -28,7 +28,6 @@ from typing import Any
 from stages.sandbox import kernel, landlock
 
 PRELOADED = (
-    "torch.distributed.tensor",
     "torch.func",
     "torch.utils._python_dispatch",
     "numpy",

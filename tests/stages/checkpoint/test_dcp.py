@@ -89,12 +89,12 @@ def load(run: Path) -> Any:
 def fail_on_one(run: Path) -> list[Any]:
     """Process 2 has no room."""
     group = group_of("test", dist.group.WORLD)
-    original = dcp.FileSystemWriter.write_data
+    original = torch_dcp.FileSystemWriter.write_data
 
     def refuse(*args: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    dcp.FileSystemWriter.write_data = refuse if group.rank == 2 else original
+    torch_dcp.FileSystemWriter.write_data = refuse if group.rank == 2 else original
     try:
         return [
             outcome(
@@ -102,7 +102,7 @@ def fail_on_one(run: Path) -> list[Any]:
             )
         ]
     finally:
-        dcp.FileSystemWriter.write_data = original
+        torch_dcp.FileSystemWriter.write_data = original
 
 
 def read_by_torch(folder: Path) -> bool:
