@@ -9,6 +9,7 @@ import gc
 
 gc.disable()
 
+import torch.distributed.checkpoint  # noqa: E402, F401
 import typeguard  # noqa: E402, F401
 import tyro._backends._tyro_backend  # noqa: E402, F401
 
