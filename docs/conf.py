@@ -6,6 +6,7 @@ every block of code, and needs no network.
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 DOCS = Path(__file__).parent
@@ -16,6 +17,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # blocks run beside examples; more threads would wait
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # XLA compiles in two thirds of the time
+
+# With -j, processes are forked after examples have used JAX: they read and write pages, and compute nothing.
+warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
 
 from docs.extensions import algorithms, api, gallery, inventories  # noqa: E402
 
