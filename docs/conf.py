@@ -63,7 +63,7 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ |> "
 copybutton_prompt_is_regexp = True
 
 EXAMPLES = DOCS / "generated" / "sources"
-gallery.copy_examples(ROOT / "examples", EXAMPLES)
+gallery.copy_examples(ROOT / "examples", EXAMPLES, DOCS / "_build" / "thumbnails")
 api.write_api(ROOT, DOCS / "generated" / "api")
 algorithms.write_algorithms(ROOT, DOCS / "generated", DOCS / "_build")
 sphinx_gallery_conf = {
@@ -75,7 +75,7 @@ sphinx_gallery_conf = {
     "image_scrapers": ("docs.extensions.gallery.show_pictures",),
     "reset_modules": ("docs.extensions.gallery.start_anew",),
     "ignore_pattern": gallery.missing_examples(),
-    "default_thumb_file": gallery.draw_thumbnail(DOCS / "_build" / "thumbnail.png"),
+    "remove_config_comments": True,
     "download_all_examples": False,
     "show_signature": False,
     "copyfile_regex": "",

@@ -7,6 +7,7 @@ import importlib.util
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -48,22 +49,22 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 TERMS: Mapping[str, str] = MappingProxyType(
     {
         "cpu": "CPU",
-        "dp": "DP",
+        "dp_sgd": "DP-SGD",
         "dpo": "DPO",
         "flax": "Flax",
         "grpo": "GRPO",
-        "hugging": "Hugging",
-        "face": "Face",
+        "hugging_face": "Hugging Face",
         "jax": "JAX",
         "jsonl": "JSONL",
+        "meta_gradients": "meta-gradients",
+        "per_sample": "per-sample",
         "ppo": "PPO",
         "qlora": "QLoRA",
         "sft": "SFT",
-        "sgd": "SGD",
         "smollm2": "SmolLM2",
     }
 )
-"""Word of an example's file name -> the word in its title, where they differ."""
+"""Words of an example's file name -> the words in its title, where they differ."""
 
 NEEDS: Mapping[str, str] = MappingProxyType(
     {
@@ -102,14 +103,22 @@ def start_anew(gallery_conf: Mapping[str, Any], name: str) -> None:
         clear_backends()
 
 
-def copy_examples(source: Path, folder: Path) -> None:
-    """Copy the examples, with a title in each docstring, as sphinx-gallery reads them."""
+def copy_examples(source: Path, folder: Path, thumbnails: Path) -> None:
+    """Copy the examples, with a title in each docstring, as sphinx-gallery reads them.
+
+    Those that draw no picture get a thumbnail with their first sentence, in `thumbnails`, a folder of `docs`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.py"):
         if not (source / path.name).exists():
             path.unlink()
     for path in sorted(source.glob("*.py")):
-        text = with_title(path.stem, path.read_text(encoding="utf8"))
+        program = path.read_text(encoding="utf8")
+        text = with_title(path.stem, program)
+        if ".png" not in program:
+            summary = (ast.get_docstring(ast.parse(program)) or "").partition("\n\n")[0]
+            drawn = draw_thumbnail(thumbnails / f"{path.stem}.png", summary)
+            text += f"\n# sphinx_gallery_thumbnail_path = '{drawn.relative_to(thumbnails.parents[1])}'\n"
         target = folder / path.name
         if not target.exists() or target.read_text(encoding="utf8") != text:
             target.write_text(text, encoding="utf8")
@@ -120,16 +129,16 @@ def copy_examples(source: Path, folder: Path) -> None:
     write_pages(folder, {"GALLERY_HEADER.rst": f"{underline('Examples')}\n{header}\n"})
 
 
-def draw_thumbnail(path: Path) -> str:
-    """Draw the picture of the examples that draw none, and return its path."""
+def draw_thumbnail(path: Path, text: str) -> Path:
+    """Draw a picture of a text, and return its path."""
     from matplotlib.figure import Figure
 
-    if not path.exists():
-        figure = Figure(figsize=(4, 2.8))
-        style = {"family": "monospace", "size": 15, "ha": "center", "va": "center", "color": "#34495e"}
-        figure.text(0.5, 0.5, "state = reduce(\n  step, pipe,\n  init(key))", **style)
-        figure.savefig(path, dpi=100)
-    return str(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(4, 2.8))
+    shown = textwrap.fill(" ".join(text.replace("`", "").split()), 28)
+    figure.text(0.06, 0.5, shown, size=15, va="center", color="#34495e", linespacing=1.4)
+    figure.savefig(path, dpi=100)
+    return path
 
 
 def with_title(stem: str, text: str) -> str:
@@ -139,8 +148,10 @@ def with_title(stem: str, text: str) -> str:
     end = tree.body[0].end_lineno or 1
     rest = text.split("\n", end)[end]
     number, words = stem.split("_", 1)
-    named = [TERMS.get(word, word) for word in words.split("_")]
-    title = f"{int(number)}. {named[0][0].upper()}{' '.join(named)[1:]}"
+    for name, term in TERMS.items():
+        words = re.sub(rf"(?<![a-z]){name}(?![a-z0-9])", term, words)
+    words = words.replace("_", " ")
+    title = f"{int(number)}. {words[0].upper()}{words[1:]}"
     body = "\n".join(translate(docstring.split("\n")))
     if arguments := ARGUMENTS.get(stem):
         body += f"\n\nHere it ran with the arguments ``{' '.join(arguments)}``."

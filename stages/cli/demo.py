@@ -114,6 +114,7 @@ def describe_duration(folder: Path, *, config: str, steps: int, later: float, co
     done, ladder = directories.list_complete(folder), folder / "ladder.json"
     left = max(0, steps - (directories.step_of(done[0]) if done else 0))
     stages_left = 4 - len(files.read_json(ladder)) if ladder.exists() else 4
+    dtype = hardware.pick_dtype("auto", torch.device("cpu"))
     plan = duration.Plan(
         transformer(sizes),
         length=LENGTH,
@@ -121,8 +122,8 @@ def describe_duration(folder: Path, *, config: str, steps: int, later: float, co
         steps=0 if (folder / "results.json").exists() else left,
         later=later * stages_left / 4,
         compiled=compile,
+        dtype=dtype,
     )
-    dtype = hardware.pick_dtype("auto", torch.device("cpu"))
     speed = duration.measure_products(sizes.hidden_size, sizes.intermediate_size, plan.tokens, dtype)
     seconds = duration.estimate_seconds(plan, speed)
     return duration.describe_estimate(seconds, dtype, torch.get_num_threads())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -11,8 +14,11 @@ from pure.plural import count_noun
 from pure.types import Model
 from stages.run.mfu import flops_per_token
 
-STEP_OVER_PRODUCTS = 2.0
-"""Time of a step of the demo's pretraining over the time that its FLOPs take in products of its shapes."""
+STEP_OVER_PRODUCTS: Mapping[torch.dtype, float] = MappingProxyType({torch.float32: 1.3, torch.bfloat16: 2.0})
+"""Compute dtype -> time of a step of the demo's pretraining over the time of its FLOPs in products of its shapes.
+
+What is no product, such as norms and the optimizer, takes as long in both, and more beside the faster products.
+"""
 
 LATER_OVER_PRETRAINING = 337 / 330
 """Time of the stages after pretraining over that of the demo's 600 steps (`benchmarks/README.md`)."""
@@ -23,8 +29,11 @@ COMPILATION = 60.0
 DEMO_STEPS = 600
 """Steps of pretraining that LATER_OVER_PRETRAINING is about."""
 
-PROBE = 0.3
-"""Seconds of products that are measured."""
+WINDOW = 0.1
+"""Seconds of products of one measurement."""
+
+WINDOWS = 5
+"""Measurements whose median is taken, after one that is not counted: a processor at rest starts slowly."""
 
 
 class Plan(NamedTuple):
@@ -37,6 +46,7 @@ class Plan(NamedTuple):
         steps: of pretraining; 0 if it is done.
         later: fraction of the later stages' steps; 0 for none.
         compiled: the steps are compiled.
+        dtype: compute dtype.
     """
 
     model: Model
@@ -45,9 +55,10 @@ class Plan(NamedTuple):
     steps: int
     later: float
     compiled: bool
+    dtype: torch.dtype
 
 
-def measure_products(width: int, inner: int, rows: int, dtype: torch.dtype, seconds: float = PROBE) -> float:
+def measure_products(width: int, inner: int, rows: int, dtype: torch.dtype, seconds: float = WINDOW) -> float:
     """Measures the speed of products [rows, width] · [width, inner].
 
     Args:
@@ -55,24 +66,26 @@ def measure_products(width: int, inner: int, rows: int, dtype: torch.dtype, seco
         inner: inner size of its feed-forward layers.
         rows: tokens of a step.
         dtype: compute dtype.
-        seconds: how long to measure; at least one product is.
+        seconds: length of each of WINDOWS measurements; at least one product is in each.
 
     Returns:
-        FLOPs per second.
+        FLOPs per second, the median.
     """
     a, b = torch.ones(rows, width, dtype=dtype), torch.ones(width, inner, dtype=dtype)
-    torch.mm(a, b)  # the first one prepares
-    count, start = 0, time.monotonic()
-    while not count or time.monotonic() - start < seconds:
-        torch.mm(a, b)
-        count += 1
-    return 2.0 * rows * width * inner * count / (time.monotonic() - start)
+    speeds = []
+    for _ in range(1 + WINDOWS):
+        count, start = 0, time.monotonic()
+        while not count or time.monotonic() - start < seconds:
+            torch.mm(a, b)
+            count += 1
+        speeds.append(2.0 * rows * width * inner * count / (time.monotonic() - start))
+    return statistics.median(speeds[1:])
 
 
 def estimate_seconds(plan: Plan, speed: float) -> float:
     """Estimates the time of a demo.
 
-        pretraining = 2 · FLOPs / speed, and the compilation
+        pretraining = STEP_OVER_PRODUCTS · FLOPs / speed, and the compilation
         later       = the share that was measured of 600 steps of pretraining
 
     Args:
@@ -82,7 +95,8 @@ def estimate_seconds(plan: Plan, speed: float) -> float:
     Returns:
         Seconds.
     """
-    step = STEP_OVER_PRODUCTS * flops_per_token(plan.model, plan.length) * plan.tokens / speed
+    products = flops_per_token(plan.model, plan.length) * plan.tokens / speed
+    step = STEP_OVER_PRODUCTS[plan.dtype] * products
     compilation = COMPILATION if plan.compiled else 0.0
     pretraining = step * plan.steps + (compilation if plan.steps else 0.0)
     later = LATER_OVER_PRETRAINING * (step * DEMO_STEPS * min(1.0, plan.later) + compilation)
