@@ -23,7 +23,13 @@ from data_pipes.chat.rendering import (
     strip_marks,
 )
 from data_pipes.chat.template import BEGIN, END
-from data_pipes.chat.template_checks import check_rendered, check_trained, check_turn, suggest_template
+from data_pipes.chat.template_checks import (
+    check_fields,
+    check_rendered,
+    check_trained,
+    check_turn,
+    suggest_template,
+)
 from pure.plural import count_noun
 
 PROBE, ANSWER = Message("user", "a"), Message("assistant", "a")
@@ -72,6 +78,7 @@ def find_spans(template: ChatTemplate, chat: Chat, controls: re.Pattern) -> list
         ValueError: if the template drops or changes trained text, or rewrites earlier turns; or as in
             `render_marked`.
     """
+    check_fields(template, chat.messages, chat.context)
     text = render_marked(template, chat.messages, context=chat.context)
     check_rendered(template, chat.messages, chat.context, text)
     trained = [i for i in range(chat.first, len(chat.messages)) if _is_trained(chat.messages[i])]
@@ -94,6 +101,7 @@ def render_prompt(template: ChatTemplate, messages: Sequence[Message], context: 
     Raises:
         ValueError: if the template drops a turn of another role; or as in `render_continuation`.
     """
+    check_fields(template, messages, context)
     if messages and messages[-1].role == "assistant":
         text = render_continuation(template, messages, context=context)
     else:
@@ -290,6 +298,6 @@ def _rewrite_message(template: ChatTemplate, i: int) -> str:
     """Message for a template that rewrites earlier turns, so that its turns cannot be separated."""
     return (
         f"encode_chat: expected a chat template that appends each turn to the text before it; this one "
-        f"changes the text up to turn {i} when that turn or a later one is added, so its tokens "
+        f"changes the text up to turn {i + 1} when that turn or a later one is added, so its tokens "
         f"cannot be found; {suggest_template(template)}"
     )

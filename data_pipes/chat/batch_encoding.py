@@ -23,7 +23,7 @@ from data_pipes.chat.rendering import (
     strip_marks,
 )
 from data_pipes.chat.span_encoding import encode_spans
-from data_pipes.chat.template_checks import check_rendered
+from data_pipes.chat.template_checks import check_fields, check_rendered
 from data_pipes.tokenizer.added import compile_any
 from data_pipes.tokenizer.spec import Tokenizer, special_tokens
 
@@ -129,6 +129,7 @@ def render_with_generation_prompt(
 ) -> Rendered:
     """Renders the prompt with the template's generation prompt after it; nothing is trained."""
     messages, context, texts = hide(conversation.prompt, conversation.context)
+    check_fields(template, messages, context)
     text = strip_marks(render_marked(template, messages, prompt=True, context=context))
     check_rendered(template, messages, context, text)
     return [Span(text, False)], texts

@@ -25,8 +25,33 @@ FAMILY_PRESETS = (
 """(text in the source of a model family's template, preset for that family); the first match wins."""
 
 
+def check_fields(template: ChatTemplate, messages: Sequence[Message], context: Context) -> None:
+    """Refuses tools and tool calls that the template does not name, before it is rendered.
+
+    Without tool calls a turn may have no content, at which such a template fails with an error of its own.
+
+    Args:
+        template: see `data_pipes.chat.chat.chat_template`.
+        messages, context: turns, and tools and variables.
+
+    Raises:
+        ValueError: if there are such tools or tool calls; the message has the number of the turn, from 1.
+    """
+    if context.tools and "tools" not in template.program.names:
+        raise ValueError(
+            "the chat template does not render `tools`; drop them, or give a --chat_template that does"
+        )
+    for number, message in enumerate(messages, 1):
+        for name in ("tool_calls", "function_call"):
+            if dict(message.fields).get(name) and name not in template.source:
+                raise ValueError(
+                    f"the chat template does not render `{name}` of turn {number}; give a --chat_template "
+                    "that does"
+                )
+
+
 def check_rendered(template: ChatTemplate, messages: Sequence[Message], context: Context, text: str) -> None:
-    """Refuses a rendering without tools, tool calls, or the content of a turn.
+    """Refuses a rendering without the content of a turn.
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
@@ -34,20 +59,10 @@ def check_rendered(template: ChatTemplate, messages: Sequence[Message], context:
         text: their rendering.
 
     Raises:
-        ValueError: if tools, tool calls, or the content of a turn of another role than the assistant's are
-            missing.
+        ValueError: if the content of a turn of another role than the assistant's is missing; the message has
+            the number of the turn, from 1.
     """
-    if context.tools and "tools" not in template.program.names:
-        raise ValueError(
-            "the chat template does not render `tools`; drop them, or give a --chat_template that does"
-        )
     for i, message in enumerate(messages):
-        for name in ("tool_calls", "function_call"):
-            if dict(message.fields).get(name) and name not in template.source:
-                raise ValueError(
-                    f"the chat template does not render `{name}` of turn {i}; give a --chat_template "
-                    "that does"
-                )
         content = (message.content or "").strip()
         if content and message.role != "assistant" and not _contains(content, text):
             if json.dumps(content, ensure_ascii=False)[1:-1] in text or _is_rendered(
@@ -55,7 +70,7 @@ def check_rendered(template: ChatTemplate, messages: Sequence[Message], context:
             ):
                 continue
             raise ValueError(
-                f"the chat template drops turn {i}, of the {message.role}; delete that turn, or give a "
+                f"the chat template drops turn {i + 1}, of the {message.role}; delete that turn, or give a "
                 "--chat_template that renders it"
             )
 
@@ -78,8 +93,8 @@ def check_trained(
         message = messages[i]
         if _reasoning_of(message) and not any(name in template.source for name in REASONING_FIELDS[:2]):
             raise ValueError(
-                f"the chat template does not render `reasoning_content`, the reasoning of turn {i}, which is "
-                "trained; drop it, or give a --chat_template that renders it, such as qwen3 for Qwen3"
+                f"the chat template does not render `reasoning_content`, the reasoning of turn {i + 1}, "
+                "which is trained; drop it, or give a --chat_template that renders it, such as qwen3"
             )
         if i == trained[-1]:
             check_turn(template, message, i, text)
@@ -108,8 +123,8 @@ def check_turn(
     for part, value in expected:
         if isinstance(value, str) and not _contains(value, turn) and not _contains(value, opened() + turn):
             raise ValueError(
-                f"the chat template drops or changes (a part of) the {part} of turn {i}, which is trained; "
-                f"{suggest_template(template)}"
+                f"the chat template drops or changes (a part of) the {part} of turn {i + 1}, which is "
+                f"trained; {suggest_template(template)}"
             )
 
 

@@ -24,6 +24,8 @@ SWITCH: Mapping[str, bool] = MappingProxyType(
 )
 """Words for a flag that is on or off."""
 
+TOO_DEEP = "it is nested too deeply; expected flags and their values, such as batch_size: 16"
+
 NULL = ("", "~", "null", "Null", "NULL")
 """YAML's words for no value, when they are not quoted."""
 
@@ -138,6 +140,8 @@ def _read_json(path: Path, text: str) -> Any:
         return json.loads(text, object_pairs_hook=join)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: line {error.lineno} is no JSON: {error.msg}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: {TOO_DEEP}") from None
 
 
 def _read_yaml(path: Path, text: str) -> Any:
@@ -151,6 +155,8 @@ def _read_yaml(path: Path, text: str) -> Any:
         raise ValueError(f"{path}: {line} is no YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: it is no YAML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: {TOO_DEEP}") from None
     return {} if node is None else _value_of(path, node, 0)
 
 

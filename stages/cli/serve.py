@@ -50,8 +50,8 @@ def run(options: ServeOptions) -> int:
         The exit code.
 
     Raises:
-        ValueError: for another host than this machine without a key, an address that is in use, or a
-            `max_length` beyond the model's context.
+        ValueError: for another host than this machine without a key, a key that no header can have, an
+            address that is in use, or a `max_length` beyond the model's context.
         ImportError: without starlette and uvicorn.
     """
     try:
@@ -60,7 +60,9 @@ def run(options: ServeOptions) -> int:
     except ImportError as error:
         raise ImportError(f"{error}; serve needs pip install 'intro2llm[serve]'") from None
     from stages.serve.address import is_local, listen
+    from stages.serve.guard import check_api_key
 
+    check_api_key(options.api_key)
     if options.api_key is None and not is_local(options.host):
         raise ValueError(
             f"--host {options.host} can be reached from other machines; add --api_key KEY, which clients "
@@ -79,7 +81,7 @@ def _load_and_serve(options: ServeOptions, listening: socket.socket) -> None:
     from stages.models import language_model
     from stages.models.hardware import pick_device
     from stages.serve.app import make_app
-    from stages.serve.guard import guard
+    from stages.serve.guard import LOCAL_NAMES, guard
     from stages.serve.machine import make_machine
     from stages.serve.server import make_served, name_of, run_server, start_service
     from stages.serve.shapes import try_shapes
@@ -103,7 +105,8 @@ def _load_and_serve(options: ServeOptions, listening: socket.socket) -> None:
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     _say(f"serving {served.name} at {address} (OpenAI's API: {address}/v1); Ctrl-C ends it")
-    run_server(guard(make_app(service), api_key=options.api_key), listening, service.engine)
+    app = guard(make_app(service), api_key=options.api_key, names=(*LOCAL_NAMES, options.host.lower(), host))
+    run_server(app, listening, service.engine)
 
 
 def _choose_length(wanted: int | None, context: int) -> int:

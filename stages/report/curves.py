@@ -34,7 +34,7 @@ class Curve(NamedTuple):
 
     Fields:
         steps: [P] int64, increasing.
-        values: [P] float64; NaN where the metric is not finite.
+        values: [P] float64; NaN where the metric is not finite in float32.
         logged: values in the log, before the curve was shortened.
     """
 
@@ -44,16 +44,15 @@ class Curve(NamedTuple):
 
 
 def make_curve(steps: Sequence[int], values: Sequence[float]) -> Curve:
-    """Make a curve of the values in a log; infinite values become NaN, so that an axis has bounds.
+    """Make a curve of the values in a log; what is no finite float32 becomes NaN, so that an axis has bounds.
 
     Args:
         steps: [S], increasing.
         values: [S].
     """
     numbers = np.asarray(values, dtype=np.float64)
-    return Curve(
-        np.asarray(steps, dtype=np.int64), np.where(np.isfinite(numbers), numbers, np.nan), len(numbers)
-    )
+    drawn = np.abs(numbers) <= np.finfo(np.float32).max  # False for NaN too; points are drawn in float32
+    return Curve(np.asarray(steps, dtype=np.int64), np.where(drawn, numbers, np.nan), len(numbers))
 
 
 def shorten(curve: Curve, buckets: int) -> Curve:

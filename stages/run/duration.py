@@ -15,9 +15,9 @@ from pure.types import Model
 from stages.run.mfu import flops_per_token
 
 STEP_OVER_PRODUCTS: Mapping[torch.dtype, float] = MappingProxyType({torch.float32: 1.3, torch.bfloat16: 2.0})
-"""Compute dtype -> time of a step of the demo's pretraining over the time of its FLOPs in products of its shapes.
+"""Compute dtype -> time of a step of the demo's pretraining over that of products of its shapes and FLOPs.
 
-What is no product, such as norms and the optimizer, takes as long in both, and more beside the faster products.
+What is no product, such as norms and the optimizer, takes as long in both: more, beside faster products.
 """
 
 LATER_OVER_PRETRAINING = 337 / 330

@@ -143,7 +143,11 @@ def _describe_chat_tokens(tokens: Sequence[Token], bytes_of: BytesOf) -> dict[st
 
 
 def _describe_text_tokens(tokens: Sequence[Token], bytes_of: BytesOf) -> dict[str, Any]:
-    """Log-probabilities in the form of completions; offsets count characters of the completion."""
+    """Log-probabilities in the form of completions; offsets count characters of the completion.
+
+    The sampled token is always among the likeliest ones. Of tokens with equal text, the likeliest has it for
+    its name, and the others "token_id:ID".
+    """
 
     def text(id: int) -> str:
         data = bytes_of(id)
@@ -152,9 +156,16 @@ def _describe_text_tokens(tokens: Sequence[Token], bytes_of: BytesOf) -> dict[st
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
+    def describe(token: Token) -> dict[str, float]:
+        top: dict[str, float] = {}
+        for id, logprob in {**dict(token.top), token.id: token.logprob}.items():
+            name = text(id)
+            top[f"token_id:{id}" if name in top else name] = logprob
+        return top
+
     return {
         "tokens": [text(token.id) for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{text(id): logprob for id, logprob in token.top} for token in tokens],
+        "top_logprobs": [describe(token) for token in tokens],
         "text_offset": [token.start for token in tokens],
     }

@@ -139,7 +139,10 @@ async def _complete(service: Service, is_chat: bool, request: Request) -> Any:
     """Read a request, queue its rows, and answer."""
     fields = parse_body(await _read_body(request))
     read = read_chat if is_chat else read_text
-    wanted = await run_in_threadpool(read, fields, service.served, secrets.randbits(31))
+    try:
+        wanted = await run_in_threadpool(read, fields, service.served, secrets.randbits(31))
+    except RecursionError:
+        raise RequestError("the body is nested too deeply; expected a request of OpenAI's API") from None
     channel = open_channel()
     try:
         ticket = service.engine.submit(wanted.rows, putter(channel))

@@ -119,15 +119,21 @@ def read_number(fields: Mapping[str, Any], name: str, default: float, low: float
     return float(value)
 
 
-def read_boolean(fields: Mapping[str, Any], name: str) -> bool:
+def read_boolean(fields: Mapping[str, Any], name: str, *, inside: str = "") -> bool:
     """Read true or false; false by default.
+
+    Args:
+        fields: as in `read_integer`.
+        name: as in `read_integer`.
+        inside: as in `refuse_fields`.
 
     Raises:
         RequestError: for anything else.
     """
     value = fields.get(name, False)
     if type(value) is not bool:
-        raise RequestError(f"{name}: expected true or false, got {quote(value)}", param=name)
+        param = f"{inside}.{name}" if inside else name
+        raise RequestError(f"{param}: expected true or false, got {quote(value)}", param=param)
     return value
 
 
@@ -149,7 +155,7 @@ def read_strings(fields: Mapping[str, Any], name: str, most: int) -> tuple[str, 
 
 
 def read_object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Read a JSON object; {} by default.
+    """Read a JSON object, without its nulls; {} by default.
 
     Raises:
         RequestError: for anything else.
@@ -157,7 +163,7 @@ def read_object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = fields.get(name, {})
     if not isinstance(value, dict):
         raise RequestError(f"{name}: expected a JSON object, got {quote(value)}", param=name)
-    return value
+    return {key: x for key, x in value.items() if x is not None}
 
 
 def quote(value: Any) -> str:

@@ -34,6 +34,16 @@ def guard(app: ASGIApp, *, api_key: str | None, names: Collection[str] = LOCAL_N
     return partial(_check_request, app, api_key, frozenset(names))
 
 
+def check_api_key(key: str | None) -> None:
+    """Refuse a key that no client can send in a header, or that clients send in different ways.
+
+    Raises:
+        ValueError: for a key that is empty or has other characters than printable ASCII without spaces.
+    """
+    if key is not None and not (key.isascii() and key.isprintable() and key and " " not in key):
+        raise ValueError("--api_key: expected printable ASCII characters without spaces; choose another key")
+
+
 async def _check_request(
     app: ASGIApp,
     api_key: str | None,

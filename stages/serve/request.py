@@ -8,6 +8,8 @@ Source: OpenAI's API reference, chat completions and completions.
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -78,6 +80,13 @@ TEXT_NEUTRAL: Mapping[str, Collection[Any]] = MappingProxyType(
     {**NEUTRAL, "echo": (False,), "suffix": ("",), "best_of": (1,)}
 )
 """`NEUTRAL`, and the fields of /v1/completions."""
+
+
+MESSAGE_FIELDS = (
+    "role", "from", "content", "value", "name", "tool_calls", "function_call", "tool_call_id", "refusal",
+    "annotations",
+)  # fmt: skip
+"""Fields of a message that are read, given to the template, or refused by `data_pipes.rows.turns`."""
 
 
 class Served(NamedTuple):
@@ -153,15 +162,23 @@ def read_chat(fields: Mapping[str, Any], served: Served, new_seed: int) -> Wante
         alternatives = reading.read_integer(fields, "top_logprobs", 0, 0, 20)
     elif "top_logprobs" in fields:
         raise RequestError('top_logprobs: expected "logprobs": true beside it', param="top_logprobs")
-    contents = [
-        message["content"] for message in messages if isinstance(message, dict) and "content" in message
-    ]
-    _refuse_huge(sum(len(str(content)) for content in contents), served)
+    if len(messages) > served.max_length:
+        raise RequestError(
+            f"this server holds {served.max_length} tokens of prompt and completion; the prompt has "
+            f"{len(messages)} messages; leave some out",
+            param="messages",
+            code="context_length_exceeded",
+        )
+    for number, message in enumerate(messages, 1):
+        _refuse_message_fields(number, message, served.template)
     try:
         turns = read_turns(messages)
+        _refuse_huge(sum(_count_characters((turn.content, turn.fields)) for turn in turns), served)
         prompt = encode_chat(
             served.template, served.base.tokenizer, turns, add_generation_prompt=True
         ).tokens.tolist()
+    except RequestError:
+        raise
     except ValueError as error:
         raise RequestError(f"messages: {error}", param="messages") from None
     names = [name for name in ("max_completion_tokens", "max_tokens") if name in fields]
@@ -208,14 +225,8 @@ def _make_rows(
 ) -> Wanted:
     """Read the fields of both forms, and make the rows."""
     _check_model(fields, served)
-    count = reading.read_integer(fields, "n", 1, 1, served.most_rows)
+    count = _read_count(fields, len(prompts), served)
     total = count * len(prompts)
-    if total > served.most_rows:
-        raise RequestError(
-            f"n: {count} completions of {len(prompts)} prompts are {total}, more than the {served.most_rows} "
-            "that a request may ask for; send several requests",
-            param="n",
-        )
     seed = reading.read_integer(fields, "seed", new_seed, -(1 << 63), (1 << 63) - 1)
     options = reading.read_object(fields, "stream_options")
     reading.refuse_fields(options, STREAM_OPTIONS, {}, inside="stream_options")
@@ -241,9 +252,21 @@ def _make_rows(
         prompt_tokens=sum(map(len, prompts)),
         seed=seed,
         streamed=streamed,
-        with_usage=reading.read_boolean(options, "include_usage"),
+        with_usage=reading.read_boolean(options, "include_usage", inside="stream_options"),
         logprobs=alternatives is not None,
     )
+
+
+def _read_count(fields: Mapping[str, Any], prompts: int, served: Served) -> int:
+    """Read `n`, the completions of each prompt; refuse more rows than a request may ask for."""
+    count = reading.read_integer(fields, "n", 1, 1, served.most_rows)
+    if count * prompts > served.most_rows:
+        raise RequestError(
+            f"n: {count} completions of {prompts} prompts are {count * prompts}, more than the "
+            f"{served.most_rows} that a request may ask for; send several requests",
+            param="n",
+        )
+    return count
 
 
 def _check_model(fields: Mapping[str, Any], served: Served) -> None:
@@ -296,6 +319,31 @@ def _refuse_huge(characters: int, served: Served) -> None:
         )
 
 
+def _count_characters(value: Any) -> int:
+    """Count the characters of all strings in a value."""
+    if isinstance(value, str):
+        return len(value)
+    items = value.values() if isinstance(value, Mapping) else value
+    return sum(map(_count_characters, items)) if isinstance(value, Mapping | list | tuple) else 0
+
+
+def _refuse_message_fields(number: int, message: Any, template: ChatTemplate) -> None:
+    """Refuse a field of a message that neither is read nor stands in the template, unless it is empty."""
+    if not isinstance(message, dict):
+        return  # `read_turns` refuses it
+    read = MESSAGE_FIELDS if {"content", "value"} & message.keys() else (*MESSAGE_FIELDS, "text")
+    for name, value in message.items():
+        if value and name not in read and not re.search(rf"\b{re.escape(name)}\b", template.source):
+            near = difflib.get_close_matches(name, MESSAGE_FIELDS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else "leave it out"
+            raise RequestError(
+                f"messages: {name} of message {number}: neither this server nor the chat template reads it; "
+                f"{hint}",
+                param="messages",
+                code="unknown_parameter",
+            )
+
+
 def _read_prompts(fields: Mapping[str, Any], served: Served) -> list[list[int]]:
     """Read `prompt`: a text, ids, or a list of either; the text of control tokens is read as these tokens."""
     base, value = served.base, fields.get("prompt")
@@ -303,6 +351,7 @@ def _read_prompts(fields: Mapping[str, Any], served: Served) -> list[list[int]]:
     prompts = [value] if not is_list or (value and type(value[0]) is int) else value
     if not prompts:
         raise RequestError("prompt: expected a text, got an empty list", param="prompt")
+    _read_count(fields, len(prompts), served)  # before any is encoded
     size = base.model.config.vocab_size
     read = []
     for prompt in prompts:

@@ -41,8 +41,9 @@ def test_a_tool_call_is_trained_with_and_without_content() -> None:
     for content in ("b", "", None):
         messages = [Message("user", "a"), Message("assistant", content, CALL)]
         assert trained_texts(UNMARKED, messages) == [f"{content or ''}<call>add<end>"]
-    with pytest.raises(ValueError, match="`tool_calls` of turn 1"):
-        trained_texts(MARKED, [Message("user", "a"), Message("assistant", "b", CALL)])
+    for content in ("b", None):  # also where the template fails at a turn without content
+        with pytest.raises(ValueError, match="`tool_calls` of turn 2"):
+            trained_texts(MARKED, [Message("user", "a"), Message("assistant", content, CALL)])
 
 
 @pytest.mark.parametrize("source", [UNMARKED, MARKED])
@@ -87,26 +88,26 @@ def test_a_conversation_that_begins_with_the_assistant_is_trained() -> None:
 @pytest.mark.parametrize(
     ("source", "messages", "context", "message"),
     [
-        (UNMARKED.replace("m.content or ''", "m.content[:1]"), talk("a", "bc"), PLAIN, "content of turn 1"),
+        (UNMARKED.replace("m.content or ''", "m.content[:1]"), talk("a", "bc"), PLAIN, "content of turn 2"),
         (
             UNMARKED.replace("m.content or ''", "'' if m.role == 'user' else m.content"),
             talk("why", "b"),
             PLAIN,
-            "drops turn 0",
+            "drops turn 1",
         ),
-        (MARKED.replace("{% else %}{{ m.content }}", "{% else %}"), talk("why", "b"), PLAIN, "drops turn 0"),
+        (MARKED.replace("{% else %}{{ m.content }}", "{% else %}"), talk("why", "b"), PLAIN, "drops turn 1"),
         (UNMARKED, talk("a", "b"), Context(({"name": "add"},)), "does not render `tools`"),
         (
             UNMARKED,
             [*talk("a"), Message("assistant", "b", (("thinking", "c"),))],
             PLAIN,
-            "reasoning of turn 1",
+            "reasoning of turn 2",
         ),
         (
             UNMARKED.replace("{% for m", "{{ messages | length }}{% for m"),
             talk("a", "b", "c", "d"),
             PLAIN,
-            "up to turn 1",
+            "up to turn 2",
         ),
         (
             "{% for m in messages %}{{ m.content }}<end>{% endfor %}",

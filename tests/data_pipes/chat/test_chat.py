@@ -158,7 +158,7 @@ def test_without_control_tokens_the_whole_turn_is_trained() -> None:
 
 
 def test_a_template_that_drops_earlier_turns_is_refused_and_the_fix_named() -> None:
-    with pytest.raises(ValueError, match=r"turn 2 .*--chat_template qwen2.5, or put \{% generation %\}"):
+    with pytest.raises(ValueError, match=r"turn 3 .*--chat_template qwen2.5, or put \{% generation %\}"):
         encode_chat(chat_template(DROPS_EARLIER_ANSWERS), TOKENIZER, CHAT)
 
 

@@ -100,6 +100,10 @@ def test_the_file_that_a_run_writes_is_accepted(
         ("batch_size: 1\nbatch-size: 2", "batch_size is given twice; keep one of them"),
         ("seed: &a [*a]", "line 1: expected a value or a list of values"),
         ("a: [1\nb: 2", "line 2 is no YAML: expected ',' or ']', but got ':'"),
+        (
+            "seed: " + "[" * 3000,
+            "it is nested too deeply; expected flags and their values, such as batch_size: 16",
+        ),
         ("- seed", "expected flags and their values, such as batch_size: 16"),
     ],
 )
@@ -121,6 +125,7 @@ def test_json_keeps_its_types(tmp_path: Path) -> None:
         ('{"batch_size": true}', "batch_size: expected a whole number, got true"),
         ('{"seed": 1, "seed": 2}', "seed is given twice"),
         ("{", "line 1 is no JSON"),
+        ('{"a":' + "[" * 100_000, "nested too deeply"),
     ):
         with pytest.raises(ValueError, match=message):
             parse(PretrainOptions, "pretrain", ["--config_file", write(tmp_path, text, "run.json")])

@@ -45,10 +45,17 @@ def test_log_probabilities_of_a_completion_are_lists_with_offsets() -> None:
         "logprobs": {
             "tokens": ["a", "bytes:\\xc3", "bytes:\\xa9"],
             "token_logprobs": [-0.5, -1.0, -2.0],
-            "top_logprobs": [{"a": -0.5, "bytes:\\xc3": -1.0}, {}, {}],
+            "top_logprobs": [{"a": -0.5, "bytes:\\xc3": -1.0}, {"bytes:\\xc3": -1.0}, {"bytes:\\xa9": -2.0}],
             "text_offset": [0, 1, 1],
         },
     }
+
+
+def test_of_tokens_with_one_text_none_is_lost() -> None:
+    piece = Piece("A", (Token(7, -5.0, ((5, -0.1), (6, -1.0)), 0),), 1, "stop")
+    answer = make_answer(HEADING._replace(is_chat=False), WANTED, [piece], lambda id: b"A")
+    top = answer["choices"][0]["logprobs"]["top_logprobs"]
+    assert top == [{"A": -0.1, "token_id:6": -1.0, "token_id:7": -5.0}]
 
 
 def test_the_first_chunk_of_a_chat_names_the_role_and_the_last_the_reason() -> None:

@@ -246,6 +246,17 @@ def test_with_a_key_only_its_holders_are_answered() -> None:
         assert httpx.get(f"{running.address}/health").status_code == 200
 
 
+def test_a_body_nested_too_deeply_is_the_mistake_of_the_client(running: Running) -> None:
+    with httpx.Client(base_url=running.address) as client:
+        for depth in (400, 500, 700, 900, 5000):
+            content = "[" * depth + "]" * depth
+            body = f'{{"messages": [{{"role": "user", "content": {content}}}], "max_tokens": 1}}'
+            headers = {"Content-Type": "application/json"}
+            answer = client.post("/v1/chat/completions", content=body, headers=headers)
+            assert answer.status_code == 400
+        assert client.get("/health").status_code == 200
+
+
 def test_without_a_key_other_names_are_refused(running: Running) -> None:
     for host, status in (("evil.example", 403), ("localhost:99", 200), ("[::1]:8", 200), ("[::1]", 200)):
         answer = httpx.get(f"{running.address}/v1/models", headers={"Host": host})

@@ -132,6 +132,9 @@ def test_settings_are_read() -> None:
         {"user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"},
         {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "seed": None, "n": None},
         {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"]},
+        {"messages": [{**HI[0], "name": "Ann", "audio": None, "annotations": [], "images": []}]},
+        {"messages": [{"role": "user", "text": "Hi"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]},
     ],
     ids=str,
 )
@@ -144,6 +147,22 @@ CHAT_ERRORS = (
     ({"messages": "Hi"}, "messages", "a list of messages"),
     ({"messages": [{"role": "robot", "content": "a"}]}, "messages", "turn 1: unknown role 'robot'"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "'image_url'"),
+    *(
+        ({"messages": [{"role": "user", "content": "Hi", **field}]}, "messages", message)
+        for field, message in (
+            ({"images": ["x"]}, "images of message 1: neither this server nor the chat template reads it"),
+            ({"contnet": "b"}, "did you mean 'content'"),
+            ({"text": "b"}, "text of message 1"),
+            ({"reasoning_content": "b"}, "reasoning_content of message 1"),
+            ({"prefix": True}, "prefix of message 1"),
+        )
+    ),
+    ({"messages": HI * 65}, "messages", "the prompt has 65 messages"),
+    (
+        {"stream": True, "stream_options": {"include_usage": 1}},
+        "stream_options.include_usage",
+        "true or false",
+    ),
     ({"presence_penalty": 0.5}, "presence_penalty", "not supported"),
     ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
     ({"tools": [{"type": "function"}]}, "tools", "not supported"),
@@ -175,6 +194,18 @@ CHAT_ERRORS = (
 )
 
 
+def test_a_content_in_many_parts_is_as_long_as_its_text() -> None:
+    parts = [{"type": "text", "text": "a"}] * 40
+    prompt = read({"messages": [{"role": "user", "content": parts}]}).rows[0].prompt
+    assert prompt == read({"messages": [{"role": "user", "content": "a" * 40}]}).rows[0].prompt
+
+
+def test_too_many_prompts_are_refused_before_any_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "encode_prompt", None)
+    with pytest.raises(RequestError, match="9, more than the 8"):
+        read({"prompt": ["a"] * 9})
+
+
 @pytest.mark.parametrize(("fields", "param", "message"), CHAT_ERRORS, ids=lambda x: str(x)[:40])
 def test_a_wrong_field_is_refused_by_name(fields: dict[str, Any], param: str | None, message: str) -> None:
     with pytest.raises(RequestError) as caught:
@@ -201,6 +232,8 @@ def test_a_wrong_field_is_refused_by_name(fields: dict[str, Any], param: str | N
         ({"prompt": "\ud800"}, "prompt: encode: text has .* half of a surrogate pair"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "lone surrogate"),
         ({"messages": [{"role": "user", "content": "a " * 999}]}, "characters; shorten it"),
+        ({"messages": [{"from": "human", "value": "a " * 999}]}, "characters; shorten it"),
+        ({"messages": [{"role": "user", "text": "a " * 999}]}, "characters; shorten it"),
     ],
     ids=str,
 )
@@ -215,6 +248,11 @@ def test_a_wrong_prompt_is_refused(fields: dict[str, Any], message: str) -> None
 def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(RequestError, match="must be a JSON object"):
         parse_body(body)
+
+
+def test_a_null_among_the_options_of_a_stream_is_a_missing_field() -> None:
+    fields = {"messages": HI, "stream": True, "stream_options": {"include_usage": None}}
+    assert not read(fields).with_usage
 
 
 def test_a_model_without_a_template_serves_plain_text() -> None:
