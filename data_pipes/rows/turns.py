@@ -14,6 +14,7 @@ A null is a missing key: Arrow gives every struct of a column the same keys, and
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -179,6 +180,10 @@ def _read_turn(value: Any) -> Message:
     if calls := _pop_calls(turn):
         turn["tool_calls"] = calls
     fields = tuple((key, x) for key, x in turn.items() if x != "" or key == "name")
+    if content is None and (near := difflib.get_close_matches("content", turn, 1, 0.8)):
+        raise RowError(
+            f"expected role and content (or from and value), got {near[0]!r}; did you mean content?"
+        )
     has_other_content = any(x for key, x in fields if key not in ("name", "id"))  # such as tool calls
     if content is None and not has_other_content:
         raise no_message

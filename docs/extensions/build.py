@@ -50,10 +50,10 @@ def translate_docstring(
 ) -> None:
     """Translate a docstring to reStructuredText, in place.
 
-    napoleon takes the text before a colon in the first line of a constant's docstring for its type, unless that
-    line is empty.
+    napoleon takes the text before a colon in the first line of a constant's or a field's docstring for its type:
+    an empty comment, which has no colon, is put before it.
     """
-    lines[:] = [*([""] if what in ("attribute", "data", "property") else []), *translate(lines)]
+    lines[:] = [*(["..", ""] if what in ("attribute", "data", "property") else []), *translate(lines)]
 
 
 def skip_member(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: Any) -> bool | None:

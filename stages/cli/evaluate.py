@@ -48,8 +48,9 @@ def evaluate(options: EvaluateOptions, processes: Processes | None = None) -> in
     loaded = language_model.load(options.model_path, dtype=hardware.pick_dtype(options.dtype, device))
     loaded = language_model.move_to(loaded, device)
     tasks = build.build_tasks(options, loaded)
-    line = build.describe_windows(loaded, options.max_length) if "perplexity" in options.task else ""
-    if line:
+    windows = build.describe_windows(loaded, options.max_length) if "perplexity" in options.task else ""
+    prompts = build.describe_prompts(options.task, options.data_path, options.chat, loaded)
+    for line in filter(None, (windows, prompts)):
         print(line, flush=True)
     about = build.describe_provenance(options, loaded)
     reports = record.evaluate(

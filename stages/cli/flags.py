@@ -18,6 +18,9 @@ from stages.cli.mistakes import find_mistake, name_of, split_at_flags
 from stages.run.options.base import TrainOptions
 from stages.run.options.ranges import Flags, check_values
 
+OPEN_SWITCH = bool | None
+"""Type of a switch that decides nothing unless it is given: --NAME or --no_NAME."""
+
 Options = TypeVar("Options", bound=Flags)
 
 
@@ -98,8 +101,11 @@ def parse_command(kind: type[Options], name: str, arguments: Sequence[str]) -> C
     own = (
         {field.name: values.pop(field.name) for field in dataclasses.fields(CommandFlags)} if is_stage else {}
     )
-    options = kind(**values)
     typed = {name_of(flag) for flag, _ in split_at_flags(arguments)}
+    for name, hint in get_type_hints(kind).items():
+        if hint == OPEN_SWITCH and not {name, f"no_{name}"} & typed:
+            values[name] = in_file.get(name)
+    options = kind(**values)
     _check(options, {key for key in in_file if not {key, f"no_{key}"} & typed}, path)
     return Command(options, bool(own.get("dry_run")))
 
@@ -163,6 +169,10 @@ def _with_help(kind: type, is_stage: bool = False, in_file: tuple[tuple[str, Any
         hints, texts = get_type_hints(group, include_extras=True), help_texts(group)
         for field in dataclasses.fields(group):
             name, default = field.name, dict(in_file).get(field.name, field.default)
-            shown = tyro.conf.arg(help=texts[name], name=name.rstrip("_"))
-            fields.append((name, Annotated[hints[name], shown], dataclasses.field(default=default)))
+            hint, default_shown = hints[name], None
+            if hint == OPEN_SWITCH:
+                hint, default_shown = bool, f"(default: {default})"
+                default = bool(default)  # `parse_command` puts None back
+            shown = tyro.conf.arg(help=texts[name], name=name.rstrip("_"), help_behavior_hint=default_shown)
+            fields.append((name, Annotated[hint, shown], dataclasses.field(default=default)))
     return dataclasses.make_dataclass(kind.__name__, fields, kw_only=True)

@@ -152,6 +152,24 @@ def describe_windows(loaded: Pretrained, max_length: int | None) -> str:
     )
 
 
+def describe_prompts(
+    names: Sequence[str], paths: Sequence[str], chat: bool | None, loaded: Pretrained
+) -> str:
+    """Say that a model with a chat template is asked in plain text, if no flag says so; else ""."""
+    paths = paths or ("embedded",) * len(names)
+    plain = [
+        name
+        for name, path in zip(names, paths, strict=True)
+        if name in CHAT_TASKS and not _uses_chat(name, path, chat)
+    ]
+    if chat is not None or loaded.chat_template is None or not plain:
+        return ""
+    return (
+        f"{', '.join(plain)}: asked in plain text; --chat asks through the chat template, as a model after "
+        "sft expects"
+    )
+
+
 def describe_provenance(options: EvaluateOptions, loaded: Pretrained) -> dict[str, Any]:
     """Return what the samples depend on: digests of model and tokenizer, and the flags, as plain JSON."""
     flags = {name: value for name, value in asdict(options).items() if name not in NOT_IN_PROVENANCE}

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pure.plural import count_noun
 from stages.run.options.base import RunFlags
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.tuning import OnlineOptions, TuningOptions, stage_name
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from stages.run.processes import Processes
     from stages.state import TrainState
 
+
+FEW_STEPS = 10
+"""A run of fewer steps, because its data has no more, is told what makes it longer."""
 
 INTERRUPTED = 128
 """An interrupted run exits with this plus the signal's number, as in shells: 143 after SIGTERM."""
@@ -135,6 +139,14 @@ def train(
     return Outcome(experiment, result.state, result.status, result.signal, path)
 
 
+def _describe_few_steps(steps: int) -> str:
+    """Says what makes a short run longer: a few rows of a file are packed into one or two of --max_length."""
+    return (
+        f"a run of only {count_noun(steps, 'step')}, as the data has no more; --max_steps, --num_epochs or a "
+        "smaller --batch_size gives more"
+    )
+
+
 def _cut_model(experiment: Experiment, processes: Processes) -> Model | None:
     """The model whose parts the processes have; None where each has the whole."""
     return None if processes.tensor is None else experiment.base.model
@@ -169,6 +181,8 @@ def _take_steps(
     no_compiler = compiler.missing_tool() if compiled and device.type == "cpu" else None
     if no_compiler:
         say(no_compiler)
+    if not config["options"]["max_steps"] and len(experiment.pipe) < FEW_STEPS:
+        say(_describe_few_steps(len(experiment.pipe)))
     return loop.run(
         experiment.stage,
         experiment.pipe,

@@ -19,6 +19,16 @@ def test_links_out_of_the_folder_become_paths() -> None:
     assert source == ["See `benchmarks/README.md`, [a page](jax.md) and [one](https://example.org)."]
 
 
+def test_a_colon_in_the_docstring_of_a_field_makes_no_type() -> None:
+    from sphinx.ext.napoleon import Config
+    from sphinx.ext.napoleon.docstring import GoogleDocstring
+
+    lines = ["Run the stages as well: sft, dpo."]
+    build.translate_docstring(None, "attribute", "x", None, None, lines)
+    shown = GoogleDocstring(lines, Config(), None, "attribute", "x").lines()
+    assert [line for line in shown if line] == ["..", "Run the stages as well: sft, dpo."]
+
+
 def test_names_are_those_that_the_module_imports() -> None:
     names = build.imported_names("docs.extensions.build")
     assert names["translate"] == "docs.extensions.docstrings.translate"

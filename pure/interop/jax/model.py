@@ -229,8 +229,7 @@ def _check_tokens(tokens: Any, vocabulary: int) -> None:
         raise ValueError(f"model_in_jax: expected tokens as an array of integers [B, T], got {got}")
     if isinstance(tokens, jax.core.Tracer) or not tokens.size:
         return
-    if tokens.min() < 0 or tokens.max() >= vocabulary:
-        raise ValueError(
-            f"model_in_jax: expected tokens in 0 .. {vocabulary - 1}, got {int(tokens.min())} .. "
-            f"{int(tokens.max())}"
-        )
+    with jax.ensure_compile_time_eval():  # inside jit, tokens that are no argument have values too
+        low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= vocabulary:
+        raise ValueError(f"model_in_jax: expected tokens in 0 .. {vocabulary - 1}, got {low} .. {high}")

@@ -120,6 +120,7 @@ BAD = {
     "no mapping": ("Hi", "expected a message with role and content, got a str"),
     "no role": ({"content": "x"}, r"expected a message with role and content \(or from and value\), got content"),
     "no content": ({"role": "user", "content": None, "name": "x"}, r"got role, content \(null\), name"),
+    "a misspelled content": ({"role": "user", "contents": "x"}, "got 'contents'; did you mean content"),
     "a number": ({"role": "user", "content": 3}, "the content of the user's turn must be a string, got int"),
     "two roles": ({"role": "user", "from": "gpt", "content": "x"}, "role is 'user' and from is 'gpt'"),
     "roles that are lists": ({"role": [], "from": [], "content": "x"}, r"unknown role '\[\]'"),

@@ -55,6 +55,18 @@ def test_perplexity_of_a_folder_of_texts_is_written_to_results_json(
     assert results["options"]["task"] == ["perplexity"]
 
 
+@pytest.mark.parametrize(("flags", "expected"), [((), True), (("--no_chat",), False), (("--chat",), False)])
+def test_a_model_with_a_chat_template_that_is_asked_in_plain_text_is_told_so(
+    flags: tuple[str, ...], expected: bool, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    template = "{% for m in messages %}{{ m.content }}<|endoftext|>{% endfor %}"
+    language_model.save(folder / "model2", small_model(512)._replace(chat_template=template))
+    task = ("--task", "exact_match", "--data_path", str(folder / "sums.jsonl"), "--max_new_tokens", "2")
+    assert evaluate(folder, *task, *flags, model=2) == 0
+    line = "exact_match: asked in plain text; --chat asks through the chat template, as a model after sft expects"
+    assert (line in capsys.readouterr().out) is expected
+
+
 def test_windows_of_perplexity_are_as_long_as_the_training_rows(
     folder: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,14 +20,17 @@ from pure.serial.serial import to_bytes
 from stages.checkpoint import checkpoint
 from stages.cli.main import main
 from stages.models import checksums, language_model
+from stages.run import final_model
+from stages.run.early_stopping import BestValidation
 from stages.run.experiment import Experiment, fingerprint_of
+from stages.run.loop import Result
 from stages.run.options.tuning import SFTOptions
 from stages.run.train import Outcome, train
 from tests.crew import crew
 from tests.stages.small_stages import write_model, write_rows
 
 
-def run(folder: Path, **changes: Any) -> Outcome:
+def run(folder: Path, say: Callable[[str], object] = lambda line: None, **changes: Any) -> Outcome:
     if not (folder / "model").exists():
         write_model(folder)
         write_rows(folder)
@@ -41,7 +46,7 @@ def run(folder: Path, **changes: Any) -> Outcome:
         "compile": False,
         "held_out": 4,
     } | changes
-    return train(SFTOptions(**options), say=lambda line: None)
+    return train(SFTOptions(**options), say=say)
 
 
 def test_the_final_model_has_the_params_of_the_last_state(tmp_path: Path) -> None:
@@ -53,6 +58,42 @@ def test_the_final_model_has_the_params_of_the_last_state(tmp_path: Path) -> Non
     saved = language_model.load(outcome.final_model)
     for x, y in zip(tree.leaves(saved.params), tree.leaves(outcome.state.params), strict=True):
         assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize(
+    ("best", "ending"),
+    [(4, "(step 6; validation was best at step 4, see --patience)"), (6, "(step 6)"), (-1, "(step 6)")],
+)
+def test_a_run_says_where_its_validation_was_best_if_not_at_its_end(
+    best: int, ending: str, tmp_path: Path
+) -> None:
+    state: Any = SimpleNamespace(step=6, extra={}, params={"w": torch.zeros(1)})
+    result = Result(state, "complete", BestValidation(0.5, best), 6, None)
+    said: list[str] = []
+
+    def save(folder: Path, params: Any) -> Path:
+        folder.mkdir()
+        return folder
+
+    final_model.write(tmp_path, result, save, said.append)
+    assert said == [f"final model: {tmp_path / 'final_model'} {ending}"]
+
+
+@pytest.mark.parametrize(("changes", "expected"), [({"max_steps": None}, True), ({}, False)])
+def test_a_short_run_by_its_data_is_told_what_makes_it_longer(
+    changes: dict[str, Any], expected: bool, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    steps = int(run(tmp_path, say=said.append, **changes).state.step)
+    told = [line for line in said if "--num_epochs or a smaller --batch_size gives more" in line]
+    assert (
+        told
+        == [
+            f"a run of only {steps} steps, as the data has no more; --max_steps, --num_epochs or a smaller "
+            "--batch_size gives more"
+        ]
+        * expected
+    )
 
 
 def test_before_first_step_gets_the_experiment(tmp_path: Path) -> None:

@@ -167,3 +167,13 @@ def test_decoding_refuses_tensors() -> None:
     ):
         with pytest.raises(TypeError, match=message):
             decode(params, tokens, state)
+
+
+def test_tokens_that_a_compiled_function_closes_over_are_checked() -> None:
+    _, apply = model_in_jax(MODEL)
+    params = to_jax(MODEL.init(random.key(7)))
+    good, bad = jnp.asarray(TOKENS), jnp.asarray(TOKENS + 9)
+    inside = jax.jit(lambda params: apply(params, good))(params)
+    np.testing.assert_allclose(inside, apply(params, good), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"expected tokens in 0 \.\. 12, got 9 \.\. "):
+        jax.jit(lambda params: apply(params, bad))(params)
