@@ -86,7 +86,7 @@ def run(options: ConvertOptions) -> int:
         model = new_tokens.add_tokens(model, options.add_tokens, multiple=multiple, say=print)
     if isinstance(options, ExportOptions) and options.format == "gguf":
         code = _write_gguf(folder, model, options.gguf_type or "f16")
-        _copy_card(options.model_path, folder, is_same=False)
+        _report_card(options.model_path)
         return code
     if isinstance(options, ExportOptions) and options.format in ("orbax", "msgpack"):
         state = _read_state(options.model_path, options.format) if options.state else None
@@ -118,16 +118,32 @@ def _check_format(form: str, state: bool, gguf_type: str | None, dtype: str) -> 
 
 def _copy_card(model_path: str, path: Path, is_same: bool) -> None:
     """Copies the model card of a model that is written as it is; of another one, says that it was not."""
-    from stages.models import adapter_folder, hub
-    from stages.models.folder import CARD, find_final_model
+    from stages.models import adapter_folder
+    from stages.models.folder import CARD
 
-    card = find_final_model(hub.find(model_path)) / CARD
-    if not card.is_file():
+    card = _find_card(model_path)
+    if card is None:
         return
     if is_same and adapter_folder.find_adapters(model_path) is None:
         shutil.copyfile(card, path / CARD)
     else:
         print(f"{card} was not copied: it describes the model before this change")
+
+
+def _report_card(model_path: str) -> None:
+    """Says that the model card stays beside the model of which a GGUF file was written."""
+    card = _find_card(model_path)
+    if card is not None:
+        print(f"{card} stays where it is: a GGUF file has no model card")
+
+
+def _find_card(model_path: str) -> Path | None:
+    """The model card of a model; None if it has none."""
+    from stages.models import hub
+    from stages.models.folder import CARD, find_final_model
+
+    card = find_final_model(hub.find(model_path)) / CARD
+    return card if card.is_file() else None
 
 
 def _write_gguf(folder: Path, model: Pretrained, kind: Kind) -> int:

@@ -175,16 +175,21 @@ def table(results: Mapping[str, float]) -> str:
 
     Example:
         >>> print(table({"model": 1.4, "gzip": 2.0, "xz": 1.6, "guess": 3.5}))
-        held-out text          bits per byte
-        guessing tokens                3.500
-        gzip -9                        2.000
-        xz -9e                         1.600
-        trained model                  1.400  (0.875 of xz)
+        held-out text                bits per byte
+        all tokens equally likely            3.500
+        gzip -9                              2.000
+        xz -9e                               1.600
+        trained model                        1.400  (0.875 of xz)
     """
-    rows = (("guessing tokens", "guess"), ("gzip -9", "gzip"), ("xz -9e", "xz"), ("trained model", "model"))
-    lines = [f"{label:<22} {results[name]:>13.3f}" for label, name in rows]
+    rows = (
+        ("all tokens equally likely", "guess"),
+        ("gzip -9", "gzip"),
+        ("xz -9e", "xz"),
+        ("trained model", "model"),
+    )
+    lines = [f"{label:<28} {results[name]:>13.3f}" for label, name in rows]
     share = results["model"] / results["xz"]
-    return "\n".join(["held-out text          bits per byte", *lines]) + f"  ({share:.3f} of xz)"
+    return "\n".join([f"{'held-out text':<28} bits per byte", *lines]) + f"  ({share:.3f} of xz)"
 
 
 def _run_pretraining(train_model: Callable[..., Outcome], folder: Path) -> int:
@@ -258,7 +263,7 @@ def _pretrain(train_model: Callable[..., Outcome], folder: Path) -> int:
 
 
 def _evaluate_untrained(experiment: Experiment, folder: Path) -> dict[str, float]:
-    """Prints continuations of the untrained model, and returns the bits per byte of guessing tokens."""
+    """Prints continuations of the untrained model, and returns the bits per byte of equally likely tokens."""
     from stages.checkpoint import directories
     from stages.run.data import corpus
     from stages.stage import fold_in_name

@@ -119,7 +119,8 @@ def run(
         pipe: batches; `pipe[i]` is the batch of step i.
         folder: of the run; made if missing. Holds metrics.jsonl and checkpoints/.
         key: [2] uint32, the root of the run's randomness.
-        params: to start from; None lets the stage draw them. Not used when resuming.
+        params: to start from; None lets the stage draw them. Must be given also when resuming, if the stage
+            has no `init`; only their structure, shapes and dtypes are used then.
         validate: params -> {name: number}; must give `options.watch`.
         fingerprint: describes stage and pipe (`stages.checkpoint.fingerprint`); resuming with another one is
             refused.

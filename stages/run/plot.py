@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stages.run.log import read_lines
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PANELS = (
     ("loss", "nats a token"),
@@ -14,6 +18,16 @@ PANELS = (
     ("tok_per_sec", "tokens a second"),
 )
 """(metric, unit) of each plot of a run."""
+
+
+def draw_curve(axis: Axes, points: Sequence[tuple[int, float]]) -> None:
+    """Draws a line through points, or a dot where there is only one: a line of one point is invisible.
+
+    Args:
+        axis: of matplotlib.
+        points: (step, value); may be empty.
+    """
+    axis.plot(*zip(*points, strict=True), marker="o" if len(points) == 1 else "", linewidth=1)
 
 
 def plot_curves(folder: Path) -> str:
@@ -30,7 +44,7 @@ def plot_curves(folder: Path) -> str:
     figure = Figure(figsize=(10, 6), layout="constrained")
     for axis, (name, unit) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         points = [(row["step"], float(row[name])) for row in rows if name in row]
-        axis.plot(*zip(*points, strict=True), linewidth=1)
+        draw_curve(axis, points)
         axis.set(title=name, ylabel=unit, xlabel="step")
         axis.grid(alpha=0.3)
         if name == "loss":
@@ -77,7 +91,7 @@ def plot_demo_stages(folder: Path, names: Sequence[str]) -> str:
     for axis, (stage, name, stage_folder) in zip(axes, shown, strict=False):
         rows = list(read_lines(stage_folder / "metrics.jsonl"))
         points = [(row["step"], float(row[name])) for row in rows if name in row]
-        axis.plot(*zip(*points, strict=True), linewidth=1)
+        draw_curve(axis, points)
         axis.set(title=f"{stage}: {name}", xlabel="step")
         axis.grid(alpha=0.3)
     for axis in list(figure.axes)[len(shown) :]:

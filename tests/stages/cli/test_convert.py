@@ -81,6 +81,25 @@ def test_the_card_is_copied_with_a_model_that_stays_the_same(
         assert f"{card} was not copied: it describes the model before this change" in capsys.readouterr().out
 
 
+def test_the_card_of_a_gguf_export_stays_beside_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config, params = make_params()
+    file = write(tmp_path / "model.gguf", config, params, tokenizer())
+    assert main(["import", "--model_path", str(file), "--output_dir", str(tmp_path / "in")]) == 0
+    export = ["export", "--model_path", str(tmp_path / "in"), "--format", "gguf", "--output_dir"]
+    capsys.readouterr()
+    assert main([*export, str(tmp_path / "without")]) == 0
+    assert "README.md" not in capsys.readouterr().out
+    card = tmp_path / "in" / "README.md"
+    card.write_text("# Mine")
+    assert main([*export, str(tmp_path / "with")]) == 0
+    out = capsys.readouterr().out
+    assert f"{card} stays where it is: a GGUF file has no model card" in out
+    assert "was not copied" not in out
+    assert not (tmp_path / "with" / "README.md").exists()
+
+
 def test_merging_a_model_without_adapters_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_model(tmp_path)
     assert (

@@ -59,7 +59,7 @@ def test_the_demo_prints_samples_before_and_after_and_compares_bits_per_byte(
     assert before < after < table
     for prompt in demo.PROMPTS:
         assert text.count(f"> {prompt}") == 2
-    for name in ("guessing tokens", "gzip -9", "xz -9e", "trained model"):
+    for name in ("all tokens equally likely", "gzip -9", "xz -9e", "trained model"):
         assert name in text
     results = json.loads((folder / "run" / "results.json").read_text())
     assert results["model"] == rows(folder / "run")[-1]["val_bpb"]

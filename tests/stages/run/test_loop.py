@@ -100,6 +100,18 @@ def test_a_run_starts_from_the_given_params(tmp_path: Path) -> None:
     assert outcome.state.params["n"].item() == 12.0
 
 
+def test_a_stage_without_init_resumes_with_params_whose_values_do_not_count(tmp_path: Path) -> None:
+    a_stage = stage(
+        lambda params, batch, key: (-params["n"] * batch["x"].sum(), batch["x"].sum(), {}), optim.sgd(1.0)
+    )
+    start, other = {"n": torch.tensor(10.0)}, {"n": torch.tensor(-3.0)}
+    run(a_stage, batches_of_ones(1), tmp_path, key=KEY, params=start, options=EAGER)
+    with pytest.raises(ValueError, match="no params to start from"):
+        run(a_stage, batches_of_ones(2), tmp_path, key=KEY, options=EAGER)
+    resumed = run(a_stage, batches_of_ones(2), tmp_path, key=KEY, params=other, options=EAGER)
+    assert (resumed.steps, resumed.state.params["n"].item()) == (1, 12.0)
+
+
 def test_a_complete_run_takes_no_further_step(tmp_path: Path) -> None:
     a_stage, batches = language_model()
     first = run(a_stage, batches, tmp_path, key=KEY, options=EAGER)

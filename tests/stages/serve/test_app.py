@@ -73,15 +73,17 @@ def test_a_completion_has_the_tokens_of_the_library_call(client: openai.OpenAI) 
     assert by_ids.choices[0].text == answer.choices[0].text
 
 
-def test_the_client_in_the_documentation_gets_the_answer(
+def test_the_clients_in_the_documentation_get_the_answer(
     running: Running, client: openai.OpenAI, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (ROOT / "docs" / "serve.md").read_text(encoding="utf8")
-    (program,) = re.findall(r"^```text\n(from openai .*?)^```$", page, re.DOTALL | re.MULTILINE)
+    programs = re.findall(r"^```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert len(programs) == 2  # the whole answer, and the same in pieces
+    program = "".join(programs)
     exec(program.replace("http://127.0.0.1:8000", running.address).replace('"sft"', '"small"'), {})
     question: Any = [{"role": "user", "content": "2 times 3?"}]
     answer = client.chat.completions.create(model="small", messages=question, seed=7, max_tokens=16)
-    assert capsys.readouterr().out == f"{answer.choices[0].message.content}\n"
+    assert capsys.readouterr().out == f"{answer.choices[0].message.content}\n" * 2
 
 
 def test_a_stream_joins_to_the_answer_that_is_not_streamed(client: openai.OpenAI) -> None:
