@@ -353,6 +353,7 @@ def check_bash(block: Block, page: Page) -> tuple[list[Failure], str]:
 
 def find_mistakes(line: str) -> Iterator[str]:
     """Yield the mistakes of a command of bash."""
+    from stages.cli.flags import parser_class
     from stages.cli.mistakes import find_mistake
     from stages.cli.subcommands import SUBCOMMANDS, resolve
 
@@ -368,7 +369,7 @@ def find_mistakes(line: str) -> Iterator[str]:
             return
         if words[0] not in SUBCOMMANDS:
             yield f"intro2llm {words[0]}: no such subcommand"
-        elif mistake := find_mistake(resolve(SUBCOMMANDS[words[0]].options), words[1:]):
+        elif mistake := find_mistake(parser_class(resolve(SUBCOMMANDS[words[0]].options)), words[1:]):
             yield mistake
 
 

@@ -209,3 +209,11 @@ def test_an_empty_text_is_refused(name: str) -> None:
 
 def test_a_system_message_may_be_empty() -> None:
     assert parse(ChatOptions, "chat", ["--model_path", "m", "--system", ""]).system == ""
+
+
+@pytest.mark.parametrize(("words", "expected"), [([], None), (["--chat"], True), (["--no_chat"], False)])
+def test_a_switch_that_decides_nothing_unless_it_is_given(words: list[str], expected: bool | None) -> None:
+    arguments = ["--model_path", "m", "--task", "exact_match", *words]
+    assert parse(options_of("evaluate"), "evaluate", arguments).chat is expected  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="--chat takes no value, got True; --no_chat turns it off"):
+        parse(options_of("evaluate"), "evaluate", [*arguments, "--chat", "True"])
