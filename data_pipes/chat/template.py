@@ -34,12 +34,15 @@ class Program(NamedTuple):
         template: Jinja's template.
         meter: prefix of the names of its meter's functions (`data_pipes.chat.template_budget`).
         names: variables that the template reads and does not set.
+        fields: names of the fields that the template reads, of any of its values: `message.name`,
+            `message["name"]`, `message.get("name")` and `"name" in message`.
         marked: True if the template has {% generation %} blocks.
     """
 
     template: jinja2.Template
     meter: str
     names: frozenset[str]
+    fields: frozenset[str]
     marked: bool
 
 
@@ -73,6 +76,7 @@ def compile_template(source: str) -> Program:
         tree = environment.parse(source)
         _check_names(node.attr for node in tree.find_all(nodes.NSRef))
         names = frozenset(meta.find_undeclared_variables(tree))
+        fields = frozenset(_read_fields(tree))
         marked = any(data.data == BEGIN for data in tree.find_all(nodes.TemplateData))
         _insert_meter(tree, meter)
         tree.set_environment(environment)
@@ -82,7 +86,7 @@ def compile_template(source: str) -> Program:
         reason = "it is nested too deeply" if isinstance(error, RecursionError | MemoryError) else error
         raise ValueError(f"the chat template does not compile: {line}{reason}") from None
     template = jinja2.Template.from_code(environment, code, environment.make_globals(None))
-    return Program(template, meter, names, marked)
+    return Program(template, meter, names, fields, marked)
 
 
 def run_template(program: Program, **variables: Any) -> str:
@@ -231,6 +235,20 @@ def _unused_name(name: str, source: str) -> str:
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
     """The filter `tojson` of transformers: JSON that is not escaped for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+
+def _read_fields(tree: nodes.Template) -> Iterator[str]:
+    """Yields the names of the fields that a template reads."""
+    for node in tree.find_all((nodes.Getattr, nodes.Getitem, nodes.Compare, nodes.Call)):
+        match node:
+            case nodes.Getattr(attr=name):
+                yield name
+            case nodes.Getitem(arg=nodes.Const(value=str(name))):
+                yield name
+            case nodes.Compare(expr=nodes.Const(value=str(name)), ops=[nodes.Operand(op="in" | "notin"), *_]):
+                yield name
+            case nodes.Call(node=nodes.Getattr(attr="get"), args=[nodes.Const(value=str(name)), *_]):
+                yield name
 
 
 def _namespace(*values: Any, **named: Any) -> Namespace:

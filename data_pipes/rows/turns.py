@@ -14,7 +14,6 @@ A null is a missing key: Arrow gives every struct of a column the same keys, and
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -42,6 +41,10 @@ DETAIL_KEYS = ("train_detail", "training_detail", "loss_scale")
 
 TEXT_PARTS = ("text", "input_text", "output_text")
 """Types of content parts that are text."""
+
+
+MISSPELLED = ("contents", "contnet", "conent", "conten", "Content")
+"""Keys that are taken for a misspelled `content` in a turn without content and tool calls."""
 
 
 class RowError(ValueError):
@@ -180,10 +183,11 @@ def _read_turn(value: Any) -> Message:
     if calls := _pop_calls(turn):
         turn["tool_calls"] = calls
     fields = tuple((key, x) for key, x in turn.items() if x != "" or key == "name")
-    if content is None and (near := difflib.get_close_matches("content", turn, 1, 0.8)):
-        raise RowError(
-            f"expected role and content (or from and value), got {near[0]!r}; did you mean content?"
-        )
+    for near in MISSPELLED if content is None and "tool_calls" not in turn else ():
+        if turn.get(near):
+            raise RowError(
+                f"expected role and content (or from and value), got {near!r}; did you mean content?"
+            )
     has_other_content = any(x for key, x in fields if key not in ("name", "id"))  # such as tool calls
     if content is None and not has_other_content:
         raise no_message

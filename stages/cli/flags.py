@@ -102,9 +102,10 @@ def parse_command(kind: type[Options], name: str, arguments: Sequence[str]) -> C
         {field.name: values.pop(field.name) for field in dataclasses.fields(CommandFlags)} if is_stage else {}
     )
     typed = {name_of(flag) for flag, _ in split_at_flags(arguments)}
-    for name, hint in get_type_hints(kind).items():
-        if hint == OPEN_SWITCH and not {name, f"no_{name}"} & typed:
-            values[name] = in_file.get(name)
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if hints[field.name] == OPEN_SWITCH and not {field.name, f"no_{field.name}"} & typed:
+            values[field.name] = in_file.get(field.name, field.default)
     options = kind(**values)
     _check(options, {key for key in in_file if not {key, f"no_{key}"} & typed}, path)
     return Command(options, bool(own.get("dry_run")))

@@ -55,9 +55,9 @@ class GenerationFlags(SamplingFlags, TaskFlags, ChatModelFlags, DeviceFlags):
     """Maximum tokens of a completion; None takes 512 for programs, 256 for answers, and 24 for the demo's
     questions."""
     chat: bool | None = None
-    """Apply the chat template (exact_match, gsm8k, humaneval, mbpp), as is right for a model after sft; None
-    applies it to the demo's questions only. Programs are then extracted from the answer: from code fences,
-    after the reasoning, or among prose."""
+    """Apply the chat template (exact_match, gsm8k, humaneval, mbpp), as is right for a model after sft;
+    without either flag the demo's questions only. Programs are then extracted from the answer: from code
+    fences, after the reasoning, or among prose."""
     compile: bool = False
     """Compile the decoding step; takes about a minute, and pays off for long completions."""
 

@@ -91,18 +91,17 @@ def shorten(curve: Curve, buckets: int) -> Curve:
 
 
 def describe_gaps(name: str, curve: Curve) -> str:
-    """Say which values of a metric are not finite; "" if all are.
+    """Say which values of a metric cannot be drawn, as they are not finite in float32; "" if all can.
 
     Example:
         >>> describe_gaps("loss", make_curve([1, 2, 3], [1.0, float("nan"), 2.0]))
-        'loss: 1 of 3 values is not finite (step 2)'
+        'loss: 1 of 3 values cannot be drawn (step 2)'
     """
     steps = curve.steps[np.isnan(curve.values)]
     if not len(steps):
         return ""
     place = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
-    verb = "is" if len(steps) == 1 else "are"
-    return f"{name}: {len(steps):,} of {len(curve.values):,} values {verb} not finite ({place})"
+    return f"{name}: {len(steps):,} of {len(curve.values):,} values cannot be drawn ({place})"
 
 
 def group_metrics(names: Collection[str]) -> dict[str, list[str]]:

@@ -17,7 +17,9 @@ from stages.run.mfu import flops_per_token
 STEP_OVER_PRODUCTS: Mapping[torch.dtype, float] = MappingProxyType({torch.float32: 1.3, torch.bfloat16: 2.0})
 """Compute dtype -> time of a step of the demo's pretraining over that of products of its shapes and FLOPs.
 
-What is no product, such as norms and the optimizer, takes as long in both: more, beside faster products.
+The rest, such as norms and the optimizer, takes the same time in both: a larger share where products are
+faster.
+Measured: `benchmarks/README.md`, The demo.
 """
 
 LATER_OVER_PRETRAINING = 337 / 330

@@ -51,7 +51,7 @@ def write(
         load = partial(checkpoint.load, best, warn=say, group=processes.group)
         state, step = load_state(load, state, model)[:2]
     elif -1 < result.best.best_step < step:
-        reason = f"; validation was best at step {result.best.best_step}, see --patience"
+        reason = f"; validation was best at step {result.best.best_step}"
     params = join_state(policy_of(state.extra.get("ema", state.params)), model)
     path = folder / MODEL
     if processes.first or is_cut(params):

@@ -361,10 +361,10 @@ def _update_best(
 
 def _status(number: int, total: int, patience: int, best: BestValidation, signal: int) -> str:
     """Returns the reason why the run ends at this step, or ""."""
+    if _is_out_of_patience(patience, best):  # at the last step too, as when the run is started again
+        return "early"
     if number == total:
         return "complete"
-    if _is_out_of_patience(patience, best):
-        return "early"
     return "interrupted" if signal else ""
 
 

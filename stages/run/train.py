@@ -172,6 +172,7 @@ def _take_steps(
     processes: Processes,
 ) -> Result:
     """Runs the loop; eagerly on a CPU without a C++ compiler."""
+    from stages.checkpoint import directories
     from stages.run import compiler, loop
     from stages.run.experiment import fingerprint_of
     from stages.run.samples import log_samples
@@ -181,7 +182,8 @@ def _take_steps(
     no_compiler = compiler.missing_tool() if compiled and device.type == "cpu" else None
     if no_compiler:
         say(no_compiler)
-    if not config["options"]["max_steps"] and len(experiment.pipe) < FEW_STEPS:
+    has_few_steps = not config["options"]["max_steps"] and len(experiment.pipe) < FEW_STEPS
+    if has_few_steps and not directories.list_complete(folder):
         say(_describe_few_steps(len(experiment.pipe)))
     return loop.run(
         experiment.stage,

@@ -145,8 +145,8 @@ def _describe_chat_tokens(tokens: Sequence[Token], bytes_of: BytesOf) -> dict[st
 def _describe_text_tokens(tokens: Sequence[Token], bytes_of: BytesOf) -> dict[str, Any]:
     """Log-probabilities in the form of completions; offsets count characters of the completion.
 
-    The sampled token is always among the likeliest ones. Of tokens with equal text, the likeliest has it for
-    its name, and the others "token_id:ID".
+    The sampled token is always listed too. Of tokens with equal text, the likeliest has it for its name, and
+    the others "token_id:ID".
     """
 
     def text(id: int) -> str:

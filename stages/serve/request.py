@@ -9,14 +9,14 @@ Source: OpenAI's API reference, chat completions and completions.
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from data_pipes.chat.chat import ChatTemplate, encode_chat
+from data_pipes.chat.messages import Message
 from data_pipes.rows.turns import read_turns
 from pure import random
 from pure.plural import count_noun
@@ -173,7 +173,7 @@ def read_chat(fields: Mapping[str, Any], served: Served, new_seed: int) -> Wante
         _refuse_message_fields(number, message, served.template)
     try:
         turns = read_turns(messages)
-        _refuse_huge(sum(_count_characters((turn.content, turn.fields)) for turn in turns), served)
+        _refuse_huge(sum(_count_characters(turn, served.template) for turn in turns), served)
         prompt = encode_chat(
             served.template, served.base.tokenizer, turns, add_generation_prompt=True
         ).tokens.tolist()
@@ -319,21 +319,29 @@ def _refuse_huge(characters: int, served: Served) -> None:
         )
 
 
-def _count_characters(value: Any) -> int:
-    """Count the characters of all strings in a value."""
+def _count_characters(turn: Message, template: ChatTemplate) -> int:
+    """Count the characters of a turn: of its content, and of the fields that the template reads."""
+    read = [value for name, value in turn.fields if name in template.program.fields]
+    return sum(len(text) for text in _strings_in([turn.content, read]))
+
+
+def _strings_in(value: Any) -> Iterator[str]:
+    """Yield all strings in a JSON value."""
     if isinstance(value, str):
-        return len(value)
-    items = value.values() if isinstance(value, Mapping) else value
-    return sum(map(_count_characters, items)) if isinstance(value, Mapping | list | tuple) else 0
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings_in(item)
 
 
 def _refuse_message_fields(number: int, message: Any, template: ChatTemplate) -> None:
-    """Refuse a field of a message that neither is read nor stands in the template, unless it is empty."""
-    if not isinstance(message, dict):
-        return  # `read_turns` refuses it
-    read = MESSAGE_FIELDS if {"content", "value"} & message.keys() else (*MESSAGE_FIELDS, "text")
+    """Refuse a field of a message that neither this module nor the template reads, unless it is empty."""
+    if not isinstance(message, dict) or not {"role", "from"} & message.keys():
+        return  # `read_turns` decides
+    has_content = any(message.get(name) is not None for name in ("content", "value"))
+    read = MESSAGE_FIELDS if has_content else (*MESSAGE_FIELDS, "text")
     for name, value in message.items():
-        if value and name not in read and not re.search(rf"\b{re.escape(name)}\b", template.source):
+        if value and name not in read and name not in template.program.fields:
             near = difflib.get_close_matches(name, MESSAGE_FIELDS, 1)
             hint = f"did you mean {near[0]!r}?" if near else "leave it out"
             raise RequestError(

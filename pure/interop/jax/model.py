@@ -230,6 +230,9 @@ def _check_tokens(tokens: Any, vocabulary: int) -> None:
     if isinstance(tokens, jax.core.Tracer) or not tokens.size:
         return
     with jax.ensure_compile_time_eval():  # inside jit, tokens that are no argument have values too
-        low, high = int(tokens.min()), int(tokens.max())
+        lowest, highest = tokens.min(), tokens.max()
+        if isinstance(lowest, jax.core.Tracer):  # inside shard_map
+            return
+        low, high = int(lowest), int(highest)
     if low < 0 or high >= vocabulary:
         raise ValueError(f"model_in_jax: expected tokens in 0 .. {vocabulary - 1}, got {low} .. {high}")

@@ -131,3 +131,11 @@ def test_a_template_cannot_change_its_arguments() -> None:
 def test_runs_do_not_share_their_budget() -> None:
     program = compile_template("{% for i in range(60000) %}{% endfor %}")
     assert [run_template(program) for _ in range(3)] == ["", "", ""]
+
+
+def test_the_fields_that_a_template_reads_are_known() -> None:
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' and 'a' in m and m['b'] and m.get('c', '') and 'd' not in m %}"
+        "{{ m.content }}{% endif %}{% endfor %}e"
+    )
+    assert compile_template(source).fields == {"role", "a", "b", "get", "c", "d", "content"}

@@ -142,6 +142,12 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("key", ["context", "contents", "content_id", 3])
+def test_a_turn_with_tool_calls_may_have_any_other_key(key: Any) -> None:
+    (turn,) = read_turns([{"role": "assistant", "content": None, "tool_calls": [CALL], key: "x"}])
+    assert dict(turn.fields)[key] == "x"
+
+
 @pytest.mark.parametrize(("turn", "words"), BAD.values(), ids=BAD)
 def test_a_bad_turn_is_named(turn: Any, words: str) -> None:
     good = {"role": "user", "content": "x"}

@@ -36,7 +36,7 @@ def test_a_bucket_of_nan_stays_a_gap_and_others_ignore_theirs() -> None:
 def test_gaps_are_described() -> None:
     assert describe_gaps("loss", make_curve([1, 2], [1.0, 2.0])) == ""
     curve = make_curve(range(1, 5), [NAN, 1.0, 1e308, 2.0])  # beyond float32, in which points are drawn
-    assert describe_gaps("loss", curve) == "loss: 2 of 4 values are not finite (steps 1 to 3)"
+    assert describe_gaps("loss", curve) == "loss: 2 of 4 values cannot be drawn (steps 1 to 3)"
 
 
 def test_groups_follow_the_longest_beginning() -> None:

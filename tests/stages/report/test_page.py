@@ -56,7 +56,7 @@ def test_it_has_curves_legend_and_flags_of_both(page: str) -> None:
     differing = page[page.index("In which the runs differ") : page.index("All flags")]
     assert "--beta" in differing
     assert "--seed" not in differing
-    assert "long: loss: 1 of 3,000 values is not finite (step 2)" in page
+    assert "long: loss: 1 of 3,000 values cannot be drawn (step 2)" in page
     assert "short: the updates of 1 of 5 steps were skipped" in page
 
 

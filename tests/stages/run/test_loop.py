@@ -164,6 +164,14 @@ def test_an_interrupted_run_stops_early_at_the_same_step(interrupted: bool, tmp_
     assert (again.status, again.steps) == ("early", 0)
 
 
+def test_patience_that_ends_at_the_last_step_ends_the_run_early_each_time(tmp_path: Path) -> None:
+    a_stage, validate = counting_stage([5.0, 3.0, 4.0, 4.0])
+    options = RunOptions(compile=False, eval_every=1, patience=2, quiet=True)
+    for _ in range(2):
+        outcome = run(a_stage, batches_of_ones(4), tmp_path, key=KEY, validate=validate, options=options)
+        assert (outcome.status, outcome.best) == ("early", (3.0, 2, 2))
+
+
 def test_an_early_stopped_run_resumes_with_more_patience(tmp_path: Path) -> None:
     a_stage, validate = counting_stage([1.0, 2.0, 2.0, 0.5])
     options = RunOptions(compile=False, eval_every=1, patience=1, quiet=True)

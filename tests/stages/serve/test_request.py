@@ -134,6 +134,11 @@ def test_settings_are_read() -> None:
         {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"]},
         {"messages": [{**HI[0], "name": "Ann", "audio": None, "annotations": [], "images": []}]},
         {"messages": [{"role": "user", "text": "Hi"}]},
+        {"messages": [{"role": "user", "content": None, "text": "Hi"}]},
+        {"messages": [{"from": "human", "value": None, "text": "Hi"}]},
+        {
+            "messages": [{**HI[0], "annotations": [{"url": "x" * 5000}]}]
+        },  # it is not rendered, and not counted
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]},
     ],
     ids=str,
@@ -155,6 +160,7 @@ CHAT_ERRORS = (
             ({"text": "b"}, "text of message 1"),
             ({"reasoning_content": "b"}, "reasoning_content of message 1"),
             ({"prefix": True}, "prefix of message 1"),
+            ({"messages": "b"}, "messages of message 1"),  # a word of the template, and no field
         )
     ),
     ({"messages": HI * 65}, "messages", "the prompt has 65 messages"),
