@@ -23,6 +23,8 @@ PROGRAM = """
 import signal, sys
 from stages.cli.main import main
 
+if sys.argv.pop(1) == "asyncio":
+    sys.modules["uvloop"] = None  # as if it were not installed
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.exit(main(sys.argv[1:]))
 """
@@ -47,9 +49,14 @@ def test_the_fingerprint_changes_with_weights_and_shapes() -> None:
     assert first != fingerprint(make_small_machine(base, max_rows=4), base.params)
 
 
-def test_ctrl_c_ends_running_streams_with_an_error_and_the_process_with_130(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_ctrl_c_ends_running_streams_with_an_error_and_the_process_with_130(
+    loop: str, tmp_path: Path
+) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop", reason="uvloop is not installed (README)")
     model = write_model(tmp_path, max_position_embeddings=4096)
-    command = [sys.executable, "-c", PROGRAM, "serve", "--model_path", str(model), "--port", "0"]
+    command = [sys.executable, "-c", PROGRAM, loop, "serve", "--model_path", str(model), "--port", "0"]
     with subprocess.Popen(
         [*command, "--max_length", "4096", "--max_batch", "2"],
         cwd=ROOT,
