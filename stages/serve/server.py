@@ -141,7 +141,7 @@ def run_server(app: ASGIApp, listening: socket.socket, engine: Engine) -> None:
 
 
 def _run_until_complete(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine in an event loop: uvloop's where it is installed, which takes less time for each event."""
+    """Run a coroutine in an event loop: in that of uvloop where it is installed, as it takes less time."""
     try:
         import uvloop
     except ImportError:  # it is not there for Windows
