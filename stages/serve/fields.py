@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from stages.serve.errors import RequestError
@@ -64,10 +64,15 @@ def refuse_fields(
                     f"{name}: not supported by this server, got {quote(value)}; leave it out", param=name
                 )
         elif name not in read:
-            near = difflib.get_close_matches(name, [*read, *neutral], 1)
-            hint = f"did you mean {near[0]!r}?" if near else "leave it out"
             param = f"{inside}.{name}" if inside else name
-            raise RequestError(f"{param}: unknown field; {hint}", param=param, code="unknown_parameter")
+            fix = suggest_field(name, [*read, *neutral])
+            raise RequestError(f"{param}: unknown field; {fix}", param=param, code="unknown_parameter")
+
+
+def suggest_field(name: str, known: Sequence[str]) -> str:
+    """Return the fix for a field that is not read: the nearest name, or to leave it out."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]!r}?" if near else "leave it out"
 
 
 def read_integer(

@@ -8,7 +8,6 @@ Source: OpenAI's API reference, chat completions and completions.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -342,11 +341,9 @@ def _refuse_message_fields(number: int, message: Any, template: ChatTemplate) ->
     read = MESSAGE_FIELDS if has_content else (*MESSAGE_FIELDS, "text")
     for name, value in message.items():
         if value and name not in read and name not in template.program.fields:
-            near = difflib.get_close_matches(name, MESSAGE_FIELDS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else "leave it out"
             raise RequestError(
                 f"messages: {name} of message {number}: neither this server nor the chat template reads it; "
-                f"{hint}",
+                f"{reading.suggest_field(name, MESSAGE_FIELDS)}",
                 param="messages",
                 code="unknown_parameter",
             )
